@@ -1,0 +1,78 @@
+//! Sets as input, spelled once for both databases: `rows($1: id uuid, seq bigint)` in a statement stands for the relation
+//! of those columns that the bind, a JSON array of objects, holds. `bytea` columns travel as hexadecimal text.
+
+use std::borrow::Cow;
+
+use crate::Dialect;
+
+/// Replaces every `rows($n: column type, …)` of a statement by the dialect's own text.
+pub(crate) fn expand(sql: &'static str, dialect: Dialect) -> Cow<'static, str> {
+    if !sql.contains("rows($") {
+        return Cow::Borrowed(sql);
+    }
+    let mut out = String::with_capacity(sql.len() + 128);
+    let mut rest = sql;
+    while let Some((before, after)) = rest.split_once("rows($") {
+        let (relation, after) = after.split_once(')').expect("a rows(…) in a statement is closed");
+        let (bind, columns) = relation.split_once(": ").expect("a rows(…) in a statement names its columns");
+        out.push_str(before);
+        out.push_str(&match dialect {
+            Dialect::Sqlite => sqlite(bind, columns),
+            Dialect::Postgres => postgres(bind, columns),
+        });
+        rest = after;
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+fn columns(list: &str) -> impl Iterator<Item = (&str, &str)> {
+    list.split(", ").map(|column| column.split_once(' ').expect("a column of rows(…) has a name and a type"))
+}
+
+fn sqlite(bind: &str, list: &str) -> String {
+    let select: Vec<String> = columns(list)
+        .map(|(name, kind)| match kind {
+            "bytea" => format!("unhex(value ->> '{name}') as {name}"),
+            _ => format!("value ->> '{name}' as {name}"),
+        })
+        .collect();
+    format!("(select {} from json_each(${bind}))", select.join(", "))
+}
+
+fn postgres(bind: &str, list: &str) -> String {
+    let select: Vec<String> = columns(list)
+        .map(|(name, kind)| match kind {
+            "bytea" => format!("decode({name}, 'hex') as {name}"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    let declared: Vec<String> =
+        columns(list).map(|(name, kind)| format!("{name} {}", if kind == "bytea" { "text" } else { kind })).collect();
+    let (select, declared) = (select.join(", "), declared.join(", "));
+    format!("(select {select} from jsonb_to_recordset(cast(${bind} as jsonb)) as input({declared}))")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_is_spelled_for_both_databases() {
+        let sql = "select id from rows($1: id uuid, body bytea) as r where seq > $2";
+        assert_eq!(
+            expand(sql, Dialect::Sqlite),
+            "select id from (select value ->> 'id' as id, unhex(value ->> 'body') as body from json_each($1)) as r where seq > $2"
+        );
+        assert_eq!(
+            expand(sql, Dialect::Postgres),
+            "select id from (select id, decode(body, 'hex') as body from jsonb_to_recordset(cast($1 as jsonb)) as \
+             input(id uuid, body text)) as r where seq > $2"
+        );
+    }
+
+    #[test]
+    fn a_statement_without_sets_is_left_alone() {
+        assert!(matches!(expand("select 1", Dialect::Postgres), Cow::Borrowed("select 1")));
+    }
+}

@@ -1,0 +1,101 @@
+//! The values that go into statements and come out of rows. Uuids are `uuid` in Postgres and hyphenated text in SQLite;
+//! every integer is 64 bits wide; times are microseconds in such an integer.
+
+use sqlx::{Row as _, postgres::PgRow, sqlite::SqliteRow};
+use uuid::{Uuid, fmt::Hyphenated};
+
+/// A value to bind. A null knows its type, as Postgres wants it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// `boolean`
+    Bool(Option<bool>),
+    /// `bigint`
+    Int(Option<i64>),
+    /// `text`
+    Text(Option<String>),
+    /// `uuid`, or `text` in SQLite
+    Uuid(Option<Uuid>),
+    /// `bytea`, or `blob` in SQLite
+    Bytes(Option<Vec<u8>>),
+    /// A JSON array of objects, for `rows(…)` in the statement
+    Rows(serde_json::Value),
+}
+
+macro_rules! value {
+    ($($type:ty => $variant:ident, $into:expr;)*) => {$(
+        impl From<$type> for Value {
+            fn from(value: $type) -> Self {
+                Self::$variant(Some($into(value)))
+            }
+        }
+        impl From<Option<$type>> for Value {
+            fn from(value: Option<$type>) -> Self {
+                Self::$variant(value.map($into))
+            }
+        }
+    )*};
+}
+
+value! {
+    bool => Bool, std::convert::identity;
+    i64 => Int, std::convert::identity;
+    &str => Text, str::to_owned;
+    String => Text, std::convert::identity;
+    Uuid => Uuid, std::convert::identity;
+    &[u8] => Bytes, <[u8]>::to_vec;
+    Vec<u8> => Bytes, std::convert::identity;
+}
+
+impl From<serde_json::Value> for Value {
+    fn from(rows: serde_json::Value) -> Self {
+        Self::Rows(rows)
+    }
+}
+
+/// A type that a column can be read as.
+pub trait Column: Sized {
+    /// Reads it from a row of SQLite.
+    ///
+    /// # Errors
+    /// Where the column is absent or of another type.
+    fn from_sqlite(row: &SqliteRow, name: &str) -> Result<Self, sqlx::Error>;
+
+    /// Reads it from a row of Postgres.
+    ///
+    /// # Errors
+    /// Where the column is absent or of another type.
+    fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error>;
+}
+
+macro_rules! column {
+    ($($type:ty)*) => {$(
+        impl Column for $type {
+            fn from_sqlite(row: &SqliteRow, name: &str) -> Result<Self, sqlx::Error> {
+                row.try_get(name)
+            }
+            fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error> {
+                row.try_get(name)
+            }
+        }
+    )*};
+}
+
+column! { bool i64 String Vec<u8> Option<bool> Option<i64> Option<String> Option<Vec<u8>> }
+
+impl Column for Uuid {
+    fn from_sqlite(row: &SqliteRow, name: &str) -> Result<Self, sqlx::Error> {
+        row.try_get::<Hyphenated, _>(name).map(Self::from)
+    }
+    fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error> {
+        row.try_get(name)
+    }
+}
+
+impl Column for Option<Uuid> {
+    fn from_sqlite(row: &SqliteRow, name: &str) -> Result<Self, sqlx::Error> {
+        Ok(row.try_get::<Option<Hyphenated>, _>(name)?.map(Uuid::from))
+    }
+    fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error> {
+        row.try_get(name)
+    }
+}

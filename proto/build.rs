@@ -1,0 +1,15 @@
+//! Compiles the .proto files with protox, so that no protoc is needed on the machine.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = ["events", "auth", "dialog", "counter"].map(|name| format!("proto/tidings/{name}.proto"));
+    let descriptors = protox::compile(files, ["proto"])?;
+    let path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
+    fs::write(path, descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

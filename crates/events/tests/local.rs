@@ -1,0 +1,159 @@
+//! The local log: everything applied once, whatever fails; nothing applied from a log that is not the known one.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use db::{Db, Tx, query};
+use events::{Apply, BoxError, Consumer, Event, Headers, Local, Log, Mismatch, Record, outbox};
+use testkit::{TestDb, eventually, sqlite};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const TOPIC: &str = "test.topic";
+const OTHER: &str = "test.other";
+
+/// Writes what it applies into a table, and fails every third time after it has written.
+struct Copy {
+    calls: AtomicUsize,
+    fails: bool,
+}
+
+impl Apply for Copy {
+    async fn apply(&self, tx: &mut Tx, records: &[Record]) -> Result<(), BoxError> {
+        for record in records {
+            let insert = query("insert into copy (version, payload) values ($1, $2)");
+            insert.bind(record.version).bind(record.payload.to_vec()).execute(&mut *tx).await?;
+        }
+        let call = self.calls.fetch_add(1, Relaxed);
+        if self.fails && call.is_multiple_of(3) { Err("planted".into()) } else { Ok(()) }
+    }
+}
+
+async fn database() -> TestDb {
+    let test = sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
+    let mut tx = test.db.begin().await.unwrap();
+    query("create table copy (version bigint, payload blob)").execute(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    test
+}
+
+async fn append(db: &Db, topic: &'static str, versions: std::ops::Range<i64>) {
+    let events: Vec<Event> = versions
+        .map(|version| Event {
+            event_id: Uuid::now_v7(),
+            topic,
+            key: "k".to_owned(),
+            version,
+            kind: "Tested",
+            payload: version.to_be_bytes().to_vec(),
+            headers: Headers { request_id: Some("r-1".to_owned()), traceparent: None },
+        })
+        .collect();
+    let mut tx = db.begin().await.unwrap();
+    outbox::append(&mut tx, &events).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn copied(db: &Db) -> Vec<i64> {
+    let rows = query("select version from copy order by rowid").all(db).await.unwrap();
+    rows.iter().map(|row| row.get("version").unwrap()).collect()
+}
+
+fn log(producer: &Db) -> Log {
+    Log::Local(Local::new(vec![(TOPIC, producer.clone()), (OTHER, producer.clone())]))
+}
+
+fn consumer(log: &Log, db: &Db, fails: bool) -> Consumer<Copy> {
+    Consumer::new("copier", &[TOPIC], log, db, Copy { calls: AtomicUsize::new(0), fails })
+}
+
+#[tokio::test]
+async fn every_event_is_applied_once_and_in_order_though_batches_fail() {
+    let (producer, target) = (database().await, database().await);
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(consumer(&log(&producer.db), &target.db, true).run(shutdown.clone()));
+    for start in (0..600).step_by(20) {
+        append(&producer.db, TOPIC, start..start + 20).await;
+        append(&producer.db, OTHER, 9_000..9_002).await;
+    }
+    eventually("all is applied", || async { copied(&target.db).await.len() >= 600 }).await;
+    assert_eq!(copied(&target.db).await, (0..600).collect::<Vec<_>>());
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    append(&producer.db, TOPIC, 600..601).await;
+    let shutdown = CancellationToken::new();
+    let again = tokio::spawn(consumer(&log(&producer.db), &target.db, false).run(shutdown.clone()));
+    eventually("it goes on where it was", || async { copied(&target.db).await.len() == 601 }).await;
+    shutdown.cancel();
+    again.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_consumer_stops_when_the_log_is_not_the_one_it_read() {
+    let (producer, target) = (database().await, database().await);
+    append(&producer.db, TOPIC, 0..10).await;
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(consumer(&log(&producer.db), &target.db, false).run(shutdown.clone()));
+    eventually("all is applied", || async { copied(&target.db).await.len() == 10 }).await;
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+
+    let replaced = database().await;
+    append(&replaced.db, TOPIC, 0..10).await;
+    let stopped = consumer(&log(&replaced.db), &target.db, false).run(CancellationToken::new()).await;
+    assert!(matches!(stopped, Err(stopped) if stopped.why == Mismatch::Foreign));
+
+    let restored = database().await;
+    append(&restored.db, TOPIC, 0..4).await;
+    let stopped = consumer(&log(&restored.db), &target.db, false).run(CancellationToken::new()).await;
+    assert!(matches!(stopped, Err(stopped) if stopped.why == Mismatch::EndsAt(5)));
+
+    append(&producer.db, TOPIC, 10..30).await;
+    let mut tx = producer.db.begin().await.unwrap();
+    query("delete from outbox where id < 20").execute(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let stopped = consumer(&log(&producer.db), &target.db, false).run(CancellationToken::new()).await;
+    assert!(matches!(stopped, Err(stopped) if stopped.why == Mismatch::BeginsAt(20)));
+    assert_eq!(copied(&target.db).await.len(), 10, "nothing was applied from the wrong place");
+}
+
+#[tokio::test]
+async fn pruning_waits_for_every_consumer_and_keeps_the_last_applied_row() {
+    let (producer, target) = (database().await, database().await);
+    let Log::Local(local) = log(&producer.db);
+    let log = Log::Local(local.clone());
+    append(&producer.db, TOPIC, 0..10).await;
+    let consumer = consumer(&log, &target.db, false);
+    assert_eq!(local.prune(Duration::ZERO).await.unwrap(), 0, "a consumer that has not begun holds everything");
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(consumer.run(shutdown.clone()));
+    eventually("all is applied", || async { copied(&target.db).await.len() == 10 }).await;
+    assert_eq!(local.prune(Duration::from_secs(3600)).await.unwrap(), 0, "young rows stay");
+    eventually("rows are older than nothing", || async { local.prune(Duration::ZERO).await.unwrap() == 9 }).await;
+    append(&producer.db, TOPIC, 10..12).await;
+    eventually("it goes on", || async { copied(&target.db).await.len() == 12 }).await;
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    let kept = query("select min(id) as low from outbox").one(&producer.db).await.unwrap();
+    assert_eq!(kept.get::<i64>("low").unwrap(), 10);
+}
+
+#[tokio::test]
+async fn a_tail_sees_what_comes_after_it_and_nothing_twice() {
+    let producer = database().await;
+    append(&producer.db, TOPIC, 0..5).await;
+    let Log::Local(local) = log(&producer.db);
+    let mut tail = local.tail(&[TOPIC, OTHER]).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(50), tail.next()).await.is_err(), "nothing is new");
+    append(&producer.db, TOPIC, 5..7).await;
+    append(&producer.db, OTHER, 100..101).await;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        seen.extend(tail.next().await.unwrap().iter().map(|record| record.version));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [5, 6, 100]);
+    assert!(tokio::time::timeout(Duration::from_millis(50), tail.next()).await.is_err());
+}

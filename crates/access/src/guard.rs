@@ -87,3 +87,86 @@ fn now_s() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Claims, SigningKeys};
+
+    struct Door {
+        guard: Guard,
+        keys: SigningKeys,
+        service: String,
+        claims: Claims,
+    }
+
+    impl Door {
+        fn new() -> Self {
+            let (keys, token) = (SigningKeys::generate(), ServiceToken::generate());
+            let set = KeySet::of(&keys);
+            let claims = Claims::new("issuer", Uuid::new_v4(), Uuid::new_v4(), now_s(), 300);
+            Self { service: token.header(), guard: Guard::new(set, token, "issuer"), keys, claims }
+        }
+
+        fn person(&self) -> String {
+            format!("Bearer {}", self.keys.sign(&self.claims))
+        }
+    }
+
+    fn metadata(authorization: &str) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("authorization", authorization.parse().expect("ascii"));
+        metadata
+    }
+
+    #[tokio::test]
+    async fn a_person_and_a_service_do_not_pass_for_each_other() {
+        let door = Door::new();
+        let (person, service) = (metadata(&door.person()), metadata(&door.service));
+        let caller = door.guard.caller(&person).await.expect("a person");
+        assert_eq!((caller.user, caller.session), (door.claims.sub, door.claims.sid));
+        assert_eq!(door.guard.caller(&service).await.expect_err("refused").code(), Code::Unauthenticated);
+        door.guard.service(&service).expect("a service");
+        assert_eq!(door.guard.service(&person).expect_err("refused").code(), Code::PermissionDenied);
+        let either = |metadata| door.guard.caller_or_service(metadata);
+        assert_eq!(either(&person).await.expect("a person"), Authority::Caller(caller));
+        assert_eq!(either(&service).await.expect("a service"), Authority::Service);
+    }
+
+    #[tokio::test]
+    async fn who_shows_nothing_or_nonsense_is_unauthenticated_and_no_answer_repeats_it() {
+        let door = Door::new();
+        let person = door.person();
+        let bare = person.strip_prefix("Bearer ").expect("a bearer");
+        let mut headers = vec![MetadataMap::new()];
+        let basic = format!("Basic {bare}");
+        headers.extend(["", "Bearer", "Bearer ", "Bearer nonsense", bare, &basic].map(metadata));
+        for metadata in &headers {
+            for status in [
+                door.guard.caller(metadata).await.expect_err("refused"),
+                door.guard.service(metadata).expect_err("refused"),
+                door.guard.caller_or_service(metadata).await.expect_err("refused"),
+            ] {
+                assert_eq!(status.code(), Code::Unauthenticated, "{metadata:?}");
+                assert!(!format!("{status:?}").contains("nonsense"), "{status:?}");
+            }
+        }
+        let scheme = format!("bearer {bare}");
+        assert!(door.guard.caller(&metadata(&scheme)).await.is_ok(), "schemes have no case");
+    }
+
+    #[tokio::test]
+    async fn expired_and_unverifiable_tokens_are_told_apart() {
+        let mut door = Door::new();
+        door.claims.exp = now_s() - 1;
+        let status = door.guard.caller(&metadata(&door.person())).await.expect_err("refused");
+        assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "the access token has expired"));
+        let away = KeySet::new(|| std::future::ready(Err::<String, _>(std::fmt::Error)));
+        let guard = Guard::new(away, ServiceToken::generate(), "issuer");
+        let status = guard.caller(&metadata(&door.person())).await.expect_err("refused");
+        assert_eq!(status.code(), Code::Unavailable);
+    }
+}

@@ -88,6 +88,14 @@ impl KeySet {
         Self(Arc::new(Shared { pace, fetch, state: Mutex::default() }))
     }
 
+    /// A set of these keys, for tests: always reached, and asked without pause.
+    #[cfg(test)]
+    pub(crate) fn of(keys: &crate::SigningKeys) -> Self {
+        let jwks = keys.jwks();
+        let pace = Pace { apart: Duration::ZERO, ..PACE };
+        Self::with_pace(pace, move || std::future::ready(Ok::<_, BoxError>(jwks.clone())))
+    }
+
     /// Who shows this token, by this issuer, at this time (seconds since the Unix epoch).
     ///
     /// # Errors
@@ -213,4 +221,193 @@ fn decode(jwk: Jwk) -> Option<(String, DecodingKey)> {
     let bytes: [u8; 32] = URL_SAFE_NO_PAD.decode(&jwk.x).ok()?.try_into().ok()?;
     let point = VerifyingKey::from_bytes(&bytes).ok()?;
     (ours && !point.is_weak()).then(|| (jwk.kid, DecodingKey::from_ed_der(&bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Claims, SigningKeys};
+
+    const NOW_S: i64 = 1_800_000_000;
+    const QUICK: Pace = Pace {
+        apart: Duration::from_millis(200),
+        stale: Duration::from_secs(3600),
+        patient: Duration::ZERO,
+        limit: Duration::from_secs(5),
+    };
+
+    /// Who publishes the keys: what is published can be changed, taken away or made slow, and fetches are counted.
+    #[derive(Default)]
+    struct Publisher {
+        jwks: Mutex<Option<String>>,
+        begun: Mutex<Vec<Instant>>,
+        under_way: AtomicUsize,
+        most_at_once: AtomicUsize,
+    }
+
+    impl Publisher {
+        fn publish(&self, keys: Option<&SigningKeys>) {
+            *self.jwks.lock().expect("not poisoned") = keys.map(SigningKeys::jwks);
+        }
+
+        fn fetches(&self) -> usize {
+            self.begun.lock().expect("not poisoned").len()
+        }
+
+        async fn fetch(self: Arc<Self>) -> Result<String, BoxError> {
+            self.begun.lock().expect("not poisoned").push(Instant::now());
+            let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_at_once.fetch_max(now, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+            self.jwks.lock().expect("not poisoned").clone().ok_or_else(|| "away".into())
+        }
+    }
+
+    fn set(pace: Pace, keys: Option<&SigningKeys>) -> (Arc<Publisher>, KeySet) {
+        let publisher = Arc::new(Publisher::default());
+        publisher.publish(keys);
+        let fetched = publisher.clone();
+        (publisher, KeySet::with_pace(pace, move || fetched.clone().fetch()))
+    }
+
+    async fn verify(set: &KeySet, keys: &SigningKeys) -> Result<(), Refused> {
+        let claims = Claims::new("issuer", Uuid::new_v4(), Uuid::new_v4(), NOW_S, 300);
+        set.verify(&keys.sign(&claims), "issuer", NOW_S).await.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn keys_are_fetched_once_and_kept() {
+        let keys = SigningKeys::generate();
+        let (publisher, set) = set(QUICK, Some(&keys));
+        let all = join_all((0..50).map(|_| verify(&set, &keys))).await;
+        assert!(all.iter().all(Result::is_ok), "{all:?}");
+        assert!(verify(&set.clone(), &keys).await.is_ok());
+        assert_eq!(publisher.fetches(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_new_key_is_believed_at_once_and_strangers_cost_one_fetch_at_a_time() {
+        let mut keys = SigningKeys::generate();
+        let (publisher, set) = set(QUICK, Some(&keys));
+        assert!(verify(&set, &keys).await.is_ok());
+        keys.rotate();
+        publisher.publish(Some(&keys));
+        let strangers: Vec<_> = (0..30).map(|_| SigningKeys::generate()).collect();
+        let (refused, believed) =
+            tokio::join!(join_all(strangers.iter().map(|stranger| verify(&set, stranger))), verify(&set, &keys));
+        assert_eq!(believed, Ok(()));
+        assert!(refused.iter().all(|answer| *answer == Err(Refused::Invalid)), "{refused:?}");
+        assert_eq!(publisher.fetches(), 2, "one for the first, one for all of these");
+        for stranger in &strangers[..3] {
+            assert_eq!(verify(&set, stranger).await, Err(Refused::Invalid));
+        }
+        let begun = publisher.begun.lock().expect("not poisoned").clone();
+        let apart: Vec<_> = begun.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(apart.len() == 4 && apart.iter().all(|apart| *apart >= QUICK.apart), "{apart:?}");
+        assert_eq!(publisher.most_at_once.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn while_the_publisher_is_away_known_keys_go_on_and_unknown_ones_cannot_be_told() {
+        let (known, unknown) = (SigningKeys::generate(), SigningKeys::generate());
+        let (publisher, set) = set(Pace { stale: Duration::ZERO, ..QUICK }, Some(&known));
+        assert!(verify(&set, &known).await.is_ok());
+        publisher.publish(None);
+        assert_eq!(verify(&set, &unknown).await, Err(Refused::KeysUnavailable));
+        assert_eq!(verify(&set, &known).await, Ok(()));
+        publisher.publish(Some(&unknown));
+        assert_eq!(verify(&set, &unknown).await, Ok(()), "it heals by itself");
+        assert_eq!(verify(&set, &known).await, Err(Refused::Invalid), "and what was taken back is over");
+    }
+
+    #[tokio::test]
+    async fn an_old_set_is_fetched_anew_on_use_and_nobody_waits_for_it() {
+        let (old, new) = (SigningKeys::generate(), SigningKeys::generate());
+        let pace = Pace { apart: Duration::ZERO, stale: Duration::from_millis(50), ..QUICK };
+        let (publisher, set) = set(pace, Some(&old));
+        assert!(verify(&set, &old).await.is_ok());
+        publisher.publish(Some(&new));
+        let taken_back = async {
+            while verify(&set, &old).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), taken_back).await.expect("the old key is gone");
+        assert!(publisher.fetches() >= 2);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_does_not_stop_the_fetch_for_others() {
+        let keys = SigningKeys::generate();
+        let (publisher, set) = set(QUICK, Some(&keys));
+        tokio::time::timeout(Duration::from_millis(1), verify(&set, &keys)).await.expect_err("it has left");
+        assert!(verify(&set, &keys).await.is_ok());
+        assert_eq!(publisher.fetches(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_hangs_or_panics_is_a_fetch_that_failed() {
+        let keys = SigningKeys::generate();
+        let pace = Pace { limit: Duration::from_millis(30), ..QUICK };
+        let hangs = KeySet::with_pace(pace, std::future::pending::<Result<String, BoxError>>);
+        assert_eq!(verify(&hangs, &keys).await, Err(Refused::KeysUnavailable));
+        async fn explode() -> Result<String, BoxError> {
+            panic!("in the fetch")
+        }
+        let panics = KeySet::with_pace(QUICK, explode);
+        assert_eq!(verify(&panics, &keys).await, Err(Refused::KeysUnavailable));
+    }
+
+    #[tokio::test]
+    async fn the_fetch_ends_with_the_last_clone() {
+        let (publisher, set) = set(QUICK, None);
+        tokio::time::timeout(Duration::from_millis(5), verify(&set, &SigningKeys::generate()))
+            .await
+            .expect_err("under way");
+        assert!(Arc::strong_count(&publisher) > 1);
+        drop(set);
+        let ended = async {
+            while Arc::strong_count(&publisher) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), ended).await.expect("nothing holds the publisher");
+    }
+
+    #[test]
+    fn of_a_set_only_usable_keys_are_taken() {
+        let key: serde_json::Value = serde_json::from_str(&SigningKeys::generate().jwks()).expect("json");
+        let good = &key["keys"][0];
+        let with = |name: &str, value: serde_json::Value| {
+            let mut key = good.clone();
+            key[name] = value;
+            key
+        };
+        let weak = URL_SAFE_NO_PAD.encode([0; 32]);
+        for bad in [
+            with("kty", "EC".into()),
+            with("crv", "X25519".into()),
+            with("use", "enc".into()),
+            with("alg", "HS256".into()),
+            with("x", "AAAA".into()),
+            with("x", weak.into()),
+            with("x", "not base64url!".into()),
+            with("kid", serde_json::Value::Null),
+            serde_json::json!("a text"),
+        ] {
+            let alone = serde_json::json!({ "keys": [bad] }).to_string();
+            assert!(parse(&alone).is_err(), "{alone}");
+            let beside = serde_json::json!({ "keys": [bad, good] }).to_string();
+            assert_eq!(parse(&beside).expect("one is good").len(), 1, "{beside}");
+        }
+        for bad in ["", "{}", "[]", r#"{"keys":[]}"#, r#"{"keys":{}}"#] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -59,6 +59,53 @@ impl ServiceToken {
 
 impl fmt::Debug for ServiceToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServiceToken(…)")
+        f.write_str("ServiceToken(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_once_and_read_by_all() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("service-token");
+        assert!(ServiceToken::load(&path).is_err());
+        let token = ServiceToken::load_or_create(&path).expect("made");
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+        for again in [ServiceToken::load_or_create(&path), ServiceToken::load(&path)] {
+            assert_eq!(again.expect("read").header(), token.header());
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("changed");
+        assert!(matches!(ServiceToken::load_or_create(&path), Err(Error::Exposed { mode: 0o640, .. })));
+    }
+
+    #[test]
+    fn only_the_whole_token_matches() {
+        let token = ServiceToken::generate();
+        let header = token.header();
+        let text = header.strip_prefix("Bearer ").expect("a bearer");
+        assert_eq!(text.len(), 43);
+        assert!(token.matches(text));
+        let changed = text.replace(&text[..1], "~");
+        for bad in ["", &text[..42], &header, &changed, &text.to_lowercase(), ServiceToken::generate().0.as_str()] {
+            assert!(!token.matches(bad), "{bad}");
+        }
+        assert!(!format!("{token:?}").contains(text));
+    }
+
+    #[test]
+    fn a_file_that_holds_something_else_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("service-token");
+        let (short, long) = (URL_SAFE_NO_PAD.encode([7; 31]), URL_SAFE_NO_PAD.encode([7; 33]));
+        for bad in ["", "\n", "password", &short, &long, &format!("{}=", URL_SAFE_NO_PAD.encode([7; 32]))] {
+            secret_file::replace(&path, bad).expect("written");
+            let error = ServiceToken::load(&path).expect_err("refused").to_string();
+            assert!(error.contains("service-token") && error.contains("32 bytes"), "{error}");
+        }
     }
 }

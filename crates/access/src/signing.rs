@@ -80,6 +80,13 @@ impl SigningKeys {
         json!({ "keys": keys }).to_string()
     }
 
+    /// A signature of the newest key, for tests that forge tokens.
+    #[cfg(test)]
+    pub(crate) fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
+        use ed25519_dalek::Signer;
+        self.0[0].secret.sign(message).to_bytes()
+    }
+
     fn pem(&self) -> String {
         self.0.iter().map(Key::pem).collect()
     }
@@ -145,5 +152,129 @@ impl Key {
             "use": "sig",
             "alg": "EdDSA",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+
+    use serde_json::Value;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Caller, KeySet, Refused};
+
+    const NOW_S: i64 = 1_800_000_000;
+
+    fn ids(keys: &SigningKeys) -> Vec<String> {
+        let set: Value = serde_json::from_str(&keys.jwks()).expect("json");
+        let ids = set["keys"].as_array().expect("a list").iter();
+        ids.map(|key| key["kid"].as_str().expect("a kid").to_owned()).collect()
+    }
+
+    fn claims() -> Claims {
+        Claims::new("issuer", Uuid::new_v4(), Uuid::new_v4(), NOW_S, 300)
+    }
+
+    /// What a verifier says that has just fetched the keys.
+    async fn verify(keys: &SigningKeys, token: &str) -> Result<Caller, Refused> {
+        KeySet::of(keys).verify(token, "issuer", NOW_S).await
+    }
+
+    fn file() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("signing.pem");
+        (folder, path)
+    }
+
+    #[tokio::test]
+    async fn a_token_outlives_one_rotation_and_not_two() {
+        let mut keys = SigningKeys::generate();
+        let old = keys.sign(&claims());
+        let first = ids(&keys);
+        keys.rotate();
+        assert_eq!(ids(&keys)[1..], first);
+        assert!(verify(&keys, &old).await.is_ok());
+        assert!(verify(&keys, &keys.sign(&claims())).await.is_ok());
+        let second = ids(&keys);
+        keys.rotate();
+        assert_eq!(ids(&keys)[1..], second[..1]);
+        assert_eq!(verify(&keys, &old).await, Err(Refused::Invalid));
+    }
+
+    #[tokio::test]
+    async fn keys_saved_are_the_keys_loaded() {
+        let (_folder, path) = file();
+        let mut keys = SigningKeys::load_or_create(&path).expect("made");
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+        assert_eq!(ids(&SigningKeys::load_or_create(&path).expect("read")), ids(&keys));
+        keys.rotate();
+        keys.save(&path).expect("saved");
+        let loaded = SigningKeys::load(&path).expect("read");
+        assert_eq!(ids(&loaded), ids(&keys));
+        assert!(verify(&keys, &loaded.sign(&claims())).await.is_ok());
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let (_folder, path) = file();
+        SigningKeys::load_or_create(&path).expect("made");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("changed");
+        assert!(matches!(SigningKeys::load(&path), Err(Error::Exposed { mode: 0o644, .. })));
+        assert!(matches!(SigningKeys::load_or_create(&path), Err(Error::Exposed { .. })));
+    }
+
+    #[test]
+    fn a_file_without_one_or_two_keys_is_refused() {
+        let (_folder, path) = file();
+        let key = SigningKeys::generate().pem();
+        let other = key.replace("PRIVATE", "PUBLIC");
+        let torn = &key[..key.len() / 2];
+        let noise = format!("{BEGIN}\nbm90IGEga2V5\n{END}\n");
+        for (text, reason) in [
+            ("", "holds no key"),
+            (" \n", "holds no key"),
+            (&key.repeat(3), "more than two"),
+            (&other, "expected PEM"),
+            (torn, "expected PEM"),
+            (&format!("{key}and more"), "expected PEM"),
+            (&format!("{key}{noise}"), "block 2"),
+        ] {
+            secret_file::replace(&path, text).expect("written");
+            let error = SigningKeys::load(&path).expect_err("refused").to_string();
+            assert!(error.contains(reason) && error.contains("signing.pem"), "{error}");
+        }
+        assert!(SigningKeys::load(&path.with_file_name("absent")).is_err());
+        secret_file::replace(&path, &format!("\n{key}\r\n\n{key}")).expect("written");
+        assert_eq!(ids(&SigningKeys::load(&path).expect("read")).len(), 2, "blank lines do no harm");
+    }
+
+    #[test]
+    fn a_key_that_openssl_has_made_is_read_and_named_by_its_thumbprint() {
+        // The key of RFC 8037, appendix A, in the form of `openssl genpkey -algorithm ed25519`.
+        let (_folder, path) = file();
+        let body = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g";
+        secret_file::replace(&path, &format!("{BEGIN}\n{body}\n{END}\n")).expect("written");
+        let set: Value = serde_json::from_str(&SigningKeys::load(&path).expect("read").jwks()).expect("json");
+        let expected = serde_json::json!({ "keys": [{
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+            "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
+            "use": "sig",
+            "alg": "EdDSA",
+        }]});
+        assert_eq!(set, expected);
+    }
+
+    #[test]
+    fn keys_do_not_show_themselves() {
+        let keys = SigningKeys::generate();
+        let secret = &keys.0[0].secret;
+        let shown = format!("{keys:?} {keys:#?}");
+        assert!(!shown.contains(&format!("{:?}", secret.as_bytes())), "{shown}");
+        assert!(!shown.contains(&URL_SAFE_NO_PAD.encode(secret.as_bytes())), "{shown}");
+        assert!(shown.contains(&keys.0[0].id), "{shown}");
     }
 }

@@ -3,6 +3,8 @@
 
 mod client;
 mod code;
+#[cfg(test)]
+mod fake;
 mod outcome;
 mod server;
 

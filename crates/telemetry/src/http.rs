@@ -113,3 +113,98 @@ fn method_name(method: &Method) -> &'static str {
         _ => "other",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Extension, Router, body::Body, middleware::from_fn, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{captured::Captured, log::Format, recorder};
+
+    fn router() -> Router {
+        async fn explode() -> &'static str {
+            panic!("the handler's secret reason")
+        }
+        Router::new()
+            .route("/things/{id}", get(|Extension(call): Extension<Call>| async move { call.request_id.to_string() }))
+            .route("/explode", get(explode))
+            .route("/never", get(std::future::pending::<()>))
+            .layer(from_fn(access_log))
+    }
+
+    fn request(path: &str, id: &str) -> Request {
+        let request = Request::get(path).header("x-request-id", id);
+        request.header("authorization", "Bearer hidden").body(Body::empty()).expect("a request")
+    }
+
+    async fn text(response: Response) -> String {
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+        String::from_utf8(body.to_vec()).expect("text")
+    }
+
+    #[tokio::test]
+    async fn the_request_id_reaches_the_handler_the_answer_and_the_one_line() {
+        let captured = Captured::begin(Format::Json);
+        let response = router().oneshot(request("/things/7?token=hidden", "id-http-1")).await.expect("an answer");
+        assert_eq!(response.headers()["x-request-id"], "id-http-1");
+        assert_eq!(text(response).await, "id-http-1");
+        let lines = captured.text();
+        assert_eq!(lines.lines().count(), 1, "{lines}");
+        for part in [r#""path":"/things/{id}""#, r#""status":200"#, r#""method":"GET""#, "duration_ms", "id-http-1"] {
+            assert!(lines.contains(part), "{part} in {lines}");
+        }
+        assert!(!lines.contains("hidden"), "{lines}");
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_malformed_or_missing_is_made() {
+        for bad in ["", "two words", &"x".repeat(65)] {
+            let response = router().oneshot(request("/things/7", bad)).await.expect("an answer");
+            let echoed = response.headers()["x-request-id"].to_str().expect("ascii").to_owned();
+            assert!(!echoed.is_empty() && echoed != bad, "{echoed}");
+            assert_eq!(text(response).await, echoed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_graphql_clients_can_read() {
+        recorder::install();
+        let captured = Captured::begin(Format::Json);
+        let response = router().oneshot(request("/explode", "id-http-2")).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["x-request-id"], "id-http-2");
+        let body: serde_json::Value = serde_json::from_str(&text(response).await).expect("json");
+        assert_eq!(
+            body["errors"][0]["extensions"],
+            serde_json::json!({ "code": "INTERNAL", "requestId": "id-http-2" })
+        );
+        assert!(!body.to_string().contains("secret reason"));
+        assert!(captured.text().contains("secret reason"), "operators see it: {}", captured.text());
+        let metrics = recorder::install().render();
+        assert!(metrics.contains(r#"panics_total{place="http"} "#), "{metrics}");
+        assert!(metrics.contains(r#"http_requests_total{method="GET",path="/explode",status="500"} 1"#), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn paths_of_no_route_are_no_labels() {
+        recorder::install();
+        let captured = Captured::begin(Format::Json);
+        let long = format!("/no-route-{}", "x".repeat(500));
+        let response = router().oneshot(request(&long, "id-http-3")).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        let (lines, metrics) = (captured.text(), recorder::install().render());
+        assert!(lines.contains("/no-route-xxx") && lines.len() < 600, "{lines}");
+        assert!(!metrics.contains("no-route"), "{metrics}");
+        assert!(metrics.contains(r#"path="unknown",status="404""#), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_seen() {
+        let captured = Captured::begin(Format::Json);
+        let answer = router().oneshot(request("/never", "id-http-4"));
+        tokio::time::timeout(std::time::Duration::from_millis(20), answer).await.expect_err("it never answers");
+        let lines = captured.text();
+        assert!(lines.contains(r#""status":499"#) && lines.contains("id-http-4"), "{lines}");
+    }
+}

@@ -2,6 +2,8 @@
 //! and one span per call, metrics, health, and the log's form. It knows nothing of what the services are for.
 
 mod call;
+#[cfg(test)]
+mod captured;
 mod error;
 pub mod grpc;
 pub mod http;

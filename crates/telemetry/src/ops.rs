@@ -3,7 +3,6 @@
 use axum::{
     Json, Router,
     http::{StatusCode, header},
-    response::IntoResponse,
     routing::get,
 };
 
@@ -20,8 +19,68 @@ pub fn router<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<
 /// merged into another router.
 pub fn health<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
     let ready = move || async move {
-        let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        (status, Json(readiness.json())).into_response()
+        let (ready, report) = readiness.report();
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, Json(report))
     };
     Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn get_text(router: &Router, path: &str) -> (u16, String) {
+        let request = Request::get(path).body(Body::empty()).expect("a request");
+        let response = router.clone().oneshot(request).await.expect("an answer");
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+        (status, String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn health_readiness_and_metrics_are_there() {
+        let readiness = Readiness::new();
+        let router: Router = router(readiness.clone());
+        let component = readiness.register("database");
+        assert_eq!(get_text(&router, "/healthz").await.0, 200);
+        let (status, body) = get_text(&router, "/readyz").await;
+        assert_eq!(status, 503);
+        assert!(body.contains(r#""database":{"reason":"starting","status":"not_ready"}"#), "{body}");
+        component.degraded("slow");
+        assert_eq!(get_text(&router, "/readyz").await.0, 200);
+        metrics::counter!("ops_test_total").increment(2);
+        metrics::histogram!("ops_test_seconds").record(0.003);
+        let (status, body) = get_text(&router, "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(body.contains("ops_test_total 2\n"), "{body}");
+        assert!(body.contains("ops_test_seconds_bucket{le=\"0.005\"} 1\n"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn the_gateways_own_port_has_no_metrics() {
+        let router: Router = health(Readiness::new());
+        assert_eq!(get_text(&router, "/readyz").await.0, 200);
+        assert_eq!(get_text(&router, "/metrics").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn a_second_application_of_the_process_shares_the_recorder() {
+        let (first, second): (Router, Router) = (router(Readiness::new()), router(Readiness::new()));
+        metrics::counter!("ops_shared_total").increment(1);
+        for router in [&first, &second] {
+            assert!(get_text(router, "/metrics").await.1.contains("ops_shared_total 1\n"));
+        }
+    }
+
+    #[tokio::test]
+    async fn upkeep_ends_with_its_token() {
+        let shutdown = tokio_util::sync::CancellationToken::new();
+        let upkeep = tokio::spawn(recorder::upkeep(shutdown.clone()));
+        shutdown.cancel();
+        upkeep.await.expect("ended");
+    }
 }

@@ -55,11 +55,12 @@ impl Readiness {
 
     /// Whether no component refuses work.
     pub fn is_ready(&self) -> bool {
-        self.with(|states| !states.values().any(|state| matches!(state, State::NotReady(_))))
+        self.report().0
     }
 
-    /// `{"status": …, "checks": {name: {"status": …, "reason": …}}}`, the status being that of the worst component.
-    pub fn json(&self) -> Value {
+    /// Whether no component refuses work, and why: `{"status": …, "checks": {name: {"status": …, "reason": …}}}`, the
+    /// status being that of the worst component.
+    pub fn report(&self) -> (bool, Value) {
         self.with(|states| {
             let worst = states.values().max_by_key(|state| match state {
                 State::Ready => 0,
@@ -68,7 +69,8 @@ impl Readiness {
             });
             let checks: serde_json::Map<_, _> =
                 states.iter().map(|(name, state)| (name.clone(), state.json())).collect();
-            json!({ "status": worst.map_or("ready", State::name), "checks": checks })
+            let ready = !matches!(worst, Some(State::NotReady(_)));
+            (ready, json!({ "status": worst.map_or("ready", State::name), "checks": checks }))
         })
     }
 
@@ -111,5 +113,43 @@ impl Component {
             State::Degraded(reason) => tracing::warn!(component, reason, "degraded"),
             State::NotReady(reason) => tracing::warn!(component, reason, "not ready"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_component_decides() {
+        let readiness = Readiness::new();
+        assert!(readiness.is_ready(), "nothing refuses");
+        let database = readiness.register("database");
+        let log = readiness.register("log");
+        assert!(!readiness.is_ready(), "both are starting");
+        database.ready();
+        log.degraded("the broker is away");
+        let (ready, report) = readiness.report();
+        assert!(ready);
+        assert_eq!(
+            report,
+            json!({
+                "status": "degraded",
+                "checks": {
+                    "database": { "status": "ready" },
+                    "log": { "status": "degraded", "reason": "the broker is away" },
+                },
+            })
+        );
+        database.not_ready("no connection");
+        assert_eq!((readiness.is_ready(), &readiness.report().1["status"]), (false, &json!("not_ready")));
+    }
+
+    #[test]
+    fn one_name_is_one_component() {
+        let readiness = Readiness::new();
+        readiness.register("database").ready();
+        readiness.register("database").ready();
+        assert_eq!(readiness.report().1["checks"], json!({ "database": { "status": "ready" } }));
     }
 }

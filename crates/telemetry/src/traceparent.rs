@@ -1,5 +1,5 @@
 //! The W3C trace context header `traceparent`: which trace a call belongs to and which span made it.
-//! https://www.w3.org/TR/trace-context/
+//! <https://www.w3.org/TR/trace-context/>
 
 use std::fmt;
 

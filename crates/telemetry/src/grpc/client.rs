@@ -107,3 +107,109 @@ fn failed(error: BoxError) -> Status {
         _ => status,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tonic::{
+        body::Body,
+        transport::{Channel, Endpoint, server::TcpIncoming},
+    };
+    use tower::util::BoxCloneSyncService;
+
+    use super::*;
+    use crate::{
+        grpc::{
+            fake::{Fake, request},
+            server_layer,
+        },
+        recorder,
+    };
+
+    /// What a peer is made of.
+    type Peer = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+
+    fn local(peer: &'static str) -> Peer {
+        let server = server_layer("fake").layer(Fake).map_err(|never| -> BoxError { match never {} });
+        Peer::new(client_layer(peer).layer(Peer::new(server)))
+    }
+
+    fn remote(peer: &'static str, channel: Channel) -> Peer {
+        Peer::new(client_layer(peer).layer(channel).map_err(Into::into))
+    }
+
+    async fn code_of(peer: &Peer, method: &str, headers: &[(&'static str, &str)]) -> Code {
+        let response = peer.clone().oneshot(request(method, headers)).await.expect("an answer");
+        code::of(response.headers())
+    }
+
+    /// The same server behind tonic's transport on a port of its own, until the sender is dropped.
+    async fn transport() -> (Channel, tokio::sync::oneshot::Sender<()>) {
+        let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a port");
+        let address = incoming.local_addr().expect("an address");
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = tonic::transport::Server::builder().layer(server_layer("transport")).add_service(Fake);
+        tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped.map(|_| ())));
+        let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+        (channel, stop)
+    }
+
+    #[tokio::test]
+    async fn a_peer_answers_alike_in_this_process_and_over_the_network() {
+        recorder::install();
+        let (channel, _stop) = transport().await;
+        for peer in [local("alike_local"), remote("alike_remote", channel)] {
+            assert_eq!(code_of(&peer, "Call", &[("x-request-id", "id")]).await, Code::Ok);
+            assert_eq!(code_of(&peer, "Absent", &[]).await, Code::NotFound);
+            assert_eq!(code_of(&peer, "Panic", &[]).await, Code::Internal);
+            assert_eq!(code_of(&peer, "Hang", &[("grpc-timeout", "50m")]).await, Code::DeadlineExceeded);
+        }
+        let metrics = recorder::install().render();
+        for peer in ["alike_local", "alike_remote"] {
+            for (method, code) in [("Call", "OK"), ("Absent", "NOT_FOUND"), ("Hang", "DEADLINE_EXCEEDED")] {
+                let line = format!(r#"grpc_client_calls_total{{peer="{peer}",method="{method}",code="{code}"}} 1"#);
+                assert!(metrics.contains(&line), "{line} in {metrics}");
+            }
+            assert!(metrics.contains(&format!(r#"grpc_client_call_seconds_count{{peer="{peer}",method="Call"}} 1"#)));
+        }
+    }
+
+    #[tokio::test]
+    async fn under_tonics_transport_the_server_answers_in_time_itself() {
+        let (channel, _stop) = transport().await;
+        for _ in 0..10 {
+            let answer = channel.clone().oneshot(request("Hang", &[("grpc-timeout", "40m")])).await;
+            // Where the client's own timer is first there is no answer: both are right.
+            if let Ok(response) = answer {
+                assert_eq!(code::of(response.headers()), Code::DeadlineExceeded);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_away_is_unavailable() {
+        let (channel, stop) = transport().await;
+        let peer = remote("away", channel);
+        assert_eq!(code_of(&peer, "Call", &[]).await, Code::Ok);
+        drop(stop);
+        let gone = async {
+            while code_of(&peer, "Call", &[]).await != Code::Unavailable {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it is gone");
+        let never = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        assert_eq!(code_of(&remote("away", never), "Call", &[]).await, Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_is_recorded() {
+        recorder::install();
+        let peer = local("client_left");
+        let call = code_of(&peer, "Hang", &[]);
+        tokio::time::timeout(Duration::from_millis(20), call).await.expect_err("it hangs");
+        let line = r#"grpc_client_calls_total{peer="client_left",method="Hang",code="CANCELLED"} 1"#;
+        assert!(recorder::install().render().contains(line));
+    }
+}

@@ -102,3 +102,86 @@ async fn in_time<T>(deadline: Option<Instant>, work: impl Future<Output = T>) ->
         Some(deadline) => timeout_at(deadline.checked_sub(ANSWER).unwrap_or(deadline), work).await.ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{
+        captured::Captured,
+        grpc::fake::{Fake, request},
+        log::Format,
+        recorder,
+    };
+
+    async fn code_of(service: &'static str, method: &str, headers: &[(&'static str, &str)]) -> Code {
+        let server = server_layer(service).layer(Fake);
+        let response = server.oneshot(request(method, headers)).await.expect("an answer");
+        code::of(response.headers())
+    }
+
+    #[tokio::test]
+    async fn what_travels_with_a_call_is_in_the_extensions() {
+        let headers = [("x-request-id", "id-grpc-1"), ("authorization", "Bearer hidden"), ("grpc-timeout", "5S")];
+        let response = server_layer("carried").layer(Fake).oneshot(request("Call", &headers)).await.expect("an answer");
+        let call = response.headers()["call"].to_str().expect("text").to_owned();
+        assert!(call.contains("id-grpc-1") && call.contains("deadline: Some"), "{call}");
+        assert!(call.contains("authorization: Some") && !call.contains("hidden"), "{call}");
+    }
+
+    #[tokio::test]
+    async fn one_line_and_metrics_per_call() {
+        recorder::install();
+        let captured = Captured::begin(Format::Json);
+        assert_eq!(code_of("counted", "Absent", &[("x-request-id", "id-grpc-2")]).await, Code::NotFound);
+        let lines = captured.text();
+        assert_eq!(lines.lines().count(), 1, "{lines}");
+        for part in ["fake.Fake/Absent", r#""code":"NOT_FOUND""#, "duration_ms", "id-grpc-2"] {
+            assert!(lines.contains(part), "{part} in {lines}");
+        }
+        let metrics = recorder::install().render();
+        let line = r#"grpc_server_calls_total{service="counted",method="Absent",code="NOT_FOUND"} 1"#;
+        assert!(metrics.contains(line), "{metrics}");
+        assert!(
+            metrics.contains(r#"grpc_server_call_seconds_count{service="counted",method="Absent"} 1"#),
+            "{metrics}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_internal_and_the_server_goes_on() {
+        recorder::install();
+        let captured = Captured::begin(Format::Json);
+        let server = server_layer("panics").layer(Fake);
+        for _ in 0..2 {
+            let response = server.clone().oneshot(request("Panic", &[])).await.expect("an answer");
+            let status = Status::from_header_map(response.headers()).expect("a status");
+            assert_eq!((status.code(), status.message()), (Code::Internal, "internal error"));
+        }
+        assert!(captured.text().contains("secret reason"), "operators see it: {}", captured.text());
+        assert!(recorder::install().render().contains(r#"panics_total{place="grpc"} "#));
+    }
+
+    #[tokio::test]
+    async fn a_deadline_ends_the_call() {
+        let begun = Instant::now();
+        assert_eq!(code_of("late", "Hang", &[("grpc-timeout", "30m")]).await, Code::DeadlineExceeded);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert_eq!(code_of("late", "Hang", &[("grpc-timeout", "0n")]).await, Code::DeadlineExceeded);
+        assert_eq!(code_of("late", "Call", &[("grpc-timeout", "5S")]).await, Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_is_recorded_and_methods_that_are_not_there_are_no_labels() {
+        recorder::install();
+        let call = code_of("left", "Hang", &[]);
+        tokio::time::timeout(Duration::from_millis(20), call).await.expect_err("it hangs");
+        assert_eq!(code_of("left", "Invented", &[]).await, Code::Unimplemented);
+        let metrics = recorder::install().render();
+        assert!(metrics.contains(r#"{service="left",method="Hang",code="CANCELLED"} 1"#), "{metrics}");
+        assert!(metrics.contains(r#"{service="left",method="unknown",code="UNIMPLEMENTED"} 1"#), "{metrics}");
+        assert!(!metrics.contains("Invented"), "{metrics}");
+    }
+}

@@ -1,0 +1,47 @@
+//! One binary, a subcommand per role. This crate alone knows all four services: it reads the settings, makes the parts and
+//! hands each what it needs.
+
+mod keygen;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::settings::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return refuse(error.to_string().trim_start_matches("error: ")),
+        Err(help) => help.exit(),
+    };
+    if let Err(error) = telemetry::log::init(cli.log.format, &cli.log.filter) {
+        return refuse(&error.to_string());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(async {
+            match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+                Command::Serve(settings) => serve::run(settings).await,
+                Command::Keygen(settings) => keygen::run(&settings),
+            }
+        })
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&format!("{error:#}")),
+    }
+}
+
+/// A wrong setting is one clear line and exit code 2.
+#[expect(clippy::print_stderr, reason = "the one line that a person who starts the program reads")]
+fn refuse(why: &str) -> ExitCode {
+    let line = why.lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    eprintln!("tidings: {line}");
+    ExitCode::from(2)
+}

@@ -1,0 +1,178 @@
+//! Every setting, as a flag and as an environment variable; the doc comments are the `--help`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+/// A backend for conversations whose unread counts are exact and live.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Without a command: serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub serve: Serve,
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything in this process, on SQLite [default]
+    Serve(Serve),
+    /// Make the signing key and the service token, or add a new signing key before the present one
+    Keygen(Keygen),
+}
+
+/// What every command says about itself.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+pub struct Log {
+    /// How log lines look: text or json [default: text on a terminal, else json]
+    #[arg(long = "log-format", env = "LOG_FORMAT", global = true, hide_default_value = true)]
+    pub format: Option<telemetry::log::Format>,
+    /// Which log lines are written, as tracing's EnvFilter reads it
+    #[arg(long = "log-filter", env = "RUST_LOG", global = true, default_value = "info")]
+    pub filter: String,
+}
+
+/// The settings of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct Serve {
+    /// Address of the service: HTTP and WebSocket
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9090")]
+    pub ops_listen: SocketAddr,
+    /// Folder of the databases and the keys; made where it does not exist
+    #[arg(long, env = "DATA_DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub keys: Keys,
+    #[command(flatten)]
+    pub tokens: Tokens,
+    #[command(flatten)]
+    pub gateway: Gateway,
+    /// How old a PENDING message is when its outcome is asked from the counter
+    #[arg(long, env = "SAGA_DEADLINE", default_value = "10m", value_parser = duration)]
+    pub saga_deadline: Duration,
+    /// Over how long open sockets are closed at the end; the process exits within this and ten seconds
+    #[arg(long, env = "DRAIN_WINDOW", default_value = "10s", value_parser = duration)]
+    pub drain_window: Duration,
+}
+
+/// Where the secrets are.
+#[derive(Debug, Clone, Args)]
+pub struct Keys {
+    /// File of the keys that sign access tokens [default: made in DATA_DIR]
+    #[arg(long, env = "SIGNING_KEY_FILE")]
+    pub signing_key_file: Option<PathBuf>,
+    /// File of the token with which the services call each other [default: made in DATA_DIR]
+    #[arg(long, env = "SERVICE_TOKEN_FILE")]
+    pub service_token_file: Option<PathBuf>,
+}
+
+/// What tokens say and how long they live.
+#[derive(Debug, Clone, Args)]
+pub struct Tokens {
+    /// Issuer that access tokens name
+    #[arg(long, env = "TOKEN_ISSUER", default_value = "tidings", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub token_issuer: String,
+    /// Life of an access token
+    #[arg(long, env = "ACCESS_TOKEN_TTL", default_value = "1h", value_parser = duration)]
+    pub access_token_ttl: Duration,
+    /// Life of a refresh token
+    #[arg(long, env = "REFRESH_TOKEN_TTL", default_value = "30d", value_parser = duration)]
+    pub refresh_token_ttl: Duration,
+}
+
+/// Who may come in, and what they are told.
+#[derive(Debug, Clone, Args)]
+pub struct Gateway {
+    /// Origins that browsers may come from, comma-separated [default: http://localhost and http://127.0.0.1 on the port
+    /// of LISTEN]
+    #[arg(long, env = "ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Option<Vec<String>>,
+    /// Whether introspection, the IDE page and suggestions are given: on or off
+    #[arg(long, env = "INTROSPECTION", default_value = "on", value_parser = switch)]
+    pub introspection: bool,
+    /// Sockets that a user may have open here
+    #[arg(long, env = "MAX_SOCKETS_PER_USER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_sockets_per_user: u32,
+}
+
+/// The settings of `keygen`.
+#[derive(Debug, Clone, Args)]
+pub struct Keygen {
+    /// Folder for the files that have no name of their own
+    #[arg(long, env = "DATA_DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub keys: Keys,
+    /// Put a new signing key before the present one, which goes on verifying
+    #[arg(long)]
+    pub rotate: bool,
+}
+
+/// Reads `250ms`, `10s`, `5m`, `1h`, `30d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "a duration is a number from 1 with ms, s, m, h or d, such as 10s".to_owned();
+    let unit = text.find(|symbol: char| !symbol.is_ascii_digit()).ok_or_else(wrong)?;
+    let number: u64 = text[..unit].parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
+    let unit_ms = match &text[unit..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let limit_ms = 3_650 * 86_400_000;
+    let duration_ms = number.checked_mul(unit_ms).filter(|duration_ms| *duration_ms <= limit_ms);
+    duration_ms.map(Duration::from_millis).ok_or_else(|| "a duration is ten years at most".to_owned())
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("it is on or off".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_settings_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_serves() {
+        let cli = Cli::try_parse_from(["tidings", "--listen", "127.0.0.1:1234"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.serve.listen.port(), 1234);
+    }
+
+    #[test]
+    fn durations_have_a_number_and_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        for wrong in ["", "10", "s", "0s", "-1s", "1w", "1.5h", "10 s", "99999999999999999999s", "9999999d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_setting_names_itself() {
+        let error = Cli::try_parse_from(["tidings", "serve", "--introspection", "maybe"]).unwrap_err().to_string();
+        assert!(error.contains("--introspection") && error.contains("on or off"), "{error}");
+    }
+}

@@ -1,0 +1,89 @@
+//! The program under test: started on ports of its own, in a folder of its own, killed when dropped.
+
+use std::{
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+/// A running `tidings serve`.
+pub struct App {
+    /// `http://127.0.0.1:port`
+    pub url: String,
+    /// Where /metrics is.
+    pub ops: String,
+    pub folder: TempDir,
+    child: Child,
+}
+
+impl App {
+    /// Starts on an empty folder.
+    pub async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), &[]).await
+    }
+
+    /// Starts with settings of the environment.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), settings).await
+    }
+
+    /// Starts on a folder that was used before.
+    pub async fn start_in(folder: TempDir, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        command.env("DATA_DIR", folder.path()).env("LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
+        command.env("LOG_FORMAT", "json").env("RUST_LOG", "warn,tidings=info").envs(settings.iter().copied());
+        command.stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (mut url, mut ops) = (None, None);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while url.is_none() || ops.is_none() {
+            assert!(Instant::now() < deadline, "the program did not say where it listens");
+            let line = lines.next_line().await.unwrap().expect("the program says where it listens before it ends");
+            let address = line.split_whitespace().find(|word| word.starts_with("http://"));
+            let Some(address) = address.map(|word| word.trim_end_matches('/').to_owned()) else { continue };
+            if line.contains("Operations") {
+                ops = Some(address.trim_end_matches("/metrics").to_owned());
+            } else {
+                url.get_or_insert(address);
+            }
+        }
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { url: url.unwrap(), ops: ops.unwrap(), folder, child }
+    }
+
+    /// SIGKILL, now; the folder is handed back.
+    pub async fn kill(mut self) -> TempDir {
+        self.child.kill().await.unwrap();
+        self.folder
+    }
+
+    /// SIGTERM, and how long it took to end well.
+    pub async fn stop(mut self) -> (TempDir, Duration) {
+        let pid = self.child.id().unwrap().to_string();
+        let begun = Instant::now();
+        assert!(Command::new("kill").arg(pid).status().await.unwrap().success());
+        let status = self.child.wait().await.unwrap();
+        assert!(status.success(), "a stop that was asked for is a success: {status}");
+        (self.folder, begun.elapsed())
+    }
+
+    pub fn database(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.db"))
+    }
+
+    /// The value of a metric, summed over its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = reqwest::get(format!("{}/metrics", self.ops)).await.unwrap().text().await.unwrap();
+        text.lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+            .sum()
+    }
+}

@@ -1,0 +1,230 @@
+//! Bad input gets a clear error with a code and changes nothing.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use crate::{
+    app::App,
+    device::Device,
+    person::{PASSWORD, Person},
+};
+
+const REGISTER: &str = "mutation($input: RegisterInput!) { register(input: $input) { user { id name } } }";
+const LOGIN: &str = "mutation($input: LoginInput!) { login(input: $input) { user { id } } }";
+const CREATE: &str = "mutation($input: CreateDialogInput!) { createDialog(input: $input) { id participantIds } }";
+const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
+const READ: &str = "mutation($input: MarkReadInput!) { markRead(input: $input) { total } }";
+const ABSENT: &str = "0192f0c1-2b3c-7d4e-8f50-616263646566";
+
+#[tokio::test]
+async fn every_value_out_of_its_bounds_is_refused_and_changes_nothing() {
+    let app = App::start().await;
+    let (a, b) = (Person::register(&app, "ann").await, Person::register(&app, "bob").await);
+    let dialog = a.create_group(&[&b], "two").await;
+    let send = |text: &str, key: Option<&str>| json!({"input": {"dialogId": dialog, "text": text, "clientKey": key}});
+    let register = |login: &str, password: &str, name: Option<&str>| json!({"input": {"login": login, "password": password, "name": name}});
+    let create = |ids: Value, title: Option<&str>| json!({"input": {"participantIds": ids, "title": title}});
+    let page = "query($id: ID!, $first: Int, $last: Int, $after: String) { dialog(id: $id) { messages(first: $first, last: $last, after: $after) { nodes { id } } } }";
+    let users = "query($search: String!, $first: Int) { users(search: $search, first: $first) { nodes { id } } }";
+    let rename = "mutation($name: String!) { updateMe(name: $name) { name } }";
+    let many: Vec<String> = (0..1_001).map(|_| uuid::Uuid::now_v7().to_string()).collect();
+    let cases: Vec<(&str, Value, &str)> = vec![
+        (SEND, send("", None), "an empty text"),
+        (SEND, send(&"x".repeat(4_001), None), "a text of 4,001 characters"),
+        (SEND, send("a\u{0}b", None), "a NUL in a text"),
+        (SEND, send("x", Some("")), "an empty client key"),
+        (SEND, send("x", Some(&"k".repeat(65))), "a client key of 65"),
+        (SEND, send("x", Some("k\u{0}")), "a NUL in a client key"),
+        (REGISTER, register("ab", PASSWORD, None), "a login of two"),
+        (REGISTER, register(&"a".repeat(33), PASSWORD, None), "a login of 33"),
+        (REGISTER, register("Ann!", PASSWORD, None), "a login of other characters"),
+        (REGISTER, register("annie", "1234567", None), "a password of seven"),
+        (REGISTER, register("annie", &"p".repeat(257), None), "a password of 257"),
+        (REGISTER, register("annie", PASSWORD, Some("")), "an empty name"),
+        (REGISTER, register("annie", PASSWORD, Some(&"n".repeat(65))), "a name of 65"),
+        (REGISTER, register("annie", PASSWORD, Some("a\u{0}")), "a NUL in a name"),
+        (rename, json!({"name": " "}), "a blank name"),
+        (CREATE, create(json!([]), None), "a dialog with nobody"),
+        (CREATE, create(json!([a.id]), None), "a dialog with oneself alone"),
+        (CREATE, create(json!([ABSENT]), None), "a dialog with a stranger to all"),
+        (CREATE, create(json!(["nonsense"]), None), "a dialog with no id"),
+        (CREATE, create(json!(many), None), "a dialog of 1,002"),
+        (CREATE, create(json!([b.id]), Some("")), "an empty title"),
+        (CREATE, create(json!([b.id]), Some(&"t".repeat(65))), "a title of 65"),
+        (page, json!({"id": dialog, "first": 0}), "page 0"),
+        (page, json!({"id": dialog, "first": 101}), "page 101"),
+        (page, json!({"id": dialog, "first": -1}), "page -1"),
+        (page, json!({"id": dialog, "first": 1, "last": 1}), "first with last"),
+        (page, json!({"id": dialog, "first": 1, "after": "!!!"}), "a cursor that is none"),
+        (page, json!({"id": dialog, "first": 1, "after": URL_SAFE_NO_PAD.encode("x:1")}), "a cursor of ours that is none"),
+        (users, json!({"search": "a"}), "a search of one"),
+        (users, json!({"search": "a".repeat(33)}), "a search of 33"),
+        (users, json!({"search": "an", "first": 101}), "101 users"),
+        ("{ message { id } }", json!({}), "a message by nothing"),
+        ("query($id: ID) { message(id: $id, transactionId: $id) { id } }", json!({"id": ABSENT}), "a message by both"),
+        ("{ unread(atLeast: \"soon\") { total } }", json!({}), "a version that is none"),
+    ];
+    for (document, variables, what) in cases {
+        assert_eq!(a.code(document, variables).await, "BAD_USER_INPUT", "{what}");
+    }
+    let data = a.data("{ dialogs { nodes { id lastMessage { id } } } users(search: \"ann\") { nodes { login name } } }", json!({}));
+    let data = data.await;
+    assert_eq!(data["dialogs"]["nodes"], json!([{"id": dialog, "lastMessage": null}]), "nothing was made");
+    assert_eq!(data["users"]["nodes"], json!([{"login": "ann", "name": "ann"}]), "nobody was made or renamed");
+}
+
+#[tokio::test]
+async fn the_bounds_themselves_are_allowed() {
+    let app = App::start().await;
+    let a = Person::register(&app, &"a".repeat(32)).await;
+    let b = Person::register(&app, "b_b").await;
+    let title = "t".repeat(64);
+    let dialog = a.create_group(&[&b], &title).await;
+    let input = json!({"dialogId": dialog, "text": "ü".repeat(4_000), "clientKey": "k".repeat(64)});
+    let first = a.data(SEND, json!({"input": input})).await;
+    assert_eq!(first["sendMessage"]["seq"], 1);
+    assert_eq!(a.data(SEND, json!({"input": input})).await, first, "the same key is the same message");
+    let other = json!({"dialogId": dialog, "text": "other", "clientKey": "k".repeat(64)});
+    assert_eq!(a.code(SEND, json!({"input": other})).await, "CONFLICT");
+    let page = "query($id: ID!) { dialog(id: $id) { messages(first: 100) { nodes { id } } } }";
+    assert_eq!(a.data(page, json!({"id": dialog})).await["dialog"]["messages"]["nodes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn unknown_foreign_and_absent_look_alike() {
+    let app = App::start().await;
+    let (a, b) = (Person::register(&app, "ann").await, Person::register(&app, "bob").await);
+    let stranger = Person::register(&app, "mallory").await;
+    let dialog = a.create_group(&[&b], "two").await;
+    let message = a.send(&dialog, "x").await["id"].as_str().unwrap().to_owned();
+    let answers = |dialog: String, message: String| {
+        let stranger = &stranger;
+        async move {
+            let mutations = [
+                (SEND, json!({"input": {"dialogId": dialog, "text": "x"}})),
+                (READ, json!({"input": {"dialogId": dialog}})),
+                ("mutation($id: ID!) { deleteMessage(id: $id) { id } }", json!({"id": message})),
+                ("mutation($id: ID!) { leaveDialog(dialogId: $id) }", json!({"id": dialog})),
+                ("mutation($id: ID!, $u: [ID!]!) { addParticipants(dialogId: $id, userIds: $u) { id } }", json!({"id": dialog, "u": [stranger.id]})),
+            ];
+            let mut all = Vec::new();
+            for (document, variables) in mutations {
+                let mut answer = stranger.ask(document, variables).await;
+                answer["errors"][0].as_object_mut().unwrap().remove("locations");
+                all.push(answer);
+            }
+            let queries = "query($d: ID!, $m: ID!) { dialog(id: $d) { id } message(id: $m) { id } dialogUnread(dialogId: $d) { unread } }";
+            all.push(stranger.ask(queries, json!({"d": dialog, "m": message})).await);
+            all
+        }
+    };
+    let foreign = answers(dialog.clone(), message.clone()).await;
+    assert_eq!(foreign, answers(ABSENT.to_owned(), ABSENT.to_owned()).await);
+    assert_eq!(foreign, answers("nonsense".to_owned(), "non\u{0}sense".to_owned()).await);
+    for answer in &foreign[..5] {
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "NOT_FOUND", "{answer}");
+    }
+    assert_eq!(foreign[5], json!({"data": {"dialog": null, "message": null, "dialogUnread": null}}));
+    let elsewhere = a.create_group(&[&b], "elsewhere").await;
+    let wrong = json!({"input": {"dialogId": elsewhere, "upTo": message}});
+    assert_eq!(b.code(READ, wrong).await, "NOT_FOUND", "a message of another dialog");
+    assert_eq!(b.total().await, 1);
+}
+
+#[tokio::test]
+async fn a_cursor_from_elsewhere_is_refused() {
+    let app = App::start().await;
+    let (a, b) = (Person::register(&app, "ann").await, Person::register(&app, "bob").await);
+    let (one, two) = (a.create_group(&[&b], "one").await, a.create_group(&[&b], "two").await);
+    a.send(&one, "x").await;
+    let page = "query($id: ID!, $after: String) { dialog(id: $id) { messages(first: 1, after: $after) { edges { cursor } } } }";
+    let cursor = a.data(page, json!({"id": one})).await["dialog"]["messages"]["edges"][0]["cursor"].clone();
+    assert!(cursor.is_string());
+    a.data(page, json!({"id": one, "after": cursor})).await;
+    assert_eq!(a.code(page, json!({"id": two, "after": cursor})).await, "BAD_USER_INPUT");
+    let dialogs = "query($after: String) { dialogs(first: 1, after: $after) { edges { cursor } } }";
+    assert_eq!(a.code(dialogs, json!({"after": cursor})).await, "BAD_USER_INPUT");
+    let own = a.data(dialogs, json!({})).await["dialogs"]["edges"][0]["cursor"].clone();
+    assert_eq!(a.data(dialogs, json!({"after": own})).await["dialogs"]["edges"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn forged_expired_and_mangled_tokens_are_refused_everywhere() {
+    let app = App::start_with(&[("ACCESS_TOKEN_TTL", "2s")]).await;
+    let a = Person::register(&app, "ann").await;
+    let parts: Vec<&str> = a.token.split('.').collect();
+    let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"at+jwt"}"#);
+    let mut claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
+    claims["aud"] = json!("elsewhere");
+    let elsewhere = URL_SAFE_NO_PAD.encode(claims.to_string());
+    let forged = vec![
+        ("alg none", format!("{none}.{}.", parts[1])),
+        ("another audience", format!("{}.{elsewhere}.{}", parts[0], parts[2])),
+        ("truncated", a.token[..a.token.len() - 4].to_owned()),
+        ("no token at all", "x".to_owned()),
+        ("empty", String::new()),
+        ("five thousand characters", "a".repeat(5_000)),
+    ];
+    for (what, token) in forged {
+        let thief = Person { token: token.clone(), ..a.clone() };
+        refused_over_http(&thief, what).await;
+        refused_over_a_socket(&thief, what).await;
+    }
+    assert_eq!(a.data("{ me { login } }", json!({})).await["me"]["login"], "ann");
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    refused_over_http(&a, "expired").await;
+    refused_over_a_socket(&a, "expired").await;
+    let refresh = "mutation($token: String!) { refreshSession(refreshToken: $token) { accessToken } }";
+    let fresh = nobody(&app, refresh, json!({"token": a.refresh_token})).await;
+    assert!(fresh["data"]["refreshSession"]["accessToken"].is_string(), "{fresh}");
+    let mangled = nobody(&app, refresh, json!({"token": "nonsense"})).await;
+    assert_eq!(mangled["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
+}
+
+async fn refused_over_http(thief: &Person, what: &str) {
+    for document in ["{ me { login } }", "{ __typename }"] {
+        let body = json!({"query": document});
+        let request = reqwest::Client::new().post(format!("{}/graphql", thief.url)).bearer_auth(&thief.token);
+        let answer = request.json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 401, "{what}: {document}");
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAUTHENTICATED", "{what}");
+        let word = thief.token.split('.').next_back().unwrap();
+        assert!(word.len() < 3 || !answer.to_string().contains(word), "an answer never shows a token");
+    }
+}
+
+async fn refused_over_a_socket(thief: &Person, what: &str) {
+    let mut device = Device::open(&thief.url).await;
+    device.say(json!({"type": "connection_init", "payload": {"authToken": thief.token}})).await;
+    assert_eq!(device.closed().await.0, 4403, "{what}");
+}
+
+async fn nobody(app: &App, document: &str, variables: Value) -> Value {
+    let body = json!({"query": document, "variables": variables});
+    let request = reqwest::Client::new().post(format!("{}/graphql", app.url)).json(&body);
+    request.send().await.unwrap().json().await.unwrap()
+}
+
+#[tokio::test]
+async fn of_two_registrations_of_one_login_at_the_same_instant_one_wins() {
+    let app = App::start().await;
+    let input = json!({"input": {"login": "ann", "password": PASSWORD}});
+    let (one, two) = tokio::join!(nobody(&app, REGISTER, input.clone()), nobody(&app, REGISTER, input));
+    let codes = [&one, &two].map(|answer| answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none"));
+    assert!(codes == ["none", "CONFLICT"] || codes == ["CONFLICT", "none"], "{one} {two}");
+}
+
+#[tokio::test]
+async fn an_unknown_login_and_a_wrong_password_look_alike_and_nobody_is_asked_to_sign_in() {
+    let app = App::start().await;
+    Person::register(&app, "ann").await;
+    let unknown = nobody(&app, LOGIN, json!({"input": {"login": "nobody", "password": PASSWORD}})).await;
+    let wrong = nobody(&app, LOGIN, json!({"input": {"login": "ann", "password": "wrong password"}})).await;
+    assert_eq!(unknown, wrong);
+    assert_eq!(unknown["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
+    assert_eq!(nobody(&app, "{ __typename }", json!({})).await, json!({"data": {"__typename": "Query"}}));
+    let me = nobody(&app, "{ me { id } unread { total } }", json!({})).await;
+    assert_eq!(me["data"], json!({"me": null, "unread": null}));
+    assert_eq!(me["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
+}

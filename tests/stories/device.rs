@@ -1,0 +1,132 @@
+//! A device: one WebSocket of a person, speaking `graphql-transport-ws`.
+
+use std::{collections::HashMap, collections::VecDeque, time::Duration};
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Message, client::IntoClientRequest, protocol::CloseFrame},
+};
+
+use crate::person::Person;
+
+pub const UNREAD: &str = "subscription($since: String) { unread(since: $since) { kind version previousVersion total truncated changed { dialogId unread readSeq lastSeq } } }";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Device {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    waiting: HashMap<String, VecDeque<Value>>,
+}
+
+impl Device {
+    /// Opens a socket without saying anything on it.
+    pub async fn open(url: &str) -> Self {
+        let url = format!("{}/graphql", url.replace("http://", "ws://"));
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "graphql-transport-ws".parse().unwrap());
+        let (socket, _) = connect_async(request).await.unwrap();
+        Self { socket, waiting: HashMap::new() }
+    }
+
+    /// Opens a socket and signs in.
+    pub async fn connect(person: &Person) -> Self {
+        let mut device = Self::open(&person.url).await;
+        let payload = json!({"authorization": format!("Bearer {}", person.token)});
+        device.say(json!({"type": "connection_init", "payload": payload})).await;
+        assert_eq!(device.hear().await["type"], "connection_ack");
+        device
+    }
+
+    /// Connects and subscribes to the person's counters under the id `u`.
+    pub async fn watching(person: &Person, since: Option<&str>) -> Self {
+        let mut device = Self::connect(person).await;
+        device.subscribe("u", UNREAD, json!({"since": since})).await;
+        device
+    }
+
+    pub async fn subscribe(&mut self, id: &str, document: &str, variables: Value) {
+        self.say(json!({"id": id, "type": "subscribe", "payload": {"query": document, "variables": variables}})).await;
+    }
+
+    pub async fn say(&mut self, message: Value) {
+        self.socket.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    pub async fn say_raw(&mut self, message: Message) {
+        self.socket.send(message).await.unwrap();
+    }
+
+    /// The next message that is not a ping.
+    pub async fn hear(&mut self) -> Value {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Text(text))) => {
+                        let message: Value = serde_json::from_str(&text).unwrap();
+                        if message["type"] != "ping" {
+                            return message;
+                        }
+                    }
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    other => panic!("the socket ended: {other:?}"),
+                }
+            }
+        })
+        .await
+        .expect("a message within ten seconds")
+    }
+
+    /// The next message for an operation; others are kept for later.
+    pub async fn hear_of(&mut self, id: &str) -> Value {
+        loop {
+            if let Some(message) = self.waiting.get_mut(id).and_then(VecDeque::pop_front) {
+                return message;
+            }
+            let message = self.hear().await;
+            let of = message["id"].as_str().expect("a message of an operation").to_owned();
+            self.waiting.entry(of).or_default().push_back(message);
+        }
+    }
+
+    /// The next frame of a subscription field.
+    pub async fn frame(&mut self, id: &str, field: &str) -> Value {
+        let mut message = self.hear_of(id).await;
+        assert_eq!(message["type"], "next", "{message}");
+        assert!(message["payload"].get("errors").is_none(), "{message}");
+        message["payload"]["data"][field].take()
+    }
+
+    /// Frames of the counters until the total is this one; totals on the way, this one included.
+    pub async fn until_total(&mut self, total: i64) -> Vec<i64> {
+        let mut totals = Vec::new();
+        while totals.last() != Some(&total) {
+            totals.push(self.frame("u", "unread").await["total"].as_i64().unwrap());
+        }
+        totals
+    }
+
+    /// Nothing comes for this operation for a while.
+    pub async fn is_silent(&mut self, id: &str, for_: Duration) {
+        assert!(self.waiting.get(id).is_none_or(VecDeque::is_empty), "{:?}", self.waiting);
+        if let Ok(message) = tokio::time::timeout(for_, self.hear_of(id)).await {
+            panic!("expected silence, heard {message}");
+        }
+    }
+
+    /// The code and reason with which the gateway closes.
+    pub async fn closed(&mut self) -> (u16, String) {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => return (code.into(), reason.to_string()),
+                    Some(Ok(Message::Close(None))) | None | Some(Err(_)) => panic!("closed without a code"),
+                    Some(Ok(_)) => {}
+                }
+            }
+        })
+        .await
+        .expect("a close within ten seconds")
+    }
+}

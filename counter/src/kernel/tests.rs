@@ -1,0 +1,58 @@
+//! Random histories against the oracle, with the invariants checked after every transaction.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use super::{Membership, State, apply, check, history, transact};
+
+/// How many histories `cargo test` runs.
+const HISTORIES: u64 = 100_000;
+
+#[test]
+fn a_hundred_thousand_histories_keep_every_invariant() {
+    let next = AtomicU64::new(0);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let transactions: usize = thread::scope(|scope| {
+        let work = || {
+            let mut transactions = 0;
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= HISTORIES {
+                    return transactions;
+                }
+                let history = history::random(seed, 1);
+                transactions += history.transactions.len();
+                if let Err(broken) = check::history(&history, apply) {
+                    panic!("history {seed}: {broken}");
+                }
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().expect("an invariant is broken, as printed above")).sum()
+    });
+    assert!(transactions as u64 > HISTORIES * 10, "the histories are long enough to mean something: {transactions}");
+}
+
+#[test]
+fn histories_hold_everything_that_may_go_wrong() {
+    let mut seen = [0_u32; 7];
+    for seed in 0..2_000 {
+        let history = history::random(seed, 1);
+        let mut state = State::default();
+        let mut effects = Vec::new();
+        for inputs in &history.transactions {
+            effects.push(transact(&mut state, inputs));
+        }
+        let members = || state.dialogs.values().flat_map(|dialog| dialog.members.values());
+        seen[0] += u32::from(history.diverges && effects.iter().any(|each| !each.divergences.is_empty()));
+        seen[1] += u32::from(history.repairs);
+        seen[2] += u32::from(effects.iter().any(|each| each.answers.iter().any(|answer| answer.refused.is_some())));
+        seen[3] += u32::from(state.dialogs.values().any(|dialog| !dialog.applied.missing.is_empty()));
+        seen[4] += u32::from(members().any(|member| member.unread > 1));
+        seen[5] += u32::from(members().any(|member| member.membership == Membership::Left));
+        seen[6] += u32::from(effects.iter().any(|each| each.changes.iter().any(|change| change.rows.len() > 1)));
+    }
+    assert!(seen.iter().all(|count| *count > 20), "of 2,000 histories, by kind: {seen:?}");
+}

@@ -1,0 +1,192 @@
+//! The codes of the public API: one table, and one match from what the services answer. Whatever fails carries its code
+//! in `extensions.code`; what is our own fault is logged once, here, and shown as an id that leads to the log.
+
+use async_graphql::{ErrorExtensionValues, Response, ServerError};
+use http::StatusCode;
+use telemetry::RequestId;
+
+/// What went wrong, as a client can act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The document does not parse.
+    GraphqlParseFailed,
+    /// The document does not fit the schema.
+    GraphqlValidationFailed,
+    /// The request has the wrong shape.
+    BadRequest,
+    /// No document of this hash is known: send it in full.
+    PersistedQueryNotFound,
+    /// Only listed documents run here.
+    PersistedQueryRequired,
+    /// No token, or a bad, expired or revoked one.
+    Unauthenticated,
+    /// A value out of its bounds, a strange cursor or version.
+    BadUserInput,
+    /// Absent, or not the caller's.
+    NotFound,
+    /// Something else has taken the place.
+    Conflict,
+    /// A bound of size, depth, cost or number.
+    LimitExceeded,
+    /// Too many requests; later they are welcome.
+    RateLimited,
+    /// A service or engine is away.
+    Unavailable,
+    /// A service or engine is slow.
+    DeadlineExceeded,
+    /// Our own fault.
+    Internal,
+}
+
+impl Code {
+    /// Every code, in the order of the table.
+    pub const ALL: [Self; 14] = [
+        Self::GraphqlParseFailed,
+        Self::GraphqlValidationFailed,
+        Self::BadRequest,
+        Self::PersistedQueryNotFound,
+        Self::PersistedQueryRequired,
+        Self::Unauthenticated,
+        Self::BadUserInput,
+        Self::NotFound,
+        Self::Conflict,
+        Self::LimitExceeded,
+        Self::RateLimited,
+        Self::Unavailable,
+        Self::DeadlineExceeded,
+        Self::Internal,
+    ];
+
+    /// `extensions.code`.
+    pub const fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The status of an answer that has no `data` because of this.
+    pub const fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    /// The table.
+    const fn row(self) -> (&'static str, StatusCode) {
+        match self {
+            Self::GraphqlParseFailed => ("GRAPHQL_PARSE_FAILED", StatusCode::BAD_REQUEST),
+            Self::GraphqlValidationFailed => ("GRAPHQL_VALIDATION_FAILED", StatusCode::BAD_REQUEST),
+            Self::BadRequest => ("BAD_REQUEST", StatusCode::BAD_REQUEST),
+            Self::PersistedQueryNotFound => ("PERSISTED_QUERY_NOT_FOUND", StatusCode::OK),
+            Self::PersistedQueryRequired => ("PERSISTED_QUERY_REQUIRED", StatusCode::BAD_REQUEST),
+            Self::Unauthenticated => ("UNAUTHENTICATED", StatusCode::UNAUTHORIZED),
+            Self::BadUserInput => ("BAD_USER_INPUT", StatusCode::OK),
+            Self::NotFound => ("NOT_FOUND", StatusCode::OK),
+            Self::Conflict => ("CONFLICT", StatusCode::OK),
+            Self::LimitExceeded => ("LIMIT_EXCEEDED", StatusCode::BAD_REQUEST),
+            Self::RateLimited => ("RATE_LIMITED", StatusCode::TOO_MANY_REQUESTS),
+            Self::Unavailable => ("UNAVAILABLE", StatusCode::OK),
+            Self::DeadlineExceeded => ("DEADLINE_EXCEEDED", StatusCode::OK),
+            Self::Internal => ("INTERNAL", StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+/// A failure with its code. The message is written for the person who reads it, but that of [`Code::Internal`] is for
+/// the log alone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    code: Code,
+    message: String,
+}
+
+impl Error {
+    /// A failure of this kind.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// A value out of its bounds.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::new(Code::BadUserInput, message)
+    }
+
+    /// Something that our own code promised cannot happen; shown masked.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Code::Internal, message)
+    }
+
+    /// Nobody is signed in.
+    pub fn sign_in() -> Self {
+        Self::new(Code::Unauthenticated, "sign in first")
+    }
+
+    /// What kind of failure it is.
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The message, not masked.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The error as a client sees it. A failure of ours is logged here and masked.
+    pub fn into_server_error(self, request_id: &RequestId) -> ServerError {
+        let mut error = ServerError::new(String::new(), None);
+        self.show(&mut error, request_id);
+        error
+    }
+
+    fn show(self, error: &mut ServerError, request_id: &RequestId) {
+        let mut extensions = ErrorExtensionValues::default();
+        extensions.set("code", self.code.name());
+        error.message = self.message;
+        if self.code == Code::Internal {
+            tracing::error!(request_id = %request_id, error = %error.message, "an internal error");
+            "internal error".clone_into(&mut error.message);
+            extensions.set("requestId", request_id.as_str());
+        }
+        error.extensions = Some(extensions);
+    }
+}
+
+impl From<tonic::Status> for Error {
+    /// The one match from what services answer.
+    fn from(status: tonic::Status) -> Self {
+        use tonic::Code as Grpc;
+        let code = match status.code() {
+            Grpc::InvalidArgument | Grpc::FailedPrecondition => Code::BadUserInput,
+            Grpc::NotFound | Grpc::PermissionDenied => Code::NotFound,
+            Grpc::AlreadyExists => Code::Conflict,
+            Grpc::Unauthenticated => Code::Unauthenticated,
+            Grpc::ResourceExhausted => Code::LimitExceeded,
+            Grpc::Unavailable => return Self::new(Code::Unavailable, "a service is away, try again later"),
+            Grpc::DeadlineExceeded => return Self::new(Code::DeadlineExceeded, "a service did not answer in time"),
+            _ => Code::Internal,
+        };
+        Self::new(code, status.message())
+    }
+}
+
+impl From<proto::InvalidId> for Error {
+    /// A service answered with an id that is none.
+    fn from(error: proto::InvalidId) -> Self {
+        Self::internal(format!("a service answered with {error}"))
+    }
+}
+
+/// Gives every error of an executed operation its code. Those of resolvers know theirs; one without a source is
+/// async-graphql's own, about the value of an argument.
+pub fn finish(response: &mut Response, request_id: &RequestId) {
+    for shown in &mut response.errors {
+        if shown.extensions.as_ref().is_some_and(|extensions| extensions.get("code").is_some()) {
+            continue;
+        }
+        let error = match shown.source.take() {
+            None => Error::input(std::mem::take(&mut shown.message)),
+            Some(source) => match source.downcast_ref::<Error>() {
+                Some(error) => error.clone(),
+                None => Error::internal(std::mem::take(&mut shown.message)),
+            },
+        };
+        error.show(shown, request_id);
+    }
+}

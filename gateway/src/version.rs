@@ -1,0 +1,105 @@
+//! Versions as people see them, "epoch-number": of a user's counters and of a dialog's messages. A restore raises the
+//! epoch, so that a version from before it is recognised as foreign.
+
+use std::{fmt, str::FromStr};
+
+use proto::{counter, dialog};
+
+/// A version. Ordered by epoch, then by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version {
+    /// Raised by a restore.
+    pub epoch: i64,
+    /// One step per change.
+    pub number: i64,
+}
+
+/// Text that is no version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a version")]
+pub struct InvalidVersion;
+
+impl Version {
+    /// A version of this epoch with this number.
+    pub const fn new(epoch: i64, number: i64) -> Self {
+        Self { epoch, number }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.number)
+    }
+}
+
+impl FromStr for Version {
+    type Err = InvalidVersion;
+
+    /// Reads what `Display` writes and nothing else.
+    fn from_str(text: &str) -> Result<Self, InvalidVersion> {
+        let (epoch, number) = text.split_once('-').ok_or(InvalidVersion)?;
+        Ok(Self { epoch: digits(epoch)?, number: digits(number)? })
+    }
+}
+
+/// A number without sign, leading zeros or blanks: one spelling a version.
+fn digits(text: &str) -> Result<i64, InvalidVersion> {
+    let canonical = text == "0" || (!text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()));
+    if !canonical {
+        return Err(InvalidVersion);
+    }
+    text.parse().map_err(|_| InvalidVersion)
+}
+
+impl From<counter::Version> for Version {
+    fn from(version: counter::Version) -> Self {
+        Self::new(version.epoch, version.number)
+    }
+}
+
+impl From<Version> for counter::Version {
+    fn from(version: Version) -> Self {
+        Self { epoch: version.epoch, number: version.number }
+    }
+}
+
+impl From<dialog::Version> for Version {
+    fn from(version: dialog::Version) -> Self {
+        Self::new(version.epoch, version.number)
+    }
+}
+
+impl From<Version> for dialog::Version {
+    fn from(version: Version) -> Self {
+        Self { epoch: version.epoch, number: version.number }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_reads_back_as_it_was_written() {
+        for version in [Version::new(0, 0), Version::new(1, 17), Version::new(i64::MAX, i64::MAX)] {
+            assert_eq!(version.to_string().parse(), Ok(version));
+            assert_eq!(Version::from(counter::Version::from(version)), version);
+            assert_eq!(Version::from(dialog::Version::from(version)), version);
+        }
+    }
+
+    #[test]
+    fn strange_text_is_no_version() {
+        for text in
+            ["", "-", "1", "1-", "-1", "1--1", "01-1", "1-01", "+1-1", "1-2-3", " 1-1", "1-9223372036854775808", "a-b"]
+        {
+            assert_eq!(text.parse::<Version>(), Err(InvalidVersion), "{text}");
+        }
+    }
+
+    #[test]
+    fn versions_are_ordered_by_epoch_first() {
+        assert!(Version::new(1, 99) < Version::new(2, 0));
+        assert!(Version::new(2, 0) < Version::new(2, 1));
+    }
+}

@@ -145,11 +145,11 @@ mod tests {
     }
 
     /// The same server behind tonic's transport on a port of its own, until the sender is dropped.
-    async fn transport() -> (Channel, tokio::sync::oneshot::Sender<()>) {
+    async fn transport(service: &'static str) -> (Channel, tokio::sync::oneshot::Sender<()>) {
         let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let address = incoming.local_addr().expect("an address");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tonic::transport::Server::builder().layer(server_layer("transport")).add_service(Fake);
+        let server = tonic::transport::Server::builder().layer(server_layer(service)).add_service(Fake);
         tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped.map(|_| ())));
         let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
         (channel, stop)
@@ -158,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_answers_alike_in_this_process_and_over_the_network() {
         recorder::install();
-        let (channel, _stop) = transport().await;
+        let (channel, _stop) = transport("transport").await;
         for peer in [local("alike_local"), remote("alike_remote", channel)] {
             assert_eq!(code_of(&peer, "Call", &[("x-request-id", "id")]).await, Code::Ok);
             assert_eq!(code_of(&peer, "Absent", &[]).await, Code::NotFound);
@@ -176,20 +176,55 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn under_tonics_transport_the_server_answers_in_time_itself() {
-        let (channel, _stop) = transport().await;
-        for _ in 0..10 {
-            let answer = channel.clone().oneshot(request("Hang", &[("grpc-timeout", "40m")])).await;
-            // Where the client's own timer is first there is no answer: both are right.
-            if let Ok(response) = answer {
-                assert_eq!(code::of(response.headers()), Code::DeadlineExceeded);
+    async fn the_server_answers_before_tonics_own_timers_cut_the_call_off() {
+        recorder::install();
+        let (channel, _stop) = transport("in_time").await;
+        let peer = remote("in_time", channel);
+        for _ in 0..20 {
+            assert_eq!(code_of(&peer, "Hang", &[("grpc-timeout", "40m")]).await, Code::DeadlineExceeded);
+        }
+        // On a busy machine a timer of the client may still be first, but not always.
+        let line = r#"grpc_server_calls_total{service="in_time",method="Hang",code="DEADLINE_EXCEEDED"} "#;
+        let metrics = recorder::install().render();
+        assert!(metrics.contains(line), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_cut_in_the_middle_is_unavailable() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let cutting = async {
+            loop {
+                drop(listener.accept().await);
             }
+        };
+        let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+        let peer = remote("cut", channel);
+        let code = tokio::select! {
+            code = code_of(&peer, "Call", &[]) => code,
+            () = cutting => unreachable!("it goes on for ever"),
+        };
+        assert_eq!(code, Code::Unavailable);
+    }
+
+    #[test]
+    fn a_failure_of_the_transport_is_never_ours_nor_the_callers() {
+        for (error, code) in [
+            (BoxError::from("a transport's own words"), Code::Unavailable),
+            (Status::cancelled("a stream was reset").into(), Code::Unavailable),
+            (Status::internal("a broken frame").into(), Code::Unavailable),
+            (TimeoutExpired(()).into(), Code::DeadlineExceeded),
+            (Status::resource_exhausted("slow down").into(), Code::ResourceExhausted),
+        ] {
+            let status = failed(error);
+            assert_eq!(status.code(), code, "{status}");
+            assert!(code != Code::Unavailable || status.message() == "a service is away");
         }
     }
 
     #[tokio::test]
     async fn a_peer_that_is_away_is_unavailable() {
-        let (channel, stop) = transport().await;
+        let (channel, stop) = transport("transport").await;
         let peer = remote("away", channel);
         assert_eq!(code_of(&peer, "Call", &[]).await, Code::Ok);
         drop(stop);

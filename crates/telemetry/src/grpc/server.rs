@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{Call, panic};
 
-/// The answer must leave before tonic's own timer of the same header cuts the call off without one.
+/// The answer must leave before tonic's own timers of the same header cut the call off without one: measured over
+/// loopback, 1 to 4 calls of 20 were.
 const ANSWER: Duration = Duration::from_millis(2);
 
 /// Makes [`Server`]s of the service with this name.

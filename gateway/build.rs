@@ -1,0 +1,126 @@
+//! Puts the page at `/` into `OUT_DIR/ide`, where the crate embeds it from. A folder web/dist that is newer than its sources
+//! is taken as it is (that is how an image without Node gets the page); else, where Node and npm are there, the page is
+//! built. Whatever goes wrong here costs the page and never the build: the binary then shows a plain page that says how.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// What the page is made of, in web/. A change in any of them builds it anew.
+const SOURCES: [&str; 5] = ["src", "build.mjs", "package.json", "package-lock.json", ".npmrc"];
+
+/// How long npm and the bundler may take, each.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let web = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../web");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let target = out.join("ide");
+    // Written here because an attribute cannot name OUT_DIR.
+    fs::write(out.join("page.rs"), format!("#[derive(Embed)]\n#[folder = {target:?}]\nstruct Page;\n"))?;
+    println!("cargo:rerun-if-env-changed=TIDINGS_WEB");
+    println!("cargo:rerun-if-changed=build.rs");
+    for source in SOURCES {
+        println!("cargo:rerun-if-changed={}", web.join(source).display());
+    }
+    let ready = web.join("dist/index.html");
+    if ready.exists() {
+        println!("cargo:rerun-if-changed={}", ready.display());
+    }
+
+    if target.exists() {
+        fs::remove_dir_all(&target)?;
+    }
+    fs::create_dir_all(&target)?;
+    if env::var("TIDINGS_WEB").is_ok_and(|value| value == "skip") {
+        return Ok(());
+    }
+    let outcome =
+        if modified(&ready) >= newest(&web) { copy(&web.join("dist"), &target) } else { build(&web, &target) };
+    if let Err(reason) = outcome {
+        println!("cargo:warning=the page at / will be a plain one ({reason}); `make web` tries again");
+        fs::remove_dir_all(&target)?;
+        fs::create_dir_all(&target)?;
+    }
+    Ok(())
+}
+
+fn build(web: &Path, target: &Path) -> Result<(), String> {
+    if !works("node") || !works("npm") {
+        return Err("node and npm are not installed".into());
+    }
+    let installed = web.join("node_modules/.package-lock.json");
+    if modified(&installed) < modified(&web.join("package-lock.json")) {
+        let mut install = Command::new("npm");
+        install.args(["ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"]);
+        // A closed network says so at once, or never: a few short tries, then the plain page.
+        install.args(["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]);
+        run(install.current_dir(web), "npm ci")?;
+    }
+    run(Command::new("node").arg("build.mjs").arg(target).current_dir(web), "the bundler")
+}
+
+fn works(program: &str) -> bool {
+    let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
+}
+
+/// Runs a command with its output in a file (a pipe nobody reads would stop it) and says the last line of it on failure.
+fn run(command: &mut Command, name: &str) -> Result<(), String> {
+    let log = PathBuf::from(env::var("OUT_DIR").map_err(|error| error.to_string())?).join("ide.log");
+    let started = fs::File::create(&log).and_then(|file| {
+        let output = file.try_clone()?;
+        command.stdin(Stdio::null()).stdout(output).stderr(file).spawn()
+    });
+    let ended = started.and_then(|mut child| wait(&mut child)).map_err(|error| format!("{name}: {error}"))?;
+    if ended.success() {
+        return Ok(());
+    }
+    let output = fs::read_to_string(&log).unwrap_or_default();
+    let line = output.lines().find(|line| line.to_lowercase().contains("error")).unwrap_or("no message");
+    Err(format!("{name} failed, {line}; all of it is in {}", log.display()))
+}
+
+fn wait(child: &mut Child) -> io::Result<ExitStatus> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if started.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long and was stopped"));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    let copied = fs::create_dir_all(to).and_then(|()| fs::read_dir(from)).and_then(|entries| entries.collect());
+    let entries: Vec<fs::DirEntry> = copied.map_err(|error| format!("{}: {error}", from.display()))?;
+    for entry in entries {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &target)?;
+        } else {
+            fs::copy(&path, &target).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn newest(web: &Path) -> SystemTime {
+    let inside = fs::read_dir(web.join("src")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = inside.chain(SOURCES.map(|source| web.join(source)));
+    all.map(|path| modified(&path)).max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// When a file was last changed; a missing one never was.
+fn modified(path: &Path) -> SystemTime {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+}

@@ -1,0 +1,34 @@
+// The page: a bar to sign in, and GraphiQL below it. What is typed here, the token included, lives in sessionStorage: it
+// ends with the browser tab, and two browser tabs can be two people.
+import { DOC_EXPLORER_PLUGIN, DocExplorerContextProvider } from '@graphiql/plugin-doc-explorer';
+import { GraphiQLInterface, GraphiQLProvider } from 'graphiql';
+import { createRoot } from 'react-dom/client';
+import 'graphiql/style.css';
+import './style.css';
+import { examples } from './examples.js';
+import { fetcher } from './fetcher.js';
+import { SignIn } from './sign-in.jsx';
+
+// Without GraphiQL's history: it would keep the headers, and so the token, past sign-out.
+const plugins = [DOC_EXPLORER_PLUGIN];
+
+function App() {
+  return (
+    <GraphiQLProvider
+      fetcher={fetcher}
+      defaultTabs={examples}
+      plugins={plugins}
+      referencePlugin={DOC_EXPLORER_PLUGIN}
+      storage={sessionStorage}
+    >
+      <DocExplorerContextProvider>
+        <SignIn />
+        <main>
+          <GraphiQLInterface defaultEditorToolsVisibility="headers" showPersistHeadersSettings={false} />
+        </main>
+      </DocExplorerContextProvider>
+    </GraphiQLProvider>
+  );
+}
+
+createRoot(document.getElementById('root')).render(<App />);

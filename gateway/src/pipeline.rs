@@ -12,8 +12,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     error::{Code, Error, finish},
+    floor::Floor,
     peers::Peers,
     schema::{Schema, Scope},
+    turn::Turn,
     viewer::Viewer,
 };
 
@@ -105,12 +107,13 @@ impl Rejected {
 pub struct Pipeline {
     schema: Schema,
     peers: Peers,
+    floor: Floor,
 }
 
 impl Pipeline {
     /// Over these services.
-    pub fn new(schema: Schema, peers: Peers) -> Self {
-        Self { schema, peers }
+    pub fn new(schema: Schema, peers: Peers, floor: Floor) -> Self {
+        Self { schema, peers, floor }
     }
 
     /// Checks an operation against every bound and the schema, executing nothing.
@@ -136,9 +139,10 @@ impl Pipeline {
     /// Executes a query or a mutation. Every error of the answer carries its code.
     pub async fn execute(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call) -> Response {
         let request_id = call.request_id.clone();
+        let turn = Turn::default();
         let deadline = Instant::now() + OPERATION_LIMIT;
-        let request = self.request(admitted, viewer, call.with_deadline(deadline));
-        let answer = timeout_at(deadline, self.schema.execute(request)).await;
+        let request = self.request(admitted, viewer, call.with_deadline(deadline), &turn);
+        let answer = timeout_at(deadline, turn.run(self.schema.execute(request))).await;
         let mut response = answer.unwrap_or_else(|_| late(&request_id));
         finish(&mut response, &request_id);
         response
@@ -154,16 +158,18 @@ impl Pipeline {
         call: Call,
     ) -> Option<Response> {
         let request_id = call.request_id.clone();
+        let turn = Turn::default();
         let deadline = Instant::now() + OPERATION_LIMIT;
-        let request = self.request(admitted, viewer, call.with_deadline(deadline)).data(feed);
+        let request = self.request(admitted, viewer, call.with_deadline(deadline), &turn).data(feed);
         let mut stream = self.schema.execute_stream(request);
-        let mut response = timeout_at(deadline, stream.next()).await.unwrap_or_else(|_| Some(late(&request_id)))?;
+        let mut response =
+            timeout_at(deadline, turn.run(stream.next())).await.unwrap_or_else(|_| Some(late(&request_id)))?;
         finish(&mut response, &request_id);
         Some(response)
     }
 
-    fn request(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call) -> Request {
-        let scope = Scope::new(viewer, call, self.peers.clone());
+    fn request(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call, turn: &Turn) -> Request {
+        let scope = Scope::new(viewer, call, self.peers.clone(), self.floor.clone(), turn);
         let mut request = Request::new(&*admitted.document.text).variables(admitted.variables.clone()).data(scope);
         request.operation_name.clone_from(&admitted.operation_name);
         request.set_parsed_query(admitted.document.parsed.clone());

@@ -107,3 +107,73 @@ pub(crate) async fn revoked(app: &App) -> Result<Vec<SessionId>, Error> {
     let revoked = store::session::revoked(&app.db, app.settings.remembered_us(), MAX as i64 + 1).await?;
     if revoked.len() > MAX { Err(Error::TooManyRevoked(MAX as i64)) } else { Ok(revoked) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use access::{ServiceToken, SigningKeys};
+
+    use super::*;
+    use crate::{Settings, housekeeping, store::fixture};
+
+    fn app(db: &db::Db) -> App {
+        let hour = Duration::from_secs(3_600);
+        let settings = Settings { issuer: "tidings".to_owned(), access_ttl: hour, refresh_ttl: hour };
+        App::new(db.clone(), SigningKeys::generate(), ServiceToken::generate(), settings)
+    }
+
+    async fn sign_in(app: &App, user: UserId, now_us: i64) -> SessionId {
+        let opening = Opening { id: SessionId::now(), token: Token::random(), now_us };
+        let mut tx = app.db.begin().await.unwrap();
+        open(app, &mut tx, user, &opening, &Headers::default()).await.unwrap();
+        tx.commit().await.unwrap();
+        opening.id
+    }
+
+    #[tokio::test]
+    async fn the_hundred_and_first_session_ends_the_oldest_and_says_so() {
+        for test in fixture::databases().await {
+            let app = app(&test.db);
+            let ann = fixture::person(&test.db, "ann", "Ann").await;
+            let mut tail = events::Local::new(vec![(proto::topic::AUTH, test.db.clone())])
+                .tail(&[proto::topic::AUTH])
+                .await
+                .unwrap();
+            let mut ids = Vec::new();
+            for _ in 0..SESSIONS_MAX + 1 {
+                ids.push(sign_in(&app, ann, fixture::FAR_US).await);
+            }
+            assert_eq!(revoked(&app).await.unwrap(), ids[..1], "{}", test.name);
+            let mut kinds = Vec::new();
+            while kinds.len() < ids.len() + 1 {
+                kinds.extend(tail.next().await.unwrap());
+            }
+            let revoked = proto::events::SessionRevoked { user_id: ann.bytes(), session_ids: vec![ids[0].bytes()] };
+            let (last, before) = kinds.split_last().unwrap();
+            assert_eq!(last.kind, "UserLoggedIn", "{}", test.name);
+            let before = before.last().unwrap();
+            let expected = proto::events::event::Kind::SessionRevoked(revoked);
+            assert_eq!(proto::events::event::Kind::read(&before.payload), Some(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn housekeeping_removes_what_is_over_for_long_and_nothing_else() {
+        for test in fixture::databases().await {
+            let app = app(&test.db);
+            let ann = fixture::person(&test.db, "ann", "Ann").await;
+            let live = sign_in(&app, ann, fixture::FAR_US).await;
+            sign_in(&app, ann, 0).await;
+            let lately = sign_in(&app, ann, fixture::FAR_US).await;
+            fixture::end(&test.db, ann, lately).await.unwrap();
+            let shutdown = tokio_util::sync::CancellationToken::new();
+            assert_eq!(housekeeping::remove(&app, &shutdown).await.unwrap(), 1, "{}", test.name);
+            assert_eq!(housekeeping::remove(&app, &shutdown).await.unwrap(), 0);
+            assert_eq!(revoked(&app).await.unwrap(), [lately], "it is remembered for a token's lifetime");
+            assert_eq!(fixture::end(&test.db, ann, live).await, Some(live));
+            shutdown.cancel();
+            app.run(shutdown).await;
+        }
+    }
+}

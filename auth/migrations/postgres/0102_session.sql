@@ -14,6 +14,6 @@ create table session (
     ended_at_us bigint,
     constraint session_family_hash unique (family_hash)
 );
-create index session_user on session (user_id, created_at_us);
+create index session_of_user on session (user_id, created_at_us);
 create index session_expires on session (expires_at_us);
 create index session_ended on session (ended_at_us) where ended_at_us is not null;

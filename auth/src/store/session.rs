@@ -128,3 +128,146 @@ pub(crate) async fn remove(tx: &mut Tx, for_us: i64, limit: i64) -> Result<u64, 
 fn read_id(row: &Row) -> Result<SessionId, Error> {
     row.get("id").map(SessionId::new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{FAR_US, databases, end as end_one, hash, person, session};
+
+    const HOUR_US: i64 = 3_600_000_000;
+
+    #[tokio::test]
+    async fn a_lineage_keeps_the_newest_token_and_the_one_before_it() {
+        for test in databases().await {
+            let db = &test.db;
+            let ann = person(db, "ann", "Ann").await;
+            let (id, first) = session(db, ann, 100).await;
+            session(db, ann, 100).await;
+            let salts = [Salt::random(), Salt::random()];
+            let second = first.successor(&salts[0]);
+            let third = second.successor(&salts[1]);
+            let mut tx = db.begin().await.unwrap();
+            assert!(lock_lineage(&mut tx, &Token::random().family_hash()).await.unwrap().is_none());
+            let fresh = lock_lineage(&mut tx, &first.family_hash()).await.unwrap().unwrap();
+            assert_eq!((fresh.session, fresh.user, fresh.expires_at_us, fresh.ended), (id, ann, 100, false));
+            assert!(fresh.newest_hash == first.hash() && fresh.previous.is_none(), "{}", test.name);
+            rotate(&mut tx, id, &second, &salts[0], 200).await.unwrap();
+            rotate(&mut tx, id, &third, &salts[1], 300).await.unwrap();
+            tx.commit().await.unwrap();
+            end_one(db, ann, id).await.unwrap();
+            let mut tx = db.begin().await.unwrap();
+            let lineage = lock_lineage(&mut tx, &third.family_hash()).await.unwrap().unwrap();
+            let previous = Previous { hash: second.hash(), expires_at_us: 200, salt: salts[1].clone() };
+            let expected = Lineage {
+                session: id,
+                user: ann,
+                newest_hash: third.hash(),
+                expires_at_us: 300,
+                previous: Some(previous),
+                ended: true,
+            };
+            assert!(lineage == expected, "{}", test.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_once_and_only_as_its_own_persons() {
+        for test in databases().await {
+            let db = &test.db;
+            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
+            let (id, _) = session(db, ann, FAR_US).await;
+            assert_eq!(password_hash(db, ann, id).await.unwrap(), Some(hash("hash")), "{}", test.name);
+            assert_eq!(password_hash(db, bob, id).await.unwrap(), None);
+            assert_eq!(end_one(db, bob, id).await, None);
+            assert_eq!(end_one(db, ann, SessionId::now()).await, None);
+            assert_eq!(end_one(db, ann, id).await, Some(id));
+            assert_eq!(end_one(db, ann, id).await, None);
+            assert_eq!(password_hash(db, ann, id).await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn all_sessions_of_a_person_end_and_no_others() {
+        for test in databases().await {
+            let db = &test.db;
+            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
+            let over = session(db, ann, FAR_US).await.0;
+            end_one(db, ann, over).await.unwrap();
+            let mut ids = Vec::new();
+            for _ in 0..3 {
+                ids.push(session(db, ann, FAR_US).await.0);
+            }
+            let others = session(db, bob, FAR_US).await.0;
+            let mut tx = db.begin().await.unwrap();
+            let mut ended = end_all(&mut tx, ann).await.unwrap();
+            ended.sort();
+            assert_eq!(ended, ids, "{}", test.name);
+            assert_eq!(end_all(&mut tx, ann).await.unwrap(), []);
+            tx.commit().await.unwrap();
+            assert!(password_hash(db, bob, others).await.unwrap().is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_end_and_those_over_or_expired_do_not_count() {
+        for test in databases().await {
+            let db = &test.db;
+            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
+            session(db, bob, FAR_US).await;
+            let mut ids = Vec::new();
+            for number in 0..7 {
+                let expires_at_us = if number == 5 { 1_000 } else { FAR_US };
+                ids.push(session(db, ann, expires_at_us).await.0);
+            }
+            end_one(db, ann, ids[6]).await.unwrap();
+            let mut tx = db.begin().await.unwrap();
+            assert_eq!(end_oldest(&mut tx, ann, 5, 1_000).await.unwrap(), [], "{}", test.name);
+            let mut ended = end_oldest(&mut tx, ann, 3, 1_000).await.unwrap();
+            ended.sort();
+            assert_eq!(ended, ids[..2], "{}", test.name);
+            assert_eq!(end_oldest(&mut tx, ann, 0, 0).await.unwrap().len(), 4);
+            assert_eq!(end_oldest(&mut tx, bob, 1, 0).await.unwrap(), []);
+        }
+    }
+
+    #[tokio::test]
+    async fn revoked_are_those_that_ended_lately() {
+        for test in databases().await {
+            let db = &test.db;
+            let ann = person(db, "ann", "Ann").await;
+            let mut ids = Vec::new();
+            for _ in 0..3 {
+                ids.push(session(db, ann, FAR_US).await.0);
+            }
+            end_one(db, ann, ids[0]).await.unwrap();
+            end_one(db, ann, ids[2]).await.unwrap();
+            let mut lately = revoked(db, HOUR_US, 10).await.unwrap();
+            lately.sort();
+            assert_eq!(lately, [ids[0], ids[2]], "{}", test.name);
+            assert_eq!(revoked(db, HOUR_US, 1).await.unwrap().len(), 1);
+            assert_eq!(revoked(db, -HOUR_US, 10).await.unwrap(), [], "none within a time to come");
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_over_or_expired_for_long_are_removed_a_batch_at_a_time() {
+        for test in databases().await {
+            let db = &test.db;
+            let ann = person(db, "ann", "Ann").await;
+            let (live, token) = session(db, ann, FAR_US).await;
+            for expires_at_us in [0, 1, FAR_US] {
+                let (id, _) = session(db, ann, expires_at_us).await;
+                if expires_at_us == FAR_US {
+                    end_one(db, ann, id).await.unwrap();
+                }
+            }
+            let mut tx = db.begin().await.unwrap();
+            assert_eq!(remove(&mut tx, HOUR_US, 1).await.unwrap(), 1, "{}", test.name);
+            assert_eq!(remove(&mut tx, HOUR_US, 9).await.unwrap(), 1);
+            assert_eq!(remove(&mut tx, HOUR_US, 9).await.unwrap(), 0, "one is over, but not for an hour");
+            assert_eq!(remove(&mut tx, -HOUR_US, 9).await.unwrap(), 1);
+            let left = lock_lineage(&mut tx, &token.family_hash()).await.unwrap();
+            assert!(left.is_some_and(|lineage| lineage.session == live), "{}", test.name);
+        }
+    }
+}

@@ -59,15 +59,15 @@ impl App {
         let topics = &[topic::AUTH, topic::DIALOG];
         let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, count::Count);
         let repair = repair::Repair { db: self.db.clone(), dialog, service_token: self.service_token.clone() };
-        let counting = async {
+        let counting = Box::pin(async {
             let stopped = consumer.run(shutdown.clone()).await;
             if let Err(stopped) = &stopped {
                 tracing::error!(error = %stopped, "counting has stopped");
             }
             stopped
-        };
-        let cache = self.cache.run(&self.log, shutdown.clone());
-        let (stopped, (), ()) = tokio::join!(counting, cache, repair.run(shutdown.clone()));
+        });
+        let cache = Box::pin(self.cache.run(&self.log, shutdown.clone()));
+        let (stopped, (), ()) = tokio::join!(counting, cache, Box::pin(repair.run(shutdown.clone())));
         stopped
     }
 }

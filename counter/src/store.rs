@@ -8,6 +8,8 @@ mod number;
 mod part;
 mod query;
 #[cfg(test)]
+mod race_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{

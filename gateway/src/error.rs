@@ -173,6 +173,56 @@ impl From<proto::InvalidId> for Error {
     }
 }
 
+/// Why an operation is not executed: errors of one code, and no data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rejected {
+    code: Code,
+    errors: Vec<ServerError>,
+}
+
+impl Rejected {
+    /// Errors of this code.
+    pub fn coded(code: Code, mut errors: Vec<ServerError>) -> Self {
+        for error in &mut errors {
+            let extensions = error.extensions.get_or_insert_default();
+            extensions.set("code", code.name());
+        }
+        Self { code, errors }
+    }
+
+    /// What does not fit the schema.
+    pub fn invalid(errors: Vec<ServerError>) -> Self {
+        Self::coded(Code::GraphqlValidationFailed, errors)
+    }
+
+    /// A failure of this request.
+    pub fn of(error: Error, request_id: &RequestId) -> Self {
+        Self { code: error.code, errors: vec![error.into_server_error(request_id)] }
+    }
+
+    /// What kind of failure it is.
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What a client is shown; each error carries its code.
+    pub fn errors(&self) -> &[ServerError] {
+        &self.errors
+    }
+
+    /// The answer.
+    pub fn into_response(self) -> Response {
+        Response::from_errors(self.errors)
+    }
+}
+
+impl From<Error> for Rejected {
+    /// A failure of the one who asks; ours are of a request ([`Rejected::of`]).
+    fn from(error: Error) -> Self {
+        Self::coded(error.code, vec![ServerError::new(error.message, None)])
+    }
+}
+
 /// Gives every error of an executed operation its code. Those of resolvers know theirs; one without a source is
 /// async-graphql's own, about the value of an argument.
 pub fn finish(response: &mut Response, request_id: &RequestId) {

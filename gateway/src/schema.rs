@@ -1,6 +1,8 @@
 //! The public schema: types, and resolvers that turn a field into calls of services. `schema.graphql` at the root of the
 //! repository is what it says; a test keeps it so. What all resolvers of an operation share is its [`Scope`].
 
+#[cfg(test)]
+mod contract;
 mod dialog;
 mod input;
 mod message;

@@ -14,6 +14,7 @@ impl DateTime {
     }
 }
 
+/// A time as RFC 3339 has it, in UTC: `2026-01-31T12:00:00.123456Z`.
 #[Scalar]
 impl ScalarType for DateTime {
     fn parse(value: Value) -> InputValueResult<Self> {

@@ -113,7 +113,7 @@ async fn begin(tx: &mut Tx, mut held: Held, participants: &Participants, cause: 
     held.record(Kind::DialogCreated(created), cause);
     let people = join(&mut held, participants.all().iter().copied(), cause);
     store::membership::join(tx, held.id, held.head_seq, people).await?;
-    Ok(store::save(tx, [held]).await?)
+    Ok(store::save(tx, held).await?)
 }
 
 /// Records that people join, each at a version of its own.

@@ -46,6 +46,6 @@ async fn write(tx: &mut Tx, caller: UserId, id: MessageId, cause: &Headers) -> R
         sender_id: caller.bytes(),
     };
     held.record(Kind::MessageDeleted(event), cause);
-    store::save(tx, [held]).await?;
+    store::save(tx, held).await?;
     Ok(deleted)
 }

@@ -5,7 +5,7 @@ use events::{Event, Headers};
 use proto::{DialogId, events::event::Kind, topic};
 use uuid::Uuid;
 
-/// A locked dialog. What is recorded here is written by [`crate::store::save`].
+/// A locked dialog. What is recorded here is written by [`crate::store::save`] and [`crate::store::save_all`].
 #[derive(Debug)]
 pub struct Held {
     /// Its id.

@@ -29,7 +29,9 @@ use access::{Guard, ServiceToken};
 use db::Db;
 use events::{Consumer, Log, Stopped};
 use proto::{Peer, dialog::dialogs_server::DialogsServer, topic};
+use telemetry::grpc::client_layer;
 use tokio_util::sync::CancellationToken;
+use tower::Layer;
 
 pub use error::Error;
 
@@ -56,7 +58,7 @@ pub struct App {
 impl App {
     /// The service over its database; `auth` says who exists.
     pub fn new(db: Db, guard: Guard, auth: Peer, settings: Settings) -> Self {
-        Self { db, guard, auth, settings }
+        Self { db, guard, auth: seen("auth", auth), settings }
     }
 
     /// The server, to be called in this process or behind a port.
@@ -81,7 +83,13 @@ impl App {
             let stopped = consumer.run(shutdown.clone()).await;
             stopped.inspect_err(|error| tracing::error!(%error, "the replies of the counters are not read any more"))
         };
+        let counter = seen("counter", counter);
         let sweeper = sweeper::run(&self.db, counter, &service_token, self.settings.saga_deadline, shutdown.clone());
         tokio::join!(replies, sweeper).0
     }
+}
+
+/// A peer whose calls are measured, end in time, and fail as UNAVAILABLE where it is away.
+fn seen(name: &'static str, peer: Peer) -> Peer {
+    Peer::new(client_layer(name).layer(peer))
 }

@@ -50,7 +50,7 @@ pub async fn add(
         }
         let people = join(&mut held, new, &cause);
         store::membership::join(&mut tx, id, held.head_seq, people).await?;
-        store::save(&mut tx, [held]).await?;
+        store::save(&mut tx, held).await?;
         let dialog = store::dialog::by_ids(&mut tx, caller, [id]).await?.pop().ok_or(Error::NoDialog)?;
         tx.commit().await?;
         Ok(dialog)
@@ -74,7 +74,7 @@ pub async fn leave(db: &Db, call: &Call, caller: UserId, id: DialogId) -> Result
         }
         let left = ParticipantLeft { dialog_id: id.bytes(), version, user_id: caller.bytes() };
         held.record(Kind::ParticipantLeft(left), &cause);
-        store::save(&mut tx, [held]).await?;
+        store::save(&mut tx, held).await?;
         Ok(tx.commit().await?)
     };
     db.detach(write).await

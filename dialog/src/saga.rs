@@ -90,7 +90,7 @@ pub async fn settle(tx: &mut Tx, replies: &[Reply]) -> Result<Vec<Result<(), Imp
     }
     if !moves.is_empty() {
         store::saga::advance(tx, &moves).await?;
-        store::save(tx, held.into_values()).await?;
+        store::save_all(tx, held.into_values().filter(|dialog| !dialog.is_unchanged())).await?;
     }
     Ok(verdicts)
 }

@@ -67,7 +67,7 @@ async fn write(tx: &mut Tx, caller: UserId, new: &New, cause: &Headers) -> Resul
     held.head_seq = message.seq;
     held.last_activity_us = held.last_activity_us.max(message.created_at_us);
     held.record_as(new.transaction_id.uuid(), Kind::MessageSent(sent(&message)), cause);
-    store::save(tx, [held]).await?;
+    store::save(tx, held).await?;
     Ok(message)
 }
 

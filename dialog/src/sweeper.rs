@@ -57,7 +57,7 @@ pub async fn sweep(db: &Db, counter: &Peer, token: &ServiceToken, deadline: Dura
         let messages = overdue(db, age_us, place, BATCH as i64).await?;
         let Some(last) = messages.last() else { return Ok(settled) };
         place = Place::behind(last);
-        metrics::counter!("sagas_overdue_total").increment(messages.len() as u64);
+        metrics::counter!("sagas_asked_total").increment(messages.len() as u64);
         let replies = ask(counter, &call, &messages).await?;
         settled += replies.len();
         apply(db, replies).await?;
@@ -71,9 +71,7 @@ async fn ask(counter: &Peer, call: &Call, messages: &[Message]) -> Result<Vec<Re
     let mut counters = CountersClient::with_interceptor(counter.clone(), call);
     // A deleted message carries the version of its deletion; the counters do not look at it here.
     let request = SettleRequest { messages: messages.iter().map(sent).collect() };
-    let reply = tokio::time::timeout(COUNTER_LIMIT, counters.settle(request)).await;
-    let late = || tonic::Status::deadline_exceeded("the counters did not answer in time");
-    let outcomes = reply.unwrap_or_else(|_| Err(late())).map_err(Error::Counter)?.into_inner().outcomes;
+    let outcomes = counters.settle(request).await.map_err(Error::Counter)?.into_inner().outcomes;
     if outcomes.len() != messages.len() {
         return Err(Error::Outcomes { asked: messages.len(), outcomes: outcomes.len() });
     }

@@ -32,9 +32,11 @@ pub async fn messages(
     let select = query(
         "select e.number as epoch, d.version as head, m.*
          from membership p join dialog d on d.id = p.dialog_id cross join epoch e
-         left join message m on m.dialog_id = d.id and m.changed_version > $3
+         left join (
+             select * from message where dialog_id = $1 and changed_version > $3 order by changed_version limit $4
+         ) as m on true
          where p.dialog_id = $1 and p.user_id = $2 and not p.has_left
-         order by m.changed_version limit $4",
+         order by m.changed_version",
     );
     let rows = select.bind(dialog.uuid()).bind(person.uuid()).bind(above).bind(limit).all(db).await?;
     let Some(first) = rows.first() else { return Ok(None) };

@@ -1,6 +1,9 @@
 //! Many at once: what is unique stays so, and numbers have no gaps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use proto::{dialog::DeleteRequest, topic};
@@ -128,5 +131,28 @@ async fn of_those_who_leave_and_speak_at_once_none_speaks_after_leaving() {
             }
         }
         assert_eq!(gone.len(), 8);
+    }
+}
+
+/// Handlers are dropped whenever a client leaves; what they write is written to its end, or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_leaves_in_the_midst_of_a_call_finds_the_message_by_its_key() {
+    for world in worlds().await {
+        let (a, b) = (world.person(), world.person());
+        let dialog = a.direct(&b).await.id;
+        let keys: Vec<_> = (0..80).map(|key| key.to_string()).collect();
+        for (turn, key) in keys.iter().enumerate() {
+            let (a, dialog, key) = (a.clone(), dialog.clone(), key.clone());
+            let call = tokio::spawn(async move { a.try_send(&dialog, "text", Some(&key)).await });
+            tokio::time::sleep(Duration::from_micros(turn as u64 * 25)).await;
+            call.abort();
+        }
+        let mut sent = BTreeMap::new();
+        for key in &keys {
+            let message = a.try_send(&dialog, "text", Some(key)).await.unwrap();
+            assert_eq!(sent.insert(message.seq, message.id), None, "{}", world.name);
+        }
+        assert!(sent.keys().copied().eq(1..=80));
+        assert_eq!(names(&world.db).await.len(), 3 + 80);
     }
 }

@@ -5,8 +5,6 @@
 //! applies only to rows of the version before it; anything else makes them a stub. Events come from a tail that begins
 //! where this process began: before that, and after it has ended, nothing is held.
 
-mod slot;
-
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,9 +15,10 @@ use moka::ops::compute::Op;
 use proto::{UserId, events::event::Kind, topic};
 use tokio_util::sync::CancellationToken;
 
-use crate::unread::Unread;
-
-use slot::{Delta, Slot};
+use crate::{
+    slot::{Delta, Slot},
+    unread::Unread,
+};
 
 /// Rows held, about: some 50 bytes each.
 const CAPACITY: u64 = 1_000_000;

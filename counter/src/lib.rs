@@ -13,6 +13,7 @@ mod publish;
 pub mod read;
 mod repair;
 pub mod settle;
+mod slot;
 mod store;
 pub mod unread;
 

@@ -57,9 +57,10 @@ impl Repair {
             metrics::gauge!("counter_incomplete_dialogs").set(found.len() as f64);
             let (mut closed, mut failed) = (0, 0);
             for (dialog_id, missing) in &found {
-                match self.close(*dialog_id, missing).await {
-                    Ok(()) => closed += 1,
-                    Err(error) => {
+                match shutdown.run_until_cancelled(self.close(*dialog_id, missing)).await {
+                    None => return,
+                    Some(Ok(())) => closed += 1,
+                    Some(Err(error)) => {
                         failed += 1;
                         tracing::error!(%dialog_id, %error, "a hole in a dialog's events could not be closed");
                     }
@@ -88,9 +89,10 @@ impl Repair {
             }
             let last = reply.changes.len() < usize::try_from(CHANGES).expect("a small number");
             let newest = reply.changes.iter().map(|change| change.version).max().unwrap_or(since);
-            apply(&self.db, dialog_id, &reply, last, headers).await?;
+            let head = reply.head;
+            self.db.detach(apply(self.db.clone(), dialog_id, reply, last, headers)).await?;
             if last {
-                tracing::info!(from = first, head = reply.head, "a hole in a dialog's events is closed");
+                tracing::info!(from = first, head, "a hole in a dialog's events is closed");
                 return Ok(());
             }
             if newest <= since {
@@ -103,9 +105,9 @@ impl Repair {
 
 /// Applies a page under the locks; after the last one, everything up to the head is there.
 async fn apply(
-    db: &Db,
+    db: Db,
     dialog_id: DialogId,
-    reply: &ChangesSinceReply,
+    reply: ChangesSinceReply,
     last: bool,
     headers: Headers,
 ) -> Result<(), Error> {

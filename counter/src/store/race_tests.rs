@@ -56,56 +56,74 @@ fn assert_exact(state: &State, name: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_and_counters_at_the_same_time_lose_nothing() {
     for test in databases().await {
-        let people: Vec<UserId> = (0..4).map(|_| UserId::now()).collect();
+        let people: Vec<UserId> = (0..DIALOGS).map(|_| UserId::now()).collect();
+        let guests: Vec<UserId> = (0..2).map(|_| UserId::now()).collect();
         let dialogs: Vec<DialogId> = (0..DIALOGS).map(|_| DialogId::now()).collect();
         for dialog_id in &dialogs {
             write(&test.db, &joins(*dialog_id, &people)).await;
         }
         let mut tasks = Vec::new();
-        for (n, dialog_id) in dialogs.iter().copied().enumerate() {
-            let (db, people, neighbour) = (test.db.clone(), people.clone(), dialogs[(n + 1) % DIALOGS]);
-            tasks.push(tokio::spawn(async move {
-                let mut changes = Vec::new();
-                for seq in 1..=MESSAGES {
-                    let message = message(seq, people[n]);
-                    let mut inputs = vec![at(dialog_id, Change::Sent(message, seq))];
-                    if seq % 4 == 0 {
-                        // A batch over two dialogs, named the other way round by the neighbour.
-                        inputs.insert(0, at(neighbour, Change::Read { user_id: people[3 - n], up_to: seq / 2 }));
-                    }
-                    changes.extend(write(&db, &inputs).await.changes);
-                    if seq % 3 == 0 {
-                        changes.extend(write(&db, &[at(dialog_id, Change::Deleted(message))]).await.changes);
-                    }
-                }
-                changes
-            }));
+        for n in 0..DIALOGS {
+            let (here, there) = (dialogs[n], dialogs[(n + 1) % DIALOGS]);
+            tasks.push(tokio::spawn(talk(test.db.clone(), [here, there], people[n], people[DIALOGS - 1 - n])));
         }
-        for user_id in people.iter().copied() {
-            let (db, dialogs) = (test.db.clone(), dialogs.clone());
-            tasks.push(tokio::spawn(async move {
-                let mut rng = SmallRng::seed_from_u64(user_id.uuid().as_u64_pair().1);
-                let mut changes = Vec::new();
-                for n in 0..MESSAGES {
-                    let dialog_id = dialogs[rng.random_range(0..DIALOGS)];
-                    let up_to = rng.random_range(0..=n + 1);
-                    changes.extend(write(&db, &[at(dialog_id, Change::Read { user_id, up_to })]).await.changes);
-                }
-                changes
-            }));
-        }
+        tasks.extend(guests.iter().map(|guest| tokio::spawn(come_and_go(test.db.clone(), dialogs.clone(), *guest))));
+        tasks.extend(people.iter().map(|user_id| tokio::spawn(read(test.db.clone(), dialogs.clone(), *user_id))));
         let mut changes = Vec::new();
         for task in tasks {
             changes.extend(task.await.unwrap());
         }
         let mut tx = test.db.begin().await.unwrap();
         let state = tables(&mut tx).await;
+        tx.rollback().await.unwrap();
         assert_exact(&state, test.name);
-        for user_id in &people {
+        for user_id in people.iter().chain(&guests) {
             assert_frames_add_up(*user_id, &changes, &state, test.name);
         }
-        tx.rollback().await.unwrap();
     }
+}
+
+/// Writes messages into one dialog and deletes some; now and then in one batch with a read in another dialog, where the
+/// neighbour does it the other way round.
+async fn talk(db: Db, [here, there]: [DialogId; 2], author_id: UserId, reader: UserId) -> Vec<UnreadChange> {
+    let mut changes = Vec::new();
+    for seq in 1..=MESSAGES {
+        let message = message(seq, author_id);
+        let mut inputs = vec![at(here, Change::Sent(message, seq))];
+        if seq % 4 == 0 {
+            inputs.insert(0, at(there, Change::Read { user_id: reader, up_to: seq / 2 }));
+        }
+        changes.extend(write(&db, &inputs).await.changes);
+        if seq % 3 == 0 {
+            changes.extend(write(&db, &[at(here, Change::Deleted(message))]).await.changes);
+        }
+    }
+    changes
+}
+
+/// Joins every dialog in turn, leaves them and joins again.
+async fn come_and_go(db: Db, dialogs: Vec<DialogId>, user_id: UserId) -> Vec<UnreadChange> {
+    let mut changes = Vec::new();
+    for version in 1..=MESSAGES {
+        let change = match version / DIALOGS as i64 % 3 {
+            1 => Change::Left { user_id, version },
+            _ => Change::Joined { user_id, version, joined_seq: 0 },
+        };
+        changes.extend(write(&db, &[at(dialogs[version as usize % DIALOGS], change)]).await.changes);
+    }
+    changes
+}
+
+/// Reads here and there, stale and ahead.
+async fn read(db: Db, dialogs: Vec<DialogId>, user_id: UserId) -> Vec<UnreadChange> {
+    let mut rng = SmallRng::seed_from_u64(user_id.uuid().as_u64_pair().1);
+    let mut changes = Vec::new();
+    for n in 1..=MESSAGES {
+        let up_to = rng.random_range(0..=n);
+        let read = at(dialogs[rng.random_range(0..DIALOGS)], Change::Read { user_id, up_to });
+        changes.extend(write(&db, &[read]).await.changes);
+    }
+    changes
 }
 
 /// I7: the versions told of a user have no gap, and every `was` is what the frame before has left.
@@ -121,7 +139,8 @@ fn assert_frames_add_up(user_id: UserId, changes: &[UnreadChange], state: &State
     }
     assert_eq!(own.len() as i64, state.users.get(&user_id).copied().unwrap_or(0), "{name}");
     for (dialog_id, dialog) in &state.dialogs {
-        assert_eq!(known.get(dialog_id).copied().unwrap_or(0), dialog.members[&user_id].unread, "{name}");
+        let unread = dialog.members.get(&user_id).map_or(0, |member| member.unread);
+        assert_eq!(known.get(dialog_id).copied().unwrap_or(0), unread, "{name}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The counter as its neighbours see it: events come in through the log, calls through the generated client, and what it
 //! tells is read from the log.
 
-#[path = "service/world.rs"]
+mod talk;
 mod world;
 
 use proto::{
@@ -11,68 +11,14 @@ use proto::{
         UnreadRequest, Version,
     },
     dialog::{Change, ChangesSinceReply, MembershipChange, MessageChange, Status, change::Row},
-    events::{DialogCreated, MessageDeleted, MessageSent, ParticipantJoined, ParticipantLeft, event::Kind},
+    events::{MessageSent, event::Kind},
     topic,
 };
 use testkit::eventually;
 use tonic::Code;
 
-use world::{World, databases};
-
-/// A dialog whose versions and seqs are counted here, as the dialog service would.
-struct Talk {
-    id: DialogId,
-    version: i64,
-    seq: i64,
-}
-
-impl Talk {
-    async fn begin(world: &World, people: &[UserId]) -> Self {
-        let mut talk = Self { id: DialogId::now(), version: 1, seq: 0 };
-        let mut events = vec![Kind::DialogCreated(DialogCreated { dialog_id: talk.id.bytes(), version: 1 })];
-        events.extend(people.iter().map(|person| talk.join(*person)));
-        world.emit(topic::DIALOG, events).await;
-        talk
-    }
-
-    fn step(&mut self) -> i64 {
-        self.version += 1;
-        self.version
-    }
-
-    fn join(&mut self, user_id: UserId) -> Kind {
-        let (dialog_id, user_id, joined_seq) = (self.id.bytes(), user_id.bytes(), self.seq);
-        Kind::ParticipantJoined(ParticipantJoined { dialog_id, version: self.step(), user_id, joined_seq })
-    }
-
-    fn leave(&mut self, user_id: UserId) -> Kind {
-        let (dialog_id, user_id) = (self.id.bytes(), user_id.bytes());
-        Kind::ParticipantLeft(ParticipantLeft { dialog_id, version: self.step(), user_id })
-    }
-
-    fn message(&mut self, sender: UserId) -> MessageSent {
-        self.seq += 1;
-        MessageSent {
-            dialog_id: self.id.bytes(),
-            version: self.step(),
-            message_id: MessageId::now().bytes(),
-            seq: self.seq,
-            sender_id: sender.bytes(),
-            transaction_id: vec![1; 16],
-            created_at_us: self.seq * 1_000,
-        }
-    }
-
-    fn delete(&mut self, message: &MessageSent) -> Kind {
-        Kind::MessageDeleted(MessageDeleted {
-            dialog_id: self.id.bytes(),
-            version: self.step(),
-            message_id: message.message_id.clone(),
-            seq: message.seq,
-            sender_id: message.sender_id.clone(),
-        })
-    }
-}
+use talk::Talk;
+use world::databases;
 
 #[tokio::test]
 async fn a_message_is_counted_answered_and_told() {

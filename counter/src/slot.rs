@@ -9,7 +9,7 @@ use crate::unread::{ROWS, Row, Unread, Version};
 
 /// One user's place in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Slot {
+pub(crate) enum Slot {
     /// Nothing is held. Only the fill with this ticket may replace it, and only with a state that is not below the floor.
     Stub { ticket: Option<u64>, floor: Version },
     /// Everything unread of the user, at its version.
@@ -18,11 +18,11 @@ pub(super) enum Slot {
 
 /// A step of a user's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Delta {
-    pub(super) version: Version,
-    pub(super) previous: Version,
+pub(crate) struct Delta {
+    pub(crate) version: Version,
+    pub(crate) previous: Version,
     /// The rows that moved, newest activity first, each with what it was.
-    pub(super) rows: Vec<(Row, i64)>,
+    pub(crate) rows: Vec<(Row, i64)>,
 }
 
 impl TryFrom<&UnreadChanged> for Delta {
@@ -42,7 +42,7 @@ impl TryFrom<&UnreadChanged> for Delta {
 
 impl Slot {
     /// What is held.
-    pub(super) fn unread(&self) -> Option<Unread> {
+    pub(crate) fn unread(&self) -> Option<Unread> {
         match self {
             Self::Stub { .. } => None,
             Self::Held(unread) => Some(Unread::clone(unread)),
@@ -50,7 +50,7 @@ impl Slot {
     }
 
     /// In rows.
-    pub(super) fn weight(&self) -> u32 {
+    pub(crate) fn weight(&self) -> u32 {
         match self {
             Self::Stub { .. } => 1,
             Self::Held(unread) => 1 + u32::try_from(unread.rows.len()).unwrap_or(u32::MAX - 1),
@@ -58,7 +58,7 @@ impl Slot {
     }
 
     /// A stub for the fill with this ticket, in place of whatever was there.
-    pub(super) fn miss(slot: Option<&Self>, ticket: u64) -> Self {
+    pub(crate) fn miss(slot: Option<&Self>, ticket: u64) -> Self {
         let floor = match slot {
             None => Version::default(),
             Some(Self::Stub { floor, .. }) => *floor,
@@ -68,7 +68,7 @@ impl Slot {
     }
 
     /// What the database had, where the stub is that fill's own and no newer version was told since. `None`: no change.
-    pub(super) fn fill(&self, ticket: u64, unread: &Unread) -> Option<Self> {
+    pub(crate) fn fill(&self, ticket: u64, unread: &Unread) -> Option<Self> {
         match self {
             Self::Stub { ticket: Some(own), floor } if *own == ticket && *floor <= unread.version => {
                 Some(Self::Held(Arc::new(unread.clone())))
@@ -78,7 +78,7 @@ impl Slot {
     }
 
     /// After a step of the version. `None`: no change.
-    pub(super) fn apply(&self, delta: &Delta) -> Option<Self> {
+    pub(crate) fn apply(&self, delta: &Delta) -> Option<Self> {
         match self {
             Self::Stub { ticket, floor } if delta.version > *floor => {
                 Some(Self::Stub { ticket: *ticket, floor: delta.version })

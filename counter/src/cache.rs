@@ -51,7 +51,7 @@ struct Shared {
 }
 
 impl Cache {
-    /// A bounded map in this process, closed until [`Cache::run`].
+    /// A bounded map in this process, closed until events come in.
     pub fn in_process() -> Self {
         let slots = moka::future::Cache::builder();
         let slots = slots.max_capacity(CAPACITY).weigher(|_: &UserId, slot: &Slot| slot.weight()).build();

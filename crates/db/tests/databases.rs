@@ -120,8 +120,13 @@ async fn cancelled_requests_leave_clean_connections() {
                 let db = db.clone();
                 async move { db.detach(write).await }
             });
+            let reader = tokio::spawn({
+                let db = db.clone();
+                async move { db.snapshot().await.map(drop) }
+            });
             tokio::time::sleep(std::time::Duration::from_micros(round % 50)).await;
             request.abort();
+            reader.abort();
         }
         let mut tx = db.begin().await.unwrap();
         query("insert into t (a) values (2)").execute(&mut tx).await.unwrap();

@@ -1,16 +1,20 @@
 //! What this process pushes: live unread counts, messages and read states, each fed by the one consumer of the log in
 //! [`crate::tail`]. Nothing is kept for those who do not watch, and for those who do a bounded amount.
 
+pub mod messages;
+pub mod read_states;
 pub mod unread;
 
 use std::time::Duration;
 
 use access::ServiceToken;
 use metrics::Gauge;
+use proto::UserId;
 use telemetry::{Call, Secret};
 use tokio::time::Instant;
+use tonic::{Code, Response, Status};
 
-use crate::peers::Peers;
+use crate::{error::Error, peers::Peers, viewer::Viewer};
 
 /// The services, called by the gateway for itself and not for a person.
 #[derive(Clone, Debug)]
@@ -29,6 +33,45 @@ impl Service {
     /// What travels with a new call that must be answered within this time.
     pub fn call(&self, patience: Duration) -> Call {
         Call::new().with_deadline(Instant::now() + patience).with_authorization(self.authorization.expose())
+    }
+}
+
+/// A person for whom a stream is opened, with what travels with the calls.
+#[derive(Clone, Debug)]
+pub struct Person {
+    /// Who.
+    pub user: UserId,
+    call: Call,
+}
+
+impl Person {
+    /// For calls with this person's own token that belong to a request.
+    pub fn new(viewer: &Viewer, request: &Call) -> Self {
+        let call = Call { deadline: None, ..request.clone() };
+        Self { user: viewer.user, call: call.with_authorization(viewer.authorization.expose()) }
+    }
+
+    /// What travels with a call that must be answered within this time.
+    fn call(&self, patience: Duration) -> Call {
+        self.call.clone().with_deadline(Instant::now() + patience)
+    }
+}
+
+/// Asks until a service answers: a stream that is opened while it is away begins when it is back. Whoever does not want to
+/// wait drops the future.
+async fn persistently<T, F>(mut ask: impl FnMut() -> F) -> Result<Response<T>, Error>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let mut backoff = Backoff::new();
+    loop {
+        match ask().await {
+            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
+                tracing::debug!(error = %status, "a stream waits for a service");
+                tokio::time::sleep(backoff.next()).await;
+            }
+            answer => return answer.map_err(Error::from),
+        }
     }
 }
 

@@ -19,7 +19,10 @@ pub struct Checker(Schema);
 
 /// What the validation of one request has said.
 #[derive(Clone, Default)]
-struct Verdict(Arc<Mutex<Option<Result<usize, Vec<ServerError>>>>>);
+struct Verdict(Arc<Mutex<Option<Said>>>);
+
+/// The cost, or what does not fit.
+type Said = Result<usize, Vec<ServerError>>;
 
 impl Checker {
     /// Over the public schema. Suggestions tell names of the schema.

@@ -4,6 +4,8 @@
 mod answer;
 mod media;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

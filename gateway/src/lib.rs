@@ -5,6 +5,8 @@ pub mod check;
 pub mod cursor;
 pub mod documents;
 pub mod error;
+#[cfg(test)]
+mod fixture;
 pub mod floor;
 pub mod http;
 pub mod hub;

@@ -154,7 +154,7 @@ async fn guarded<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<
 /// The answer as clients see it.
 fn settled(admitted: &Admitted, mut response: Response, request_id: &RequestId) -> Response {
     let failed: Vec<&[PathSegment]> = response.errors.iter().map(|error| error.path.as_slice()).collect();
-    admitted.operation.shape.settle(&mut response.data, failed);
+    admitted.operation.shape.settle(&mut response.data, &failed);
     finish(&mut response, request_id);
     response
 }

@@ -2,6 +2,8 @@
 //! repository is what it says; a test keeps it so. What all resolvers of an operation share is its [`Scope`].
 
 #[cfg(test)]
+mod calls;
+#[cfg(test)]
 mod contract;
 mod dialog;
 mod input;

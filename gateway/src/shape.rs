@@ -94,34 +94,27 @@ impl Shape {
     }
 
     /// Puts an executed answer right. `failed` are the paths of its errors.
-    pub fn settle<'a>(&self, data: &mut Value, failed: impl IntoIterator<Item = &'a [PathSegment]>) {
+    pub fn settle(&self, data: &mut Value, failed: &[&[PathSegment]]) {
         let root = Type { base: BaseType::Named(Name::new("")), nullable: true };
-        for path in failed.into_iter().filter(|path| !path.is_empty()) {
-            if *data == Value::Null && path.len() == 1 && self.is_nullable(path) {
-                // Everything has failed, so the executor has dropped the object altogether.
-                *data = Value::Object(IndexMap::new());
-            }
+        for path in failed.iter().filter(|path| !path.is_empty()) {
+            fill(data, path);
+        }
+        for path in failed.iter().filter(|path| !path.is_empty()) {
             self.null(data, &root, path);
         }
         self.order(data);
     }
 
-    fn is_nullable(&self, path: &[PathSegment]) -> bool {
-        let Some(PathSegment::Field(key)) = path.first() else { return false };
-        self.0.get(key.as_str()).is_some_and(|field| field.ty.nullable)
-    }
-
-    /// Makes the value at a path null. True where the value here became null and must not be.
+    /// Makes the value at a path null, and what must not be null around it. True where the value here must not.
     fn null(&self, value: &mut Value, ty: &Type, path: &[PathSegment]) -> bool {
         let fails = match (path.split_first(), &mut *value) {
             (None, _) | (Some(_), Value::Null) => true,
-            (Some((PathSegment::Field(key), rest)), Value::Object(object)) => match self.0.get(key.as_str()) {
-                Some(field) => {
-                    let child = object.entry(Name::new(key)).or_insert(Value::Null);
-                    field.shape.null(child, &field.ty, rest)
+            (Some((PathSegment::Field(key), rest)), Value::Object(object)) => {
+                match (self.0.get(key.as_str()), object.get_mut(key.as_str())) {
+                    (Some(field), Some(child)) => field.shape.null(child, &field.ty, rest),
+                    _ => false,
                 }
-                None => false,
-            },
+            }
             (Some((PathSegment::Index(index), rest)), Value::List(list)) => match (&ty.base, list.get_mut(*index)) {
                 (BaseType::List(item), Some(child)) => self.null(child, item, rest),
                 _ => false,
@@ -139,7 +132,7 @@ impl Shape {
             Value::List(list) => list.iter_mut().for_each(|item| self.order(item)),
             Value::Object(object) => {
                 let place = |key: &Name| self.0.get_index_of(key).unwrap_or(usize::MAX);
-                if !object.keys().is_sorted_by_key(|key| place(key)) {
+                if !object.keys().is_sorted_by_key(place) {
                     object.sort_by_cached_key(|key, _| place(key));
                 }
                 for (key, child) in object {
@@ -150,6 +143,27 @@ impl Shape {
             }
             _ => {}
         }
+    }
+}
+
+/// Puts a null where a field has failed. An object all of whose fields have failed has been dropped altogether: it is
+/// there again.
+fn fill(value: &mut Value, path: &[PathSegment]) {
+    match path.split_first() {
+        Some((PathSegment::Field(key), rest)) => {
+            if *value == Value::Null {
+                *value = Value::Object(IndexMap::new());
+            }
+            let Value::Object(object) = value else { return };
+            fill(object.entry(Name::new(key)).or_insert(Value::Null), rest);
+        }
+        Some((PathSegment::Index(index), rest)) => {
+            let Value::List(list) = value else { return };
+            if let Some(child) = list.get_mut(*index) {
+                fill(child, rest);
+            }
+        }
+        None => {}
     }
 }
 
@@ -179,7 +193,8 @@ mod tests {
             Err(_) => PathSegment::Field((*text).to_owned()),
         };
         let paths: Vec<Vec<_>> = failed.iter().map(|path| path.iter().map(segment).collect()).collect();
-        shape.settle(&mut data, paths.iter().map(Vec::as_slice));
+        let failed: Vec<_> = paths.iter().map(Vec::as_slice).collect();
+        shape.settle(&mut data, &failed);
         serde_json::to_string(&data).expect("JSON")
     }
 
@@ -198,6 +213,9 @@ mod tests {
         assert_eq!(settled(query, Value::Null, &[&["a"], &["list"]]), r#"{"a":null,"list":null}"#);
         let data = value!({ "list": [], "a": { "id": 1 } });
         assert_eq!(settled(query, data, &[&["a", "name"]]), r#"{"a":{"id":1,"name":null},"list":[]}"#);
+        let (emptied, failed) = (value!({ "a": null, "list": [] }), [&["a", "name"][..], &["a", "x"]]);
+        let query = "{ a { name x: name } list { id } }";
+        assert_eq!(settled(query, emptied, &failed), r#"{"a":{"name":null,"x":null},"list":[]}"#);
     }
 
     #[test]
@@ -221,7 +239,14 @@ mod tests {
         expect(&["loose", "1", "id"], "loose", r#"[{"id":1},null]"#);
         expect(&["b", "c"], "", "null");
         expect(&["b"], "", "null");
-        expect(&["strange", "path"], "b", r#"{"c":1}"#);
+    }
+
+    #[test]
+    fn siblings_of_a_failure_do_not_bring_its_parent_back() {
+        let query = "{ a { id name b { c } } list { id b { c } } }";
+        let failed = [&["a", "id"][..], &["a", "b", "c"], &["a", "name"], &["list", "0", "id"], &["list", "1", "b"]];
+        let data = value!({ "a": { "b": null }, "list": [{ "b": { "c": 1 } }, { "id": 2 }] });
+        assert_eq!(settled(query, data, &failed), r#"{"a":null,"list":null}"#);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use async_graphql::{ServerError, Value};
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 use serde::Serialize;
@@ -25,7 +25,7 @@ pub enum Executed {
 pub struct Answer {
     media: Media,
     status: StatusCode,
-    headers: HeaderMap,
+    extra: Option<(HeaderName, &'static str)>,
     body: Vec<u8>,
 }
 
@@ -67,7 +67,7 @@ impl Answer {
         };
         let mut answer = Self::new(media, status, &Shown::from(&Executed::Refused(rejected)));
         if status == StatusCode::UNAUTHORIZED {
-            answer.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            answer.extra = Some((header::WWW_AUTHENTICATE, "Bearer"));
         }
         answer
     }
@@ -80,7 +80,7 @@ impl Answer {
 
     fn new(media: Media, status: StatusCode, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("an answer has string keys alone");
-        Self { media, status, headers: HeaderMap::new(), body }
+        Self { media, status, extra: None, body }
     }
 }
 
@@ -97,7 +97,9 @@ impl From<Answer> for Response {
     fn from(answer: Answer) -> Self {
         let mut response = Response::new(Body::from(answer.body));
         *response.status_mut() = answer.status;
-        *response.headers_mut() = answer.headers;
+        if let Some((name, value)) = answer.extra {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
         response.headers_mut().insert(header::CONTENT_TYPE, answer.media.header());
         common(response.headers_mut());
         response
@@ -106,7 +108,7 @@ impl From<Answer> for Response {
 
 /// Refusals of requests that are not GraphQL over HTTP.
 pub mod refusal {
-    use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+    use axum::http::{HeaderName, StatusCode, header};
 
     use super::{Answer, Media};
     use crate::error::{Code, Error};
@@ -146,8 +148,7 @@ pub mod refusal {
         Answer { status, ..Answer::refused(media, Error::new(code, message).into()) }
     }
 
-    fn with(mut answer: Answer, name: HeaderName, value: &'static str) -> Answer {
-        answer.headers.insert(name, HeaderValue::from_static(value));
-        answer
+    fn with(answer: Answer, name: HeaderName, value: &'static str) -> Answer {
+        Answer { extra: Some((name, value)), ..answer }
     }
 }

@@ -6,7 +6,7 @@
 mod cache;
 mod count;
 mod error;
-mod event;
+pub mod event;
 mod grpc;
 pub mod kernel;
 mod publish;

@@ -183,3 +183,97 @@ fn unparsed(error: ParserError) -> Rejected {
     shown.locations = error.positions().collect();
     Rejected::coded(code, vec![shown])
 }
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::{Value, value};
+
+    use super::*;
+
+    async fn found(documents: &Documents, text: &str, name: Option<&str>, variables: Value) -> Result<Ready, Rejected> {
+        documents.find(text.into(), name.map(Into::into), &Variables::from_value(variables)).await
+    }
+
+    async fn code(text: &str, name: Option<&str>, variables: Value) -> Code {
+        let documents = Documents::new(true);
+        let first = found(&documents, text, name, variables.clone()).await.err().expect(text);
+        let again = found(&documents, text, name, variables).await.err().expect(text);
+        assert_eq!(first, again, "what is refused once is refused again");
+        first.code()
+    }
+
+    #[tokio::test]
+    async fn an_operation_is_taken_out_of_its_document() {
+        let text =
+            "query A { me { ...F } } query B($id: ID!) { user(id: $id) { ...F login } } fragment F on User { id }
+            mutation C { logout }";
+        let documents = Documents::new(true);
+        for _ in 0..2 {
+            let a = found(&documents, text, Some("A"), value!({})).await.ok().expect("A");
+            assert_eq!((a.operation.kind, a.cost, a.variables.len()), (OperationType::Query, 2, 0));
+            let b = found(&documents, text, Some("B"), value!({ "id": "x" })).await.ok().expect("B");
+            assert_eq!((b.cost, b.operation.document.fragments.len()), (3, 1));
+            let c = found(&documents, text, Some("C"), value!({})).await.ok().expect("C");
+            assert_eq!((c.operation.kind, c.operation.document.fragments.len()), (OperationType::Mutation, 0));
+        }
+        assert_eq!(code(text, None, value!({})).await, Code::BadRequest);
+        assert_eq!(code(text, Some("D"), value!({})).await, Code::BadRequest);
+        assert_eq!(code("{ me { id } }", Some("A"), value!({})).await, Code::BadRequest);
+        let broken = "query A { me { id } } query B { nonsense }";
+        assert_eq!(code(broken, Some("A"), value!({})).await, Code::GraphqlValidationFailed);
+    }
+
+    #[tokio::test]
+    async fn variables_are_checked_for_each_request() {
+        let documents = Documents::new(true);
+        let text = "query($id: ID!, $first: Int) { dialog(id: $id) { participants(first: $first) { nodes { id } } } }";
+        let cost = |first: Value| {
+            let documents = &documents;
+            async move { found(documents, text, None, value!({ "id": "x", "first": first })).await.map(|ready| ready.cost) }
+        };
+        assert_eq!(cost(value!(100)).await, Ok(202));
+        assert_eq!(cost(value!(1)).await, Ok(4));
+        assert_eq!(cost(Value::Null).await, Ok(42), "a page is 20 where nobody says");
+        let left_out = found(&documents, text, None, value!({ "id": "x" })).await;
+        assert_eq!(left_out.map(|ready| ready.cost), Ok(42));
+        for bad in [value!({}), value!({ "id": null }), value!({ "id": [1] }), value!({ "id": "x", "first": "many" })] {
+            let refused = found(&documents, text, None, bad.clone()).await.err().expect("refused");
+            assert_eq!(refused.code(), Code::GraphqlValidationFailed, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_bound_on_cost_passes_at_its_edge() {
+        let page = |fields: usize| {
+            let fields: String = (0..fields).map(|_| " id").collect();
+            format!("{{ dialogs(first: 100) {{ nodes {{ messages(first: 40) {{ nodes {{ seq {fields} }} }} }} }} }}")
+        };
+        let documents = Documents::new(true);
+        let ready = found(&documents, &page(2), None, value!({})).await.ok().expect("within");
+        assert_eq!(ready.cost, 1 + 100 * (1 + 1 + 40 * 4));
+        assert_eq!(code(&page(4), None, value!({})).await, Code::LimitExceeded);
+        assert_eq!(affordable(limits::COMPLEXITY_MAX), Ok(()));
+        assert_eq!(affordable(limits::COMPLEXITY_MAX + 1).map_err(|error| error.code()), Err(Code::LimitExceeded));
+    }
+
+    #[tokio::test]
+    async fn lists_inside_lists_never_overflow() {
+        let deep = "{ dialogs(first: 100) { nodes { messages(first: 100) { nodes { sender { id } } }
+            a: messages(last: 2147483647) { nodes { id } } participants(first: 100) { nodes { id } } } } }";
+        assert_eq!(code(deep, None, value!({})).await, Code::LimitExceeded);
+        let entities = "query($r: [_Any!]!) { _entities(representations: $r) { ... on Dialog { messages(first: 100) { nodes { id seq } } } } }";
+        assert_eq!(code(entities, None, value!({ "r": [] })).await, Code::LimitExceeded);
+    }
+
+    #[tokio::test]
+    async fn a_syntax_error_says_where_and_what_and_shows_no_drawing() {
+        let refused = found(&Documents::new(true), "{ me { id }", None, value!({})).await.err().expect("refused");
+        assert_eq!(refused.code(), Code::GraphqlParseFailed);
+        let shown = &refused.errors()[0];
+        assert!(shown.message.starts_with("syntax error: expected") && !shown.message.contains('\n'), "{shown}");
+        assert_eq!((shown.locations[0].line, shown.locations[0].column), (1, 12));
+        for text in ["", "#", "fragment F on User { id }", "type A { b: Int }", "\0", "{ \"", "🏃"] {
+            assert_eq!(code(text, None, value!({})).await, Code::GraphqlParseFailed, "{text:?}");
+        }
+    }
+}

@@ -4,7 +4,7 @@
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_graphql::{PathSegment, Request, Response, ValidationMode, Variables};
-use async_graphql_parser::types::OperationType;
+use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use futures_util::{FutureExt, StreamExt};
 use telemetry::{Call, RequestId};
 use tokio::time::{Instant, timeout_at};
@@ -62,6 +62,11 @@ impl Admitted {
     /// What it costs at most, as the bound on complexity counts.
     pub fn cost(&self) -> usize {
         self.cost
+    }
+
+    /// The operation with the fragments that it reaches.
+    pub fn document(&self) -> &ExecutableDocument {
+        &self.operation.document
     }
 
     /// What it is: document, operation and variables, to share answers by.
@@ -161,4 +166,20 @@ fn settled(admitted: &Admitted, mut response: Response, request_id: &RequestId) 
 
 fn failed(error: Error, request_id: &RequestId) -> Response {
     Response::from_errors(vec![error.into_server_error(request_id)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_has_five_seconds_and_a_panic_is_its_own() {
+        let begun = Instant::now();
+        let late = guarded(begun + OPERATION_LIMIT, std::future::pending::<()>()).await.expect_err("late");
+        assert_eq!((late.code(), begun.elapsed().as_secs()), (Code::DeadlineExceeded, 5));
+        let broken = guarded(Instant::now() + OPERATION_LIMIT, async { panic!("secret") }).await;
+        let broken: Error = broken.map(|(): ()| ()).expect_err("panicked");
+        let shown = broken.into_server_error(&RequestId::random());
+        assert_eq!(shown.message, "internal error");
+    }
 }

@@ -18,8 +18,10 @@ use crate::{
     variables,
 };
 
-/// How much text is kept, in bytes; what is made of it takes about ten times as much.
-const KEPT_BYTES: u64 = 8 << 20;
+/// How much text is kept, in bytes; what is made of it takes up to fifty times as much.
+const KEPT_BYTES: u64 = 2 << 20;
+/// What a document weighs beside its text.
+const WEIGHT_BYTES: usize = 512;
 
 /// The documents that clients send.
 #[derive(Clone)]
@@ -60,7 +62,7 @@ pub struct Ready {
 impl Documents {
     /// None yet. Introspection lets through `__schema`, and suggestions with it.
     pub fn new(introspection: bool) -> Self {
-        let weigher = |key: &Key, _: &Arc<Operation>| u32::try_from(key.0.len() + 256).unwrap_or(u32::MAX);
+        let weigher = |key: &Key, _: &Arc<Operation>| u32::try_from(key.0.len() + WEIGHT_BYTES).unwrap_or(u32::MAX);
         Self {
             checker: Checker::new(introspection),
             types: Arc::new(Types::read(&schema::build().finish().sdl())),
@@ -263,6 +265,17 @@ mod tests {
         assert_eq!(code(deep, None, value!({})).await, Code::LimitExceeded);
         let entities = "query($r: [_Any!]!) { _entities(representations: $r) { ... on Dialog { messages(first: 100) { nodes { id seq } } } } }";
         assert_eq!(code(entities, None, value!({ "r": [] })).await, Code::LimitExceeded);
+    }
+
+    #[tokio::test]
+    async fn passwords_are_dear_because_their_hashes_are_slow() {
+        let logins = |count: usize| {
+            let login = |n| format!("a{n}: login(input: {{ login: \"a\", password: \"b\" }}) {{ accessToken }} ");
+            format!("mutation {{ {} }}", (0..count).map(login).collect::<String>())
+        };
+        let ready = found(&Documents::new(true), &logins(19), None, value!({})).await.ok().expect("within");
+        assert_eq!(ready.cost, 19 * 1_001);
+        assert_eq!(code(&logins(20), None, value!({})).await, Code::LimitExceeded);
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use axum::{
     body::Body,
     http::{Request, Response, StatusCode, header},
 };
+use events::{Local, Log};
 use http_body_util::{BodyExt, StreamBody};
 use prost::Message;
 use proto::{Peer, SessionId, UserId};
@@ -57,7 +58,8 @@ impl Fixture {
         let keys = SigningKeys::generate();
         let jwks = keys.jwks();
         let set = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
-        let guard = Guard::new(set, ServiceToken::generate(), "tidings");
+        let service_token = ServiceToken::generate();
+        let guard = Guard::new(set, service_token.clone(), "tidings");
         let settings = Settings {
             allowed_origins: "https://app.example".parse::<Origins>().expect("an origin"),
             introspection,
@@ -65,7 +67,9 @@ impl Fixture {
             drain_window: Duration::from_millis(100),
             access_token_ttl: Duration::from_secs(300),
         };
-        let app = App::new(settings, Peers::new(peer(), peer(), peer()), guard, Readiness::new());
+        let log = Log::Local(Local::new(Vec::new()));
+        let peers = Peers::new(peer(), peer(), peer());
+        let app = App::new(settings, peers, guard, &service_token, log, Readiness::new());
         Self { router: app.router(), keys, user: UserId::now(), calls }
     }
 

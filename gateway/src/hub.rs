@@ -12,9 +12,37 @@ use metrics::Gauge;
 use proto::UserId;
 use telemetry::{Call, Secret};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
 use crate::{error::Error, peers::Peers, viewer::Viewer};
+
+/// The hubs of a process. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Hubs {
+    /// Of unread counts.
+    pub unread: unread::Hub,
+    /// Of messages.
+    pub messages: messages::Hub,
+    /// Of read states.
+    pub read_states: read_states::Hub,
+}
+
+impl Hubs {
+    /// Without streams.
+    pub fn new(service: &Service) -> Self {
+        Self {
+            unread: unread::Hub::new(service.clone()),
+            messages: messages::Hub::new(service.clone()),
+            read_states: read_states::Hub::new(service.clone()),
+        }
+    }
+
+    /// Asks the services what streams need, until shut down.
+    pub async fn run(&self, shutdown: &CancellationToken) {
+        tokio::join!(self.unread.run(shutdown.clone()), self.messages.run(shutdown.clone()));
+    }
+}
 
 /// The services, called by the gateway for itself and not for a person.
 #[derive(Clone, Debug)]

@@ -12,14 +12,17 @@ pub mod http;
 pub mod hub;
 pub mod ide;
 pub mod limits;
+pub mod live;
 pub mod loaders;
 pub mod origins;
 pub mod peers;
 pub mod pipeline;
 pub mod scan;
 pub mod schema;
+pub mod sessions;
 pub mod shape;
 pub mod socket;
+pub mod tail;
 pub mod turn;
 pub mod variables;
 pub mod version;
@@ -27,15 +30,34 @@ pub mod viewer;
 
 use std::{sync::Arc, time::Duration};
 
-use access::Guard;
-use axum::{Router, middleware::from_fn, routing};
+use access::{Guard, ServiceToken};
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+    routing,
+};
+use events::Log;
 use telemetry::Readiness;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tower_http::{
     compression::CompressionLayer,
     cors::{AllowHeaders, AllowOrigin, CorsLayer},
 };
 
-use crate::{floor::Floor, http::Door, origins::Origins, peers::Peers, pipeline::Pipeline, viewer::Authenticator};
+use crate::{
+    floor::Floor,
+    http::Door,
+    hub::{Hubs, Service},
+    live::Live,
+    origins::Origins,
+    peers::Peers,
+    pipeline::Pipeline,
+    sessions::Revoked,
+    socket::Sockets,
+    tail::Reader,
+    viewer::Authenticator,
+};
 
 /// How long a browser may remember what a preflight has said.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
@@ -55,28 +77,75 @@ pub struct Settings {
     pub access_token_ttl: Duration,
 }
 
-/// The gateway.
+/// The gateway. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct App {
     settings: Settings,
     door: Door,
+    sockets: Sockets,
+    reader: Reader,
+    log: Log,
     readiness: Readiness,
 }
 
 impl App {
-    /// Over these services, for people whom this guard believes.
-    pub fn new(settings: Settings, peers: Peers, guard: Guard, readiness: Readiness) -> Self {
-        let pipeline = Pipeline::new(peers, Floor::default(), settings.introspection);
-        let door = Door { pipeline, authenticator: Arc::new(Authenticator::new(guard)) };
-        Self { settings, door, readiness }
+    /// Over these services, for people whom this guard believes. What changes is read from the log; what the gateway asks
+    /// for itself it asks with the service token.
+    pub fn new(
+        settings: Settings,
+        peers: Peers,
+        guard: Guard,
+        service_token: &ServiceToken,
+        log: Log,
+        readiness: Readiness,
+    ) -> Self {
+        let (floor, revoked) = (Floor::default(), Revoked::new(settings.access_token_ttl));
+        let service = Service::new(peers.clone(), service_token);
+        let hubs = Hubs::new(&service);
+        let pipeline = Pipeline::new(peers, floor.clone(), settings.introspection);
+        let live = Live::new(pipeline.clone(), hubs.clone(), floor);
+        let authenticator = Arc::new(Authenticator::new(guard, revoked.clone()));
+        let sockets = Sockets::new(socket::Parts {
+            pipeline: pipeline.clone(),
+            live,
+            authenticator: authenticator.clone(),
+            revoked: revoked.clone(),
+            origins: settings.allowed_origins.clone(),
+            each_max: settings.max_sockets_per_user,
+            drain_window: settings.drain_window,
+        });
+        let door = Door { pipeline, authenticator };
+        let reader = Reader { hubs, revoked, service, component: readiness.register("log") };
+        Self { settings, door, sockets, reader, log, readiness }
     }
 
     /// Everything that the gateway answers on its own port.
     pub fn router(&self) -> Router {
         let graphql = routing::get(http::get).post(http::post).with_state(self.door.clone());
+        let graphql = graphql.layer(from_fn_with_state(self.sockets.clone(), socket::handshake));
         let router = Router::new().route("/graphql", graphql).merge(telemetry::ops::health(self.readiness.clone()));
         let router = if self.settings.introspection { router.merge(ide::routes()) } else { router };
         router.layer(CompressionLayer::new()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
+    }
+
+    /// Follows the log and feeds those who watch, until shut down and the last socket is closed.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let drained = CancellationToken::new();
+        let sockets = async {
+            shutdown.cancelled().await;
+            self.sockets.drain().await;
+            drained.cancel();
+        };
+        let reader = self.reader.clone().run(self.log.clone(), drained.clone());
+        tokio::join!(sockets, reader, self.reader.hubs.run(&drained));
+    }
+
+    /// Answers on this port until shut down; what is under way then is answered.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        let served = axum::serve(listener, self.router()).with_graceful_shutdown(shutdown.cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the gateway's port is closed");
+        }
     }
 
     /// No cookies are taken, so a page can do nothing in somebody's name without that person's token.

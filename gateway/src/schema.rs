@@ -11,11 +11,12 @@ mod message;
 mod mutation;
 mod page;
 mod query;
+mod subscription;
 mod time;
 mod unread;
 mod user;
 
-use async_graphql::{Context, EmptySubscription, SchemaBuilder};
+use async_graphql::{Context, SchemaBuilder};
 use telemetry::Call;
 
 use crate::{
@@ -33,19 +34,17 @@ pub use message::{Message, MessageStatus};
 pub use mutation::Mutation;
 pub use page::{DialogConnection, DialogEdge, MessageConnection, MessageEdge, PageInfo, UserConnection, UserEdge};
 pub use query::Query;
+pub use subscription::{MessageEvent, MessageEventKind, Subscription, UnreadEvent, UnreadEventKind};
 pub use time::DateTime;
 pub use unread::{DialogUnread, MarkReadPayload, ReadState, Unread};
 pub use user::{Session, User};
-
-/// The root of subscriptions.
-pub type Subscription = EmptySubscription;
 
 /// The schema, ready to execute.
 pub type Schema = async_graphql::Schema<Query, Mutation, Subscription>;
 
 /// The schema, not finished yet: modes and extensions are the pipeline's.
 pub fn build() -> SchemaBuilder<Query, Mutation, Subscription> {
-    Schema::build(Query, Mutation, EmptySubscription)
+    Schema::build(Query, Mutation, Subscription)
 }
 
 /// What the resolvers of one operation share.

@@ -7,7 +7,10 @@ use http::{HeaderMap, header};
 use proto::{SessionId, UserId};
 use telemetry::Secret;
 
-use crate::error::{Code, Error};
+use crate::{
+    error::{Code, Error},
+    sessions::Revoked,
+};
 
 /// A signed-in person, as an access token says.
 #[derive(Clone, Debug)]
@@ -26,12 +29,13 @@ pub struct Viewer {
 #[derive(Clone, Debug)]
 pub struct Authenticator {
     guard: Guard,
+    revoked: Revoked,
 }
 
 impl Authenticator {
-    /// One that believes what this guard believes.
-    pub fn new(guard: Guard) -> Self {
-        Self { guard }
+    /// One that believes what this guard believes, but for sessions that are over.
+    pub fn new(guard: Guard, revoked: Revoked) -> Self {
+        Self { guard, revoked }
     }
 
     /// Who shows this access token, with or without `Bearer` before it.
@@ -46,9 +50,13 @@ impl Authenticator {
             None => text,
         };
         let caller = self.guard.verify(token, now_s()).await.map_err(refused)?;
+        let session = SessionId::new(caller.session);
+        if self.revoked.contains(session) {
+            return Err(Error::new(Code::Unauthenticated, "the session is over, sign in again"));
+        }
         Ok(Viewer {
             user: UserId::new(caller.user),
-            session: SessionId::new(caller.session),
+            session,
             expires_at_s: caller.expires_at_s,
             authorization: Secret::new(&format!("Bearer {token}")),
         })

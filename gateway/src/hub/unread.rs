@@ -17,7 +17,7 @@ use std::{
 use entry::Entry;
 use frame::{Change, Frame, Snapshot};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use proto::{UserId, counter, events::UnreadChanged};
+use proto::{InvalidId, UserId, counter, events::UnreadChanged};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -79,16 +79,17 @@ impl Hub {
     }
 
     /// An event of the log.
-    pub fn change(&self, event: &UnreadChanged) {
-        let (user, change) = match Change::read(event) {
-            Ok(read) => read,
-            Err(error) => return tracing::warn!(%error, "an UnreadChanged with an id that is none"),
-        };
+    ///
+    /// # Errors
+    /// Where an id in it is none.
+    pub fn change(&self, event: &UnreadChanged) -> Result<(), InvalidId> {
+        let (user, change) = Change::read(event)?;
         let mut state = self.state();
         if let Some(User { entry, .. }) = state.users.get_mut(&user) {
             entry.change(change);
             self.ask_if_wanted(&mut state, user);
         }
+        Ok(())
     }
 
     /// The version that this process knows of a user who watches.

@@ -225,3 +225,19 @@ async fn a_failure_of_a_field_that_cannot_be_null_takes_its_parent() {
     assert_eq!(answer["data"], json!({ "dialog": null }));
     assert_eq!(answer["errors"][0]["extensions"]["code"], "BAD_USER_INPUT");
 }
+
+#[tokio::test]
+async fn entities_are_found_with_the_rights_of_the_caller() {
+    let fixture = Fixture::new(true, present);
+    let (person, known, foreign) = (user(1), DialogId::new(Uuid::from_u128(9)), DialogId::new(Uuid::from_u128(2_000)));
+    let query = format!(
+        r#"{{ _entities(representations: [{{ __typename: "Dialog", id: "{known}" }}, {{ __typename: "Dialog", id: "{foreign}" }},
+            {{ __typename: "User", id: "{person}" }}]) {{ __typename ... on User {{ name }} ... on Dialog {{ title }} }} }}"#
+    );
+    let answer = fixture.ask(&query).await;
+    let expected =
+        json!([{ "__typename": "Dialog", "title": "dialog 9" }, null, { "__typename": "User", "name": "A" }]);
+    assert_eq!(answer["data"]["_entities"], expected, "{answer}");
+    let answer = fixture.post(&json!({ "query": query })).await;
+    assert_eq!((&answer.json["data"], answer.code()), (&Value::Null, "UNAUTHENTICATED"));
+}

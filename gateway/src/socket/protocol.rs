@@ -56,6 +56,8 @@ pub enum Input<'a> {
     Control,
     /// A frame that is too long.
     TooLarge,
+    /// A text frame that is not UTF-8.
+    NotText,
     /// Bytes that are no WebSocket frame.
     Malformed,
     /// The answer to [`Action::Authenticate`]: when the token expires; `None` for nobody.
@@ -166,6 +168,7 @@ impl Protocol {
                 Vec::new()
             }
             Input::TooLarge => self.close(Close::TOO_LARGE),
+            Input::NotText => self.close(Close::bad_message("not UTF-8")),
             Input::Malformed => self.close(Close::MALFORMED),
             Input::Authenticated(answer) => self.authenticated(answer, now),
             Input::Next(operation, payload) => {

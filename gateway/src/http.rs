@@ -100,7 +100,7 @@ impl Door {
     ) -> Answer {
         let admitted = match self.pipeline.admit(incoming, &call).await {
             Ok(admitted) => admitted,
-            Err(rejected) => return Answer::refused(media, rejected),
+            Err(rejected) => return Answer::rejected(media, rejected),
         };
         match admitted.kind() {
             OperationType::Mutation if method == Method::GET => refusal::mutation_by_get(media),

@@ -53,23 +53,25 @@ impl Answer {
         Self::new(media, status, &Shown::from(&Executed::Answered(response)))
     }
 
-    /// The answer of a request that has been refused.
+    /// The answer of an operation that has not been admitted. A client that takes JSON reads the errors of what was a
+    /// GraphQL request at all.
+    pub fn rejected(media: Media, rejected: Rejected) -> Self {
+        let of_document =
+            matches!(rejected.code(), Code::GraphqlParseFailed | Code::GraphqlValidationFailed | Code::LimitExceeded);
+        let fine = media == Media::Json && of_document;
+        let answer = Self::refused(media, rejected);
+        if fine { Self { status: StatusCode::OK, ..answer } } else { answer }
+    }
+
+    /// The answer of a request that has been refused as a whole.
     pub fn refused(media: Media, rejected: Rejected) -> Self {
-        let code = rejected.code();
-        let status = match (media, code) {
-            // A client that takes JSON reads the errors of what was a GraphQL request at all.
-            (Media::Json, Code::GraphqlParseFailed | Code::GraphqlValidationFailed | Code::LimitExceeded) => {
-                StatusCode::OK
-            }
+        let status = match rejected.code() {
             // Nothing is answered, not even in part.
-            (_, Code::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
-            _ => code.status(),
+            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            code => code.status(),
         };
-        let mut answer = Self::new(media, status, &Shown::from(&Executed::Refused(rejected)));
-        if status == StatusCode::UNAUTHORIZED {
-            answer.extra = Some((header::WWW_AUTHENTICATE, "Bearer"));
-        }
-        answer
+        let extra = (status == StatusCode::UNAUTHORIZED).then_some((header::WWW_AUTHENTICATE, "Bearer"));
+        Self { extra, ..Self::new(media, status, &Shown::from(&Executed::Refused(rejected))) }
     }
 
     /// The answers of a batch, in its order.

@@ -38,9 +38,6 @@ async fn the_status_follows_what_the_client_accepts() {
         ("subscription { unread { total } }", "BAD_REQUEST", 400),
         ("{ me { id } }", "UNAUTHENTICATED", 200),
     ] {
-        if query.starts_with("subscription") && !crate::schema::build().finish().sdl().contains("type Subscription") {
-            continue;
-        }
         let answer = accepting(&fixture, GRAPHQL, query).await;
         assert_eq!((answer.status.as_u16(), answer.code()), (status, code), "{query}");
         assert!(content_type(&answer).starts_with(GRAPHQL));
@@ -170,7 +167,8 @@ async fn a_batch_is_answered_in_order_and_its_costs_add_up() {
     assert_eq!(fixture.post(&json!([{ "query": dear }, { "query": dear }])).await.code(), "none");
     let answer = fixture.post(&json!([{ "query": dear }, { "query": dear }, { "query": dear }])).await;
     assert_eq!(answer.code(), "LIMIT_EXCEEDED");
-    assert_eq!(fixture.post(&json!(vec![json!({ "query": "{ __typename }" }); 11])).await.code(), "LIMIT_EXCEEDED");
+    let answer = fixture.post(&json!(vec![json!({ "query": "{ __typename }" }); 11])).await;
+    assert_eq!((answer.status.as_u16(), answer.code()), (400, "LIMIT_EXCEEDED"));
     assert_eq!(fixture.post(&json!([])).await.code(), "BAD_REQUEST");
 }
 

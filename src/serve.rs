@@ -104,7 +104,8 @@ impl Services {
         let dialog_peer = proto::local(server_layer("dialog").layer(dialog.server()));
         let counter_peer = proto::local(server_layer("counter").layer(counter.server()));
         let peers = Peers::new(auth_peer, dialog_peer.clone(), counter_peer.clone());
-        let gateway = gateway::App::new(gateway_settings(settings), peers, guard, readiness.clone());
+        let gateway =
+            gateway::App::new(gateway_settings(settings), peers, guard, &token, log.clone(), readiness.clone());
         Self { auth, dialog, counter, gateway, dialog_peer, counter_peer, token }
     }
 
@@ -119,6 +120,8 @@ impl Services {
         tasks.spawn(async move { drop(dialog.run(&log, peer, token, ending).await) });
         let (counter, peer, ending) = (self.counter.clone(), self.dialog_peer.clone(), shutdown.clone());
         tasks.spawn(async move { drop(counter.run(peer, ending).await) });
+        let (gateway, ending) = (self.gateway.clone(), shutdown.clone());
+        tasks.spawn(async move { gateway.run(ending).await });
         tasks
     }
 }

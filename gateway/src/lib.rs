@@ -38,7 +38,6 @@ use axum::{
 };
 use events::Log;
 use telemetry::Readiness;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
     compression::CompressionLayer,
@@ -138,14 +137,6 @@ impl App {
         };
         let reader = self.reader.clone().run(self.log.clone(), drained.clone());
         tokio::join!(sockets, reader, self.reader.hubs.run(&drained));
-    }
-
-    /// Answers on this port until shut down; what is under way then is answered.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
-        let served = axum::serve(listener, self.router()).with_graceful_shutdown(shutdown.cancelled_owned());
-        if let Err(error) = served.await {
-            tracing::error!(%error, "the gateway's port is closed");
-        }
     }
 
     /// No cookies are taken, so a page can do nothing in somebody's name without that person's token.

@@ -50,6 +50,7 @@ pub struct Operation {
 }
 
 /// An operation with the variables and the cost of one request.
+#[derive(Debug)]
 pub struct Ready {
     /// Which.
     pub operation: Arc<Operation>,
@@ -198,8 +199,8 @@ mod tests {
 
     async fn code(text: &str, name: Option<&str>, variables: Value) -> Code {
         let documents = Documents::new(true);
-        let first = found(&documents, text, name, variables.clone()).await.err().expect(text);
-        let again = found(&documents, text, name, variables).await.err().expect(text);
+        let first = found(&documents, text, name, variables.clone()).await.expect_err(text);
+        let again = found(&documents, text, name, variables).await.expect_err(text);
         assert_eq!(first, again, "what is refused once is refused again");
         first.code()
     }
@@ -211,11 +212,11 @@ mod tests {
             mutation C { logout }";
         let documents = Documents::new(true);
         for _ in 0..2 {
-            let a = found(&documents, text, Some("A"), value!({})).await.ok().expect("A");
+            let a = found(&documents, text, Some("A"), value!({})).await.expect("A");
             assert_eq!((a.operation.kind, a.cost, a.variables.len()), (OperationType::Query, 2, 0));
-            let b = found(&documents, text, Some("B"), value!({ "id": "x" })).await.ok().expect("B");
+            let b = found(&documents, text, Some("B"), value!({ "id": "x" })).await.expect("B");
             assert_eq!((b.cost, b.operation.document.fragments.len()), (3, 1));
-            let c = found(&documents, text, Some("C"), value!({})).await.ok().expect("C");
+            let c = found(&documents, text, Some("C"), value!({})).await.expect("C");
             assert_eq!((c.operation.kind, c.operation.document.fragments.len()), (OperationType::Mutation, 0));
         }
         assert_eq!(code(text, None, value!({})).await, Code::BadRequest);
@@ -239,7 +240,7 @@ mod tests {
         let left_out = found(&documents, text, None, value!({ "id": "x" })).await;
         assert_eq!(left_out.map(|ready| ready.cost), Ok(42));
         for bad in [value!({}), value!({ "id": null }), value!({ "id": [1] }), value!({ "id": "x", "first": "many" })] {
-            let refused = found(&documents, text, None, bad.clone()).await.err().expect("refused");
+            let refused = found(&documents, text, None, bad.clone()).await.expect_err("refused");
             assert_eq!(refused.code(), Code::GraphqlValidationFailed, "{bad}");
         }
     }
@@ -251,7 +252,7 @@ mod tests {
             format!("{{ dialogs(first: 100) {{ nodes {{ messages(first: 40) {{ nodes {{ seq {fields} }} }} }} }} }}")
         };
         let documents = Documents::new(true);
-        let ready = found(&documents, &page(2), None, value!({})).await.ok().expect("within");
+        let ready = found(&documents, &page(2), None, value!({})).await.expect("within");
         assert_eq!(ready.cost, 1 + 100 * (1 + 1 + 40 * 4));
         assert_eq!(code(&page(4), None, value!({})).await, Code::LimitExceeded);
         assert_eq!(affordable(limits::COMPLEXITY_MAX), Ok(()));
@@ -273,14 +274,14 @@ mod tests {
             let login = |n| format!("a{n}: login(input: {{ login: \"a\", password: \"b\" }}) {{ accessToken }} ");
             format!("mutation {{ {} }}", (0..count).map(login).collect::<String>())
         };
-        let ready = found(&Documents::new(true), &logins(19), None, value!({})).await.ok().expect("within");
+        let ready = found(&Documents::new(true), &logins(19), None, value!({})).await.expect("within");
         assert_eq!(ready.cost, 19 * 1_001);
         assert_eq!(code(&logins(20), None, value!({})).await, Code::LimitExceeded);
     }
 
     #[tokio::test]
     async fn a_syntax_error_says_where_and_what_and_shows_no_drawing() {
-        let refused = found(&Documents::new(true), "{ me { id }", None, value!({})).await.err().expect("refused");
+        let refused = found(&Documents::new(true), "{ me { id }", None, value!({})).await.expect_err("refused");
         assert_eq!(refused.code(), Code::GraphqlParseFailed);
         let shown = &refused.errors()[0];
         assert!(shown.message.starts_with("syntax error: expected") && !shown.message.contains('\n'), "{shown}");

@@ -127,9 +127,13 @@ impl Answer {
     }
 }
 
-fn played(play: Play, calls: Arc<Mutex<Vec<String>>>) -> Peer {
+/// A service that is played, and counted.
+pub fn played<P>(play: P, calls: Arc<Mutex<Vec<String>>>) -> Peer
+where
+    P: Fn(&str, &[u8]) -> Result<Vec<u8>, Status> + Clone + Send + Sync + 'static,
+{
     BoxCloneSyncService::new(service_fn(move |request: Request<tonic::body::Body>| {
-        let calls = calls.clone();
+        let (play, calls) = (play.clone(), calls.clone());
         async move {
             let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
             calls.lock().expect("not poisoned").push(method.clone());

@@ -22,6 +22,8 @@ pub mod schema;
 pub mod sessions;
 pub mod shape;
 pub mod socket;
+#[cfg(test)]
+mod stage;
 pub mod tail;
 pub mod turn;
 pub mod variables;

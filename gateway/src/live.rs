@@ -3,6 +3,8 @@
 
 mod feed;
 mod share;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

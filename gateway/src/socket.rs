@@ -10,6 +10,8 @@ pub mod protocol;
 #[cfg(test)]
 mod protocol_tests;
 mod seats;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{sync::Arc, time::Duration};

@@ -1,5 +1,7 @@
 //! What the crate promises, on every database that answers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use serde_json::json;
 use testkit::{databases, eventually};
 use uuid::Uuid;

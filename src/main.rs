@@ -1,9 +1,15 @@
 //! One binary, a subcommand per role. This crate alone knows all four services: it reads the settings, makes the parts and
 //! hands each what it needs.
 
+mod engine;
 mod keygen;
+mod migrate;
+mod peer;
+mod process;
+mod roles;
 mod serve;
 mod settings;
+mod wiring;
 
 use std::process::ExitCode;
 
@@ -26,8 +32,13 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {
-            match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-                Command::Serve(settings) => serve::run(settings).await,
+            match cli.command.unwrap_or(Command::Serve(Box::new(cli.serve))) {
+                Command::Serve(settings) => serve::run(*settings).await,
+                Command::Auth(settings) => roles::auth(settings).await,
+                Command::Dialog(settings) => roles::dialog(settings).await,
+                Command::Counter(settings) => roles::counter(settings).await,
+                Command::Gateway(settings) => roles::gateway(settings).await,
+                Command::Migrate(settings) => migrate::run(settings).await,
                 Command::Keygen(settings) => keygen::run(&settings),
             }
         })

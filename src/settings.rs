@@ -21,8 +21,18 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run everything in this process, on SQLite [default]
-    Serve(Serve),
+    /// Run everything in this process, on SQLite unless told otherwise [default]
+    Serve(Box<Serve>),
+    /// Run the auth service
+    Auth(Auth),
+    /// Run the dialog service
+    Dialog(Dialog),
+    /// Run the counter service
+    Counter(Counter),
+    /// Run the gateway
+    Gateway(GatewayRole),
+    /// Bring the databases up to date and make the topics
+    Migrate(Migrate),
     /// Make the signing key and the service token, or add a new signing key before the present one
     Keygen(Keygen),
 }
@@ -52,6 +62,12 @@ pub struct Serve {
     #[arg(long, env = "DATA_DIR", default_value = "./data")]
     pub data_dir: PathBuf,
     #[command(flatten)]
+    pub databases: Databases,
+    #[command(flatten)]
+    pub log: Kafka,
+    #[command(flatten)]
+    pub cache: Cache,
+    #[command(flatten)]
     pub keys: Keys,
     #[command(flatten)]
     pub tokens: Tokens,
@@ -63,6 +79,159 @@ pub struct Serve {
     /// Over how long open sockets are closed at the end; the process exits within this and ten seconds
     #[arg(long, env = "DRAIN_WINDOW", default_value = "10s", value_parser = duration)]
     pub drain_window: Duration,
+}
+
+/// The databases of all services: none, for SQLite in DATA_DIR, or all three.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engines")]
+pub struct Databases {
+    /// Database of auth: postgres://… (or sqlite:…)
+    #[arg(long, env = "AUTH_DATABASE_URL", requires_all = ["dialog_database_url", "counter_database_url"])]
+    pub auth_database_url: Option<String>,
+    /// Database of dialog
+    #[arg(long, env = "DIALOG_DATABASE_URL", requires_all = ["auth_database_url", "counter_database_url"])]
+    pub dialog_database_url: Option<String>,
+    /// Database of counter
+    #[arg(long, env = "COUNTER_DATABASE_URL", requires_all = ["auth_database_url", "dialog_database_url"])]
+    pub counter_database_url: Option<String>,
+}
+
+/// The log on many machines.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engines")]
+pub struct Kafka {
+    /// Log of events: kafka://host:port,… [default: the outbox tables of this process]
+    #[arg(long, env = "KAFKA_URL")]
+    pub kafka_url: Option<String>,
+}
+
+/// The cache of counters.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engines")]
+pub struct Cache {
+    /// Cache of the counters: redis://… [default: a map in this process]
+    #[arg(long, env = "REDIS_URL")]
+    pub redis_url: Option<String>,
+}
+
+/// What the three services have in common.
+#[derive(Debug, Clone, Args)]
+pub struct Role {
+    /// Address of the service: gRPC [default: 127.0.0.1, auth on 50051, dialog on 50052, counter on 50053]
+    #[arg(long, env = "LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Address of /healthz, /readyz and /metrics [default: 127.0.0.1, auth on 9091, dialog on 9092, counter on 9093]
+    #[arg(long, env = "OPS_LISTEN")]
+    pub ops_listen: Option<SocketAddr>,
+    /// Database of the service: postgres://…
+    #[arg(long, env = "DATABASE_URL")]
+    pub database_url: String,
+    /// The same database without a pooler before it, for migrations
+    #[arg(long, env = "DATABASE_DIRECT_URL")]
+    pub database_direct_url: Option<String>,
+    #[command(flatten)]
+    pub peer: PeerRole,
+    /// Whether gRPC reflection is given: on or off
+    #[arg(long, env = "INTROSPECTION", default_value = "off", value_parser = switch)]
+    pub introspection: bool,
+}
+
+/// What everything that is one of many processes has in common.
+#[derive(Debug, Clone, Args)]
+pub struct PeerRole {
+    /// Log of events: kafka://host:port,…
+    #[arg(long, env = "KAFKA_URL")]
+    pub kafka_url: String,
+    /// File of the token with which the services call each other
+    #[arg(long, env = "SERVICE_TOKEN_FILE")]
+    pub service_token_file: PathBuf,
+    /// Over how long a gateway closes its sockets at the end; the process exits within this and ten seconds
+    #[arg(long, env = "DRAIN_WINDOW", default_value = "10s", value_parser = duration)]
+    pub drain_window: Duration,
+}
+
+/// The settings of `auth`.
+#[derive(Debug, Clone, Args)]
+pub struct Auth {
+    #[command(flatten)]
+    pub role: Role,
+    /// File of the keys that sign access tokens
+    #[arg(long, env = "SIGNING_KEY_FILE")]
+    pub signing_key_file: PathBuf,
+    #[command(flatten)]
+    pub tokens: Tokens,
+}
+
+/// The settings of `dialog`.
+#[derive(Debug, Clone, Args)]
+pub struct Dialog {
+    #[command(flatten)]
+    pub role: Role,
+    /// Where auth is: http://host:port, several with commas
+    #[arg(long, env = "AUTH_URL")]
+    pub auth_url: String,
+    /// Where counter is: http://host:port, several with commas
+    #[arg(long, env = "COUNTER_URL")]
+    pub counter_url: String,
+    /// Issuer that access tokens name
+    #[arg(long, env = "TOKEN_ISSUER", default_value = "tidings")]
+    pub token_issuer: String,
+    /// How old a PENDING message is when its outcome is asked from the counter
+    #[arg(long, env = "SAGA_DEADLINE", default_value = "10m", value_parser = duration)]
+    pub saga_deadline: Duration,
+}
+
+/// The settings of `counter`.
+#[derive(Debug, Clone, Args)]
+pub struct Counter {
+    #[command(flatten)]
+    pub role: Role,
+    /// Where auth is: http://host:port, several with commas
+    #[arg(long, env = "AUTH_URL")]
+    pub auth_url: String,
+    /// Where dialog is: http://host:port, several with commas
+    #[arg(long, env = "DIALOG_URL")]
+    pub dialog_url: String,
+    /// Issuer that access tokens name
+    #[arg(long, env = "TOKEN_ISSUER", default_value = "tidings")]
+    pub token_issuer: String,
+    #[command(flatten)]
+    pub cache: Cache,
+}
+
+/// The settings of `gateway`.
+#[derive(Debug, Clone, Args)]
+pub struct GatewayRole {
+    /// Address of the service: HTTP and WebSocket
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9090")]
+    pub ops_listen: SocketAddr,
+    #[command(flatten)]
+    pub peer: PeerRole,
+    /// Where auth is: http://host:port, several with commas
+    #[arg(long, env = "AUTH_URL")]
+    pub auth_url: String,
+    /// Where dialog is: http://host:port, several with commas
+    #[arg(long, env = "DIALOG_URL")]
+    pub dialog_url: String,
+    /// Where counter is: http://host:port, several with commas
+    #[arg(long, env = "COUNTER_URL")]
+    pub counter_url: String,
+    #[command(flatten)]
+    pub tokens: Tokens,
+    #[command(flatten)]
+    pub gateway: Gateway,
+}
+
+/// The settings of `migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct Migrate {
+    #[command(flatten)]
+    pub databases: Databases,
+    #[command(flatten)]
+    pub log: Kafka,
 }
 
 /// Where the secrets are.
@@ -82,9 +251,9 @@ pub struct Tokens {
     /// Issuer that access tokens name
     #[arg(long, env = "TOKEN_ISSUER", default_value = "tidings", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub token_issuer: String,
-    /// Life of an access token
-    #[arg(long, env = "ACCESS_TOKEN_TTL", default_value = "1h", value_parser = duration)]
-    pub access_token_ttl: Duration,
+    /// Life of an access token [default: 1h in serve, 5m in the roles]
+    #[arg(long, env = "ACCESS_TOKEN_TTL", value_parser = duration)]
+    pub access_token_ttl: Option<Duration>,
     /// Life of a refresh token
     #[arg(long, env = "REFRESH_TOKEN_TTL", default_value = "30d", value_parser = duration)]
     pub refresh_token_ttl: Duration,
@@ -93,12 +262,13 @@ pub struct Tokens {
 /// Who may come in, and what they are told.
 #[derive(Debug, Clone, Args)]
 pub struct Gateway {
-    /// Origins that web pages may come from, comma-separated; `loopback` stands for every page of this machine
-    #[arg(long, env = "ALLOWED_ORIGINS", default_value = "loopback")]
-    pub allowed_origins: Origins,
-    /// Whether introspection, the IDE page and suggestions are given: on or off
-    #[arg(long, env = "INTROSPECTION", default_value = "on", value_parser = switch)]
-    pub introspection: bool,
+    /// Origins that web pages may come from, comma-separated; `loopback` stands for every page of this machine [default:
+    /// loopback in serve, none in gateway]
+    #[arg(long, env = "ALLOWED_ORIGINS")]
+    pub allowed_origins: Option<Origins>,
+    /// Whether introspection, the IDE page and suggestions are given: on or off [default: on in serve, off in gateway]
+    #[arg(long, env = "INTROSPECTION", value_parser = switch)]
+    pub introspection: Option<bool>,
     /// Sockets that a user may have open here
     #[arg(long, env = "MAX_SOCKETS_PER_USER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_sockets_per_user: u32,

@@ -1,0 +1,166 @@
+//! The engines behind a role: its database and the log. A role waits for them with a line a second, and starts when they
+//! are there.
+
+use std::{future::Future, path::Path, time::Duration};
+
+use anyhow::{Context, bail};
+use db::{Db, Migrations};
+use events::{Kafka, Local, Log, Relay, Topic};
+use proto::topic;
+use telemetry::Readiness;
+use tokio_util::sync::CancellationToken;
+
+use crate::process::{Process, stop_signal};
+
+/// Connections to Postgres of one role.
+const CONNECTIONS: u32 = 16;
+/// How often a role that waits says so, and looks again.
+const EVERY: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Parts of a topic: as many instances of a role as can share its work.
+const PARTITIONS: i32 = 12;
+
+/// Every topic, as `tidings migrate` makes it.
+pub fn topics() -> Vec<Topic> {
+    let topic = |name, days| Topic { name, partitions: PARTITIONS, retention: DAY * days };
+    let mut topics: Vec<Topic> =
+        [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD].map(|name| topic(name, 7)).into();
+    topics.push(topic(topic::DEAD, 30));
+    topics
+}
+
+/// Opens a database and brings it up to date, on the direct URL where a pooler stands before the other.
+///
+/// # Errors
+/// Where the URL is none, or the schema cannot be brought up to date.
+pub async fn open(
+    setting: &'static str,
+    url: &str,
+    direct_url: Option<&str>,
+    migrations: &'static Migrations,
+) -> anyhow::Result<Db> {
+    let direct = waiting(setting, || Db::open(direct_url.unwrap_or(url), CONNECTIONS)).await?;
+    migrate(setting, &direct, migrations).await?;
+    match direct_url {
+        None => Ok(direct),
+        Some(_) => {
+            direct.close().await;
+            waiting(setting, || Db::open(url, CONNECTIONS)).await
+        }
+    }
+}
+
+/// Opens the SQLite database in a file of the folder and brings it up to date.
+///
+/// # Errors
+/// Where it cannot be opened or brought up to date.
+pub async fn open_file(data_dir: &Path, name: &str, migrations: &'static Migrations) -> anyhow::Result<Db> {
+    let path = data_dir.join(name);
+    let db = Db::open_file(&path).await.with_context(|| format!("{} cannot be opened", path.display()))?;
+    migrate(&path.display().to_string(), &db, migrations).await?;
+    Ok(db)
+}
+
+async fn migrate(what: &str, db: &Db, migrations: &'static Migrations) -> anyhow::Result<()> {
+    let migrated = db.migrate(&[&db::MIGRATIONS, &events::MIGRATIONS, migrations]).await;
+    migrated.with_context(|| format!("{what} cannot be brought up to date"))
+}
+
+/// Tries until the database answers. Ends the process in good order where it is told to stop meanwhile.
+async fn waiting<F>(setting: &'static str, open: impl Fn() -> F) -> anyhow::Result<Db>
+where
+    F: Future<Output = Result<Db, db::Error>>,
+{
+    loop {
+        match open().await {
+            Ok(db) => return Ok(db),
+            Err(db::Error::Unavailable(error)) => tracing::warn!(setting, %error, "waiting for the database"),
+            Err(error) => return Err(error).context(setting),
+        }
+        pause(setting).await?;
+    }
+}
+
+/// Tries until a broker answers.
+///
+/// # Errors
+/// Where the process is told to stop meanwhile.
+pub async fn wait_for(kafka: &Kafka) -> anyhow::Result<()> {
+    while let Err(error) = kafka.ping().await {
+        tracing::warn!(setting = "KAFKA_URL", %error, "waiting for Kafka");
+        pause("KAFKA_URL").await?;
+    }
+    Ok(())
+}
+
+async fn pause(setting: &str) -> anyhow::Result<()> {
+    tokio::select! {
+        () = tokio::time::sleep(EVERY) => Ok(()),
+        stopped = stop_signal() => {
+            stopped?;
+            bail!("stopped while it waited for {setting}");
+        }
+    }
+}
+
+/// The log: outboxes of this process, or Kafka.
+///
+/// # Errors
+/// Where databases and log do not go together, or the URL is none.
+pub fn log(kafka_url: Option<&str>, instance: Option<&str>, outboxes: &[(&'static str, &Db)]) -> anyhow::Result<Log> {
+    let sqlite = outboxes.iter().filter(|(_, db)| db.dialect() == db::Dialect::Sqlite).count();
+    match kafka_url {
+        Some(url) if sqlite == 0 => Ok(Log::Kafka(Kafka::new(url, instance).context("KAFKA_URL")?)),
+        None if sqlite == outboxes.len() => {
+            let outboxes = outboxes.iter().map(|(topic, db)| (*topic, (*db).clone()));
+            Ok(Log::Local(Local::new(outboxes.collect())))
+        }
+        Some(_) => bail!("KAFKA_URL goes with databases at postgres: URLs"),
+        None => bail!("databases at postgres: URLs want KAFKA_URL"),
+    }
+}
+
+/// What stands behind the log: the relay of every outbox to Kafka, or the pruning of outboxes that are the log.
+pub fn carry(process: &mut Process, log: &Log, outboxes: &[(&'static str, &Db)]) {
+    match log.clone() {
+        Log::Local(local) => {
+            let shutdown = process.shutdown.clone();
+            process.spawn(async move { local.run(shutdown).await });
+        }
+        Log::Kafka(kafka) => {
+            for (name, db) in outboxes {
+                process.spawn(Relay::new(name, db, &kafka).run(process.shutdown.clone()));
+            }
+            process.spawn(watch_broker(kafka, process.readiness.clone(), process.shutdown.clone()));
+        }
+    }
+    for (name, db) in outboxes {
+        process.spawn(watch_database(name, (*db).clone(), process.readiness.clone(), process.shutdown.clone()));
+    }
+}
+
+/// Without its database a role is not ready.
+async fn watch_database(name: &'static str, db: Db, readiness: Readiness, shutdown: CancellationToken) {
+    let component = readiness.register(format!("{name} database"));
+    while !shutdown.is_cancelled() {
+        match db.ping().await {
+            Ok(()) => component.ready(),
+            Err(error) => component.not_ready(error.to_string()),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await;
+    }
+}
+
+/// Without the broker a role works on: its outbox grows.
+async fn watch_broker(kafka: Kafka, readiness: Readiness, shutdown: CancellationToken) {
+    let component = readiness.register("kafka");
+    component.ready();
+    while !shutdown.is_cancelled() {
+        let Some(answer) = shutdown.run_until_cancelled(kafka.ping()).await else { return };
+        match answer {
+            Ok(()) => component.ready(),
+            Err(error) => component.degraded(error.to_string()),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await;
+    }
+}

@@ -77,8 +77,7 @@ impl Driver {
                 Step::Gone => break None,
             }
         };
-        // Nothing runs and nobody is counted while the connection ends.
-        let Self { wire, .. } = self;
+        let wire = self.into_wire();
         match close {
             Some(close) => {
                 metrics::counter!("gateway_socket_closes_total", "code" => close.code.to_string()).increment(1);
@@ -86,6 +85,11 @@ impl Driver {
             }
             None => wire.end().await,
         }
+    }
+
+    /// Nothing runs and no seat is taken while the connection ends.
+    fn into_wire(self) -> Wire {
+        self.wire
     }
 
     /// Waits for whatever comes first, and does what the machine says to it.

@@ -225,6 +225,24 @@ async fn a_message_is_fetched_once_and_only_its_author_reads_why_it_failed() {
 }
 
 #[tokio::test]
+async fn what_a_token_opens_is_not_shared_with_other_people() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    let query = "subscription($id: ID!) { messages(dialogId: $id) { kind message { sender { name } } } }";
+    let mut clients = Vec::new();
+    for who in [talk.ann, talk.bob, talk.bob] {
+        let mut client = talk.watch(&stage, who, query).await;
+        client.result("s").await;
+        clients.push(client);
+    }
+    talk.send(&stage).await;
+    for client in &mut clients {
+        assert_eq!(client.result("s").await["data"]["messages"]["message"]["sender"]["name"], "somebody");
+    }
+    assert_eq!((stage.called("Live"), stage.called("Users")), (1, 2), "once for each person, not for each socket");
+}
+
+#[tokio::test]
 async fn messages_wait_for_a_dialog_service_that_is_away() {
     let stage = Stage::start().await;
     let talk = Talk::begin(&stage);

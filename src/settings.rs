@@ -21,7 +21,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run everything in this process, on SQLite [default]
+    /// Run everything in this process, on SQLite: the default
     Serve(Serve),
     /// Make the signing key and the service token, or add a new signing key before the present one
     Keygen(Keygen),

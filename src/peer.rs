@@ -45,7 +45,9 @@ pub fn at(setting: &'static str, urls: &str) -> anyhow::Result<(Peer, Addresses)
     for url in urls.split(',').map(str::trim) {
         let host = url.strip_prefix("http://").map(|host| host.trim_end_matches('/'));
         match host.and_then(|host| host.rsplit_once(':')) {
-            Some((name, port)) if !name.is_empty() && port.parse::<u16>().is_ok() => hosts.extend(host.map(str::to_owned)),
+            Some((name, port)) if !name.is_empty() && port.parse::<u16>().is_ok() => {
+                hosts.extend(host.map(str::to_owned))
+            }
             _ => bail!("{setting}: `{url}` is no address of a service: expected http://host:port"),
         }
     }

@@ -106,8 +106,7 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
 /// Where to point a browser, and a first query to paste.
 #[expect(clippy::print_stdout, reason = "what a person who starts the program reads first")]
 fn welcome(settings: &Serve, introspection: bool, (address, ops_address): (SocketAddr, SocketAddr)) {
-    let page =
-        if introspection { "GraphiQL: sign in above the editor" } else { "INTROSPECTION is off" };
+    let page = if introspection { "GraphiQL: sign in above the editor" } else { "INTROSPECTION is off" };
     println!(
         "Tidings is running on {data_dir}
 

@@ -21,7 +21,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run everything in this process, on SQLite unless told otherwise [default]
+    /// Run everything in this process, on SQLite unless told otherwise: the default
     Serve(Box<Serve>),
     /// Run the auth service
     Auth(Auth),

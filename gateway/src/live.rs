@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_graphql::{Response, ServerError, Value};
 use futures_util::stream;
 use telemetry::Call;
+use tracing::Instrument;
 
 pub use feed::{Feed, Frame, Start};
 use share::{Key, Share};
@@ -170,8 +171,9 @@ impl Stream {
     /// The response to one frame, and whether others may be given it too.
     async fn execute(&self, frame: Frame, cursor: Option<Version>) -> (Arc<str>, bool) {
         let feed = Feed::frame(frame);
-        let response =
-            self.live.pipeline.frame(&self.admitted, feed, Some(self.viewer.clone()), self.call.clone()).await;
+        let span = tracing::info_span!("gateway.live.frame", request_id = %self.call.request_id);
+        let work = self.live.pipeline.frame(&self.admitted, feed, Some(self.viewer.clone()), self.call.clone());
+        let response = work.instrument(span).await;
         let mut response = response.unwrap_or_default();
         if let Some(cursor) = cursor {
             response.extensions.insert("cursor".to_owned(), Value::from(cursor.to_string()));

@@ -1,4 +1,4 @@
-//! GraphQL over WebSocket, on the same path as over HTTP: the handshake, and one task for every socket ([`driver`]) that
+//! GraphQL over WebSocket, on the same path as over HTTP: the handshake, and one task for every socket (`driver`) that
 //! does what a pure machine ([`protocol`]) says. When the gateway stops, sockets are closed over a window of time and
 //! their tasks awaited.
 

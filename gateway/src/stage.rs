@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,6 +15,7 @@ use access::{Claims, Guard, KeySet, ServiceToken, SigningKeys};
 use axum::Router;
 use events::{Event, Headers, Local, Log, outbox};
 use futures_util::{SinkExt, StreamExt};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use prost::Message as _;
 use proto::{DialogId, SessionId, UserId, auth, counter, dialog, events::event::Kind, topic};
 use serde_json::{Value, json};
@@ -196,6 +200,39 @@ impl Stage {
 async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
     served.await.expect("the port is open");
+}
+
+/// The gauges of this thread's tests, as long as it is installed.
+#[derive(Clone, Default)]
+pub struct Gauges(Arc<Mutex<HashMap<String, Arc<AtomicU64>>>>);
+
+impl Gauges {
+    /// What a gauge shows: the sum over its labels.
+    pub fn sum(&self, name: &str) -> f64 {
+        let gauges = self.0.lock().expect("not poisoned");
+        let named = gauges.iter().filter(|(key, _)| key.split('/').next() == Some(name));
+        named.map(|(_, bits)| f64::from_bits(bits.load(Ordering::SeqCst))).sum()
+    }
+}
+
+impl Recorder for Gauges {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        let labels: String = key.labels().map(|label| format!("/{}", label.value())).collect();
+        let mut gauges = self.0.lock().expect("not poisoned");
+        Gauge::from_arc(gauges.entry(format!("{}{labels}", key.name())).or_default().clone())
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
 }
 
 /// A client's end of a socket.

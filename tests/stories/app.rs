@@ -1,6 +1,7 @@
 //! The program under test: started on ports of its own, in a folder of its own, killed when dropped.
 
 use std::{
+    ops::Deref,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -11,14 +12,23 @@ use tokio::{
     process::{Child, Command},
 };
 
+use crate::place::Place;
+
 /// A running `tidings serve`.
 pub struct App {
-    /// `http://127.0.0.1:port`
-    pub url: String,
+    place: Place,
     /// Where /metrics is.
     pub ops: String,
     pub folder: TempDir,
     child: Child,
+}
+
+impl Deref for App {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
 }
 
 impl App {
@@ -54,7 +64,9 @@ impl App {
             }
         }
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { url: url.unwrap(), ops: ops.unwrap(), folder, child }
+        let url: String = url.unwrap();
+        let place = Place { other: url.clone(), url, suffix: String::new() };
+        Self { place, ops: ops.unwrap(), folder, child }
     }
 
     /// SIGKILL, now; the folder is handed back.

@@ -15,4 +15,5 @@ mod kill;
 mod live;
 mod oracle;
 mod person;
+mod place;
 mod story;

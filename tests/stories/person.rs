@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::app::App;
+use crate::place::Place;
 
 #[derive(Clone)]
 pub struct Person {
@@ -17,23 +17,23 @@ pub const PASSWORD: &str = "correct horse";
 
 impl Person {
     /// Registers under this login.
-    pub async fn register(app: &App, login: &str) -> Self {
+    pub async fn register(place: &Place, login: &str) -> Self {
         let http = reqwest::Client::new();
         let document =
             "mutation($input: RegisterInput!) { register(input: $input) { accessToken refreshToken user { id } } }";
-        let body = json!({"query": document, "variables": {"input": {"login": login, "password": PASSWORD}}});
-        let answer = post(&http, &app.url, None, &body).await;
-        Self::of(&answer["data"]["register"], &app.url, http, &answer)
+        let body = json!({"query": document, "variables": {"input": {"login": format!("{login}{}", place.suffix), "password": PASSWORD}}});
+        let answer = post(&http, &place.url, None, &body).await;
+        Self::of(&answer["data"]["register"], &place.url, http, &answer)
     }
 
     /// Signs in again: another device of the same person.
-    pub async fn login(app: &App, login: &str) -> Self {
+    pub async fn login(place: &Place, login: &str) -> Self {
         let http = reqwest::Client::new();
         let document =
             "mutation($input: LoginInput!) { login(input: $input) { accessToken refreshToken user { id } } }";
-        let body = json!({"query": document, "variables": {"input": {"login": login, "password": PASSWORD}}});
-        let answer = post(&http, &app.url, None, &body).await;
-        Self::of(&answer["data"]["login"], &app.url, http, &answer)
+        let body = json!({"query": document, "variables": {"input": {"login": format!("{login}{}", place.suffix), "password": PASSWORD}}});
+        let answer = post(&http, &place.url, None, &body).await;
+        Self::of(&answer["data"]["login"], &place.url, http, &answer)
     }
 
     fn of(session: &Value, url: &str, http: reqwest::Client, answer: &Value) -> Self {
@@ -48,8 +48,8 @@ impl Person {
     }
 
     /// The same person at a program that was started anew.
-    pub fn at(&self, app: &App) -> Self {
-        Self { url: app.url.clone(), http: reqwest::Client::new(), ..self.clone() }
+    pub fn at(&self, place: &Place) -> Self {
+        Self { url: place.url.clone(), http: reqwest::Client::new(), ..self.clone() }
     }
 
     /// The whole answer.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::{app::App, device::Device, person::Person};
+use crate::{app::App, device::Device, person::Person, place::Place};
 
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -20,13 +20,13 @@ struct Cast {
     c_phone: Device,
 }
 
-async fn cast(app: &App) -> Cast {
-    let a = Person::register(app, "ann").await;
-    let b = Person::register(app, "bob").await;
-    let c = Person::register(app, "cleo").await;
+async fn cast(place: &Place) -> Cast {
+    let a = Person::register(place, "ann").await;
+    let b = Person::register(place, "bob").await;
+    let c = Person::register(place, "cleo").await;
     let dialog = a.create_group(&[&b, &c], "three of us").await;
     let mut b_phone = Device::watching(&b, None).await;
-    let mut b_laptop = Device::watching(&Person::login(app, "bob").await, None).await;
+    let mut b_laptop = Device::watching(&Person::login(&place.elsewhere(), "bob").await, None).await;
     let mut c_phone = Device::watching(&c, None).await;
     for device in [&mut b_phone, &mut b_laptop, &mut c_phone] {
         let first = device.frame("u", "unread").await;
@@ -38,13 +38,17 @@ async fn cast(app: &App) -> Cast {
 
 #[tokio::test]
 async fn a_badge_goes_up_while_they_watch_and_clears_on_every_device() {
-    let app = App::start().await;
-    let mut cast = cast(&app).await;
+    the_story(&App::start().await).await;
+}
+
+/// The whole story, at one gateway or with everybody's second device at another.
+pub async fn the_story(place: &Place) {
+    let mut cast = cast(place).await;
     let ids = sending_counts_for_the_others(&mut cast).await;
     reading_clears_on_every_device(&mut cast, &ids).await;
     deleting_takes_back_what_was_unread(&mut cast, &ids).await;
     everything_is_committed(&cast).await;
-    joining_and_leaving(&app, &mut cast).await;
+    joining_and_leaving(place, &mut cast).await;
 }
 
 async fn sending_counts_for_the_others(cast: &mut Cast) -> Vec<String> {
@@ -117,8 +121,8 @@ async fn everything_is_committed(cast: &Cast) {
     .await;
 }
 
-async fn joining_and_leaving(app: &App, cast: &mut Cast) {
-    let d = Person::register(app, "dora").await;
+async fn joining_and_leaving(place: &Place, cast: &mut Cast) {
+    let d = Person::register(place, "dora").await;
     let add =
         "mutation($id: ID!, $users: [ID!]!) { addParticipants(dialogId: $id, userIds: $users) { participantIds } }";
     let added = cast.b.data(add, json!({"id": cast.dialog, "users": [d.id]})).await;

@@ -68,7 +68,7 @@ async fn errors_are_told_apart() {
     for test in databases(&[]).await {
         let db = &test.db;
         table(
-            &db,
+            db,
             "create table t (a bigint constraint positive check (a >= 0), b bigint, constraint t_a_b unique (a, b))",
         )
         .await;

@@ -1,4 +1,4 @@
-//! The live unread counts: a user with at least one stream has an [`entry::Entry`], fed by the log and by snapshots of
+//! The live unread counts: a user with at least one stream has an `entry::Entry`, fed by the log and by snapshots of
 //! the counter, which are asked for many users at a time. A stream registers before it asks, so it misses nothing; it is
 //! taken from when its reader can take more, so it is never more than one frame behind the newest state.
 

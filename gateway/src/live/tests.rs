@@ -59,7 +59,6 @@ async fn counters_come_with_a_snapshot_and_then_with_every_change() {
     );
     client.is_quiet().await;
     assert_eq!(stage.called("Snapshots"), 1);
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -74,7 +73,6 @@ async fn who_comes_back_with_the_newest_version_is_current() {
         assert_eq!((&first["kind"], &first["version"]), (&json!(kind), &json!("1-4")), "{since}");
         assert_eq!(first["total"], 2);
     }
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -96,7 +94,6 @@ async fn sockets_of_one_person_share_what_is_executed() {
         assert_eq!(payload["data"]["unread"]["changed"][0], json!({ "unread": 1, "dialog": null }));
     }
     assert_eq!(stage.called("Get"), 1, "one asked for all");
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -108,7 +105,6 @@ async fn a_stream_that_begins_while_the_counters_are_away_begins_when_they_are_b
     client.is_quiet().await;
     stage.world().away.clear();
     assert_eq!(unread(&mut client, "u").await["kind"], "SNAPSHOT");
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -122,7 +118,6 @@ async fn what_the_log_has_lost_is_made_good_by_a_snapshot() {
     stage.emit(changed(user, 7, dialog, 7, 6)).await;
     let frame = unread(&mut client, "u").await;
     assert_eq!((&frame["kind"], &frame["version"], &frame["total"]), (&json!("SNAPSHOT"), &json!("1-7"), &json!(7)));
-    stage.stop().await;
 }
 
 /// A dialog of two people, at version 3.
@@ -227,7 +222,24 @@ async fn a_message_is_fetched_once_and_only_its_author_reads_why_it_failed() {
     };
     assert_eq!(own, failed("hello", json!("full")));
     assert_eq!(others, failed("", Value::Null));
-    stage.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_token_opens_is_not_shared_with_other_people() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    let query = "subscription($id: ID!) { messages(dialogId: $id) { kind message { sender { name } } } }";
+    let mut clients = Vec::new();
+    for who in [talk.ann, talk.bob, talk.bob] {
+        let mut client = talk.watch(&stage, who, query).await;
+        client.result("s").await;
+        clients.push(client);
+    }
+    talk.send(&stage).await;
+    for client in &mut clients {
+        assert_eq!(client.result("s").await["data"]["messages"]["message"]["sender"]["name"], "somebody");
+    }
+    assert_eq!((stage.called("Live"), stage.called("Users")), (1, 2), "once for each person, not for each socket");
 }
 
 #[tokio::test]
@@ -241,7 +253,6 @@ async fn messages_wait_for_a_dialog_service_that_is_away() {
     bob.is_quiet().await;
     stage.world().away.clear();
     assert_eq!(message(&mut bob, "s").await["kind"], "SENT");
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -262,7 +273,6 @@ async fn a_reader_that_comes_back_is_told_what_it_has_missed() {
         }
         bob.is_quiet().await;
     }
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -299,7 +309,7 @@ async fn read_states_begin_with_everyones_and_go_on_with_every_move() {
     let stage = Stage::start().await;
     let talk = Talk::begin(&stage);
     let mut ann = talk.watch(&stage, talk.ann, READ_STATES).await;
-    let mut all = vec![ann.result("s").await, ann.result("s").await];
+    let mut all = [ann.result("s").await, ann.result("s").await];
     all.sort_by_key(|payload| payload["data"]["readStates"]["userId"].to_string());
     assert_eq!(all[0]["data"]["readStates"], json!({ "userId": talk.ann.to_string(), "readSeq": 0 }));
     assert_eq!(all[0]["extensions"], Value::Null, "there is nothing to resume from");
@@ -315,7 +325,6 @@ async fn read_states_begin_with_everyones_and_go_on_with_every_move() {
         assert!(read_seq > last, "never back, never twice");
         last = read_seq;
     }
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -333,5 +342,4 @@ async fn a_query_after_a_push_is_at_least_as_new() {
         "1-1",
         "the played counter answers what is asked for"
     );
-    stage.stop().await;
 }

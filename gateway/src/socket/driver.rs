@@ -13,6 +13,7 @@ use axum::extract::ws::WebSocket;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use telemetry::Call;
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
 
 use super::{
     Sockets,
@@ -77,8 +78,7 @@ impl Driver {
                 Step::Gone => break None,
             }
         };
-        // Nothing runs and nobody is counted while the connection ends.
-        let Self { wire, .. } = self;
+        let wire = self.into_wire();
         match close {
             Some(close) => {
                 metrics::counter!("gateway_socket_closes_total", "code" => close.code.to_string()).increment(1);
@@ -86,6 +86,11 @@ impl Driver {
             }
             None => wire.end().await,
         }
+    }
+
+    /// Nothing runs and no seat is taken while the connection ends.
+    fn into_wire(self) -> Wire {
+        self.wire
     }
 
     /// Waits for whatever comes first, and does what the machine says to it.
@@ -180,9 +185,29 @@ async fn admit(sockets: Sockets, token: Option<Token>) -> Result<Admission, Refu
     Ok(Admission { viewer: Some(viewer), expires_at, session: Some(session), _seat: Some(seat) })
 }
 
-/// Runs an operation: its results as a stream, or why there are none.
+/// Runs an operation: its results as a stream, or why there are none. A line in the access log says how it went, for a
+/// subscription how its beginning did.
 async fn begin(sockets: Sockets, request: Request, viewer: Option<Viewer>) -> Running {
-    let call = Call::new();
+    let (call, begun) = (Call::new(), Instant::now());
+    let span = tracing::info_span!("gateway.socket.operation", request_id = %call.request_id);
+    let work = async {
+        let (kind, answer) = execute(&sockets, request, viewer, call).await;
+        let seconds = begun.elapsed().as_secs_f64();
+        let (operation, duration_ms) = (kind.map_or("refused", name), seconds * 1000.0);
+        tracing::info!(target: "access", transport = "websocket", operation, duration_ms, "operation");
+        metrics::histogram!("gateway_socket_operation_seconds", "operation" => operation).record(seconds);
+        answer
+    };
+    work.instrument(span).await
+}
+
+/// Of what kind an operation that was let in is, and what it has to say.
+async fn execute(
+    sockets: &Sockets,
+    request: Request,
+    viewer: Option<Viewer>,
+    call: Call,
+) -> (Option<OperationType>, Running) {
     let variables = request.variables.map(|variables| Variables::from_json(variables.into()));
     let incoming = Incoming {
         query: request.query,
@@ -192,15 +217,24 @@ async fn begin(sockets: Sockets, request: Request, viewer: Option<Viewer>) -> Ru
     };
     let admitted = match sockets.pipeline().admit(incoming, &call).await {
         Ok(admitted) => admitted,
-        Err(rejected) => return refused(rejected.errors()),
+        Err(rejected) => return (None, refused(rejected.errors())),
     };
-    if admitted.kind() != OperationType::Subscription {
+    let kind = Some(admitted.kind());
+    if kind != Some(OperationType::Subscription) {
         let response = sockets.pipeline().execute(&admitted, viewer, call).await;
-        return stream::iter([Said::Next(json(&response))]).boxed();
+        return (kind, stream::iter([Said::Next(json(&response))]).boxed());
     }
     match sockets.live().open(admitted, viewer, call).await {
-        Ok(opened) => opened.into_stream().map(|payload| Said::Next(payload.json)).boxed(),
-        Err(errors) => refused(&errors),
+        Ok(opened) => (kind, opened.into_stream().map(|payload| Said::Next(payload.json)).boxed()),
+        Err(errors) => (None, refused(&errors)),
+    }
+}
+
+fn name(kind: OperationType) -> &'static str {
+    match kind {
+        OperationType::Query => "query",
+        OperationType::Mutation => "mutation",
+        OperationType::Subscription => "subscription",
     }
 }
 

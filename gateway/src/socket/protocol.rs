@@ -1,6 +1,6 @@
 //! The WebSocket protocol as a pure machine: what happened goes in, what to do comes out; no I/O, no clock. It promises
 //! that no input makes it panic, that an id gets nothing after its end, and that every way out has its close code
-//! (the table of PROTOCOL.md). The driver in [`super::driver`] does what it says.
+//! (the table of PROTOCOL.md). The driver in `driver` does what it says.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use proto::{
-    SessionId, UserId,
-    events::{SessionRevoked, event::Kind},
+    DialogId, SessionId, UserId,
+    events::{SessionRevoked, UnreadChanged, UnreadRow, event::Kind},
 };
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::stage::Stage;
+use crate::stage::{Gauges, Stage};
 
 const PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "graphql-transport-ws");
 
@@ -56,7 +56,6 @@ async fn the_token_comes_with_connection_init_or_with_the_handshake() {
     assert_eq!(client.hear().await["type"], "connection_ack");
     client.subscribe("1", "{ me { name } }", json!({})).await;
     assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -80,7 +79,6 @@ async fn a_bad_token_closes_with_4403_and_nobody_at_all_may_come() {
         (&refused["type"], &refused["payload"][0]["extensions"]["code"]),
         (&json!("error"), &json!("UNAUTHENTICATED"))
     );
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -93,7 +91,6 @@ async fn no_connection_init_closes_with_4408_and_what_comes_too_soon_with_4401()
     let begun = std::time::Instant::now();
     assert_eq!(silent.closed().await.0, 4408);
     assert!(begun.elapsed() < Duration::from_secs(4));
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -113,7 +110,6 @@ async fn frames_that_are_no_messages_close_with_their_codes() {
         assert_eq!(told, code, "{reason}");
         assert!(reason.len() < 100);
     }
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -135,7 +131,6 @@ async fn a_document_that_is_refused_is_an_error_with_an_array() {
         assert_eq!((&refused["id"], &refused["type"]), (&json!("1"), &json!("error")), "{refused}");
         assert_eq!(refused["payload"][0]["extensions"]["code"], code, "{refused}");
     }
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -151,7 +146,6 @@ async fn after_complete_nothing_comes_and_an_id_in_use_closes_with_4409() {
     client.result("1").await;
     client.subscribe("1", "{ __typename }", json!({})).await;
     assert_eq!(client.closed().await.0, 4409);
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -175,7 +169,6 @@ async fn the_users_21st_socket_closes_with_4429_and_a_seat_is_given_back() {
         client.is_acknowledged().await
     })
     .await;
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -195,7 +188,6 @@ async fn the_51st_operation_is_refused_and_the_socket_lives() {
     );
     client.say(json!({ "type": "ping" })).await;
     assert_eq!(client.hear().await, json!({ "type": "pong" }));
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -207,7 +199,6 @@ async fn a_token_that_expires_is_announced_and_closes_with_4403() {
     assert_eq!(notice["type"], "ping");
     assert!((1..=2).contains(&notice["payload"]["expiresIn"].as_i64().expect("seconds")), "{notice}");
     assert_eq!(client.closed().await.0, 4403);
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -227,7 +218,6 @@ async fn a_revoked_session_closes_its_sockets_with_4401_and_no_others() {
     let mut late = stage.connect().await;
     late.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
     assert_eq!(late.closed().await.0, 4403, "its token is not valid any more");
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -238,7 +228,6 @@ async fn sessions_revoked_before_the_start_are_known_when_the_gateway_is_ready()
     let mut client = stage.connect().await;
     client.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
     assert_eq!(client.closed().await.0, 4403);
-    stage.stop().await;
 }
 
 #[tokio::test]
@@ -258,4 +247,89 @@ async fn a_gateway_that_stops_closes_every_socket_with_1012_within_the_window() 
     }
     drop(clients);
     stopped.await.expect("it stops");
+}
+
+#[tokio::test]
+async fn everything_is_back_to_zero_when_the_last_socket_is_gone() {
+    let gauges = Gauges::default();
+    let _installed = metrics::set_default_local_recorder(&gauges);
+    let stage = Stage::start().await;
+    let (user, dialog) = (UserId::now(), DialogId::now());
+    {
+        let mut world = stage.world();
+        world.caller = Some(user);
+        world.members.insert(dialog, vec![(user, 0)]);
+        world.dialogs.insert(dialog, (1, Vec::new()));
+    }
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = stage.sign_in(user).await;
+        let id = json!({ "id": dialog.to_string() });
+        client.subscribe("u", "subscription { unread { total } }", json!({})).await;
+        client.result("u").await;
+        client.subscribe("m", "subscription($id: ID!) { messages(dialogId: $id) { kind } }", id.clone()).await;
+        client.result("m").await;
+        client.subscribe("r", "subscription($id: ID!) { readStates(dialogId: $id) { readSeq } }", id).await;
+        client.result("r").await;
+        clients.push(client);
+    }
+    let names = ["gateway_sockets", "gateway_subscriptions", "gateway_hub_users", "gateway_hub_dialogs"];
+    assert_eq!(names.map(|name| gauges.sum(name)), [5.0, 15.0, 1.0, 1.0]);
+    clients[0].say(json!({ "id": "u", "type": "complete" })).await;
+    testkit::eventually("a stream is gone", || async { gauges.sum("gateway_subscriptions") == 14.0 }).await;
+    let abrupt = clients.pop().expect("a client");
+    drop(abrupt);
+    for client in &mut clients {
+        client.socket.close(None).await.expect("closed");
+    }
+    testkit::eventually("nothing is left", || async { names.iter().all(|name| gauges.sum(name) == 0.0) }).await;
+    stage.stop().await;
+}
+
+/// A change of a thousand rows: about 80 kB on the wire.
+fn large(user: UserId, version: i64) -> UnreadChanged {
+    let row = |number: u128| UnreadRow {
+        dialog_id: DialogId::new(uuid::Uuid::from_u128(number)).bytes(),
+        unread: version,
+        was: version - 1,
+        ..UnreadRow::default()
+    };
+    let rows = (0..1000).map(row).collect();
+    UnreadChanged { user_id: user.bytes(), epoch: 1, version, previous: version - 1, rows }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_delays_nobody_and_is_let_go() {
+    let gauges = Gauges::default();
+    let _installed = metrics::set_default_local_recorder(&gauges);
+    let stage = Stage::start().await;
+    let user = UserId::now();
+    let query = "subscription { unread { version total changed { dialogId unread } } }";
+    let token = stage.token(user, SessionId::now(), 3600);
+    let mut stalled = stage.sign_in_with(&token).await;
+    let mut reader = stage.sign_in_with(&token).await;
+    for client in [&mut stalled, &mut reader] {
+        client.subscribe("u", query, json!({})).await;
+        client.result("u").await;
+    }
+    let mut version = 0;
+    // Until what lies between the two ends is full; frames are merged meanwhile, so nobody can say when that is.
+    while gauges.sum("gateway_sockets") == 2.0 {
+        assert!(version < 20_000, "it is never let go");
+        for _ in 0..200 {
+            version += 1;
+            stage.app.reader.hubs.unread.change(&large(user, version)).expect("an event");
+            let frame = reader.result("u").await;
+            assert_eq!(frame["data"]["unread"]["total"], version * 1000, "nobody waits for the other");
+        }
+        // Both are heard, so that silence is not what ends them. One that is let go just now hears nothing more.
+        drop(stalled.socket.send(Message::text(r#"{"type":"pong"}"#)).await);
+        reader.say(json!({ "type": "ping" })).await;
+        while reader.hear().await != json!({ "type": "pong" }) {}
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(31)).await;
+        tokio::time::resume();
+    }
+    drop(stalled);
+    stage.stop().await;
 }

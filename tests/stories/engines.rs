@@ -1,0 +1,183 @@
+//! The same stories on real engines, and what engines and roles do to them: refusals, outages, kills.
+
+use std::time::{Duration, Instant};
+
+use db::{Db, query};
+use serde_json::json;
+use testkit::eventually;
+
+use crate::{
+    device::Device,
+    oracle,
+    person::Person,
+    stack::{Stack, engine_does},
+    story,
+};
+
+/// Where outages last longer than this, nothing may fail.
+const DEADLINE: (&str, &str) = ("SAGA_DEADLINE", "10s");
+const OUTAGE: Duration = Duration::from_secs(12);
+
+#[tokio::test]
+async fn the_story_holds_with_devices_on_two_gateways() {
+    let Some(stack) = Stack::start(&[]).await else { return };
+    story::the_story(&stack).await;
+}
+
+#[tokio::test]
+async fn a_refused_message_fails_for_its_author_alone_and_moves_nobodys_count() {
+    let Some(stack) = Stack::start(&[]).await else { return };
+    let (a, b) = (Person::register(&stack, "ann").await, Person::register(&stack, "bob").await);
+    let dialog = a.create_group(&[&b], "two").await;
+    let mut phone = Device::watching(&b, None).await;
+    phone.frame("u", "unread").await;
+    let counter = stack.database("counter").await;
+    execute(&counter, "alter table member_counter add constraint refuse check (unread <= 2)").await;
+    let mut third = String::new();
+    for number in 1..=3 {
+        third = a.send(&dialog, &format!("message {number}")).await["id"].as_str().unwrap().to_owned();
+    }
+    let state = "query($id: ID!) { message(id: $id) { status failureReason text } }";
+    eventually("the third message is FAILED", || async {
+        a.data(state, json!({"id": third})).await["message"]["status"] == "FAILED"
+    })
+    .await;
+    let authors = a.data(state, json!({"id": third})).await;
+    assert!(authors["message"]["failureReason"].is_string() && authors["message"]["text"] == "message 3", "{authors}");
+    let history = oracle::history(&b, &dialog).await;
+    assert_eq!(history.len(), 2, "others lose it: {history:?}");
+    assert_eq!(phone.until_total(2).await.last(), Some(&2));
+    assert_eq!(b.total().await, 2, "through the cache");
+    let row = query("select cast(sum(unread) as bigint) as n from member_counter").one(&counter).await.unwrap();
+    assert_eq!(row.get::<i64>("n").unwrap(), 2, "in the table");
+
+    execute(&counter, "alter table member_counter drop constraint refuse").await;
+    let fourth = a.send(&dialog, "message 4").await;
+    assert_eq!(phone.until_total(3).await.last(), Some(&3));
+    eventually("the next send commits", || async {
+        a.data(state, json!({"id": fourth["id"]})).await["message"]["status"] == "COMMITTED"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn kafka_may_be_away_longer_than_the_saga_deadline() {
+    let Some(stack) = Stack::start(&[DEADLINE]).await else { return };
+    let (a, b) = (Person::register(&stack, "ann").await, Person::register(&stack, "bob").await);
+    let dialog = a.create_group(&[&b], "two").await;
+    a.send(&dialog, "before").await;
+    let mut phone = Device::watching(&b, None).await;
+    phone.until_total(1).await;
+    engine_does("stop", "kafka").await;
+    let stopped = Instant::now();
+    for number in 0..200 {
+        a.send(&dialog, &format!("message {number}")).await;
+    }
+    tokio::time::sleep(OUTAGE.saturating_sub(stopped.elapsed())).await;
+    let history = oracle::history(&a, &dialog).await;
+    assert!(history.iter().all(|message| message["status"] != "FAILED"), "an outage fails nothing");
+    engine_does("start", "kafka").await;
+    everything_is_counted(&a, &b, &dialog, 201).await;
+    phone.until_total(201).await;
+}
+
+#[tokio::test]
+async fn the_counter_may_be_away_longer_than_the_saga_deadline() {
+    let Some(mut stack) = Stack::start(&[DEADLINE]).await else { return };
+    let (a, b) = (Person::register(&stack, "ann").await, Person::register(&stack, "bob").await);
+    let dialog = a.create_group(&[&b], "two").await;
+    let mut phone = Device::watching(&b, None).await;
+    phone.frame("u", "unread").await;
+    stack.kill("counter").await;
+    let stopped = Instant::now();
+    for number in 0..50 {
+        a.send(&dialog, &format!("message {number}")).await;
+    }
+    assert_eq!(oracle::history(&b, &dialog).await.len(), 50, "people go on talking");
+    let answer = b.ask("query($id: ID!) { dialog(id: $id) { id unreadCount } }", json!({"id": dialog})).await;
+    assert_eq!(answer["data"]["dialog"], json!({"id": dialog, "unreadCount": null}), "{answer}");
+    assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAVAILABLE", "{answer}");
+    tokio::time::sleep(OUTAGE.saturating_sub(stopped.elapsed())).await;
+    stack.start_role("counter");
+    everything_is_counted(&a, &b, &dialog, 50).await;
+    phone.until_total(50).await;
+}
+
+#[tokio::test]
+async fn redis_may_be_stopped_and_flushed_in_the_middle_of_reads() {
+    let Some(stack) = Stack::start(&[]).await else { return };
+    let (a, b) = (Person::register(&stack, "ann").await, Person::register(&stack, "bob").await);
+    let dialog = a.create_group(&[&b], "two").await;
+    let mut phone = Device::watching(&b, None).await;
+    phone.frame("u", "unread").await;
+    let verbs = ["stop", "start", "wipe", "start"];
+    for number in 1..=40 {
+        if number % 10 == 5 {
+            engine_does(verbs[number / 10], "redis").await;
+        }
+        a.send(&dialog, "one more").await;
+        phone.until_total(number as i64).await;
+        assert_eq!(b.total().await, number as i64, "a query after a push is never older");
+    }
+}
+
+#[tokio::test]
+async fn from_a_send_to_the_frame_on_the_other_gateway() {
+    const SENDS: usize = 1_000;
+    let Some(stack) = Stack::start(&[]).await else { return };
+    let (a, b) = (Person::register(&stack, "ann").await, Person::register(&stack.elsewhere(), "bob").await);
+    let dialog = a.create_group(&[&b], "two").await;
+    let mut phone = Device::watching(&b, None).await;
+    phone.frame("u", "unread").await;
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let watched = tokio::spawn(async move {
+        let mut seen = vec![None; SENDS + 1];
+        let mut total = 0;
+        while total < SENDS {
+            let now = phone.frame("u", "unread").await["total"].as_u64().unwrap() as usize;
+            seen[total + 1..=now].fill(Some(Instant::now()));
+            total = now;
+        }
+        seen
+    });
+    let mut sends = Vec::new();
+    for _ in 0..SENDS {
+        ticks.tick().await;
+        let (a, dialog) = (a.clone(), dialog.clone());
+        sends.push(tokio::spawn(async move {
+            let begun = Instant::now();
+            let seq = a.send(&dialog, "hello").await["seq"].as_u64().unwrap() as usize;
+            (seq, begun)
+        }));
+    }
+    let mut begun = vec![None; SENDS + 1];
+    for send in sends {
+        let (seq, at) = send.await.unwrap();
+        begun[seq] = Some(at);
+    }
+    let seen = watched.await.unwrap();
+    let mut latencies: Vec<Duration> = (1..=SENDS).map(|seq| seen[seq].unwrap() - begun[seq].unwrap()).collect();
+    latencies.sort_unstable();
+    let at = |share: usize| latencies[SENDS * share / 100 - 1];
+    println!("send to frame on the other gateway, {SENDS} sends at 100 a second: p50 {:?}, p99 {:?}", at(50), at(99));
+}
+
+async fn everything_is_counted(a: &Person, b: &Person, dialog: &str, messages: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let history = oracle::history(a, dialog).await;
+        assert!(history.iter().all(|message| message["status"] != "FAILED"), "an outage fails nothing");
+        let committed = history.iter().filter(|message| message["status"] == "COMMITTED").count();
+        if committed == messages && b.total().await == messages as i64 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{committed} of {messages} are COMMITTED a minute after the outage");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn execute(db: &Db, statement: &'static str) {
+    let mut tx = db.begin().await.unwrap();
+    query(statement).execute(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+}

@@ -1,0 +1,62 @@
+//! An event as a record of Kafka: the key and the payload are its own, everything else travels in headers, as text.
+
+use bytes::Bytes;
+use rdkafka::{
+    Message,
+    message::{BorrowedMessage, Header, Headers as _, OwnedHeaders},
+    producer::FutureRecord,
+};
+use uuid::Uuid;
+
+use crate::{Headers, Record, outbox::Pending};
+
+/// The headers of an event.
+pub(crate) fn headers(event: &Pending) -> OwnedHeaders {
+    let (event_id, version) = (event.event_id.to_string(), event.version.to_string());
+    let created_at_us = event.created_at_us.to_string();
+    let mut headers = OwnedHeaders::new_with_capacity(6)
+        .insert(Header { key: "event_id", value: Some(&event_id) })
+        .insert(Header { key: "type", value: Some(&event.kind) })
+        .insert(Header { key: "version", value: Some(&version) })
+        .insert(Header { key: "created_at_us", value: Some(&created_at_us) });
+    let Headers { request_id, traceparent } = &event.headers;
+    for (key, value) in [("request_id", request_id), ("traceparent", traceparent)] {
+        if let Some(value) = value {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+    }
+    headers
+}
+
+/// What is produced for an event.
+pub(crate) fn produced(event: &Pending) -> FutureRecord<'_, str, [u8]> {
+    FutureRecord::to(&event.topic).key(event.key.as_str()).payload(event.payload.as_slice()).headers(headers(event))
+}
+
+/// A record that was read. Without our headers it is [malformed](Record::is_malformed) and has no identity.
+pub(crate) fn record(topic: &'static str, message: &BorrowedMessage<'_>) -> Record {
+    let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
+    let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+    let written_us = message.timestamp().to_millis().map_or(0, |millis| millis.saturating_mul(1000));
+    let read = identity(message);
+    if read.is_none() {
+        metrics::counter!("consumer_malformed_total", "topic" => topic).increment(1);
+    }
+    let (event_id, kind, version, created_at_us) = read.unwrap_or((Uuid::nil(), String::new(), 0, written_us));
+    let headers = Headers { request_id: header(message, "request_id"), traceparent: header(message, "traceparent") };
+    let (partition, offset) = (i64::from(message.partition()), message.offset());
+    Record { topic, partition, offset, event_id, key, version, kind, payload, headers, created_at_us }
+}
+
+/// The headers without which a record is none of ours.
+fn identity(message: &BorrowedMessage<'_>) -> Option<(Uuid, String, i64, i64)> {
+    let event_id = header(message, "event_id")?.parse().ok()?;
+    let version = header(message, "version")?.parse().ok()?;
+    let created_at_us = header(message, "created_at_us")?.parse().ok()?;
+    Some((event_id, header(message, "type")?, version, created_at_us))
+}
+
+fn header(message: &BorrowedMessage<'_>, key: &str) -> Option<String> {
+    let header = message.headers()?.iter().find(|header| header.key == key)?;
+    String::from_utf8(header.value?.to_vec()).ok()
+}

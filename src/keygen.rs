@@ -29,6 +29,7 @@ pub fn load_or_create(data_dir: &Path, keys: &Keys) -> anyhow::Result<(SigningKe
     let path = keys.signing_key_file.clone().unwrap_or_else(|| in_data_dir(SIGNING_KEY));
     let signing = SigningKeys::load_or_create(&path).with_context(|| format!("SIGNING_KEY_FILE {}", path.display()))?;
     let path = keys.service_token_file.clone().unwrap_or_else(|| in_data_dir(SERVICE_TOKEN));
-    let token = ServiceToken::load_or_create(&path).with_context(|| format!("SERVICE_TOKEN_FILE {}", path.display()))?;
+    let token =
+        ServiceToken::load_or_create(&path).with_context(|| format!("SERVICE_TOKEN_FILE {}", path.display()))?;
     Ok((signing, token))
 }

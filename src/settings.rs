@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use gateway::origins::Origins;
 
 /// A backend for conversations whose unread counts are exact and live.
 #[derive(Debug, Parser)]
@@ -92,10 +93,9 @@ pub struct Tokens {
 /// Who may come in, and what they are told.
 #[derive(Debug, Clone, Args)]
 pub struct Gateway {
-    /// Origins that browsers may come from, comma-separated [default: http://localhost and http://127.0.0.1 on the port
-    /// of LISTEN]
-    #[arg(long, env = "ALLOWED_ORIGINS", value_delimiter = ',')]
-    pub allowed_origins: Option<Vec<String>>,
+    /// Origins that web pages may come from, comma-separated; `loopback` stands for every page of this machine
+    #[arg(long, env = "ALLOWED_ORIGINS", default_value = "loopback")]
+    pub allowed_origins: Origins,
     /// Whether introspection, the IDE page and suggestions are given: on or off
     #[arg(long, env = "INTROSPECTION", default_value = "on", value_parser = switch)]
     pub introspection: bool,

@@ -126,6 +126,26 @@ pub enum Change {
     Repaired(i64),
 }
 
+impl Change {
+    /// The message that it is about.
+    pub fn message(&self) -> Option<&Message> {
+        match self {
+            Self::Sent(message, _) | Self::Refused(message, _) | Self::Deleted(message) | Self::Failed(message) => {
+                Some(message)
+            }
+            _ => None,
+        }
+    }
+
+    /// The person that it is about.
+    pub fn user(&self) -> Option<UserId> {
+        match self {
+            Self::Joined { user_id, .. } | Self::Left { user_id, .. } | Self::Read { user_id, .. } => Some(*user_id),
+            _ => None,
+        }
+    }
+}
+
 /// What the world is told of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effects {
@@ -135,8 +155,8 @@ pub struct Effects {
     pub reads: Vec<Reading>,
     /// Users whose numbers moved, by user.
     pub changes: Vec<UnreadChange>,
-    /// Messages at a place that another message has: for the dead letters.
-    pub divergences: Vec<(DialogId, Message)>,
+    /// Which of the events name a message at a place that another message has: for the dead letters.
+    pub divergences: Vec<usize>,
 }
 
 /// The saga's reply.
@@ -197,6 +217,8 @@ pub fn transact(state: &mut State, inputs: &[Input]) -> Effects {
 /// What a transaction notes down to tell its effects at the end.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
+    /// Which event is being applied.
+    at: usize,
     effects: Effects,
     /// `unread` and `read_seq` of every row touched, as they were before the transaction.
     before: BTreeMap<(UserId, DialogId), (i64, i64)>,
@@ -209,7 +231,8 @@ pub(crate) fn transact_by(
     mut rules: impl FnMut(&mut State, &Input, &mut Journal),
 ) -> Effects {
     let mut journal = Journal::default();
-    for input in inputs {
+    for (at, input) in inputs.iter().enumerate() {
+        journal.at = at;
         rules(state, input, &mut journal);
     }
     journal.conclude(state)
@@ -290,7 +313,7 @@ impl Dialog {
     /// Moves a message towards a standing, with everyone's unread; false where another message has its place.
     fn move_to(&mut self, dialog_id: DialogId, message: &Message, to: Standing, journal: &mut Journal) -> bool {
         let Ok(step) = ledger::step(self.ledger.get(&message.seq), message, to) else {
-            journal.effects.divergences.push((dialog_id, *message));
+            journal.effects.divergences.push(journal.at);
             return false;
         };
         self.applied.see_message(message.seq);

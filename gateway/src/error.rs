@@ -173,6 +173,56 @@ impl From<proto::InvalidId> for Error {
     }
 }
 
+/// Why an operation is not executed: errors of one code, and no data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rejected {
+    code: Code,
+    errors: Vec<ServerError>,
+}
+
+impl Rejected {
+    /// Errors of this code.
+    pub fn coded(code: Code, mut errors: Vec<ServerError>) -> Self {
+        for error in &mut errors {
+            let extensions = error.extensions.get_or_insert_default();
+            extensions.set("code", code.name());
+        }
+        Self { code, errors }
+    }
+
+    /// What does not fit the schema.
+    pub fn invalid(errors: Vec<ServerError>) -> Self {
+        Self::coded(Code::GraphqlValidationFailed, errors)
+    }
+
+    /// A failure of this request.
+    pub fn of(error: Error, request_id: &RequestId) -> Self {
+        Self { code: error.code, errors: vec![error.into_server_error(request_id)] }
+    }
+
+    /// What kind of failure it is.
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What a client is shown; each error carries its code.
+    pub fn errors(&self) -> &[ServerError] {
+        &self.errors
+    }
+
+    /// The answer.
+    pub fn into_response(self) -> Response {
+        Response::from_errors(self.errors)
+    }
+}
+
+impl From<Error> for Rejected {
+    /// A failure of the one who asks; ours are of a request ([`Rejected::of`]).
+    fn from(error: Error) -> Self {
+        Self::coded(error.code, vec![ServerError::new(error.message, None)])
+    }
+}
+
 /// Gives every error of an executed operation its code. Those of resolvers know theirs; one without a source is
 /// async-graphql's own, about the value of an argument.
 pub fn finish(response: &mut Response, request_id: &RequestId) {
@@ -188,5 +238,97 @@ pub fn finish(response: &mut Response, request_id: &RequestId) {
             },
         };
         error.show(shown, request_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_graphql::Value;
+    use tonic::{Code as Grpc, Status};
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_the_public_contract() {
+        let table: Vec<_> =
+            Code::ALL.iter().map(|code| format!("{} {}", code.name(), code.status().as_u16())).collect();
+        assert_eq!(
+            table,
+            [
+                "GRAPHQL_PARSE_FAILED 400",
+                "GRAPHQL_VALIDATION_FAILED 400",
+                "BAD_REQUEST 400",
+                "PERSISTED_QUERY_NOT_FOUND 200",
+                "PERSISTED_QUERY_REQUIRED 400",
+                "UNAUTHENTICATED 401",
+                "BAD_USER_INPUT 200",
+                "NOT_FOUND 200",
+                "CONFLICT 200",
+                "LIMIT_EXCEEDED 400",
+                "RATE_LIMITED 429",
+                "UNAVAILABLE 200",
+                "DEADLINE_EXCEEDED 200",
+                "INTERNAL 500",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_status_of_a_service_has_its_code_and_only_texts_for_people_pass() {
+        let shown = |grpc| {
+            let error = Error::from(Status::new(grpc, "words"));
+            let error = error.into_server_error(&RequestId::random());
+            let code = error.extensions.as_ref().and_then(|extensions| extensions.get("code")).cloned();
+            let Some(Value::String(code)) = code else { panic!("no code") };
+            format!("{grpc:?}: {code} {}", if error.message == "words" { "as it is" } else { &error.message })
+        };
+        let rows: Vec<_> = (1..17).map(|number| shown(Grpc::from_i32(number))).collect();
+        assert_eq!(
+            rows,
+            [
+                "Cancelled: INTERNAL internal error",
+                "Unknown: INTERNAL internal error",
+                "InvalidArgument: BAD_USER_INPUT as it is",
+                "DeadlineExceeded: DEADLINE_EXCEEDED a service did not answer in time",
+                "NotFound: NOT_FOUND as it is",
+                "AlreadyExists: CONFLICT as it is",
+                "PermissionDenied: NOT_FOUND as it is",
+                "ResourceExhausted: LIMIT_EXCEEDED as it is",
+                "FailedPrecondition: BAD_USER_INPUT as it is",
+                "Aborted: INTERNAL internal error",
+                "OutOfRange: INTERNAL internal error",
+                "Unimplemented: INTERNAL internal error",
+                "Internal: INTERNAL internal error",
+                "Unavailable: UNAVAILABLE a service is away, try again later",
+                "DataLoss: INTERNAL internal error",
+                "Unauthenticated: UNAUTHENTICATED as it is",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_error_of_an_answer_carries_its_code() {
+        let ours = |error: Error| ServerError { source: Some(Arc::new(error)), ..ServerError::new("words", None) };
+        let foreign = ServerError { source: Some(Arc::new("other")), ..ServerError::new("secret", None) };
+        let errors = vec![
+            ours(Error::new(Code::Conflict, "taken")),
+            ours(Error::internal("secret")),
+            ServerError::new("Only integers from -2147483648 to 2147483647 are accepted.", None),
+            foreign,
+        ];
+        let mut response = Response::from_errors(errors);
+        let request_id = RequestId::random();
+        finish(&mut response, &request_id);
+        finish(&mut response, &request_id);
+        let shown = serde_json::to_value(&response.errors).expect("JSON");
+        let internal = serde_json::json!({
+            "message": "internal error",
+            "extensions": { "code": "INTERNAL", "requestId": request_id.as_str() },
+        });
+        assert_eq!(shown[0], serde_json::json!({ "message": "taken", "extensions": { "code": "CONFLICT" } }));
+        assert_eq!((&shown[1], &shown[3]), (&internal, &internal));
+        assert_eq!(shown[2]["extensions"]["code"], "BAD_USER_INPUT");
     }
 }

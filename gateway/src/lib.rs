@@ -1,9 +1,154 @@
 //! The gateway: GraphQL for people, over the services that hold the data. A hub pushes what changes to those who watch.
 
+pub mod batch;
+pub mod check;
+pub mod cursor;
+pub mod documents;
 pub mod error;
+#[cfg(test)]
+mod fixture;
+pub mod floor;
+pub mod http;
+pub mod hub;
 pub mod ide;
+pub mod limits;
+pub mod live;
+pub mod loaders;
+pub mod origins;
 pub mod peers;
 pub mod pipeline;
+pub mod scan;
 pub mod schema;
+pub mod sessions;
+pub mod shape;
+pub mod socket;
+#[cfg(test)]
+mod stage;
+pub mod tail;
+pub mod turn;
+pub mod variables;
 pub mod version;
 pub mod viewer;
+
+use std::{sync::Arc, time::Duration};
+
+use access::{Guard, ServiceToken};
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+    routing,
+};
+use events::Log;
+use telemetry::Readiness;
+use tokio_util::sync::CancellationToken;
+use tower_http::{
+    compression::CompressionLayer,
+    cors::{AllowHeaders, AllowOrigin, CorsLayer},
+};
+
+use crate::{
+    floor::Floor,
+    http::Door,
+    hub::{Hubs, Service},
+    live::Live,
+    origins::Origins,
+    peers::Peers,
+    pipeline::Pipeline,
+    sessions::Revoked,
+    socket::Sockets,
+    tail::Reader,
+    viewer::Authenticator,
+};
+
+/// How long a browser may remember what a preflight has said.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
+
+/// What the gateway is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which web pages may come.
+    pub allowed_origins: Origins,
+    /// Whether clients may read the schema; the IDE page and suggestions with it.
+    pub introspection: bool,
+    /// How many sockets a person may have at this gateway.
+    pub max_sockets_per_user: usize,
+    /// The time over which sockets are closed when the gateway stops.
+    pub drain_window: Duration,
+    /// How long access tokens live: for so long a revoked session must be remembered.
+    pub access_token_ttl: Duration,
+}
+
+/// The gateway. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct App {
+    settings: Settings,
+    door: Door,
+    sockets: Sockets,
+    reader: Reader,
+    log: Log,
+    readiness: Readiness,
+}
+
+impl App {
+    /// Over these services, for people whom this guard believes. What changes is read from the log; what the gateway asks
+    /// for itself it asks with the service token.
+    pub fn new(
+        settings: Settings,
+        peers: Peers,
+        guard: Guard,
+        service_token: &ServiceToken,
+        log: Log,
+        readiness: Readiness,
+    ) -> Self {
+        let (floor, revoked) = (Floor::default(), Revoked::new(settings.access_token_ttl));
+        let service = Service::new(peers.clone(), service_token);
+        let hubs = Hubs::new(&service);
+        let pipeline = Pipeline::new(peers, floor.clone(), settings.introspection);
+        let live = Live::new(pipeline.clone(), hubs.clone(), floor);
+        let authenticator = Arc::new(Authenticator::new(guard, revoked.clone()));
+        let sockets = Sockets::new(socket::Parts {
+            pipeline: pipeline.clone(),
+            live,
+            authenticator: authenticator.clone(),
+            revoked: revoked.clone(),
+            origins: settings.allowed_origins.clone(),
+            each_max: settings.max_sockets_per_user,
+            drain_window: settings.drain_window,
+        });
+        let door = Door { pipeline, authenticator };
+        let reader = Reader { hubs, revoked, service, component: readiness.register("log") };
+        Self { settings, door, sockets, reader, log, readiness }
+    }
+
+    /// Everything that the gateway answers on its own port.
+    pub fn router(&self) -> Router {
+        let graphql = routing::get(http::get).post(http::post).with_state(self.door.clone());
+        let graphql = graphql.layer(from_fn_with_state(self.sockets.clone(), socket::handshake));
+        let router = Router::new().route("/graphql", graphql).merge(telemetry::ops::health(self.readiness.clone()));
+        let router = if self.settings.introspection { router.merge(ide::routes()) } else { router };
+        router.layer(CompressionLayer::new()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
+    }
+
+    /// Follows the log and feeds those who watch, until shut down and the last socket is closed.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let drained = CancellationToken::new();
+        let sockets = async {
+            shutdown.cancelled().await;
+            self.sockets.drain().await;
+            drained.cancel();
+        };
+        let reader = self.reader.clone().run(self.log.clone(), drained.clone());
+        tokio::join!(sockets, reader, self.reader.hubs.run(&drained));
+    }
+
+    /// No cookies are taken, so a page can do nothing in somebody's name without that person's token.
+    fn cors(&self) -> CorsLayer {
+        let origins = self.settings.allowed_origins.clone();
+        CorsLayer::new()
+            .allow_origin(AllowOrigin::predicate(move |origin, _| origins.allow(origin)))
+            .allow_methods([axum::http::Method::GET, axum::http::Method::POST])
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers([axum::http::HeaderName::from_static("x-request-id")])
+            .max_age(PREFLIGHT_AGE)
+    }
+}

@@ -1,24 +1,30 @@
 //! The one place where an operation is admitted and executed, for every transport: bounds before parsing, parsing,
 //! bounds of the document, validation; then the schema, under a deadline, with loaders of the operation's own.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use async_graphql::{Request, Response, ServerError, Variables};
+use async_graphql::{PathSegment, Request, Response, ValidationMode, Variables};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
-use futures_util::StreamExt;
-use http::StatusCode;
+use futures_util::{FutureExt, StreamExt};
 use telemetry::{Call, RequestId};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    error::{Code, Error, finish},
+    documents::{Documents, Operation, Ready},
+    error::{Code, Error, Rejected, finish},
+    floor::Floor,
     peers::Peers,
-    schema::{Schema, Scope},
+    schema::{self, Schema, Scope},
+    turn::Turn,
     viewer::Viewer,
 };
 
 /// How long an operation may take.
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(5);
+/// How much sooner a call of a service must be answered, so that the rest of the answer is still sent.
+const ANSWER: Duration = Duration::from_millis(250);
+/// Fragments and fields inside each other that the executor follows; the bounds are tighter.
+const RECURSION_MAX: usize = 128;
 
 /// An operation as a transport has read it.
 #[derive(Debug, Default)]
@@ -33,36 +39,34 @@ pub struct Incoming {
     pub extensions: serde_json::Map<String, serde_json::Value>,
 }
 
-/// What an operation is, whoever asks: two requests of one identity have one answer for one viewer and state.
+/// What an operation is, whoever asks: two requests of one identity have one answer for one viewer and state. Cheap to
+/// clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity(Arc<(Arc<str>, Option<String>, String)>);
 
 /// An operation within all bounds, parsed and valid. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Admitted {
-    document: Arc<Document>,
-    operation_name: Option<String>,
+    operation: Arc<Operation>,
     variables: Variables,
     identity: Identity,
-    kind: OperationType,
     cost: usize,
-}
-
-#[derive(Debug)]
-struct Document {
-    text: Arc<str>,
-    parsed: ExecutableDocument,
 }
 
 impl Admitted {
     /// Query, mutation or subscription.
     pub fn kind(&self) -> OperationType {
-        self.kind
+        self.operation.kind
     }
 
     /// What it costs at most, as the bound on complexity counts.
     pub fn cost(&self) -> usize {
         self.cost
+    }
+
+    /// The operation with the fragments that it reaches.
+    pub fn document(&self) -> &ExecutableDocument {
+        &self.operation.document
     }
 
     /// What it is: document, operation and variables, to share answers by.
@@ -71,46 +75,22 @@ impl Admitted {
     }
 }
 
-/// Why an operation is not executed.
-#[derive(Clone, Debug)]
-pub struct Rejected {
-    code: Code,
-    errors: Vec<ServerError>,
-}
-
-impl Rejected {
-    /// A refusal of this kind.
-    pub fn new(error: Error, request_id: &RequestId) -> Self {
-        Self { code: error.code(), errors: vec![error.into_server_error(request_id)] }
-    }
-
-    /// Of what kind.
-    pub fn code(&self) -> Code {
-        self.code
-    }
-
-    /// The status over HTTP, for clients that understand `application/graphql-response+json`.
-    pub fn status(&self) -> StatusCode {
-        self.code.status()
-    }
-
-    /// What a client is shown; each error carries its code.
-    pub fn errors(&self) -> &[ServerError] {
-        &self.errors
-    }
-}
-
 /// Admits and executes. Cheap to clone.
 #[derive(Clone)]
 pub struct Pipeline {
     schema: Schema,
+    documents: Documents,
     peers: Peers,
+    floor: Floor,
 }
 
 impl Pipeline {
-    /// Over these services.
-    pub fn new(schema: Schema, peers: Peers) -> Self {
-        Self { schema, peers }
+    /// Over these services. Introspection lets clients read the schema.
+    pub fn new(peers: Peers, floor: Floor, introspection: bool) -> Self {
+        // What comes here has been validated.
+        let schema = schema::build().validation_mode(ValidationMode::Fast).limit_recursive_depth(RECURSION_MAX);
+        let schema = if introspection { schema } else { schema.disable_introspection() };
+        Self { schema: schema.finish(), documents: Documents::new(introspection), peers, floor }
     }
 
     /// Checks an operation against every bound and the schema, executing nothing.
@@ -120,28 +100,23 @@ impl Pipeline {
     pub async fn admit(&self, incoming: Incoming, call: &Call) -> Result<Admitted, Rejected> {
         let Incoming { query, operation_name, variables, .. } = incoming;
         let text: Arc<str> = query.into();
-        let parsed = async_graphql_parser::parse_query(&*text).map_err(|error| {
-            Rejected::new(Error::new(Code::GraphqlParseFailed, error.to_string()), &call.request_id)
-        })?;
-        let kind = parsed.operations.iter().next().map_or(OperationType::Query, |(_, operation)| operation.node.ty);
-        let identity = Identity(Arc::new((
-            text.clone(),
-            operation_name.clone(),
-            serde_json::to_string(&variables).unwrap_or_default(),
-        )));
-        let document = Arc::new(Document { text, parsed });
-        Ok(Admitted { document, operation_name, variables, identity, kind, cost: 0 })
+        let name = operation_name.filter(|name| !name.is_empty());
+        let found = AssertUnwindSafe(self.documents.find(text.clone(), name.clone(), &variables)).catch_unwind();
+        let found = found.await.map_err(|_| Rejected::of(Error::internal("admitting panicked"), &call.request_id))?;
+        let Ready { operation, variables, cost } = found?;
+        let values = serde_json::to_string(&variables).unwrap_or_default();
+        let identity = Identity(Arc::new((text, name, values)));
+        Ok(Admitted { operation, variables, identity, cost })
     }
 
     /// Executes a query or a mutation. Every error of the answer carries its code.
     pub async fn execute(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call) -> Response {
-        let request_id = call.request_id.clone();
+        let (turn, request_id) = (Turn::default(), call.request_id.clone());
         let deadline = Instant::now() + OPERATION_LIMIT;
-        let request = self.request(admitted, viewer, call.with_deadline(deadline));
-        let answer = timeout_at(deadline, self.schema.execute(request)).await;
-        let mut response = answer.unwrap_or_else(|_| late(&request_id));
-        finish(&mut response, &request_id);
-        response
+        let request = self.request(admitted, viewer, call.with_deadline(deadline - ANSWER), &turn);
+        let work = turn.run(self.schema.execute(request));
+        let response = guarded(deadline, work).await.map(|response| settled(admitted, response, &request_id));
+        response.unwrap_or_else(|error| failed(error, &request_id))
     }
 
     /// Executes a subscription's resolvers once, over what `feed` gives them (a probe or a frame): the first item of
@@ -153,25 +128,58 @@ impl Pipeline {
         viewer: Option<Viewer>,
         call: Call,
     ) -> Option<Response> {
-        let request_id = call.request_id.clone();
+        let (turn, request_id) = (Turn::default(), call.request_id.clone());
         let deadline = Instant::now() + OPERATION_LIMIT;
-        let request = self.request(admitted, viewer, call.with_deadline(deadline)).data(feed);
+        let request = self.request(admitted, viewer, call.with_deadline(deadline - ANSWER), &turn).data(feed);
         let mut stream = self.schema.execute_stream(request);
-        let mut response = timeout_at(deadline, stream.next()).await.unwrap_or_else(|_| Some(late(&request_id)))?;
-        finish(&mut response, &request_id);
-        Some(response)
+        let work = turn.run(stream.next());
+        match guarded(deadline, work).await {
+            Ok(response) => response.map(|response| settled(admitted, response, &request_id)),
+            Err(error) => Some(failed(error, &request_id)),
+        }
     }
 
-    fn request(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call) -> Request {
-        let scope = Scope::new(viewer, call, self.peers.clone());
-        let mut request = Request::new(&*admitted.document.text).variables(admitted.variables.clone()).data(scope);
-        request.operation_name.clone_from(&admitted.operation_name);
-        request.set_parsed_query(admitted.document.parsed.clone());
+    fn request(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call, turn: &Turn) -> Request {
+        let scope = Scope::new(viewer, call, self.peers.clone(), self.floor.clone(), turn);
+        let mut request = Request::new("").variables(admitted.variables.clone()).data(scope);
+        request.set_parsed_query(admitted.operation.document.clone());
         request
     }
 }
 
-fn late(request_id: &RequestId) -> Response {
-    let error = Error::new(Code::DeadlineExceeded, "the operation took too long");
+/// Runs to the deadline; a panic is an error of this operation alone.
+async fn guarded<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Error> {
+    match timeout_at(deadline, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(Error::internal("a resolver panicked")),
+        Err(_) => Err(Error::new(Code::DeadlineExceeded, "the operation took too long")),
+    }
+}
+
+/// The answer as clients see it.
+fn settled(admitted: &Admitted, mut response: Response, request_id: &RequestId) -> Response {
+    let failed: Vec<&[PathSegment]> = response.errors.iter().map(|error| error.path.as_slice()).collect();
+    admitted.operation.shape.settle(&mut response.data, &failed);
+    finish(&mut response, request_id);
+    response
+}
+
+fn failed(error: Error, request_id: &RequestId) -> Response {
     Response::from_errors(vec![error.into_server_error(request_id)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_has_five_seconds_and_a_panic_is_its_own() {
+        let begun = Instant::now();
+        let late = guarded(begun + OPERATION_LIMIT, std::future::pending::<()>()).await.expect_err("late");
+        assert_eq!((late.code(), begun.elapsed().as_secs()), (Code::DeadlineExceeded, 5));
+        let broken = guarded(Instant::now() + OPERATION_LIMIT, async { panic!("secret") }).await;
+        let broken: Error = broken.map(|(): ()| ()).expect_err("panicked");
+        let shown = broken.into_server_error(&RequestId::random());
+        assert_eq!(shown.message, "internal error");
+    }
 }

@@ -1,37 +1,107 @@
-//! The public schema.
+//! The public schema: types, and resolvers that turn a field into calls of services. `schema.graphql` at the root of the
+//! repository is what it says; a test keeps it so. What all resolvers of an operation share is its [`Scope`].
 
-use async_graphql::{EmptyMutation, EmptySubscription, Object};
+#[cfg(test)]
+mod calls;
+#[cfg(test)]
+mod contract;
+mod dialog;
+mod input;
+mod message;
+mod mutation;
+mod page;
+mod query;
+mod subscription;
+mod time;
+mod unread;
+mod user;
+
+use async_graphql::{Context, SchemaBuilder};
 use telemetry::Call;
 
-use crate::{peers::Peers, viewer::Viewer};
+use crate::{
+    error::Error,
+    floor::Floor,
+    loaders::{Loaders, Source},
+    peers::Peers,
+    turn::Turn,
+    viewer::Viewer,
+};
+
+pub use dialog::Dialog;
+pub use input::{CreateDialogInput, LoginInput, MarkReadInput, RegisterInput, SendMessageInput};
+pub use message::{Message, MessageStatus};
+pub use mutation::Mutation;
+pub use page::{DialogConnection, DialogEdge, MessageConnection, MessageEdge, PageInfo, UserConnection, UserEdge};
+pub use query::Query;
+pub use subscription::{MessageEvent, MessageEventKind, Subscription, UnreadEvent, UnreadEventKind};
+pub use time::DateTime;
+pub use unread::{DialogUnread, MarkReadPayload, ReadState, Unread};
+pub use user::{Session, User};
 
 /// The schema, ready to execute.
-pub type Schema = async_graphql::Schema<Query, EmptyMutation, EmptySubscription>;
+pub type Schema = async_graphql::Schema<Query, Mutation, Subscription>;
+
+/// The schema, not finished yet: modes and extensions are the pipeline's.
+pub fn build() -> SchemaBuilder<Query, Mutation, Subscription> {
+    Schema::build(Query, Mutation, Subscription)
+}
 
 /// What the resolvers of one operation share.
 pub struct Scope {
-    /// Who asks.
-    pub viewer: Option<Viewer>,
-    /// What travels with their calls.
-    pub call: Call,
-    /// The services.
-    pub peers: Peers,
+    viewer: Option<Viewer>,
+    source: Source,
+    /// What they load together.
+    pub loaders: Loaders,
 }
 
 impl Scope {
-    /// For one operation.
-    pub fn new(viewer: Option<Viewer>, call: Call, peers: Peers) -> Self {
-        Self { viewer, call, peers }
+    /// For one operation of this viewer, whose loaders follow these turns.
+    pub fn new(viewer: Option<Viewer>, call: Call, peers: Peers, floor: Floor, turn: &Turn) -> Self {
+        let call = match &viewer {
+            Some(viewer) => call.with_authorization(viewer.authorization.expose()),
+            None => call,
+        };
+        let source = Source { peers, call, viewer: viewer.as_ref().map(|viewer| viewer.user), floor };
+        Self { viewer, loaders: Loaders::new(turn, &source), source }
     }
-}
 
-/// What can be asked.
-pub struct Query;
+    /// That of the operation that a resolver belongs to.
+    pub fn of<'a>(ctx: &Context<'a>) -> &'a Self {
+        ctx.data_unchecked()
+    }
 
-#[Object]
-impl Query {
-    /// Always true.
-    async fn alive(&self) -> bool {
-        true
+    /// That of a write by somebody who is signed in: nothing that was read before it counts any more.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED where nobody is signed in.
+    pub fn writing<'a>(ctx: &Context<'a>) -> Result<&'a Self, Error> {
+        let scope = Self::of(ctx);
+        scope.viewer()?;
+        scope.loaders.forget();
+        Ok(scope)
+    }
+
+    /// Who is signed in.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED where nobody is.
+    pub fn viewer(&self) -> Result<&Viewer, Error> {
+        self.viewer.as_ref().ok_or_else(Error::sign_in)
+    }
+
+    /// The services.
+    pub fn peers(&self) -> &Peers {
+        &self.source.peers
+    }
+
+    /// What travels with calls.
+    pub fn call(&self) -> &Call {
+        &self.source.call
+    }
+
+    /// What this gateway has shown to whom.
+    pub fn floor(&self) -> &Floor {
+        &self.source.floor
     }
 }

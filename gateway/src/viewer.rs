@@ -1,7 +1,16 @@
-//! Who asks: the person and the session that an access token proves.
+//! Who asks: the person and the session that an access token proves, on every transport.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use access::{Guard, Refused};
+use http::{HeaderMap, header};
 use proto::{SessionId, UserId};
 use telemetry::Secret;
+
+use crate::{
+    error::{Code, Error},
+    sessions::Revoked,
+};
 
 /// A signed-in person, as an access token says.
 #[derive(Clone, Debug)]
@@ -14,4 +23,73 @@ pub struct Viewer {
     pub expires_at_s: i64,
     /// The header that travels with calls on this person's behalf, `Bearer …`.
     pub authorization: Secret,
+}
+
+/// Says who asks.
+#[derive(Clone, Debug)]
+pub struct Authenticator {
+    guard: Guard,
+    revoked: Revoked,
+}
+
+impl Authenticator {
+    /// One that believes what this guard believes, but for sessions that are over.
+    pub fn new(guard: Guard, revoked: Revoked) -> Self {
+        Self { guard, revoked }
+    }
+
+    /// Who shows this access token, with or without `Bearer` before it.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED where it is not valid, has expired, or its session is over; UNAVAILABLE where nobody can say.
+    pub async fn token(&self, text: &str) -> Result<Viewer, Error> {
+        let text = text.trim();
+        let token = match text.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+            Some(_) => return Err(refused(Refused::Invalid)),
+            None => text,
+        };
+        let caller = self.guard.verify(token, now_s()).await.map_err(refused)?;
+        let session = SessionId::new(caller.session);
+        if self.revoked.contains(session) {
+            return Err(Error::new(Code::Unauthenticated, "the session is over, sign in again"));
+        }
+        Ok(Viewer {
+            user: UserId::new(caller.user),
+            session,
+            expires_at_s: caller.expires_at_s,
+            authorization: Secret::new(&format!("Bearer {token}")),
+        })
+    }
+
+    /// Who sends these headers; `None` without an authorization header, or with an empty one.
+    ///
+    /// # Errors
+    /// As [`Authenticator::token`]: a bad token is refused even where none is needed.
+    pub async fn header(&self, headers: &HeaderMap) -> Result<Option<Viewer>, Error> {
+        let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+        let value = value.to_str().map_err(|_| refused(Refused::Invalid))?;
+        if value.trim().is_empty() {
+            return Ok(None);
+        }
+        let (scheme, token) = value.split_once(' ').ok_or_else(|| refused(Refused::Invalid))?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(refused(Refused::Invalid));
+        }
+        self.token(token).await.map(Some)
+    }
+}
+
+fn refused(reason: Refused) -> Error {
+    let code = match reason {
+        Refused::Missing | Refused::Invalid | Refused::Expired => Code::Unauthenticated,
+        Refused::KeysUnavailable => Code::Unavailable,
+    };
+    Error::new(code, reason.to_string())
+}
+
+/// Seconds since the epoch, by this machine's clock.
+pub fn now_s() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

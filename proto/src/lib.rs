@@ -6,7 +6,7 @@ mod peer;
 pub mod topic;
 
 pub use id::{DialogId, InvalidId, MessageId, SessionId, TransactionId, UserId};
-pub use peer::{BoxError, Peer, local};
+pub use peer::{BoxError, Peer, TransportError, local};
 
 /// The events of the log, `tidings.events`.
 #[expect(missing_docs, reason = "generated; the .proto files speak")]

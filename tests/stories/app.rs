@@ -1,7 +1,6 @@
 //! The program under test: started on ports of its own, in a folder of its own, killed when dropped.
 
 use std::{
-    path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -72,10 +71,6 @@ impl App {
         let status = self.child.wait().await.unwrap();
         assert!(status.success(), "a stop that was asked for is a success: {status}");
         (self.folder, begun.elapsed())
-    }
-
-    pub fn database(&self, name: &str) -> PathBuf {
-        self.folder.path().join(format!("{name}.db"))
     }
 
     /// The value of a metric, summed over its labels.

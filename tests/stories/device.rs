@@ -120,7 +120,9 @@ impl Device {
         tokio::time::timeout(PATIENCE, async {
             loop {
                 match self.socket.next().await {
-                    Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => return (code.into(), reason.to_string()),
+                    Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
+                        return (code.into(), reason.to_string());
+                    }
                     Some(Ok(Message::Close(None))) | None | Some(Err(_)) => panic!("closed without a code"),
                     Some(Ok(_)) => {}
                 }

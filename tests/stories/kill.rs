@@ -111,7 +111,13 @@ fn load(people: &[Person], dialogs: &Arc<Vec<String>>, acknowledged: &Acknowledg
     Load(tasks.collect())
 }
 
-async fn act(sender: usize, person: &Person, dialogs: &[String], told: &Acknowledged, random: &mut StdRng) -> Option<()> {
+async fn act(
+    sender: usize,
+    person: &Person,
+    dialogs: &[String],
+    told: &Acknowledged,
+    random: &mut StdRng,
+) -> Option<()> {
     let dialog = if sender == 0 { 0 } else { random.random_range(0..dialogs.len()) };
     match random.random_range(0..10) {
         0..7 => {
@@ -126,7 +132,8 @@ async fn act(sender: usize, person: &Person, dialogs: &[String], told: &Acknowle
         _ => {
             let mine: Vec<String> = {
                 let told = told.lock().unwrap();
-                let mine = told.iter().filter(|(key, _)| key.sender == sender).filter_map(|(_, message)| message.clone());
+                let mine =
+                    told.iter().filter(|(key, _)| key.sender == sender).filter_map(|(_, message)| message.clone());
                 mine.map(|(id, _)| id).collect()
             };
             if !mine.is_empty() {

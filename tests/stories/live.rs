@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use testkit::eventually;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     app::App,
@@ -39,7 +40,11 @@ async fn a_device_that_comes_back_resumes_from_its_version() {
     }
     let mut strange = Device::watching(&b, Some("yesterday")).await;
     let error = strange.hear_of("u").await;
-    assert_eq!(error["payload"]["errors"].as_array().or(error["payload"].as_array()).unwrap()[0]["extensions"]["code"], "BAD_USER_INPUT", "{error}");
+    assert_eq!(
+        error["payload"]["errors"].as_array().or(error["payload"].as_array()).unwrap()[0]["extensions"]["code"],
+        "BAD_USER_INPUT",
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -134,4 +139,46 @@ async fn queries_and_mutations_run_over_the_socket_and_a_stop_closes_it_for_a_re
     assert_eq!(phone.closed().await.0, 1012);
     let (_, took) = stopping.await.unwrap();
     assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test]
+async fn each_wrong_way_to_speak_closes_the_socket_with_its_code() {
+    let app = App::start().await;
+    let a = Person::register(&app, "ann").await;
+    let subscribe = json!({"id": "1", "type": "subscribe", "payload": {"query": "{ me { id } }"}});
+    let mut early = Device::open(&a.url).await;
+    early.say(subscribe.clone()).await;
+    assert_eq!(early.closed().await.0, 4401, "subscribe before the ack");
+    let mut twice = Device::connect(&a).await;
+    twice.say(json!({"type": "connection_init"})).await;
+    assert_eq!(twice.closed().await.0, 4429, "a second connection_init");
+    let mut same = Device::connect(&a).await;
+    for _ in 0..2 {
+        same.subscribe("1", UNREAD, json!({})).await;
+    }
+    assert_eq!(same.closed().await.0, 4409, "an id that is in use");
+    let long = format!("{{\"type\": \"{}\"}}", "x".repeat(5_000));
+    for wrong in ["not JSON", "[]", r#"{"type": "dance"}"#, r#"{"type": "subscribe"}"#, &long] {
+        let mut device = Device::connect(&a).await;
+        device.say_raw(Message::text(wrong)).await;
+        let (code, reason) = device.closed().await;
+        assert!(code == 4400 && !reason.is_empty() && reason.len() < 100, "{wrong:.20}: {code} {reason}");
+    }
+    let mut binary = Device::connect(&a).await;
+    binary.say_raw(Message::binary(vec![1, 2, 3])).await;
+    assert_eq!(binary.closed().await.0, 4400);
+    let mut large = Device::connect(&a).await;
+    large.say_raw(Message::text("x".repeat(70_000))).await;
+    assert_eq!(large.closed().await.0, 1009);
+    let mut silent = Device::open(&a.url).await;
+    assert_eq!(silent.closed().await.0, 4408, "no connection_init for 3 s");
+    let mut device = Device::connect(&a).await;
+    device.say(json!({"type": "ping"})).await;
+    assert_eq!(device.hear().await["type"], "pong");
+    device.subscribe("bad", "{ nonsense }", json!({})).await;
+    let error = device.hear_of("bad").await;
+    assert_eq!(
+        (&error["type"], &error["payload"][0]["extensions"]["code"]),
+        (&json!("error"), &json!("GRAPHQL_VALIDATION_FAILED"))
+    );
 }

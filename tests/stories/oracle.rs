@@ -1,5 +1,10 @@
 //! What must be true at rest, computed anew from what was said and read.
 
+use std::path::Path;
+
+use counter::kernel::{self, Change, Input, State};
+use db::{Db, query};
+use proto::{DialogId, UserId};
 use serde_json::{Value, json};
 use testkit::eventually;
 
@@ -36,4 +41,87 @@ pub async fn unread_is_exact(person: &Person, dialog: &str, history: &[Value]) {
         data["dialogUnread"]["unread"].as_u64().unwrap() == history.iter().filter(counts).count() as u64
     })
     .await;
+}
+
+/// A database's rows as text, for comparison.
+type Rows = Vec<String>;
+
+/// After the process has ended: the files are sound, nothing waits, and the counters are what the pure kernel makes of
+/// dialog's events and the people's read pointers.
+pub async fn the_databases_agree_with_the_kernel(folder: &Path) {
+    let mut databases = Vec::new();
+    for name in ["auth", "dialog", "counter"] {
+        let db = Db::open_file(&folder.join(format!("{name}.db"))).await.unwrap();
+        let sound = query("select integrity_check as verdict from pragma_integrity_check").one(&db).await.unwrap();
+        assert_eq!(sound.get::<String>("verdict").unwrap(), "ok", "{name}.db");
+        databases.push(db);
+    }
+    let [_, dialog, counter] = &databases[..] else { unreachable!("three were opened") };
+    let dead = query("select count(*) as n from outbox where topic = 'tidings.dead'");
+    assert_eq!(dead.clone().one(dialog).await.unwrap().get::<i64>("n").unwrap(), 0, "dialog has dead letters");
+    assert_eq!(dead.one(counter).await.unwrap().get::<i64>("n").unwrap(), 0, "counter has dead letters");
+    let missing = query("select count(*) as n from dialog_applied where missing <> '[]'").one(counter).await.unwrap();
+    assert_eq!(missing.get::<i64>("n").unwrap(), 0, "events are missing");
+
+    let mut state = State::default();
+    let mut inputs = events(dialog).await;
+    inputs.extend(read_pointers(counter).await);
+    kernel::transact(&mut state, &inputs);
+    assert_eq!(stored_counters(counter).await, kernel_counters(&state), "unread by user and dialog");
+    assert_eq!(stored_ledger(counter).await, kernel_ledger(&state), "what became of every message");
+    println!("{} events replayed through the kernel: the counters agree", inputs.len());
+}
+
+async fn events(dialog: &Db) -> Vec<Input> {
+    let rows =
+        query("select payload from outbox where topic = 'tidings.dialog' order by id").all(dialog).await.unwrap();
+    let read = |payload: Vec<u8>| counter::event::read(&payload).unwrap();
+    rows.iter().filter_map(|row| read(row.get("payload").unwrap())).collect()
+}
+
+async fn read_pointers(counter: &Db) -> Vec<Input> {
+    let rows = query("select user_id, dialog_id, read_seq from member_counter").all(counter).await.unwrap();
+    let input = |row: &db::Row| Input::Dialog {
+        dialog_id: DialogId::new(row.get("dialog_id").unwrap()),
+        version: None,
+        change: Change::Read { user_id: UserId::new(row.get("user_id").unwrap()), up_to: row.get("read_seq").unwrap() },
+    };
+    rows.iter().map(input).collect()
+}
+
+async fn stored_counters(counter: &Db) -> Rows {
+    let rows = query("select user_id, dialog_id, unread from member_counter order by dialog_id, user_id");
+    let rows = rows.all(counter).await.unwrap();
+    let text = |row: &db::Row| {
+        let id = |name| row.get::<uuid::Uuid>(name).unwrap();
+        format!("{} {} {}", id("dialog_id"), id("user_id"), row.get::<i64>("unread").unwrap())
+    };
+    rows.iter().map(text).collect()
+}
+
+fn kernel_counters(state: &State) -> Rows {
+    let dialogs = state.dialogs.iter();
+    let members = dialogs.flat_map(|(id, dialog)| dialog.members.iter().map(move |(user, row)| (id, user, row)));
+    members.map(|(dialog, user, row)| format!("{dialog} {user} {}", row.unread)).collect()
+}
+
+async fn stored_ledger(counter: &Db) -> Rows {
+    let rows = query("select dialog_id, seq, message_id, state from ledger order by dialog_id, seq");
+    let rows = rows.all(counter).await.unwrap();
+    let text = |row: &db::Row| {
+        let id = |name| row.get::<uuid::Uuid>(name).unwrap();
+        let (seq, state) = (row.get::<i64>("seq").unwrap(), row.get::<String>("state").unwrap());
+        format!("{} {seq} {} {state}", id("dialog_id"), id("message_id"))
+    };
+    rows.iter().map(text).collect()
+}
+
+fn kernel_ledger(state: &State) -> Rows {
+    let dialogs = state.dialogs.iter();
+    let entries = dialogs.flat_map(|(id, dialog)| dialog.ledger.iter().map(move |(seq, entry)| (id, seq, entry)));
+    let state_of = |entry: &kernel::ledger::Entry| match entry.standing {
+        kernel::ledger::Standing::Counted => "counted",
+        kernel::ledger::Standing::Void(_) => "void",
+    };
+    entries.map(|(dialog, seq, entry)| format!("{dialog} {seq} {} {}", entry.message_id, state_of(entry))).collect()
 }

@@ -10,7 +10,7 @@ pub struct Person {
     pub token: String,
     pub refresh_token: String,
     pub url: String,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
 }
 
 pub const PASSWORD: &str = "correct horse";
@@ -19,7 +19,8 @@ impl Person {
     /// Registers under this login.
     pub async fn register(app: &App, login: &str) -> Self {
         let http = reqwest::Client::new();
-        let document = "mutation($input: RegisterInput!) { register(input: $input) { accessToken refreshToken user { id } } }";
+        let document =
+            "mutation($input: RegisterInput!) { register(input: $input) { accessToken refreshToken user { id } } }";
         let body = json!({"query": document, "variables": {"input": {"login": login, "password": PASSWORD}}});
         let answer = post(&http, &app.url, None, &body).await;
         Self::of(&answer["data"]["register"], &app.url, http, &answer)
@@ -28,7 +29,8 @@ impl Person {
     /// Signs in again: another device of the same person.
     pub async fn login(app: &App, login: &str) -> Self {
         let http = reqwest::Client::new();
-        let document = "mutation($input: LoginInput!) { login(input: $input) { accessToken refreshToken user { id } } }";
+        let document =
+            "mutation($input: LoginInput!) { login(input: $input) { accessToken refreshToken user { id } } }";
         let body = json!({"query": document, "variables": {"input": {"login": login, "password": PASSWORD}}});
         let answer = post(&http, &app.url, None, &body).await;
         Self::of(&answer["data"]["login"], &app.url, http, &answer)
@@ -94,7 +96,8 @@ impl Person {
 
     /// Reads up to a message, or all; returns total, unread and readSeq of the answer.
     pub async fn read(&self, dialog: &str, up_to: Option<&str>) -> (i64, i64, i64) {
-        let document = "mutation($input: MarkReadInput!) { markRead(input: $input) { version total dialog { unread readSeq } } }";
+        let document =
+            "mutation($input: MarkReadInput!) { markRead(input: $input) { version total dialog { unread readSeq } } }";
         let data = self.data(document, json!({"input": {"dialogId": dialog, "upTo": up_to}})).await;
         let answer = &data["markRead"];
         let number = |value: &Value| value.as_i64().unwrap();

@@ -119,7 +119,8 @@ async fn everything_is_committed(cast: &Cast) {
 
 async fn joining_and_leaving(app: &App, cast: &mut Cast) {
     let d = Person::register(app, "dora").await;
-    let add = "mutation($id: ID!, $users: [ID!]!) { addParticipants(dialogId: $id, userIds: $users) { participantIds } }";
+    let add =
+        "mutation($id: ID!, $users: [ID!]!) { addParticipants(dialogId: $id, userIds: $users) { participantIds } }";
     let added = cast.b.data(add, json!({"id": cast.dialog, "users": [d.id]})).await;
     assert_eq!(added["addParticipants"]["participantIds"].as_array().unwrap().len(), 4);
     let mut d_phone = Device::watching(&d, None).await;

@@ -6,11 +6,10 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use uuid::Uuid;
 
 use super::{Change, Input, ledger::Message};
+use crate::store::REFUSED;
 
 /// Whose messages the counter refuses, in every history: a rule that a database can check too.
 pub(crate) const OUTCAST: UserId = UserId::new(Uuid::max());
-/// The reason given.
-pub(crate) const REASON: &str = "a limit of the counters forbids it";
 
 /// What reaches the counter.
 pub(crate) struct History {
@@ -233,7 +232,7 @@ impl World {
 
 fn sent(message: Message, at_us: i64) -> Change {
     if message.author_id == OUTCAST {
-        Change::Refused(message, REASON.to_owned())
+        Change::Refused(message, REFUSED.to_owned())
     } else {
         Change::Sent(message, at_us)
     }

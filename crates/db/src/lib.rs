@@ -14,6 +14,7 @@ mod value;
 use std::{future::Future, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
+    Database, Pool, Transaction,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -119,10 +120,8 @@ impl Db {
     /// [`Error::Unavailable`] where no connection is to be had in time.
     pub async fn begin(&self) -> Result<Tx, Error> {
         match &self.0.pools {
-            Pools::Sqlite { writer, .. } => {
-                Ok(Tx::sqlite(writer.begin_with("begin immediate").await?, &self.0.commits))
-            }
-            Pools::Postgres(pool) => Ok(Tx::postgres(pool.begin().await?, &self.0.commits)),
+            Pools::Sqlite { writer, .. } => Ok(Tx::sqlite(begin(writer, "begin immediate").await?, &self.0.commits)),
+            Pools::Postgres(pool) => Ok(Tx::postgres(begin(pool, "begin").await?, &self.0.commits)),
         }
     }
 
@@ -132,16 +131,16 @@ impl Db {
     /// [`Error::Unavailable`] where no connection is to be had in time.
     pub async fn snapshot(&self) -> Result<Tx, Error> {
         match &self.0.pools {
-            Pools::Sqlite { reader, .. } => Ok(Tx::sqlite(reader.begin_with("begin deferred").await?, &self.0.commits)),
+            Pools::Sqlite { reader, .. } => Ok(Tx::sqlite(begin(reader, "begin deferred").await?, &self.0.commits)),
             Pools::Postgres(pool) => {
-                let begin = "begin isolation level repeatable read, read only";
-                Ok(Tx::postgres(pool.begin_with(begin).await?, &self.0.commits))
+                let statement = "begin isolation level repeatable read, read only";
+                Ok(Tx::postgres(begin(pool, statement).await?, &self.0.commits))
             }
         }
     }
 
-    /// Runs a write to its end in a task of its own, whatever becomes of the request that asked for it: a future that is
-    /// dropped inside `begin` could hand the next borrower a connection with an open transaction.
+    /// Runs a write to its end in a task of its own, whatever becomes of the request that asked for it: a client that
+    /// leaves cannot cut it in half.
     pub async fn detach<F>(&self, write: F) -> F::Output
     where
         F: Future + Send + 'static,
@@ -178,4 +177,13 @@ impl Db {
             Pools::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// Begins in a task of its own: sqlx 0.9 hands on a connection whose cancelled `begin` is still open, so no `begin` is ever
+/// cancelled. A transaction that nobody waits for any more is dropped there, and rolls back.
+async fn begin<D: Database>(pool: &Pool<D>, statement: &'static str) -> Result<Transaction<'static, D>, Error> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
+    // Where the task did not end, the runtime is ending.
+    Ok(begun.map_err(|_| sqlx::Error::PoolClosed)??)
 }

@@ -1,5 +1,7 @@
 //! What the crate promises, on every database that answers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use serde_json::json;
 use testkit::{databases, eventually};
 use uuid::Uuid;
@@ -120,8 +122,13 @@ async fn cancelled_requests_leave_clean_connections() {
                 let db = db.clone();
                 async move { db.detach(write).await }
             });
+            let reader = tokio::spawn({
+                let db = db.clone();
+                async move { db.snapshot().await.map(drop) }
+            });
             tokio::time::sleep(std::time::Duration::from_micros(round % 50)).await;
             request.abort();
+            reader.abort();
         }
         let mut tx = db.begin().await.unwrap();
         query("insert into t (a) values (2)").execute(&mut tx).await.unwrap();

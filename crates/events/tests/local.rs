@@ -1,5 +1,7 @@
 //! The local log: everything applied once, whatever fails; nothing applied from a log that is not the known one.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,

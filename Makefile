@@ -1,0 +1,46 @@
+# What one does here. Needs a Rust toolchain, gcc, g++ and make; with Node the page at / is GraphiQL, without it a plain one.
+
+CARGO ?= cargo
+# `make run RELEASE=1` optimises: the first build takes twice as long.
+PROFILE = $(if $(RELEASE),--release)
+# Arguments of the command: `make run ARGS="--listen 127.0.0.1:9000"`.
+ARGS ?=
+# Continuous integration says --locked: the lock file is not to change there.
+LOCKED ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check fmt lint docs tidy deny web
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## everything in one process, on SQLite in ./data (RELEASE=1 optimises, ARGS="…" are passed on)
+	$(CARGO) run $(LOCKED) $(PROFILE) -- $(ARGS)
+
+test: ## all tests that need nothing else, and what was skipped
+	$(CARGO) test $(LOCKED) --workspace
+	@test -n "$$TEST_POSTGRES_URL" || echo "skipped: the stores on Postgres (TEST_POSTGRES_URL names no server); they ran on SQLite"
+	@command -v npm >/dev/null || echo "skipped: GraphiQL inside the page at / (npm is not installed); the plain page was tested"
+
+check: fmt lint docs tidy deny ## formatting, lints, docs, the shape of the sources, licences
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
+
+tidy:
+	$(CARGO) test $(LOCKED) --quiet --test tidy
+
+deny:
+	@if command -v cargo-deny >/dev/null; \
+	then $(CARGO) deny --offline --workspace check licenses bans sources; \
+	else echo "skipped: licences, doubles and sources of dependencies (cargo-deny is not installed)"; fi
+
+web: ## the page at / anew, with its errors shown; the next build embeds it
+	cd web && npm ci --ignore-scripts && npm run build
+	touch gateway/build.rs

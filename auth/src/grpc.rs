@@ -1,0 +1,141 @@
+//! The wire and the domain: requests are parsed, callers identified, answers written out. Ids, randomness and the time of a
+//! call are made here.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use events::Headers;
+use proto::{
+    SessionId, UserId,
+    auth::{
+        ChangePasswordRequest, KeysReply, KeysRequest, LoginRequest, LogoutReply, LogoutRequest, RefreshRequest,
+        RegisterRequest, RenameRequest, RevokedReply, RevokedRequest, SearchReply, SearchRequest, Session, User,
+        UsersReply, UsersRequest, auth_server::Auth,
+    },
+};
+use telemetry::Call;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    App, Error,
+    change_password::{self, Change},
+    login,
+    password::Password,
+    refresh::{self, Salt, Token},
+    register::{self, Registration},
+    rename,
+    session::{self, Opening},
+    user::{self, Login, Name, Search},
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Auth for App {
+    async fn register(&self, request: Request<RegisterRequest>) -> Answer<Session> {
+        let headers = headers(&request);
+        let RegisterRequest { login, password, name } = request.into_inner();
+        let login = Login::parse(login)?;
+        let name = name.map_or_else(|| Ok(Name::of(&login)), |name| Name::parse(&name))?;
+        let password = Password::parse(password)?;
+        let registration = Registration { id: UserId::now(), login, name, password };
+        Ok(Response::new(register::register(self, registration, opening(), headers).await?.into()))
+    }
+
+    async fn login(&self, request: Request<LoginRequest>) -> Answer<Session> {
+        let headers = headers(&request);
+        let LoginRequest { login, password } = request.into_inner();
+        let credentials = Login::parse(login).ok().zip(Password::parse(password).ok());
+        Ok(Response::new(login::login(self, credentials, opening(), headers).await?.into()))
+    }
+
+    async fn refresh(&self, request: Request<RefreshRequest>) -> Answer<Session> {
+        let headers = headers(&request);
+        let token = Token::parse(&request.into_inner().refresh_token)?;
+        Ok(Response::new(refresh::refresh(self, token, Salt::random(), now_us(), headers).await?.into()))
+    }
+
+    async fn logout(&self, request: Request<LogoutRequest>) -> Answer<LogoutReply> {
+        let caller = self.caller(&request).await?;
+        let headers = headers(&request);
+        session::logout(self, caller, request.into_inner().everywhere, headers).await?;
+        Ok(Response::new(LogoutReply {}))
+    }
+
+    async fn change_password(&self, request: Request<ChangePasswordRequest>) -> Answer<Session> {
+        let caller = self.caller(&request).await?;
+        let headers = headers(&request);
+        let ChangePasswordRequest { old, new } = request.into_inner();
+        let change = Change { old: Password::parse(old).ok(), new: Password::parse(new)? };
+        Ok(Response::new(change_password::change(self, caller, change, opening(), headers).await?.into()))
+    }
+
+    async fn rename(&self, request: Request<RenameRequest>) -> Answer<User> {
+        let caller = self.caller(&request).await?;
+        let headers = headers(&request);
+        let name = Name::parse(&request.into_inner().name)?;
+        Ok(Response::new(rename::rename(self, caller, name, headers).await?.into()))
+    }
+
+    async fn users(&self, request: Request<UsersRequest>) -> Answer<UsersReply> {
+        self.caller(&request).await?;
+        let ids = UserId::parse_all(&request.into_inner().ids).map_err(Error::from)?;
+        let users = user::list(self, &ids).await?.into_iter().map(User::from).collect();
+        Ok(Response::new(UsersReply { users }))
+    }
+
+    async fn search(&self, request: Request<SearchRequest>) -> Answer<SearchReply> {
+        self.caller(&request).await?;
+        let SearchRequest { prefix, first, after_login } = request.into_inner();
+        let search = Search::parse(&prefix, first, after_login)?;
+        let (users, has_next) = user::search(self, &search).await?;
+        Ok(Response::new(SearchReply { users: users.into_iter().map(User::from).collect(), has_next }))
+    }
+
+    async fn keys(&self, _: Request<KeysRequest>) -> Answer<KeysReply> {
+        Ok(Response::new(KeysReply { jwks: self.keys.jwks() }))
+    }
+
+    async fn revoked(&self, request: Request<RevokedRequest>) -> Answer<RevokedReply> {
+        self.guard.service(request.metadata())?;
+        let session_ids = session::revoked(self).await?.into_iter().map(SessionId::bytes).collect();
+        Ok(Response::new(RevokedReply { session_ids }))
+    }
+}
+
+impl App {
+    async fn caller<T>(&self, request: &Request<T>) -> Result<(UserId, SessionId), Status> {
+        let caller = self.guard.caller(request.metadata()).await?;
+        Ok((UserId::new(caller.user), SessionId::new(caller.session)))
+    }
+}
+
+impl From<session::Session> for Session {
+    fn from(session: session::Session) -> Self {
+        Self {
+            user: Some(session.user.into()),
+            session_id: session.id.bytes(),
+            access_token: session.access_token,
+            refresh_token: session.refresh_token,
+            expires_at_us: session.expires_at_us,
+        }
+    }
+}
+
+impl From<user::User> for User {
+    fn from(user: user::User) -> Self {
+        Self { id: user.id.bytes(), login: user.login, name: user.name, created_at_us: user.created_at_us }
+    }
+}
+
+fn headers<T>(request: &Request<T>) -> Headers {
+    Headers::from(&Call::of(request))
+}
+
+fn opening() -> Opening {
+    Opening { id: SessionId::now(), token: Token::random(), now_us: now_us() }
+}
+
+fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,273 @@
+//! Statements about sessions.
+
+use db::{Db, Error, Row, Tx, query};
+use proto::{SessionId, UserId};
+
+use crate::{
+    password::Hash,
+    refresh::{Lineage, Previous, Salt, Token},
+};
+
+/// Makes a session with its first token.
+pub(crate) async fn insert(
+    tx: &mut Tx,
+    id: SessionId,
+    user: UserId,
+    token: &Token,
+    expires_at_us: i64,
+) -> Result<(), Error> {
+    let insert =
+        query("insert into session (id, user_id, family_hash, newest_hash, expires_at_us) values ($1, $2, $3, $4, $5)");
+    let insert = insert.bind(id.uuid()).bind(user.uuid()).bind(token.family_hash()).bind(token.hash());
+    insert.bind(expires_at_us).execute(tx).await.map(drop)
+}
+
+/// Locks the session of this family, where it is there.
+pub(crate) async fn lock_lineage(tx: &mut Tx, family_hash: &[u8]) -> Result<Option<Lineage>, Error> {
+    let lock = query(
+        "update session set family_hash = family_hash where family_hash = $1
+         returning id, user_id, newest_hash, previous_hash, previous_expires_at_us, salt, expires_at_us, ended_at_us",
+    );
+    lock.bind(family_hash).optional(tx).await?.as_ref().map(read_lineage).transpose()
+}
+
+fn read_lineage(row: &Row) -> Result<Lineage, Error> {
+    let hash: Option<Vec<u8>> = row.get("previous_hash")?;
+    let expires_at_us: Option<i64> = row.get("previous_expires_at_us")?;
+    let salt: Option<Vec<u8>> = row.get("salt")?;
+    let previous = hash.zip(expires_at_us).zip(salt.and_then(|salt| Salt::stored(&salt)));
+    Ok(Lineage {
+        session: SessionId::new(row.get("id")?),
+        user: UserId::new(row.get("user_id")?),
+        newest_hash: row.get("newest_hash")?,
+        expires_at_us: row.get("expires_at_us")?,
+        previous: previous.map(|((hash, expires_at_us), salt)| Previous { hash, expires_at_us, salt }),
+        ended: row.get::<Option<i64>>("ended_at_us")?.is_some(),
+    })
+}
+
+/// Puts a session's next token, made with this salt, in the place of the newest.
+pub(crate) async fn rotate(
+    tx: &mut Tx,
+    id: SessionId,
+    next: &Token,
+    salt: &Salt,
+    expires_at_us: i64,
+) -> Result<(), Error> {
+    let update = query(
+        "update session set previous_hash = newest_hash, previous_expires_at_us = expires_at_us,
+             newest_hash = $2, salt = $3, expires_at_us = $4
+         where id = $1",
+    );
+    let update = update.bind(id.uuid()).bind(next.hash()).bind(salt.bytes()).bind(expires_at_us);
+    update.execute(tx).await.map(drop)
+}
+
+/// The password's hash of the person whose session this is, unless it is over.
+pub(crate) async fn password_hash(db: &Db, user: UserId, session: SessionId) -> Result<Option<Hash>, Error> {
+    let select = query(
+        "select account.password_hash from session join account on account.id = session.user_id
+         where session.id = $1 and session.user_id = $2 and session.ended_at_us is null",
+    );
+    let row = select.bind(session.uuid()).bind(user.uuid()).optional(db).await?;
+    row.map(|row| row.get("password_hash").map(Hash::stored)).transpose()
+}
+
+/// Ends this session of a person; its id, unless it was over.
+pub(crate) async fn end(tx: &mut Tx, user: UserId, session: SessionId) -> Result<Option<SessionId>, Error> {
+    let update = query(
+        "update session set ended_at_us = (select now_us from clock)
+         where id = $1 and user_id = $2 and ended_at_us is null returning id",
+    );
+    let row = update.bind(session.uuid()).bind(user.uuid()).optional(tx).await?;
+    row.as_ref().map(read_id).transpose()
+}
+
+/// Ends all sessions of a person whose row is locked; the ids of those that were not over.
+pub(crate) async fn end_all(tx: &mut Tx, user: UserId) -> Result<Vec<SessionId>, Error> {
+    let update = query(
+        "update session set ended_at_us = (select now_us from clock)
+         where user_id = $1 and ended_at_us is null returning id",
+    );
+    update.bind(user.uuid()).all(tx).await?.iter().map(read_id).collect()
+}
+
+/// Ends the oldest sessions of a person whose row is locked, until `keep` are left that are neither over nor expired.
+pub(crate) async fn end_oldest(tx: &mut Tx, user: UserId, keep: i64, now_us: i64) -> Result<Vec<SessionId>, Error> {
+    let update = query(
+        "update session set ended_at_us = (select now_us from clock)
+         where ended_at_us is null and id in (
+             select id from session where user_id = $1 and ended_at_us is null and expires_at_us > $3
+             order by created_at_us desc, id desc limit 1000 offset $2
+         )
+         returning id",
+    );
+    update.bind(user.uuid()).bind(keep).bind(now_us).all(tx).await?.iter().map(read_id).collect()
+}
+
+/// The sessions that were ended within this time, newest first.
+pub(crate) async fn revoked(db: &Db, within_us: i64, limit: i64) -> Result<Vec<SessionId>, Error> {
+    let select = query(
+        "select id from session where ended_at_us > (select now_us from clock) - $1 order by ended_at_us desc limit $2",
+    );
+    select.bind(within_us).bind(limit).all(db).await?.iter().map(read_id).collect()
+}
+
+/// Removes sessions that have been over or expired for longer than this; how many.
+pub(crate) async fn remove(tx: &mut Tx, for_us: i64, limit: i64) -> Result<u64, Error> {
+    let delete = query(
+        "delete from session where id in (
+             select id from session
+             where ended_at_us < (select now_us from clock) - $1 or expires_at_us < (select now_us from clock) - $1
+             limit $2
+         )",
+    );
+    delete.bind(for_us).bind(limit).execute(tx).await
+}
+
+fn read_id(row: &Row) -> Result<SessionId, Error> {
+    row.get("id").map(SessionId::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{FAR_US, databases, end as end_one, hash, person, session};
+
+    const HOUR_US: i64 = 3_600_000_000;
+
+    #[tokio::test]
+    async fn a_lineage_keeps_the_newest_token_and_the_one_before_it() {
+        for test in databases().await {
+            let db = &test.db;
+            let ann = person(db, "ann", "Ann").await;
+            let (id, first) = session(db, ann, 100).await;
+            session(db, ann, 100).await;
+            let salts = [Salt::random(), Salt::random()];
+            let second = first.successor(&salts[0]);
+            let third = second.successor(&salts[1]);
+            let mut tx = db.begin().await.unwrap();
+            assert!(lock_lineage(&mut tx, &Token::random().family_hash()).await.unwrap().is_none());
+            let fresh = lock_lineage(&mut tx, &first.family_hash()).await.unwrap().unwrap();
+            assert_eq!((fresh.session, fresh.user, fresh.expires_at_us, fresh.ended), (id, ann, 100, false));
+            assert!(fresh.newest_hash == first.hash() && fresh.previous.is_none(), "{}", test.name);
+            rotate(&mut tx, id, &second, &salts[0], 200).await.unwrap();
+            rotate(&mut tx, id, &third, &salts[1], 300).await.unwrap();
+            tx.commit().await.unwrap();
+            end_one(db, ann, id).await.unwrap();
+            let mut tx = db.begin().await.unwrap();
+            let lineage = lock_lineage(&mut tx, &third.family_hash()).await.unwrap().unwrap();
+            let previous = Previous { hash: second.hash(), expires_at_us: 200, salt: salts[1].clone() };
+            let expected = Lineage {
+                session: id,
+                user: ann,
+                newest_hash: third.hash(),
+                expires_at_us: 300,
+                previous: Some(previous),
+                ended: true,
+            };
+            assert!(lineage == expected, "{}", test.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_once_and_only_as_its_own_persons() {
+        for test in databases().await {
+            let db = &test.db;
+            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
+            let (id, _) = session(db, ann, FAR_US).await;
+            assert_eq!(password_hash(db, ann, id).await.unwrap(), Some(hash("hash")), "{}", test.name);
+            assert_eq!(password_hash(db, bob, id).await.unwrap(), None);
+            assert_eq!(end_one(db, bob, id).await, None);
+            assert_eq!(end_one(db, ann, SessionId::now()).await, None);
+            assert_eq!(end_one(db, ann, id).await, Some(id));
+            assert_eq!(end_one(db, ann, id).await, None);
+            assert_eq!(password_hash(db, ann, id).await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn all_sessions_of_a_person_end_and_no_others() {
+        for test in databases().await {
+            let db = &test.db;
+            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
+            let over = session(db, ann, FAR_US).await.0;
+            end_one(db, ann, over).await.unwrap();
+            let mut ids = Vec::new();
+            for _ in 0..3 {
+                ids.push(session(db, ann, FAR_US).await.0);
+            }
+            let others = session(db, bob, FAR_US).await.0;
+            let mut tx = db.begin().await.unwrap();
+            let mut ended = end_all(&mut tx, ann).await.unwrap();
+            ended.sort();
+            assert_eq!(ended, ids, "{}", test.name);
+            assert_eq!(end_all(&mut tx, ann).await.unwrap(), []);
+            tx.commit().await.unwrap();
+            assert!(password_hash(db, bob, others).await.unwrap().is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_end_and_those_over_or_expired_do_not_count() {
+        for test in databases().await {
+            let db = &test.db;
+            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
+            session(db, bob, FAR_US).await;
+            let mut ids = Vec::new();
+            for number in 0..7 {
+                let expires_at_us = if number == 5 { 1_000 } else { FAR_US };
+                ids.push(session(db, ann, expires_at_us).await.0);
+            }
+            end_one(db, ann, ids[6]).await.unwrap();
+            let mut tx = db.begin().await.unwrap();
+            assert_eq!(end_oldest(&mut tx, ann, 5, 1_000).await.unwrap(), [], "{}", test.name);
+            let mut ended = end_oldest(&mut tx, ann, 3, 1_000).await.unwrap();
+            ended.sort();
+            assert_eq!(ended, ids[..2], "{}", test.name);
+            assert_eq!(end_oldest(&mut tx, ann, 0, 0).await.unwrap().len(), 4);
+            assert_eq!(end_oldest(&mut tx, bob, 1, 0).await.unwrap(), []);
+        }
+    }
+
+    #[tokio::test]
+    async fn revoked_are_those_that_ended_lately() {
+        for test in databases().await {
+            let db = &test.db;
+            let ann = person(db, "ann", "Ann").await;
+            let mut ids = Vec::new();
+            for _ in 0..3 {
+                ids.push(session(db, ann, FAR_US).await.0);
+            }
+            end_one(db, ann, ids[0]).await.unwrap();
+            end_one(db, ann, ids[2]).await.unwrap();
+            let mut lately = revoked(db, HOUR_US, 10).await.unwrap();
+            lately.sort();
+            assert_eq!(lately, [ids[0], ids[2]], "{}", test.name);
+            assert_eq!(revoked(db, HOUR_US, 1).await.unwrap().len(), 1);
+            assert_eq!(revoked(db, -HOUR_US, 10).await.unwrap(), [], "none within a time to come");
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_over_or_expired_for_long_are_removed_a_batch_at_a_time() {
+        for test in databases().await {
+            let db = &test.db;
+            let ann = person(db, "ann", "Ann").await;
+            let (live, token) = session(db, ann, FAR_US).await;
+            for expires_at_us in [0, 1, FAR_US] {
+                let (id, _) = session(db, ann, expires_at_us).await;
+                if expires_at_us == FAR_US {
+                    end_one(db, ann, id).await.unwrap();
+                }
+            }
+            let mut tx = db.begin().await.unwrap();
+            assert_eq!(remove(&mut tx, HOUR_US, 1).await.unwrap(), 1, "{}", test.name);
+            assert_eq!(remove(&mut tx, HOUR_US, 9).await.unwrap(), 1);
+            assert_eq!(remove(&mut tx, HOUR_US, 9).await.unwrap(), 0, "one is over, but not for an hour");
+            assert_eq!(remove(&mut tx, -HOUR_US, 9).await.unwrap(), 1);
+            let left = lock_lineage(&mut tx, &token.family_hash()).await.unwrap();
+            assert!(left.is_some_and(|lineage| lineage.session == live), "{}", test.name);
+        }
+    }
+}

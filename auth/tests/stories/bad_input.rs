@@ -1,0 +1,179 @@
+//! Bad input gets a clear error and changes nothing.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use proto::auth::{
+    ChangePasswordRequest, LogoutRequest, RegisterRequest, RenameRequest, SearchRequest, Session, UsersRequest,
+};
+use tonic::Code;
+
+use crate::app::{PASSWORD, Service, code, now_s, refusal, user_id};
+
+#[tokio::test]
+async fn a_registration_out_of_its_bounds_is_refused_and_changes_nothing() {
+    for mut service in Service::each().await {
+        let login = "a login has 3 to 32 characters";
+        let password = "a password has 8 to 256 characters";
+        let name = "a name has 1 to 64 characters";
+        let long = "x".repeat(33);
+        let cases: Vec<(&str, &str, Option<&str>, &str)> = vec![
+            ("", PASSWORD, None, login),
+            ("ab", PASSWORD, None, login),
+            (&long, PASSWORD, None, login),
+            ("Ann", PASSWORD, None, login),
+            ("ann!", PASSWORD, None, login),
+            (" ann", PASSWORD, None, login),
+            ("ann\0", PASSWORD, None, login),
+            ("änn", PASSWORD, None, login),
+            ("ann", "", None, password),
+            ("ann", "1234567", None, password),
+            ("ann", "correct\0horse", None, password),
+            ("ann", PASSWORD, Some(""), name),
+            ("ann", PASSWORD, Some(" \u{3000}"), name),
+            ("ann", PASSWORD, Some("a\0b"), name),
+            ("ann", PASSWORD, Some("two\nlines"), name),
+        ];
+        let mut cases: Vec<_> =
+            cases.into_iter().map(|(l, p, n, w)| (l, p.to_owned(), n.map(str::to_owned), w)).collect();
+        cases.push(("ann", "p".repeat(257), None, password));
+        cases.push(("ann", PASSWORD.to_owned(), Some("n".repeat(65)), name));
+        for (login, password, name, words) in cases {
+            let request = RegisterRequest { login: login.to_owned(), password, name };
+            let shown = (request.login.clone(), request.name.clone());
+            let (code, message) = refusal(service.nobody().register(request).await);
+            assert_eq!(code, Code::InvalidArgument, "{}: {shown:?}", service.name);
+            assert!(message.starts_with(words), "{shown:?}: {message}");
+        }
+        let request =
+            RegisterRequest { login: "x".repeat(32), password: "ß".repeat(256), name: Some("🐎".repeat(64)) };
+        let session = service.nobody().register(request).await.unwrap().into_inner();
+        assert_eq!(session.user.unwrap().name, "🐎".repeat(64), "the bounds themselves are allowed");
+        service.login(&"x".repeat(32), &"ß".repeat(256)).await.unwrap();
+        service.register("ann").await;
+        service.happened(5).await;
+    }
+}
+
+#[tokio::test]
+async fn names_and_searches_out_of_their_bounds_are_refused_and_change_nothing() {
+    for mut service in Service::each().await {
+        let ann = service.register("ann").await;
+        service.happened(2).await;
+        let mut client = service.with(&ann.access_token);
+        for name in ["", " ", "a\0", "a\u{7f}b", &"n".repeat(65)] {
+            let (code, words) = refusal(client.rename(RenameRequest { name: name.to_owned() }).await);
+            assert_eq!(code, Code::InvalidArgument, "{}: {name:?}", service.name);
+            assert!(words.contains("1 to 64"), "{words}");
+        }
+        let long = "a".repeat(33);
+        for (prefix, first, after_login, words) in [
+            ("", 10, None, "2 to 32"),
+            ("a", 10, None, "2 to 32"),
+            (long.as_str(), 10, None, "2 to 32"),
+            ("an\0", 10, None, "control characters"),
+            ("an", 0, None, "1 to 100"),
+            ("an", -1, None, "1 to 100"),
+            ("an", 101, None, "1 to 100"),
+            ("an", 10, Some("Not A Login"), "after a login"),
+            ("an", 10, Some(""), "after a login"),
+            ("an", 10, Some("ann\0"), "after a login"),
+        ] {
+            let request =
+                SearchRequest { prefix: prefix.to_owned(), first, after_login: after_login.map(str::to_owned) };
+            let (code, message) = refusal(client.search(request).await);
+            assert_eq!(code, Code::InvalidArgument, "{prefix:?} {first} {after_login:?}");
+            assert!(message.contains(words), "{message}");
+        }
+        for id in [vec![], vec![0; 15], vec![0; 17], b"nonsense".to_vec()] {
+            let ids = vec![user_id(&ann), id];
+            assert_eq!(code(client.users(UsersRequest { ids }).await), Code::InvalidArgument);
+        }
+        let users = client.users(UsersRequest { ids: vec![user_id(&ann)] }).await.unwrap().into_inner().users;
+        assert_eq!(users, [ann.user.unwrap()]);
+    }
+}
+
+/// Access tokens that are none, each with what is wrong with it.
+fn forged(service: &Service, session: &Session) -> Vec<(&'static str, String)> {
+    let token = &session.access_token;
+    let parts: Vec<&str> = token.split('.').collect();
+    let unsigned = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"at+jwt"}"#);
+    let swapped = service.forged(session, |claims| claims.exp += 1);
+    let swapped: Vec<&str> = swapped.split('.').collect();
+    let strangers = access::SigningKeys::generate().sign(&access::Claims::new(
+        crate::app::ISSUER,
+        uuid::Uuid::now_v7(),
+        uuid::Uuid::now_v7(),
+        now_s(),
+        600,
+    ));
+    let service_token = service.service_token.header().replace("Bearer ", "");
+    vec![
+        ("expired", service.forged(session, |claims| claims.exp = now_s() - 1)),
+        ("not issued yet", service.forged(session, |claims| claims.iat += 600)),
+        ("another audience", service.forged(session, |claims| claims.aud = "elsewhere".to_owned())),
+        ("another issuer", service.forged(session, |claims| claims.iss = "elsewhere".to_owned())),
+        ("alg none", format!("{unsigned}.{}.", parts[1])),
+        ("another's signature", format!("{}.{}.{}", swapped[0], swapped[1], parts[2])),
+        ("another's key", strangers),
+        ("truncated", token[..token.len() - 4].to_owned()),
+        ("empty", String::new()),
+        ("nonsense", "nonsense".to_owned()),
+        ("long", "a".repeat(5_000)),
+        ("a refresh token", session.refresh_token.clone()),
+        ("a service's", service_token),
+    ]
+}
+
+#[tokio::test]
+async fn forged_expired_and_mangled_tokens_are_refused_everywhere_and_change_nothing() {
+    for mut service in Service::each().await {
+        let ann = service.register("ann").await;
+        service.happened(2).await;
+        let mut clients = vec![("none", service.nobody())];
+        for (what, token) in forged(&service, &ann) {
+            clients.push((what, service.with(&token)));
+        }
+        for (what, mut client) in clients {
+            let change = ChangePasswordRequest { old: PASSWORD.to_owned(), new: "battery staple".to_owned() };
+            let search = SearchRequest { prefix: "an".to_owned(), first: 1, after_login: None };
+            let codes = [
+                code(client.rename(RenameRequest { name: "Mallory".to_owned() }).await),
+                code(client.logout(LogoutRequest { everywhere: true }).await),
+                code(client.change_password(change).await),
+                code(client.search(search).await),
+                code(client.users(UsersRequest { ids: vec![user_id(&ann)] }).await),
+            ];
+            assert_eq!(codes, [Code::Unauthenticated; 5], "{}: {what}", service.name);
+        }
+        let good = service.forged(&ann, |_| {});
+        let users = UsersRequest { ids: vec![user_id(&ann)] };
+        let found = service.with(&good).users(users).await.unwrap().into_inner().users;
+        assert_eq!(found, [ann.user.clone().unwrap()], "what the forger began with is a token");
+        service.refresh(&ann.refresh_token).await.unwrap();
+        service.login("ann", PASSWORD).await.unwrap();
+        service.happened(1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_genuine_token_of_a_session_that_is_not_here_changes_nothing() {
+    for service in Service::each().await {
+        let ann = service.register("ann").await;
+        let bob = service.register("bob").await;
+        let absent = service.forged(&ann, |claims| claims.sid = uuid::Uuid::now_v7());
+        let foreign = service.forged(&ann, |claims| claims.sid = uuid::Uuid::from_slice(&bob.session_id).unwrap());
+        for token in [absent, foreign] {
+            let mut client = service.with(&token);
+            let change = ChangePasswordRequest { old: PASSWORD.to_owned(), new: "battery staple".to_owned() };
+            let codes = [
+                code(client.rename(RenameRequest { name: "Mallory".to_owned() }).await),
+                code(client.logout(LogoutRequest { everywhere: false }).await),
+                code(client.logout(LogoutRequest { everywhere: true }).await),
+                code(client.change_password(change).await),
+            ];
+            assert_eq!(codes, [Code::Unauthenticated; 4], "{}", service.name);
+        }
+        service.refresh(&ann.refresh_token).await.unwrap();
+        service.refresh(&bob.refresh_token).await.unwrap();
+    }
+}

@@ -1,0 +1,127 @@
+//! Refresh tokens: rotated, repeatable after a lost answer, and the end of the session where one is used twice.
+
+use std::time::Duration;
+
+use proto::{
+    auth::{LogoutRequest, RenameRequest, Session},
+    events::{SessionRevoked, event::Kind},
+};
+use tonic::Code;
+
+use crate::app::{HOUR, PASSWORD, Service, code, refusal, user_id};
+
+fn revoked(session: &Session) -> Kind {
+    Kind::SessionRevoked(SessionRevoked { user_id: user_id(session), session_ids: vec![session.session_id.clone()] })
+}
+
+#[tokio::test]
+async fn a_session_goes_on_by_new_pairs() {
+    for mut service in Service::each().await {
+        let first = service.register("ann").await;
+        service.happened(2).await;
+        let mut seen = vec![first.refresh_token.clone()];
+        for _ in 0..5 {
+            let next = service.refresh(&seen[seen.len() - 1]).await.unwrap();
+            assert_eq!((&next.user, &next.session_id), (&first.user, &first.session_id), "{}", service.name);
+            assert!(next.expires_at_us >= first.expires_at_us);
+            assert_ne!(next.access_token, first.access_token);
+            assert!(!seen.contains(&next.refresh_token));
+            seen.push(next.refresh_token.clone());
+            let rename = service.with(&next.access_token).rename(RenameRequest { name: "ann".to_owned() }).await;
+            assert_eq!(rename.unwrap().into_inner().name, "ann");
+        }
+        let kinds = service.happened(5).await;
+        assert!(kinds.iter().all(|kind| kind.name() == "UserRenamed"), "refreshing is no event");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_can_be_asked_for_again() {
+    for mut service in Service::each().await {
+        let first = service.register("ann").await;
+        let lost = service.refresh(&first.refresh_token).await.unwrap();
+        for _ in 0..3 {
+            let again = service.refresh(&first.refresh_token).await.unwrap();
+            assert_eq!(again.refresh_token, lost.refresh_token, "{}", service.name);
+            assert_eq!(again.session_id, first.session_id);
+        }
+        service.refresh(&lost.refresh_token).await.unwrap();
+        service.happened(2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_whose_successor_was_used_ends_the_session() {
+    for mut service in Service::each().await {
+        let first = service.register("ann").await;
+        let other = service.login("ann", PASSWORD).await.unwrap();
+        service.happened(3).await;
+        let second = service.refresh(&first.refresh_token).await.unwrap();
+        let third = service.refresh(&second.refresh_token).await.unwrap();
+        let expected = (Code::Unauthenticated, "the refresh token is not valid: sign in again".to_owned());
+        assert_eq!(refusal(service.refresh(&first.refresh_token).await), expected, "{}", service.name);
+        assert_eq!(service.happened(1).await, [revoked(&first)]);
+        for token in [&first, &second, &third].map(|session| &session.refresh_token) {
+            assert_eq!(refusal(service.refresh(token).await), expected);
+        }
+        let rename = service.with(&third.access_token).rename(RenameRequest { name: "Ann".to_owned() }).await;
+        assert_eq!(code(rename), Code::Unauthenticated, "its access tokens are worth nothing here");
+        let logout = service.with(&other.access_token).logout(LogoutRequest { everywhere: false }).await;
+        logout.unwrap();
+        assert_eq!(service.happened(1).await, [revoked(&other)], "it ended once, and the other went on");
+    }
+}
+
+#[tokio::test]
+async fn those_who_refresh_at_the_same_instant_all_succeed() {
+    for mut service in Service::each().await {
+        let first = service.register("ann").await;
+        let mut token = first.refresh_token;
+        for _ in 0..10 {
+            let one = || service.refresh(&token);
+            let answers = tokio::join!(one(), one(), one(), one(), one(), one());
+            let answers = [answers.0, answers.1, answers.2, answers.3, answers.4, answers.5];
+            let next: Vec<String> = answers.into_iter().map(|answer| answer.unwrap().refresh_token).collect();
+            assert!(next.iter().all(|token| *token == next[0]), "{}: they get the same", service.name);
+            assert_ne!(next[0], token);
+            token.clone_from(&next[0]);
+        }
+        service.happened(2).await;
+    }
+}
+
+#[tokio::test]
+async fn refreshing_and_logging_out_at_the_same_instant_leaves_no_session() {
+    for mut service in Service::each().await {
+        for number in 0..10 {
+            let session = service.register(&format!("ann{number}")).await;
+            let mut client = service.with(&session.access_token);
+            let everywhere = number % 2 == 0;
+            let logout = client.logout(LogoutRequest { everywhere });
+            let (refreshed, ended) = tokio::join!(service.refresh(&session.refresh_token), logout);
+            ended.unwrap();
+            let newest = refreshed.map_or(session.refresh_token.clone(), |session| session.refresh_token);
+            assert_eq!(code(service.refresh(&newest).await), Code::Unauthenticated, "{}", service.name);
+            assert_eq!(service.happened(3).await[2], revoked(&session));
+        }
+    }
+}
+
+#[tokio::test]
+async fn expired_and_strange_tokens_are_refused() {
+    for mut service in Service::each_with(Duration::ZERO).await {
+        let expired = service.register("ann").await;
+        assert_eq!(code(service.refresh(&expired.refresh_token).await), Code::Unauthenticated, "{}", service.name);
+        service.restart(HOUR);
+        assert_eq!(code(service.refresh(&expired.refresh_token).await), Code::Unauthenticated);
+        let session = service.login("ann", PASSWORD).await.unwrap();
+        let token = &session.refresh_token;
+        let flipped: String = token.chars().rev().collect();
+        let unknown = "A".repeat(43);
+        for strange in ["", "nonsense", "a\0b", &token[1..], &flipped, &unknown, &session.access_token] {
+            assert_eq!(code(service.refresh(strange).await), Code::Unauthenticated, "{strange:?}");
+        }
+        service.refresh(token).await.unwrap();
+        service.happened(3).await;
+    }
+}

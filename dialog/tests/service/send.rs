@@ -1,0 +1,129 @@
+//! Sending messages.
+
+use proto::{
+    DialogId,
+    dialog::{ReadTargetRequest, SendRequest, Status},
+    events::{MessageSent, event::Kind},
+    topic,
+};
+use tonic::Code;
+
+use crate::{
+    store::{keys, names, outbox},
+    world::{code, worlds},
+};
+
+#[tokio::test]
+async fn a_message_is_pending_numbered_and_visible_at_once() {
+    for world in worlds().await {
+        let (a, b) = (world.person(), world.person());
+        let dialog = a.direct(&b).await;
+        let first = a.send(&dialog.id, "hello\n\t👋").await;
+        let second = b.send(&dialog.id, "hello yourself").await;
+        assert_eq!((first.seq, second.seq), (1, 2), "{}", world.name);
+        assert_eq!((first.version, second.version), (4, 5));
+        assert_eq!((first.status(), first.text.as_str()), (Status::Pending, "hello\n\t👋"));
+        assert_eq!((&first.sender_id, &first.dialog_id), (&a.id.bytes(), &dialog.id));
+        assert!(first.failure_reason.is_none() && first.deleted_at_us.is_none());
+        assert_eq!(b.history(&dialog.id).await, [first.clone(), second.clone()]);
+        assert_eq!(b.message(&first.id).await.unwrap(), first);
+        let now = a.get(&dialog.id).await.unwrap();
+        assert_eq!(now.last_message.as_ref(), Some(&second));
+        assert_eq!(now.last_activity_us, second.created_at_us);
+        let events = outbox(&world.db, topic::DIALOG).await;
+        let sent = MessageSent {
+            dialog_id: dialog.id.clone(),
+            version: 4,
+            message_id: first.id.clone(),
+            seq: 1,
+            sender_id: a.id.bytes(),
+            transaction_id: first.transaction_id.clone(),
+            created_at_us: first.created_at_us,
+        };
+        assert_eq!(events[3].kind, Kind::MessageSent(sent));
+    }
+}
+
+#[tokio::test]
+async fn a_client_key_is_the_same_message_for_ever() {
+    for world in worlds().await {
+        let (a, b) = (world.person(), world.person());
+        let (dialog, other) = (a.direct(&b).await, a.group(&[&b]).await);
+        let sent = a.try_send(&dialog.id, "once", Some("key")).await.unwrap();
+        let events = names(&world.db).await;
+        assert_eq!(a.try_send(&dialog.id, "once", Some("key")).await.unwrap(), sent, "{}", world.name);
+        assert_eq!(code(a.try_send(&dialog.id, "twice", Some("key")).await), Code::AlreadyExists);
+        assert_eq!(code(a.try_send(&other.id, "once", Some("key")).await), Code::AlreadyExists);
+        assert_eq!(names(&world.db).await, events);
+        assert_eq!(b.try_send(&dialog.id, "once", Some("key")).await.unwrap().seq, 2, "a key is its author's own");
+        let delete = proto::dialog::DeleteRequest { message_id: sent.id.clone() };
+        let deleted = a.client().delete(delete).await.unwrap().into_inner();
+        assert_eq!(a.try_send(&dialog.id, "once", Some("key")).await.unwrap(), deleted, "in its present state");
+        assert_eq!(code(a.try_send(&dialog.id, "", Some("key")).await), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_call_claims_no_key() {
+    for world in worlds().await {
+        let (a, b, c) = (world.person(), world.person(), world.person());
+        let foreign = b.direct(&c).await;
+        assert_eq!(code(a.try_send(&foreign.id, "text", Some("key")).await), Code::NotFound, "{}", world.name);
+        assert_eq!(code(a.try_send(&DialogId::now().bytes(), "text", Some("key")).await), Code::NotFound);
+        assert_eq!(keys(&world.db).await, 0);
+        let dialog = a.direct(&b).await;
+        a.try_send(&dialog.id, "text", Some("key")).await.unwrap();
+        assert_eq!(b.send(&foreign.id, "first").await.seq, 1, "no number was used up");
+    }
+}
+
+#[tokio::test]
+async fn bad_input_sends_nothing() {
+    for world in worlds().await {
+        let (a, b) = (world.person(), world.person());
+        let dialog = a.direct(&b).await;
+        let before = names(&world.db).await;
+        let (long, longer) = ("é".repeat(4_001), "k".repeat(65));
+        for (text, key) in [
+            ("", None),
+            (long.as_str(), None),
+            ("nul\0", None),
+            ("bell\u{7}", None),
+            ("line\r\n", None),
+            ("text", Some("")),
+            ("text", Some(longer.as_str())),
+            ("text", Some("nul\0")),
+        ] {
+            assert_eq!(code(a.try_send(&dialog.id, text, key).await), Code::InvalidArgument, "{}", world.name);
+        }
+        for dialog_id in [vec![], vec![1; 15], vec![1; 17]] {
+            let request = SendRequest { dialog_id, text: "text".to_owned(), client_key: None };
+            assert_eq!(code(a.client().send(request).await), Code::InvalidArgument);
+        }
+        assert_eq!(names(&world.db).await, before);
+        a.try_send(&dialog.id, &"é".repeat(4_000), Some(&"k".repeat(64))).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_is_the_message_named_or_the_newest() {
+    for world in worlds().await {
+        let (a, b) = (world.person(), world.person());
+        let (dialog, other) = (a.direct(&b).await, a.group(&[&b]).await);
+        let target = |dialog: &[u8], message: Option<&[u8]>| {
+            let request = ReadTargetRequest { dialog_id: dialog.to_vec(), message_id: message.map(<[u8]>::to_vec) };
+            let mut client = b.client();
+            async move { client.read_target(request).await.map(|reply| reply.into_inner().seq) }
+        };
+        assert_eq!(target(&dialog.id, None).await.unwrap(), 0, "{}", world.name);
+        let first = a.send(&dialog.id, "one").await;
+        a.send(&dialog.id, "two").await;
+        let elsewhere = a.send(&other.id, "three").await;
+        assert_eq!(target(&dialog.id, None).await.unwrap(), 2);
+        assert_eq!(target(&dialog.id, Some(&first.id)).await.unwrap(), 1);
+        assert_eq!(code(target(&dialog.id, Some(&elsewhere.id)).await), Code::NotFound);
+        assert_eq!(code(target(&dialog.id, Some(&DialogId::now().bytes())).await), Code::NotFound);
+        assert_eq!(code(target(&dialog.id, Some(b"short")).await), Code::InvalidArgument);
+        assert_eq!(code(target(b"short", None).await), Code::InvalidArgument);
+    }
+}

@@ -1,0 +1,212 @@
+//! Requests as they come in: JSON bodies and query strings, checked field by field, so that a wrong shape has a clear
+//! answer.
+
+use std::fmt::Display;
+
+use async_graphql::Variables;
+use axum::extract::Query;
+use http::Uri;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use crate::{
+    error::{Code, Error},
+    pipeline::Incoming,
+    variables::VARIABLES_MAX_BYTES,
+};
+
+/// The most operations of a batch.
+pub const BATCH_MAX: usize = 10;
+
+/// What a body asks.
+#[derive(Debug)]
+pub enum Asked {
+    /// One operation.
+    One(Incoming),
+    /// Several, answered as a list.
+    Batch(Vec<Incoming>),
+}
+
+/// The fields of a request, unread. Others are ignored, as the specification has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow)]
+    query: Option<&'a RawValue>,
+    #[serde(borrow)]
+    operation_name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    variables: Option<&'a RawValue>,
+    #[serde(borrow)]
+    extensions: Option<&'a RawValue>,
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// BAD_REQUEST for what has the wrong shape, LIMIT_EXCEEDED for a batch or variables over their bounds.
+pub fn parse(body: &[u8]) -> Result<Asked, Error> {
+    let raw: &RawValue = serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
+    match raw.get().as_bytes().first() {
+        Some(b'{') => Ok(Asked::One(operation(raw)?)),
+        Some(b'[') => {
+            let list: Vec<&RawValue> = read(raw, "the body", "a list of requests")?;
+            match list.len() {
+                0 => Err(bad("the batch is empty")),
+                1..=BATCH_MAX => Ok(Asked::Batch(list.into_iter().map(operation).collect::<Result<_, _>>()?)),
+                count => Err(over(format!("a batch of {count} operations, at most {BATCH_MAX} are allowed"))),
+            }
+        }
+        _ => Err(bad("the body must be an object, or a list of objects")),
+    }
+}
+
+fn operation(raw: &RawValue) -> Result<Incoming, Error> {
+    if !raw.get().starts_with('{') {
+        return Err(bad("a request must be an object"));
+    }
+    let fields: Fields = serde_json::from_str(raw.get()).map_err(|error| bad(format!("not a request: {error}")))?;
+    let query = fields.query.filter(|raw| raw.get() != "null").ok_or_else(|| bad("`query` is missing"))?;
+    Ok(Incoming {
+        query: read(query, "`query`", "a string")?,
+        operation_name: optional(fields.operation_name, "`operationName`", "a string")?,
+        variables: variables(fields.variables)?,
+        extensions: optional(fields.extensions, "`extensions`", "an object")?.unwrap_or_default(),
+    })
+}
+
+fn variables(raw: Option<&RawValue>) -> Result<Variables, Error> {
+    if raw.is_some_and(|raw| raw.get().len() > VARIABLES_MAX_BYTES) {
+        return Err(over(format!("`variables` are larger than {} kB", VARIABLES_MAX_BYTES / 1024)));
+    }
+    Ok(optional(raw, "`variables`", "an object")?.unwrap_or_default())
+}
+
+fn optional<T: DeserializeOwned>(raw: Option<&RawValue>, name: &str, kind: &str) -> Result<Option<T>, Error> {
+    raw.filter(|raw| raw.get() != "null").map(|raw| read(raw, name, kind)).transpose()
+}
+
+fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue, name: &str, kind: &str) -> Result<T, Error> {
+    serde_json::from_str(raw.get()).map_err(|_| bad(format!("{name} must be {kind}")))
+}
+
+/// The fields of a query string.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Parameters {
+    query: Option<String>,
+    operation_name: Option<String>,
+    variables: Option<String>,
+    extensions: Option<String>,
+}
+
+/// Reads a query string.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_query(text: &str) -> Result<Incoming, Error> {
+    let uri: Uri = format!("/?{text}").parse().map_err(|_| bad("not a query string"))?;
+    let Query(parameters) = Query::<Parameters>::try_from_uri(&uri).map_err(|error| bad(error.body_text()))?;
+    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let json = |text: Option<String>, name: &str| {
+        let raw = filled(text).map(RawValue::from_string).transpose();
+        raw.map_err(|_| bad(format!("`{name}` is not JSON")))
+    };
+    let extensions = json(parameters.extensions, "extensions")?;
+    Ok(Incoming {
+        query: filled(parameters.query).ok_or_else(|| bad("`query` is missing"))?,
+        operation_name: filled(parameters.operation_name),
+        variables: variables(json(parameters.variables, "variables")?.as_deref())?,
+        extensions: optional(extensions.as_deref(), "`extensions`", "an object")?.unwrap_or_default(),
+    })
+}
+
+fn bad(message: impl Display) -> Error {
+    Error::new(Code::BadRequest, message.to_string())
+}
+
+fn over(message: String) -> Error {
+    Error::new(Code::LimitExceeded, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::value;
+
+    use super::*;
+
+    fn one(body: &str) -> Incoming {
+        match parse(body.as_bytes()) {
+            Ok(Asked::One(incoming)) => incoming,
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn refused(body: &str) -> (Code, String) {
+        let error = parse(body.as_bytes()).expect_err(body);
+        (error.code(), error.message().to_owned())
+    }
+
+    #[test]
+    fn a_request_is_read_whole() {
+        let body =
+            r#"{"query": "{ a\n}", "operationName": "N", "variables": {"x": [1]}, "extensions": {"y": 2}, "z": 3}"#;
+        let incoming = one(body);
+        assert_eq!((incoming.query.as_str(), incoming.operation_name.as_deref()), ("{ a\n}", Some("N")));
+        assert_eq!(incoming.variables.into_value(), value!({ "x": [1] }));
+        assert_eq!(incoming.extensions["y"], 2);
+        let bare = one(r#"{"query": "{ a }", "operationName": null, "variables": null, "extensions": null}"#);
+        assert!(bare.operation_name.is_none() && bare.variables.is_empty() && bare.extensions.is_empty());
+    }
+
+    #[test]
+    fn each_wrong_shape_has_its_own_answer() {
+        for (body, message) in [
+            ("1", "the body must be an object, or a list of objects"),
+            ("null", "the body must be an object, or a list of objects"),
+            ("\"{ a }\"", "the body must be an object, or a list of objects"),
+            ("{}", "`query` is missing"),
+            (r#"{"query": null}"#, "`query` is missing"),
+            (r#"{"query": 1}"#, "`query` must be a string"),
+            (r#"{"query": ["a"]}"#, "`query` must be a string"),
+            (r#"{"query": "a", "operationName": 1}"#, "`operationName` must be a string"),
+            (r#"{"query": "a", "variables": []}"#, "`variables` must be an object"),
+            (r#"{"query": "a", "variables": "x"}"#, "`variables` must be an object"),
+            (r#"{"query": "a", "extensions": []}"#, "`extensions` must be an object"),
+            ("[]", "the batch is empty"),
+            ("[1]", "a request must be an object"),
+            (r#"[{"query": "a"}, []]"#, "a request must be an object"),
+        ] {
+            assert_eq!(refused(body), (Code::BadRequest, message.to_owned()), "{body}");
+        }
+        for body in ["", "{", "{ a }", "\u{feff}{}", r#"{"query": "a", "query": "b"}"#, "[{},]"] {
+            assert_eq!(refused(body).0, Code::BadRequest, "{body}");
+        }
+        assert_eq!(parse(b"{\"query\": \"\xff\"}").expect_err("not UTF-8").code(), Code::BadRequest);
+        let deep = format!(r#"{{"query": "a", "variables": {{"x": {}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(refused(&deep).0, Code::BadRequest);
+    }
+
+    #[test]
+    fn batches_and_variables_have_bounds() {
+        let batch = |count: usize| format!("[{}]", vec![r#"{"query": "a"}"#; count].join(","));
+        assert!(matches!(parse(batch(BATCH_MAX).as_bytes()), Ok(Asked::Batch(all)) if all.len() == BATCH_MAX));
+        assert_eq!(refused(&batch(BATCH_MAX + 1)).0, Code::LimitExceeded);
+        let variables = |bytes: usize| format!(r#"{{"query": "a", "variables": {{"x":"{}"}}}}"#, "y".repeat(bytes - 8));
+        one(&variables(VARIABLES_MAX_BYTES));
+        assert_eq!(refused(&variables(VARIABLES_MAX_BYTES + 1)).0, Code::LimitExceeded);
+    }
+
+    #[test]
+    fn a_query_string_is_read_alike() {
+        let read = parse_query("query=%7B%20a%20%7D&operationName=N&variables=%7B%22x%22%3A1%7D&extensions=%7B%7D");
+        let incoming = read.expect("read");
+        assert_eq!((incoming.query.as_str(), incoming.operation_name.as_deref()), ("{ a }", Some("N")));
+        assert_eq!(incoming.variables.into_value(), value!({ "x": 1 }));
+        assert!(parse_query("query=a&variables=&operationName=").is_ok());
+        for bad in ["", "query=", "q=a", "query=a&variables=1", "query=a&variables=%7B", "query=a&extensions=%5B%5D"] {
+            assert_eq!(parse_query(bad).expect_err(bad).code(), Code::BadRequest, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Subscriptions, for every transport: an operation is first run with a probe that tells what it subscribes to, then once
+//! for each frame of the hub. What is executed and serialised is shared by all who would get the same bytes.
+
+mod feed;
+mod share;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_graphql::{Response, ServerError, Value};
+use futures_util::stream;
+use telemetry::Call;
+
+pub use feed::{Feed, Frame, Start};
+use share::{Key, Share};
+
+use crate::{
+    error::{Code, Error},
+    floor::Floor,
+    hub::{Counted, Hubs, Person, messages, read_states, unread},
+    pipeline::{Admitted, Pipeline},
+    version::Version,
+    viewer::Viewer,
+};
+
+/// One result of a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// The response, as JSON.
+    pub json: Arc<str>,
+    /// The version to resume from, where the stream can be resumed. It is in the response as `extensions.cursor` too.
+    pub cursor: Option<Version>,
+}
+
+/// Opens subscriptions. Cheap to clone.
+#[derive(Clone)]
+pub struct Live {
+    pipeline: Pipeline,
+    hubs: Hubs,
+    floor: Floor,
+    share: Share,
+}
+
+impl Live {
+    /// Over these hubs. What is pushed raises the floor.
+    pub fn new(pipeline: Pipeline, hubs: Hubs, floor: Floor) -> Self {
+        Self { pipeline, hubs, floor, share: Share::new() }
+    }
+
+    /// Opens the stream of an admitted subscription. It takes as long as the services that know its beginning are away.
+    ///
+    /// # Errors
+    /// As clients are shown them: where nobody is signed in, an argument is out of its bounds, or there is nothing to see.
+    pub async fn open(
+        &self,
+        admitted: Admitted,
+        viewer: Option<Viewer>,
+        call: Call,
+    ) -> Result<Stream, Vec<ServerError>> {
+        let start = self.probe(&admitted, viewer.clone(), &call).await?;
+        let shown = |error: Error| vec![error.into_server_error(&call.request_id)];
+        let viewer = viewer.ok_or_else(|| shown(Error::sign_in()))?;
+        let source = self.source(start, &viewer, &call).await.map_err(shown)?;
+        let gauge = metrics::gauge!("gateway_subscriptions", "field" => source.field());
+        let private = feed::looks_beyond(admitted.document());
+        Ok(Stream { live: self.clone(), admitted, viewer, call, source, private, _counted: Counted::of(gauge) })
+    }
+
+    /// What the operation subscribes to.
+    async fn probe(&self, admitted: &Admitted, viewer: Option<Viewer>, call: &Call) -> Result<Start, Vec<ServerError>> {
+        let (feed, started) = Feed::probe();
+        let response = self.pipeline.frame(admitted, feed, viewer, call.clone()).await;
+        if let Some(response) = response.filter(Response::is_err) {
+            return Err(response.errors);
+        }
+        let mut started = std::mem::take(&mut *started.lock());
+        match (started.pop(), started.is_empty()) {
+            (Some(start), true) => Ok(start),
+            _ => {
+                let error = Error::new(
+                    Code::GraphqlValidationFailed,
+                    "a subscription has exactly one field, written in the operation itself",
+                );
+                Err(vec![error.into_server_error(&call.request_id)])
+            }
+        }
+    }
+
+    async fn source(&self, start: Start, viewer: &Viewer, call: &Call) -> Result<Source, Error> {
+        let person = Person::new(viewer, call);
+        Ok(match start {
+            Start::Unread { since } => Source::Unread(self.hubs.unread.subscribe(viewer.user, since)),
+            Start::Messages { dialog, since } => {
+                Source::Messages(dialog, self.hubs.messages.subscribe(&person, dialog, since).await?)
+            }
+            Start::ReadStates { dialog } => {
+                Source::ReadStates(dialog, self.hubs.read_states.subscribe(&person, dialog).await?)
+            }
+        })
+    }
+}
+
+enum Source {
+    Unread(unread::Subscription),
+    Messages(proto::DialogId, messages::Subscription),
+    ReadStates(proto::DialogId, read_states::Subscription),
+}
+
+impl Source {
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Unread(_) => "unread",
+            Self::Messages(..) => "messages",
+            Self::ReadStates(..) => "readStates",
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Frame>, Error> {
+        Ok(match self {
+            Self::Unread(subscription) => Some(Frame::Unread(subscription.next().await)),
+            Self::Messages(dialog, subscription) => {
+                subscription.next().await.map(|frame| Frame::Message(*dialog, frame))
+            }
+            Self::ReadStates(dialog, subscription) => {
+                subscription.next().await?.map(|state| Frame::ReadState(*dialog, state))
+            }
+        })
+    }
+}
+
+/// An open subscription. Dropped, it costs nothing any more.
+pub struct Stream {
+    live: Live,
+    admitted: Admitted,
+    viewer: Viewer,
+    call: Call,
+    source: Source,
+    private: bool,
+    _counted: Counted,
+}
+
+impl Stream {
+    /// The next result, made from the newest state when it is asked for. `None`: there will be none.
+    pub async fn next(&mut self) -> Option<Payload> {
+        let frame = match self.source.next().await {
+            Ok(frame) => frame?,
+            Err(error) => {
+                tracing::debug!(%error, "a stream ends");
+                return None;
+            }
+        };
+        let cursor = frame.cursor();
+        if let Frame::Unread(frame) = &frame {
+            self.live.floor.raise(self.viewer.user, frame.version);
+        }
+        let field = self.source.field();
+        metrics::counter!("gateway_frames_total", "field" => field).increment(1);
+        let reader = self.private.then_some(self.viewer.user);
+        let key = Key::new(self.admitted.identity().clone(), &frame, self.viewer.user, reader);
+        let json = self.live.share.get(key, self.execute(frame, cursor)).await;
+        Some(Payload { json, cursor })
+    }
+
+    /// The results as a stream for `futures`.
+    pub fn into_stream(self) -> impl futures_util::Stream<Item = Payload> + Send {
+        stream::unfold(self, |mut stream| async move { stream.next().await.map(|payload| (payload, stream)) })
+    }
+
+    /// The response to one frame, and whether others may be given it too.
+    async fn execute(&self, frame: Frame, cursor: Option<Version>) -> (Arc<str>, bool) {
+        let feed = Feed::frame(frame);
+        let response =
+            self.live.pipeline.frame(&self.admitted, feed, Some(self.viewer.clone()), self.call.clone()).await;
+        let mut response = response.unwrap_or_default();
+        if let Some(cursor) = cursor {
+            response.extensions.insert("cursor".to_owned(), Value::from(cursor.to_string()));
+        }
+        let json = serde_json::to_string(&response).expect("a response has string keys alone");
+        (json.into(), response.is_ok())
+    }
+}

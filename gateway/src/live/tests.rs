@@ -1,0 +1,327 @@
+//! Live streams through a running gateway: over services that answer, lag, are away and come back.
+
+use proto::{
+    DialogId, MessageId, SessionId, TransactionId, UserId, counter,
+    dialog::{self, Status},
+    events::{self, event::Kind},
+};
+use serde_json::{Value, json};
+
+use crate::stage::{Client, Stage};
+
+const UNREAD: &str = "subscription($since: String) { unread(since: $since) { kind version previousVersion total changed { dialogId unread } } }";
+const MESSAGES: &str = "subscription($id: ID!, $since: String) { messages(dialogId: $id, since: $since) { kind version message { id text status failureReason } } }";
+const READ_STATES: &str = "subscription($id: ID!) { readStates(dialogId: $id) { userId readSeq } }";
+
+fn row(dialog: DialogId, unread: i64) -> counter::Row {
+    counter::Row { dialog_id: dialog.bytes(), unread, read_seq: 0, last_seq: unread }
+}
+
+fn changed(user: UserId, version: i64, dialog: DialogId, unread: i64, was: i64) -> Kind {
+    let row = events::UnreadRow { dialog_id: dialog.bytes(), unread, was, read_seq: 0, last_seq: unread };
+    let previous = version - 1;
+    Kind::UnreadChanged(events::UnreadChanged { user_id: user.bytes(), epoch: 1, version, previous, rows: vec![row] })
+}
+
+async fn unread(client: &mut Client, id: &str) -> Value {
+    let payload = client.result(id).await;
+    let frame = payload["data"]["unread"].clone();
+    assert_eq!(payload["extensions"]["cursor"], frame["version"], "every result says where to resume");
+    frame
+}
+
+async fn message(client: &mut Client, id: &str) -> Value {
+    let payload = client.result(id).await;
+    let frame = payload["data"]["messages"].clone();
+    assert_eq!(payload["extensions"]["cursor"], frame["version"], "every result says where to resume");
+    frame
+}
+
+#[tokio::test]
+async fn counters_come_with_a_snapshot_and_then_with_every_change() {
+    let stage = Stage::start().await;
+    let (user, dialog) = (UserId::now(), DialogId::now());
+    stage.world().unread.insert(user, (4, vec![row(dialog, 2)]));
+    let mut client = stage.sign_in(user).await;
+    client.subscribe("u", UNREAD, json!({})).await;
+    let first = unread(&mut client, "u").await;
+    let shown = json!([{ "dialogId": dialog.to_string(), "unread": 2 }]);
+    assert_eq!(
+        first,
+        json!({ "kind": "SNAPSHOT", "version": "1-4", "previousVersion": null, "total": 2, "changed": shown })
+    );
+    stage.emit(changed(user, 5, dialog, 3, 2)).await;
+    stage.emit(changed(UserId::now(), 5, dialog, 9, 0)).await;
+    let second = unread(&mut client, "u").await;
+    assert_eq!(
+        (&second["kind"], &second["version"], &second["previousVersion"], &second["total"]),
+        (&json!("CHANGE"), &json!("1-5"), &json!("1-4"), &json!(3))
+    );
+    client.is_quiet().await;
+    assert_eq!(stage.called("Snapshots"), 1);
+}
+
+#[tokio::test]
+async fn who_comes_back_with_the_newest_version_is_current() {
+    let stage = Stage::start().await;
+    let (user, dialog) = (UserId::now(), DialogId::now());
+    stage.world().unread.insert(user, (4, vec![row(dialog, 2)]));
+    let mut client = stage.sign_in(user).await;
+    for (since, kind) in [("1-4", "CURRENT"), ("1-3", "SNAPSHOT"), ("1-9", "SNAPSHOT"), ("0-4", "SNAPSHOT")] {
+        client.subscribe(since, UNREAD, json!({ "since": since })).await;
+        let first = unread(&mut client, since).await;
+        assert_eq!((&first["kind"], &first["version"]), (&json!(kind), &json!("1-4")), "{since}");
+        assert_eq!(first["total"], 2);
+    }
+}
+
+#[tokio::test]
+async fn sockets_of_one_person_share_what_is_executed() {
+    let stage = Stage::start().await;
+    let (user, dialog) = (UserId::now(), DialogId::now());
+    let query = "subscription { unread { version changed { unread dialog { id } } } }";
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = stage.sign_in(user).await;
+        client.subscribe("u", query, json!({})).await;
+        client.result("u").await;
+        clients.push(client);
+    }
+    stage.emit(changed(user, 1, dialog, 1, 0)).await;
+    for client in &mut clients {
+        let payload = client.result("u").await;
+        assert_eq!(payload["data"]["unread"]["version"], "1-1");
+        assert_eq!(payload["data"]["unread"]["changed"][0], json!({ "unread": 1, "dialog": null }));
+    }
+    assert_eq!(stage.called("Get"), 1, "one asked for all");
+}
+
+#[tokio::test]
+async fn a_stream_that_begins_while_the_counters_are_away_begins_when_they_are_back() {
+    let stage = Stage::start().await;
+    stage.world().away.insert("Snapshots");
+    let mut client = stage.sign_in(UserId::now()).await;
+    client.subscribe("u", UNREAD, json!({})).await;
+    client.is_quiet().await;
+    stage.world().away.clear();
+    assert_eq!(unread(&mut client, "u").await["kind"], "SNAPSHOT");
+}
+
+#[tokio::test]
+async fn what_the_log_has_lost_is_made_good_by_a_snapshot() {
+    let stage = Stage::start().await;
+    let (user, dialog) = (UserId::now(), DialogId::now());
+    let mut client = stage.sign_in(user).await;
+    client.subscribe("u", UNREAD, json!({})).await;
+    unread(&mut client, "u").await;
+    stage.world().unread.insert(user, (7, vec![row(dialog, 7)]));
+    stage.emit(changed(user, 7, dialog, 7, 6)).await;
+    let frame = unread(&mut client, "u").await;
+    assert_eq!((&frame["kind"], &frame["version"], &frame["total"]), (&json!("SNAPSHOT"), &json!("1-7"), &json!(7)));
+}
+
+/// A dialog of two people, at version 3.
+struct Talk {
+    id: DialogId,
+    ann: UserId,
+    bob: UserId,
+}
+
+impl Talk {
+    fn begin(stage: &Stage) -> Self {
+        let talk = Self { id: DialogId::now(), ann: UserId::now(), bob: UserId::now() };
+        let mut world = stage.world();
+        world.dialogs.insert(talk.id, (3, Vec::new()));
+        world.members.insert(talk.id, vec![(talk.ann, 0), (talk.bob, 0)]);
+        talk
+    }
+
+    fn variables(&self) -> Value {
+        json!({ "id": self.id.to_string() })
+    }
+
+    async fn watch(&self, stage: &Stage, who: UserId, query: &str) -> Client {
+        let mut client = stage.sign_in(who).await;
+        stage.world().caller = Some(who);
+        client.subscribe("s", query, self.variables()).await;
+        client
+    }
+
+    /// Stores a message of Ann's, or what has become of it, and gives the version.
+    fn store(&self, stage: &Stage, id: MessageId, status: Status) -> i64 {
+        let mut world = stage.world();
+        let (version, messages) = world.dialogs.get_mut(&self.id).expect("it has begun");
+        *version += 1;
+        messages.retain(|message| message.id != id.bytes());
+        let mut message = dialog::Message {
+            id: id.bytes(),
+            dialog_id: self.id.bytes(),
+            seq: 1,
+            sender_id: self.ann.bytes(),
+            transaction_id: TransactionId::now().bytes(),
+            text: "hello".to_owned(),
+            version: *version,
+            failure_reason: (status == Status::Failed).then(|| "full".to_owned()),
+            ..dialog::Message::default()
+        };
+        message.set_status(status);
+        messages.push(message);
+        *version
+    }
+
+    async fn send(&self, stage: &Stage) -> MessageId {
+        let id = MessageId::now();
+        let version = self.store(stage, id, Status::Pending);
+        let sent =
+            events::MessageSent { dialog_id: self.id.bytes(), version, message_id: id.bytes(), ..Default::default() };
+        stage.emit(Kind::MessageSent(sent)).await;
+        id
+    }
+
+    async fn fail(&self, stage: &Stage, id: MessageId) {
+        let version = self.store(stage, id, Status::Failed);
+        let (dialog_id, message_id) = (self.id.bytes(), id.bytes());
+        let failed = events::MessageFailed { dialog_id, version, message_id, ..Default::default() };
+        stage.emit(Kind::MessageFailed(failed)).await;
+    }
+
+    async fn leave(&self, stage: &Stage, who: UserId) {
+        let version = {
+            let mut world = stage.world();
+            world.members.get_mut(&self.id).expect("it has begun").retain(|(user, _)| *user != who);
+            let (version, _) = world.dialogs.get_mut(&self.id).expect("it has begun");
+            *version += 1;
+            *version
+        };
+        let left = events::ParticipantLeft { dialog_id: self.id.bytes(), version, user_id: who.bytes() };
+        stage.emit(Kind::ParticipantLeft(left)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_fetched_once_and_only_its_author_reads_why_it_failed() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    let mut ann = talk.watch(&stage, talk.ann, MESSAGES).await;
+    let first = message(&mut ann, "s").await;
+    assert_eq!(first, json!({ "kind": "CURRENT", "version": "1-3", "message": null }));
+    let mut bob = talk.watch(&stage, talk.bob, MESSAGES).await;
+    message(&mut bob, "s").await;
+    let id = talk.send(&stage).await;
+    for client in [&mut ann, &mut bob] {
+        let frame = message(client, "s").await;
+        let shown = json!({ "id": id.to_string(), "text": "hello", "status": "PENDING", "failureReason": null });
+        assert_eq!(frame, json!({ "kind": "SENT", "version": "1-4", "message": shown }));
+    }
+    assert_eq!(stage.called("Live"), 1);
+    talk.fail(&stage, id).await;
+    let (own, others) = (message(&mut ann, "s").await, message(&mut bob, "s").await);
+    let failed = |text, reason: Value| {
+        let shown = json!({ "id": id.to_string(), "text": text, "status": "FAILED", "failureReason": reason });
+        json!({ "kind": "FAILED", "version": "1-5", "message": shown })
+    };
+    assert_eq!(own, failed("hello", json!("full")));
+    assert_eq!(others, failed("", Value::Null));
+}
+
+#[tokio::test]
+async fn messages_wait_for_a_dialog_service_that_is_away() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    let mut bob = talk.watch(&stage, talk.bob, MESSAGES).await;
+    message(&mut bob, "s").await;
+    stage.world().away.insert("Live");
+    talk.send(&stage).await;
+    bob.is_quiet().await;
+    stage.world().away.clear();
+    assert_eq!(message(&mut bob, "s").await["kind"], "SENT");
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_back_is_told_what_it_has_missed() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    let (kept, lost) = (MessageId::now(), MessageId::now());
+    talk.store(&stage, kept, Status::Committed);
+    talk.store(&stage, lost, Status::Failed);
+    for (since, kinds) in [("1-3", &["COMMITTED", "FAILED"][..]), ("0", &["COMMITTED"]), ("1-5", &["CURRENT"])] {
+        let mut bob = stage.sign_in(talk.bob).await;
+        stage.world().caller = Some(talk.bob);
+        bob.subscribe("s", MESSAGES, json!({ "id": talk.id.to_string(), "since": since })).await;
+        for kind in kinds {
+            let frame = message(&mut bob, "s").await;
+            assert_eq!(frame["kind"], **kind, "{since}: {frame}");
+            assert!(frame["message"]["text"] != "hello" || *kind == "COMMITTED");
+        }
+        bob.is_quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn strangers_find_nothing_and_who_leaves_is_told_that_it_is_over() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    for query in [MESSAGES, READ_STATES] {
+        let mut stranger = talk.watch(&stage, UserId::now(), query).await;
+        let refused = stranger.hear().await;
+        assert_eq!(
+            (&refused["type"], &refused["payload"][0]["extensions"]["code"]),
+            (&json!("error"), &json!("NOT_FOUND"))
+        );
+    }
+    let mut ann = talk.watch(&stage, talk.ann, MESSAGES).await;
+    message(&mut ann, "s").await;
+    let mut bob = talk.watch(&stage, talk.bob, MESSAGES).await;
+    message(&mut bob, "s").await;
+    bob.subscribe("r", READ_STATES, talk.variables()).await;
+    bob.result("r").await;
+    bob.result("r").await;
+    talk.leave(&stage, talk.bob).await;
+    let mut over = vec![bob.hear().await, bob.hear().await];
+    over.sort_by_key(|message| message["id"].to_string());
+    assert_eq!(over, [json!({ "id": "r", "type": "complete" }), json!({ "id": "s", "type": "complete" })]);
+    talk.send(&stage).await;
+    assert_eq!(message(&mut ann, "s").await["kind"], "SENT");
+    bob.is_quiet().await;
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn read_states_begin_with_everyones_and_go_on_with_every_move() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    let mut ann = talk.watch(&stage, talk.ann, READ_STATES).await;
+    let mut all = [ann.result("s").await, ann.result("s").await];
+    all.sort_by_key(|payload| payload["data"]["readStates"]["userId"].to_string());
+    assert_eq!(all[0]["data"]["readStates"], json!({ "userId": talk.ann.to_string(), "readSeq": 0 }));
+    assert_eq!(all[0]["extensions"], Value::Null, "there is nothing to resume from");
+    for read_seq in [3, 2, 3, 5] {
+        let (dialog_id, user_id) = (talk.id.bytes(), talk.bob.bytes());
+        stage.emit(Kind::ReadMarked(events::ReadMarked { dialog_id, user_id, read_seq })).await;
+    }
+    let mut last = 0;
+    while last < 5 {
+        let state = ann.result("s").await["data"]["readStates"].clone();
+        assert_eq!(state["userId"], talk.bob.to_string());
+        let read_seq = state["readSeq"].as_i64().expect("a number");
+        assert!(read_seq > last, "never back, never twice");
+        last = read_seq;
+    }
+}
+
+#[tokio::test]
+async fn a_query_after_a_push_is_at_least_as_new() {
+    let stage = Stage::start().await;
+    let (user, dialog) = (UserId::now(), DialogId::now());
+    let mut client = stage.sign_in_with(&stage.token(user, SessionId::now(), 300)).await;
+    client.subscribe("u", UNREAD, json!({})).await;
+    unread(&mut client, "u").await;
+    stage.emit(changed(user, 1, dialog, 1, 0)).await;
+    unread(&mut client, "u").await;
+    client.subscribe("q", "{ unread { version } }", json!({})).await;
+    assert_eq!(
+        client.result("q").await["data"]["unread"]["version"],
+        "1-1",
+        "the played counter answers what is asked for"
+    );
+}

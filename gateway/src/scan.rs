@@ -1,0 +1,148 @@
+//! A look at a document before it is parsed: its size in lexical tokens and how deep its brackets nest. It goes over the
+//! text once and allocates nothing, so that what is too large costs next to nothing.
+
+use crate::error::{Code, Error};
+
+/// The most lexical tokens of a document.
+pub const TOKENS_MAX: usize = 15_000;
+/// The deepest brackets of a document, of all kinds together: fields, arguments, lists and objects.
+pub const BRACKETS_MAX: usize = 64;
+
+/// Checks a document's bounds. Whether it is well-formed is the parser's to say.
+///
+/// # Errors
+/// LIMIT_EXCEEDED.
+pub fn check(document: &str) -> Result<(), Error> {
+    let mut rest = document.as_bytes();
+    let (mut tokens, mut brackets) = (0_usize, 0_usize);
+    while let Some((&byte, _)) = rest.split_first() {
+        let length = match byte {
+            b' ' | b'\t' | b'\n' | b'\r' | b',' | 0xef | 0xbb | 0xbf => {
+                rest = &rest[1..];
+                continue;
+            }
+            b'#' => {
+                rest = &rest[line(rest)..];
+                continue;
+            }
+            b'"' => string(rest),
+            b'_' | b'a'..=b'z' | b'A'..=b'Z' => run(rest, |byte| byte == b'_' || byte.is_ascii_alphanumeric()),
+            b'-' | b'0'..=b'9' => run(rest, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'-')),
+            b'.' => run(rest, |byte| byte == b'.'),
+            _ => 1,
+        };
+        match byte {
+            b'(' | b'[' | b'{' => brackets += 1,
+            b')' | b']' | b'}' => brackets = brackets.saturating_sub(1),
+            _ => {}
+        }
+        tokens += 1;
+        if tokens > TOKENS_MAX {
+            return Err(exceeded(format!("the document has more than {TOKENS_MAX} tokens")));
+        }
+        if brackets > BRACKETS_MAX {
+            return Err(exceeded(format!("the document nests brackets deeper than {BRACKETS_MAX}")));
+        }
+        rest = &rest[length..];
+    }
+    Ok(())
+}
+
+fn exceeded(message: String) -> Error {
+    Error::new(Code::LimitExceeded, message)
+}
+
+/// How many bytes from the first on are of this kind; at least the first.
+fn run(bytes: &[u8], is: impl Fn(u8) -> bool) -> usize {
+    bytes.iter().skip(1).position(|byte| !is(*byte)).map_or(bytes.len(), |found| found + 1)
+}
+
+/// A comment goes to the end of its line.
+fn line(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(bytes.len())
+}
+
+/// The length of a string or block string, quotes included; an open one goes on as far as it can.
+fn string(bytes: &[u8]) -> usize {
+    if let Some(block) = bytes.strip_prefix(b"\"\"\"") {
+        let mut at = 0;
+        while at < block.len() {
+            let here = &block[at..];
+            if here.starts_with(b"\\\"\"\"") {
+                at += 4;
+            } else if here.starts_with(b"\"\"\"") {
+                return at + 6;
+            } else {
+                at += 1;
+            }
+        }
+        return bytes.len();
+    }
+    let mut escaped = false;
+    for (at, byte) in bytes.iter().enumerate().skip(1) {
+        match byte {
+            b'\n' | b'\r' => return at,
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return at + 1,
+            _ => {}
+        }
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn fields(count: usize) -> String {
+        format!("{{{}}}", " a".repeat(count))
+    }
+
+    #[test]
+    fn tokens_are_counted_as_the_specification_has_them() {
+        // Each document is padded to the bound: one token more is too much.
+        for (document, tokens) in [
+            ("{ a }", 3),
+            ("{,a\t\u{feff}, b # c d e\n}", 4),
+            ("query Q($x: [Int!]! = [-1.5e+3, 2]) @a { ...F }", 23),
+            (r#"{ a(b: "c d \" e", f: """g " h \""" i""") }"#, 11),
+            ("{ a(b: \"ü ß\") ... on T { c } }", 14),
+            ("{ a # \" not a string\n b }", 4),
+        ] {
+            let padded = |count: usize| format!("{document}{}", " a".repeat(count));
+            assert!(check(&padded(TOKENS_MAX - tokens)).is_ok(), "{document}");
+            let error = check(&padded(TOKENS_MAX - tokens + 1)).expect_err(document);
+            assert_eq!(error.code(), Code::LimitExceeded);
+        }
+    }
+
+    #[test]
+    fn the_bound_itself_passes() {
+        assert!(check(&fields(TOKENS_MAX - 2)).is_ok());
+        assert!(check(&fields(TOKENS_MAX - 1)).is_err());
+        let nested = |depth: usize| format!("{}{}", "{a".repeat(depth), "}".repeat(depth));
+        assert!(check(&nested(BRACKETS_MAX)).is_ok());
+        assert!(check(&nested(BRACKETS_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn open_strings_and_strange_bytes_end() {
+        for text in ["", "\"", "\"\"\"", "\"\"\"\\\"\"\"", "\"a\nb\"", "\\", "\0", "é", "{{{", "}}}", "\"\\", "..", "-"]
+        {
+            assert!(check(text).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_million_brackets_are_refused_at_once() {
+        for bracket in ["{", "[", "(", "{a", "[[]"] {
+            let document = bracket.repeat(1_000_000 / bracket.len());
+            let begun = Instant::now();
+            assert_eq!(check(&document).expect_err("refused").code(), Code::LimitExceeded);
+            assert!(begun.elapsed().as_millis() < 50, "{bracket}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! GraphQL over WebSocket, on the same path as over HTTP: the handshake, and one task for every socket ([`driver`]) that
+//! does what a pure machine ([`protocol`]) says. When the gateway stops, sockets are closed over a window of time and
+//! their tasks awaited.
+
+pub mod close;
+mod driver;
+pub mod message;
+mod operations;
+pub mod protocol;
+#[cfg(test)]
+mod protocol_tests;
+mod seats;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, Request, State, ws::WebSocketUpgrade},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{live::Live, origins::Origins, pipeline::Pipeline, sessions::Revoked, viewer::Authenticator};
+use driver::Driver;
+use message::{SUBPROTOCOL, Token};
+use protocol::FRAME_MAX;
+use seats::Seats;
+
+/// What sockets are buffered with for reading, in bytes: most of them are idle, and frames are small.
+const READ_BUFFER: usize = 2048;
+
+/// A middleware: takes handshakes of WebSockets out of the path's requests.
+pub async fn handshake(State(sockets): State<Sockets>, request: Request, next: Next) -> Response {
+    let upgrade = request.headers().get(header::UPGRADE).map(HeaderValue::as_bytes);
+    if request.method() != Method::GET || !upgrade.is_some_and(|it| it.eq_ignore_ascii_case(b"websocket")) {
+        return next.run(request).await;
+    }
+    let (mut parts, _) = request.into_parts();
+    match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
+        Ok(upgrade) => sockets.upgrade(&parts.headers, upgrade),
+        Err(rejection) => rejection.into_response(),
+    }
+}
+
+/// The sockets of a gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Sockets(Arc<Shared>);
+
+/// What sockets are made of.
+pub struct Parts {
+    /// Admits and executes.
+    pub pipeline: Pipeline,
+    /// Opens subscriptions.
+    pub live: Live,
+    /// Says who asks.
+    pub authenticator: Arc<Authenticator>,
+    /// Which sessions are over.
+    pub revoked: Revoked,
+    /// Which web pages may come.
+    pub origins: Origins,
+    /// How many sockets a person may have.
+    pub each_max: usize,
+    /// The time over which sockets are closed when the gateway stops.
+    pub drain_window: Duration,
+}
+
+struct Shared {
+    parts: Parts,
+    seats: Seats,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Sockets {
+    /// None yet.
+    pub fn new(parts: Parts) -> Self {
+        let (seats, stopping) = (Seats::new(parts.each_max), CancellationToken::new());
+        Self(Arc::new(Shared { parts, seats, stopping, tasks: TaskTracker::new() }))
+    }
+
+    /// Answers a handshake: 403 for a page that may not come, 400 without our subprotocol, 503 when the
+    /// gateway stops, else 101 and a task.
+    fn upgrade(&self, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+        if !self.0.parts.origins.admit(headers) {
+            return (StatusCode::FORBIDDEN, "this origin may not open a WebSocket here\n").into_response();
+        }
+        if !upgrade.requested_protocols().any(|protocol| protocol == SUBPROTOCOL) {
+            return (StatusCode::BAD_REQUEST, "the subprotocol is graphql-transport-ws\n").into_response();
+        }
+        if self.0.stopping.is_cancelled() {
+            return (StatusCode::SERVICE_UNAVAILABLE, "the gateway stops\n").into_response();
+        }
+        let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let header_token = authorization.and_then(Token::read);
+        let sockets = self.clone();
+        upgrade
+            .protocols([SUBPROTOCOL])
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_frame_size(FRAME_MAX)
+            .max_message_size(FRAME_MAX)
+            .on_upgrade(move |socket| {
+                let tasks = sockets.0.tasks.clone();
+                tasks.track_future(async move { Box::pin(Driver::new(sockets, socket, header_token).run()).await })
+            })
+    }
+
+    /// Closes all sockets, each at a moment of its own within the window, and waits for their ends.
+    pub async fn drain(&self) {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    fn pipeline(&self) -> &Pipeline {
+        &self.0.parts.pipeline
+    }
+
+    fn live(&self) -> &Live {
+        &self.0.parts.live
+    }
+
+    fn authenticator(&self) -> &Authenticator {
+        &self.0.parts.authenticator
+    }
+
+    fn revoked(&self) -> &Revoked {
+        &self.0.parts.revoked
+    }
+
+    fn seats(&self) -> &Seats {
+        &self.0.seats
+    }
+
+    /// Comes back when the gateway stops.
+    async fn stopping(&self) {
+        self.0.stopping.cancelled().await;
+    }
+
+    /// When a socket is to be closed, now that the gateway stops.
+    fn turn(&self) -> Instant {
+        let random = getrandom::u32().unwrap_or_default();
+        Instant::now() + self.0.parts.drain_window.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+}

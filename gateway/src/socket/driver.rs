@@ -1,0 +1,245 @@
+//! The task of one socket: it does what the machine of [`super::protocol`] says. It owns the connection, the operations
+//! and whatever else of this client may end, so that all of it goes when the task does.
+
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_graphql::{Response, ServerError, Variables};
+use async_graphql_parser::types::OperationType;
+use axum::extract::ws::WebSocket;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use telemetry::Call;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    Sockets,
+    close::Close,
+    message::{Request, Token},
+    operations::{Operations, Running, Said},
+    protocol::{Action, Input, Operation, Protocol, Refusal},
+    seats::Seat,
+    wire::{Event, Wire},
+};
+use crate::{error::Code, hub::Counted, pipeline::Incoming, sessions::Watch, viewer::Viewer};
+
+/// How long a client may take nothing of what is written.
+const STUCK_MAX: Duration = Duration::from_secs(30);
+/// How long it may take to find out who a client is.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A client that was let in.
+struct Admission {
+    viewer: Option<Viewer>,
+    /// Until when.
+    expires_at: Option<Instant>,
+    session: Option<Watch>,
+    _seat: Option<Seat>,
+}
+
+/// One socket.
+pub struct Driver {
+    sockets: Sockets,
+    wire: Wire,
+    protocol: Protocol,
+    operations: Operations,
+    header_token: Option<Token>,
+    authentication: Option<BoxFuture<'static, Result<Admission, Refusal>>>,
+    admission: Option<Admission>,
+    restart_at: Option<Instant>,
+    _counted: Counted,
+}
+
+impl Driver {
+    /// For a socket that was just opened, by a request with this token.
+    pub fn new(sockets: Sockets, socket: WebSocket, header_token: Option<Token>) -> Self {
+        Self {
+            sockets,
+            wire: Wire::new(socket),
+            protocol: Protocol::new(Instant::now()),
+            operations: Operations::default(),
+            header_token,
+            authentication: None,
+            admission: None,
+            restart_at: None,
+            _counted: Counted::new("gateway_sockets"),
+        }
+    }
+
+    /// Runs until the socket is closed.
+    pub async fn run(mut self) {
+        let close = loop {
+            match self.step().await {
+                Step::On => {}
+                Step::Close(close) => break Some(close),
+                Step::Gone => break None,
+            }
+        };
+        let wire = self.into_wire();
+        match close {
+            Some(close) => {
+                metrics::counter!("gateway_socket_closes_total", "code" => close.code.to_string()).increment(1);
+                wire.close(close).await;
+            }
+            None => wire.end().await,
+        }
+    }
+
+    /// Nothing runs and no seat is taken while the connection ends.
+    fn into_wire(self) -> Wire {
+        self.wire
+    }
+
+    /// Waits for whatever comes first, and does what the machine says to it.
+    async fn step(&mut self) -> Step {
+        let idle = !self.wire.is_busy();
+        let stuck_at = self.wire.stuck_since().map(|since| since + STUCK_MAX);
+        let timer_at = self.protocol.deadline();
+        let restarting = self.restart_at.is_some();
+        let session = self.admission.as_ref().and_then(|admission| admission.session.as_ref());
+        tokio::select! {
+            event = self.wire.next() => self.heard(event),
+            (operation, said) = self.operations.next(), if idle && !self.operations.is_empty() => {
+                self.handle(match said {
+                    Said::Next(json) => Input::Next(operation, json),
+                    Said::Refused(errors) => Input::Refused(operation, errors),
+                    Said::Ended => Input::Ended(operation),
+                })
+            }
+            answer = optional(self.authentication.as_mut()) => self.authenticated(answer),
+            () = over(session) => self.handle(Input::Revoked),
+            () = at(timer_at) => self.handle(Input::Timer),
+            () = at(stuck_at) => self.handle(Input::Stalled),
+            () = at(self.restart_at) => self.handle(Input::Restart),
+            () = self.sockets.stopping(), if !restarting => {
+                self.restart_at = Some(self.sockets.turn());
+                Step::On
+            }
+        }
+    }
+
+    fn heard(&mut self, event: Event) -> Step {
+        match event {
+            Event::Text(text) => self.handle(Input::Text(&text)),
+            Event::Binary => self.handle(Input::Binary),
+            Event::Control => self.handle(Input::Control),
+            Event::TooLarge => self.handle(Input::TooLarge),
+            Event::NotText => self.handle(Input::NotText),
+            Event::Malformed => self.handle(Input::Malformed),
+            Event::Written => Step::On,
+            Event::Gone => Step::Gone,
+        }
+    }
+
+    fn authenticated(&mut self, answer: Result<Admission, Refusal>) -> Step {
+        self.authentication = None;
+        let expires_at = answer.map(|admission| self.admission.insert(admission).expires_at);
+        self.handle(Input::Authenticated(expires_at))
+    }
+
+    fn handle(&mut self, input: Input<'_>) -> Step {
+        for action in self.protocol.handle(input, Instant::now()) {
+            match action {
+                Action::Send(message) => self.wire.send(message.text()),
+                Action::Authenticate(token) => {
+                    let token = token.or_else(|| self.header_token.take());
+                    self.authentication = Some(admit(self.sockets.clone(), token).boxed());
+                }
+                Action::Start(operation, request) => self.start(operation, *request),
+                Action::Stop(operation) => self.operations.stop(operation),
+                Action::Close(close) => return Step::Close(close),
+            }
+        }
+        Step::On
+    }
+
+    fn start(&mut self, operation: Operation, request: Request) {
+        let viewer = self.admission.as_ref().and_then(|admission| admission.viewer.clone());
+        let begun = begin(self.sockets.clone(), request, viewer);
+        self.operations.start(operation, stream::once(begun).flatten().boxed());
+    }
+}
+
+enum Step {
+    On,
+    Close(Close),
+    Gone,
+}
+
+/// Finds out who shows this token, and whether there is a seat.
+async fn admit(sockets: Sockets, token: Option<Token>) -> Result<Admission, Refusal> {
+    let Some(token) = token else {
+        return Ok(Admission { viewer: None, expires_at: None, session: None, _seat: None });
+    };
+    let viewer = tokio::time::timeout(PATIENCE, sockets.authenticator().token(token.expose())).await;
+    let viewer = viewer.map_err(|_| Refusal::Unavailable)?.map_err(|error| match error.code() {
+        Code::Unauthenticated => Refusal::Token,
+        _ => Refusal::Unavailable,
+    })?;
+    let seat = sockets.seats().take(viewer.user).ok_or(Refusal::TooManySockets)?;
+    let session = sockets.revoked().watch(viewer.session);
+    let expires_at = Some(instant(viewer.expires_at_s));
+    Ok(Admission { viewer: Some(viewer), expires_at, session: Some(session), _seat: Some(seat) })
+}
+
+/// Runs an operation: its results as a stream, or why there are none.
+async fn begin(sockets: Sockets, request: Request, viewer: Option<Viewer>) -> Running {
+    let call = Call::new();
+    let variables = request.variables.map(|variables| Variables::from_json(variables.into()));
+    let incoming = Incoming {
+        query: request.query,
+        operation_name: request.operation_name,
+        variables: variables.unwrap_or_default(),
+        extensions: request.extensions.unwrap_or_default(),
+    };
+    let admitted = match sockets.pipeline().admit(incoming, &call).await {
+        Ok(admitted) => admitted,
+        Err(rejected) => return refused(rejected.errors()),
+    };
+    if admitted.kind() != OperationType::Subscription {
+        let response = sockets.pipeline().execute(&admitted, viewer, call).await;
+        return stream::iter([Said::Next(json(&response))]).boxed();
+    }
+    match sockets.live().open(admitted, viewer, call).await {
+        Ok(opened) => opened.into_stream().map(|payload| Said::Next(payload.json)).boxed(),
+        Err(errors) => refused(&errors),
+    }
+}
+
+fn refused(errors: &[ServerError]) -> Running {
+    let errors = serde_json::to_string(errors).expect("errors have string keys alone");
+    stream::iter([Said::Refused(errors.into())]).boxed()
+}
+
+fn json(response: &Response) -> Arc<str> {
+    serde_json::to_string(response).expect("a response has string keys alone").into()
+}
+
+/// A point in time of this process, from seconds since the epoch.
+fn instant(at_s: i64) -> Instant {
+    let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(at_s).unwrap_or_default());
+    Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+async fn over(session: Option<&Watch>) {
+    match session {
+        Some(session) => session.over().await,
+        None => pending().await,
+    }
+}
+
+async fn optional<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}

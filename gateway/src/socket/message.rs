@@ -1,0 +1,316 @@
+//! The messages of `graphql-transport-ws`, read from and written as text. The machine in [`super::protocol`] knows only
+//! what they mean, so that another subprotocol is another reader and writer.
+
+use std::{borrow::Cow, fmt::Write, sync::Arc};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+
+/// The name in `Sec-WebSocket-Protocol`.
+pub const SUBPROTOCOL: &str = "graphql-transport-ws";
+/// The longest id of an operation, in bytes. A UUID has 36.
+const ID_MAX: usize = 256;
+
+/// What a client says.
+#[derive(Debug)]
+pub enum Incoming {
+    /// The connection begins; the payload may hold a token.
+    Init {
+        /// The token, without `Bearer`.
+        token: Option<Token>,
+    },
+    /// An operation begins.
+    Subscribe {
+        /// Chosen by the client, unique among its operations.
+        id: Arc<str>,
+        /// The operation.
+        request: Box<Request>,
+    },
+    /// The client wants no more of an operation.
+    Complete {
+        /// The operation's id.
+        id: Box<str>,
+    },
+    /// Are you there?
+    Ping {
+        /// To be given back.
+        payload: Option<Box<RawValue>>,
+    },
+    /// I am here.
+    Pong,
+}
+
+/// A bearer token; `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// The token in a header's value or a payload's field, with or without `Bearer`. `None` where it is empty.
+    pub fn read(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let bare = match text.split_once(char::is_whitespace) {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim_start(),
+            _ => text,
+        };
+        (!bare.is_empty() && !bare.eq_ignore_ascii_case("bearer")).then(|| Self(bare.to_owned()))
+    }
+
+    /// The token alone.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// An operation, of the shape that GraphQL over HTTP has too.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// The document.
+    pub query: String,
+    /// Which of the document's operations.
+    pub operation_name: Option<String>,
+    /// By name.
+    pub variables: Option<Map<String, Value>>,
+    /// By name.
+    pub extensions: Option<Map<String, Value>>,
+}
+
+/// What the gateway says.
+#[derive(Debug, Clone)]
+pub enum Outgoing {
+    /// The connection is acknowledged.
+    Ack,
+    /// A result of an operation.
+    Next {
+        /// The operation's id.
+        id: Arc<str>,
+        /// The response, as JSON.
+        payload: Arc<str>,
+    },
+    /// The operation was refused before it was executed, and is over.
+    Error {
+        /// The operation's id.
+        id: Arc<str>,
+        /// The errors, as a JSON array.
+        errors: Arc<str>,
+    },
+    /// The operation is over.
+    Complete {
+        /// The operation's id.
+        id: Arc<str>,
+    },
+    /// Are you there? Near the token's end it tells the seconds left.
+    Ping {
+        /// Seconds until the token expires.
+        expires_in_s: Option<u64>,
+    },
+    /// I am here.
+    Pong {
+        /// What came with the ping.
+        payload: Option<Box<RawValue>>,
+    },
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+impl Incoming {
+    /// Reads a text frame.
+    ///
+    /// # Errors
+    /// With a reason for people where it is no message.
+    pub fn read(text: &str) -> Result<Self, &'static str> {
+        let message: Envelope<'_> = structure(text).ok_or("not a JSON object with a type")?;
+        let payload = message.payload.filter(|payload| payload.get() != "null");
+        match &*message.r#type {
+            "connection_init" => Ok(Self::Init { token: token(&object(payload)?) }),
+            "subscribe" => {
+                let id = id(message.id)?;
+                let payload = payload.ok_or("a subscribe needs a payload")?;
+                let request = structure(payload.get()).ok_or("the payload of a subscribe is not a GraphQL request")?;
+                Ok(Self::Subscribe { id: id.into(), request: Box::new(request) })
+            }
+            "complete" => Ok(Self::Complete { id: id(message.id)?.into() }),
+            "ping" => object(payload).map(|_| Self::Ping { payload: payload.map(RawValue::to_owned) }),
+            "pong" => object(payload).map(|_| Self::Pong),
+            _ => Err("unknown type"),
+        }
+    }
+}
+
+/// Reads an object's text. Serde would take an array of the members too.
+fn structure<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
+    text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+fn id(raw: Option<&RawValue>) -> Result<String, &'static str> {
+    let raw = raw.ok_or("it needs an id")?;
+    let id: String = serde_json::from_str(raw.get()).map_err(|_| "the id is not a string")?;
+    match id.len() {
+        0 => Err("the id is empty"),
+        1..=ID_MAX => Ok(id),
+        _ => Err("the id is longer than 256 bytes"),
+    }
+}
+
+fn object(payload: Option<&RawValue>) -> Result<Map<String, Value>, &'static str> {
+    payload.map_or_else(
+        || Ok(Map::new()),
+        |payload| serde_json::from_str(payload.get()).map_err(|_| "the payload is not an object"),
+    )
+}
+
+/// `authorization` in any letter case, else `authToken`.
+fn token(payload: &Map<String, Value>) -> Option<Token> {
+    let authorization = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+    let value = authorization.map(|(_, value)| value).or_else(|| payload.get("authToken"))?;
+    match value {
+        Value::Null => None,
+        Value::String(text) => Token::read(text),
+        // Whatever it is meant to be, it is no token; the authenticator refuses it.
+        _ => Some(Token(String::new())),
+    }
+}
+
+impl Outgoing {
+    /// The text frame.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Ack => r#"{"type":"connection_ack"}"#.to_owned(),
+            Self::Next { id, payload } => with_id("next", id, Some(payload)),
+            Self::Error { id, errors } => with_id("error", id, Some(errors)),
+            Self::Complete { id } => with_id("complete", id, None),
+            Self::Ping { expires_in_s: None } => r#"{"type":"ping"}"#.to_owned(),
+            Self::Ping { expires_in_s: Some(left_s) } => {
+                format!(r#"{{"type":"ping","payload":{{"expiresIn":{left_s}}}}}"#)
+            }
+            Self::Pong { payload: None } => r#"{"type":"pong"}"#.to_owned(),
+            Self::Pong { payload: Some(payload) } => format!(r#"{{"type":"pong","payload":{payload}}}"#),
+        }
+    }
+}
+
+fn with_id(kind: &str, id: &str, payload: Option<&str>) -> String {
+    let payload_size = payload.map_or(0, str::len);
+    let mut text = String::with_capacity(payload_size + id.len() + 48);
+    let id = Value::from(id);
+    write!(text, r#"{{"id":{id},"type":"{kind}""#).expect("a string takes every write");
+    if let Some(payload) = payload {
+        text.push_str(r#","payload":"#);
+        text.push_str(payload);
+    }
+    text.push('}');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_under_each_of_its_names() {
+        for (payload, expected) in [
+            (r#"{"authorization":"Bearer abc"}"#, Some("abc")),
+            (r#"{"Authorization":"bearer abc"}"#, Some("abc")),
+            (r#"{"AUTHORIZATION":"abc"}"#, Some("abc")),
+            (r#"{"authToken":"abc"}"#, Some("abc")),
+            (r#"{"authToken":"Bearer abc"}"#, Some("abc")),
+            (r#"{"authToken":"x","authorization":"abc"}"#, Some("abc")),
+            (r#"{"authorization":42}"#, Some("")),
+            (r#"{"authorization":null}"#, None),
+            (r#"{"authorization":""}"#, None),
+            (r#"{"authorization":"Bearer "}"#, None),
+            (r#"{"authtoken":"abc"}"#, None),
+            ("{}", None),
+        ] {
+            let text = format!(r#"{{"type":"connection_init","payload":{payload}}}"#);
+            let Ok(Incoming::Init { token }) = Incoming::read(&text) else { panic!("{text}") };
+            assert_eq!(token.as_ref().map(Token::expose), expected, "{payload}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_told_why() {
+        let long_id = format!(r#"{{"type":"complete","id":"{}"}}"#, "x".repeat(257));
+        let deep = format!(r#"{{"type":"ping","payload":{}}}"#, "[".repeat(60_000));
+        for text in [
+            "",
+            "hello",
+            "null",
+            "42",
+            "[]",
+            "{}",
+            r#"{"type":7}"#,
+            r#"{"type":"start","id":"1"}"#,
+            r#"{"type":"subscribe"}"#,
+            r#"{"type":"subscribe","id":"1"}"#,
+            r#"{"type":"subscribe","id":"1","payload":null}"#,
+            r#"{"type":"subscribe","id":"1","payload":{}}"#,
+            r#"{"type":"subscribe","id":1,"payload":{"query":"{me{id}}"}}"#,
+            r#"{"type":"subscribe","id":"","payload":{"query":"{me{id}}"}}"#,
+            r#"{"type":"subscribe","payload":{"query":"{me{id}}"}}"#,
+            r#"{"type":"subscribe","id":"1","payload":{"query":1}}"#,
+            r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","variables":[]}}"#,
+            r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","operationName":1}}"#,
+            r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","extensions":"x"}}"#,
+            r#"{"type":"subscribe","id":"1","payload":["{me{id}}",null,null,null]}"#,
+            r#"["ping",null,null]"#,
+            r#"{"type":"complete"}"#,
+            r#"{"type":"connection_init","payload":"token"}"#,
+            r#"{"type":"ping","payload":[]}"#,
+            r#"{"type":"pong","payload":1}"#,
+            r#"{"type":"ping","type":"ping"}"#,
+            r#"{"type":"ping"} x"#,
+            &long_id,
+            &deep,
+        ] {
+            let reason = Incoming::read(text).expect_err(text);
+            assert!(reason.len() < 80, "{reason}");
+        }
+    }
+
+    #[test]
+    fn null_payloads_and_unknown_members_are_let_pass() {
+        for text in [
+            r#"{"type":"connection_init"}"#,
+            r#"{"type":"connection_init","payload":null}"#,
+            r#"{"type":"ping","payload":null,"later":true}"#,
+            r#"{"type":"\u0070ong"}"#,
+            r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","variables":null,"operationName":null,"extensions":null}}"#,
+        ] {
+            assert!(Incoming::read(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_are_escaped_in_answers() {
+        let id: Arc<str> = "a\"b\\\n".into();
+        for outgoing in [
+            Outgoing::Next { id: id.clone(), payload: r#"{"data":1}"#.into() },
+            Outgoing::Error { id: id.clone(), errors: "[]".into() },
+            Outgoing::Complete { id: id.clone() },
+        ] {
+            let value: Value = serde_json::from_str(&outgoing.text()).expect("JSON");
+            assert_eq!(value["id"], *id);
+        }
+    }
+
+    #[test]
+    fn a_token_never_shows_itself() {
+        let incoming = Incoming::read(r#"{"type":"connection_init","payload":{"authToken":"hidden"}}"#);
+        assert!(!format!("{incoming:?}").contains("hidden"));
+    }
+}

@@ -1,0 +1,128 @@
+//! The one consumer of the log in a gateway: it feeds the hubs, and tells which sessions are over. It begins at the log's
+//! end, and the gateway is not ready before its place is taken and the sessions revoked until then are known.
+
+use std::time::Duration;
+
+use events::{Log, Record, Tail};
+use proto::{DialogId, InvalidId, SessionId, UserId, auth, events::event::Kind, topic};
+use telemetry::readiness::Component;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    hub::{
+        Backoff, Hubs, Service,
+        messages::frame::{Event, What},
+        read_states::ReadState,
+    },
+    sessions::Revoked,
+};
+
+/// What a gateway reads.
+const TOPICS: [&str; 4] = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whom the log is read for.
+#[derive(Clone)]
+pub struct Reader {
+    /// Those who watch.
+    pub hubs: Hubs,
+    /// The sessions that are over.
+    pub revoked: Revoked,
+    /// The services.
+    pub service: Service,
+    /// This reader's own say in the gateway's readiness.
+    pub component: Component,
+}
+
+impl Reader {
+    /// Follows the log until shut down.
+    pub async fn run(self, log: Log, shutdown: CancellationToken) {
+        shutdown.run_until_cancelled(self.follow(log)).await;
+    }
+
+    async fn follow(&self, log: Log) {
+        let mut tail = self.begin(&log).await;
+        self.learn_revoked().await;
+        self.component.ready();
+        let mut backoff = Backoff::new();
+        loop {
+            match tail.next().await {
+                Ok(records) => {
+                    backoff.reset();
+                    self.component.ready();
+                    records.iter().for_each(|record| self.read(record));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the log cannot be read; live frames wait");
+                    self.component.degraded("the log cannot be read");
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
+    }
+
+    /// Takes a place at the log's end.
+    async fn begin(&self, log: &Log) -> Tail {
+        let mut backoff = Backoff::new();
+        loop {
+            let Log::Local(local) = log;
+            match local.tail(&TOPICS).await {
+                Ok(tail) => return tail,
+                Err(error) => {
+                    tracing::warn!(%error, "the log's end cannot be found");
+                    self.component.not_ready("the log's end cannot be found");
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
+    }
+
+    /// Asks auth for the sessions that were revoked before the place was taken.
+    async fn learn_revoked(&self) {
+        let mut backoff = Backoff::new();
+        loop {
+            let call = self.service.call(PATIENCE);
+            let reply = self.service.peers.auth(&call).revoked(auth::RevokedRequest {}).await;
+            let sessions = reply.map(|reply| {
+                reply.into_inner().session_ids.iter().filter_map(|id| SessionId::parse(id).ok()).collect::<Vec<_>>()
+            });
+            match sessions {
+                Ok(sessions) => return self.revoked.revoke(sessions),
+                Err(status) => {
+                    tracing::warn!(error = %status, "revoked sessions cannot be asked for");
+                    self.component.not_ready("revoked sessions cannot be asked for");
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
+    }
+
+    fn read(&self, record: &Record) {
+        let told = Kind::read(&record.payload).ok_or(InvalidId).and_then(|kind| self.tell(&kind));
+        if told.is_err() {
+            // Whoever applies it durably has put it among the dead letters; there is nothing to show.
+            tracing::warn!(topic = record.topic, offset = record.offset, "a record that cannot be read is passed over");
+        }
+    }
+
+    fn tell(&self, kind: &Kind) -> Result<(), InvalidId> {
+        match kind {
+            Kind::SessionRevoked(event) => self.revoked.revoke(SessionId::parse_all(&event.session_ids)?),
+            Kind::UnreadChanged(event) => self.hubs.unread.change(event)?,
+            Kind::ReadMarked(event) => {
+                let state = ReadState { user: UserId::parse(&event.user_id)?, read_seq: event.read_seq };
+                self.hubs.read_states.read(DialogId::parse(&event.dialog_id)?, state);
+            }
+            kind => {
+                if let Some((dialog, event)) = Event::read(kind)? {
+                    self.hubs.messages.hear(dialog, event);
+                    if let What::Left(user) = event.what {
+                        self.hubs.read_states.left(dialog, user);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

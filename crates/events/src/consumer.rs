@@ -1,6 +1,7 @@
 //! A consumer: a batch is applied and its offsets moved in one transaction; an error repeats the batch, in order and with
 //! backoff, for as long as it takes. Where the log is not the one that was read before, the consumer stops.
 
+mod batch;
 mod kafka;
 mod local;
 mod partition;

@@ -21,7 +21,7 @@ use rdkafka::{
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a client may take to say good-bye to the broker before it is left to itself.
-const GOODBYE: Duration = Duration::from_secs(5);
+const GOODBYE: Duration = Duration::from_secs(3);
 
 /// Which partitions a member of a group has been given or has lost.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl<T: Send + Sync + 'static> Closing<T> {
         Arc::clone(self.0.as_ref().expect("it is there until it is closed"))
     }
 
-    /// Closes the client and waits for that, five seconds at most; afterwards it goes on by itself.
+    /// Closes the client and waits for that, three seconds at most; afterwards it goes on by itself.
     pub(crate) async fn close(mut self) {
         let Some(client) = self.0.take() else { return };
         if tokio::time::timeout(GOODBYE, drop_aside(client)).await.is_err() {

@@ -2,6 +2,7 @@
 //! one; the outboxes are of SQLite, and of Postgres where `TEST_POSTGRES_URL` names one.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+#![expect(clippy::print_stdout, reason = "the figures of a run are shown by --nocapture")]
 
 mod broker;
 mod consumer;
@@ -10,4 +11,5 @@ mod log;
 mod order;
 mod relay;
 mod tail;
+mod topics;
 mod world;

@@ -9,10 +9,10 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt lint docs tidy deny web
+.PHONY: help run test check fmt lint docs tidy deny web engines engines-down
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## everything in one process, on SQLite in ./data (RELEASE=1 optimises, ARGS="…" are passed on)
 	$(CARGO) run $(LOCKED) $(PROFILE) -- $(ARGS)
@@ -44,3 +44,9 @@ deny:
 web: ## the page at / anew, with its errors shown; the next build embeds it
 	cd web && npm ci --ignore-scripts && npm run build
 	touch gateway/build.rs
+
+engines: ## Postgres, Redis and Kafka as plain processes on loopback; prints their URLs and writes target/engines/env
+	@deploy/engines/up.sh
+
+engines-down: ## stops what `make engines` started
+	@deploy/engines/down.sh

@@ -117,9 +117,8 @@ impl Cache {
 }
 
 async fn begin(log: &Log) -> Tail {
-    let Log::Local(local) = log;
     loop {
-        match local.tail(&[topic::UNREAD]).await {
+        match log.tail(&[topic::UNREAD]).await {
             Ok(tail) => return tail,
             Err(error) => {
                 tracing::warn!(%error, "the cache could not find the end of the log");

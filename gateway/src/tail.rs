@@ -66,8 +66,7 @@ impl Reader {
     async fn begin(&self, log: &Log) -> Tail {
         let mut backoff = Backoff::new();
         loop {
-            let Log::Local(local) = log;
-            match local.tail(&TOPICS).await {
+            match log.tail(&TOPICS).await {
                 Ok(tail) => return tail,
                 Err(error) => {
                     tracing::warn!(%error, "the log's end cannot be found");

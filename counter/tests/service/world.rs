@@ -97,8 +97,7 @@ impl World {
     }
 
     pub(crate) async fn tail(&self, topics: &[&'static str]) -> Tail {
-        let Log::Local(log) = &self.log;
-        log.tail(topics).await.expect("the log can be read")
+        self.log.tail(topics).await.expect("the log can be read")
     }
 
     pub(crate) async fn emit(&self, topic: &'static str, kinds: Vec<Kind>) {

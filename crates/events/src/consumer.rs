@@ -1,13 +1,22 @@
-//! The consumer loop: a batch is applied and its offset moved in one transaction; an error repeats the batch, in order and
-//! with backoff, for as long as it takes.
+//! A consumer: a batch is applied and its offsets moved in one transaction; an error repeats the batch, in order and with
+//! backoff, for as long as it takes. Where the log is not the one that was read before, the consumer stops.
 
-use std::{future::Future, time::Duration};
+mod batch;
+mod kafka;
+mod local;
+mod partition;
+mod start;
+
+use std::{
+    future::Future,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use db::{Db, Tx};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Local, Log, Record, Stopped,
+    Log, Record, Stopped,
     offset::{self, Offset},
 };
 
@@ -15,14 +24,15 @@ use crate::{
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Records applied in one transaction, at most.
-const BATCH: i64 = 500;
+const BATCH: usize = 500;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What a consumer does with records.
 pub trait Apply: Send + Sync + 'static {
-    /// Applies the records, oldest first, inside the transaction that moves the offset. It may run again with the same
-    /// records after an error or a crash. What cannot be applied by any repetition goes to the dead letters inside.
+    /// Applies the records, oldest first within a partition, inside the transaction that moves the offsets. It may run again
+    /// with the same records after an error or a crash. What cannot be applied by any repetition goes to the dead letters
+    /// inside.
     ///
     /// # Errors
     /// Any error rolls back and repeats the batch later.
@@ -34,19 +44,30 @@ pub trait Apply: Send + Sync + 'static {
 pub struct Consumer<A> {
     name: &'static str,
     topics: &'static [&'static str],
-    log: Local,
+    log: Log,
     db: Db,
     handler: A,
 }
 
+/// An offset that moves in the transaction of the effect.
+#[derive(Debug, Clone, Copy)]
+struct Move {
+    topic: &'static str,
+    partition: i64,
+    from: Offset,
+    to: Offset,
+}
+
 impl<A: Apply> Consumer<A> {
-    /// A consumer of this name; its place in the log is kept under it.
+    /// A consumer of this name; its place in the log is kept under it. In Kafka it is the group's name: all processes that
+    /// consume under one name share the partitions.
     pub fn new(name: &'static str, topics: &'static [&'static str], log: &Log, db: &Db, handler: A) -> Self {
-        let Log::Local(log) = log.clone();
-        for topic in topics {
-            log.register(name, topic, db);
+        if let Log::Local(log) = log {
+            for topic in topics {
+                log.register(name, topic, db);
+            }
         }
-        Self { name, topics, log, db: db.clone(), handler }
+        Self { name, topics, log: log.clone(), db: db.clone(), handler }
     }
 
     /// Reads and applies until shut down.
@@ -56,11 +77,18 @@ impl<A: Apply> Consumer<A> {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Stopped> {
         let mut backoff = BACKOFF_MIN;
         while !shutdown.is_cancelled() {
-            match self.session(&shutdown, &mut backoff).await {
-                Ok(stopped) => return stopped,
+            let session = match &self.log {
+                Log::Local(log) => local::session(&self, log, &shutdown, &mut backoff).await,
+                Log::Kafka(log) => kafka::session(&self, log, &shutdown, &mut backoff).await,
+            };
+            match session {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(stopped)) => {
+                    metrics::gauge!("consumer_stopped", "consumer" => self.name).set(1.0);
+                    return Err(stopped);
+                }
                 Err(error) => {
-                    metrics::counter!("consumer_retries_total", "consumer" => self.name).increment(1);
-                    tracing::error!(consumer = self.name, %error, retry_in_ms = backoff.as_millis(), "a batch failed");
+                    self.failed(&*error, backoff);
                     shutdown.run_until_cancelled(tokio::time::sleep(backoff)).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
@@ -69,75 +97,44 @@ impl<A: Apply> Consumer<A> {
         Ok(())
     }
 
-    /// Reads and applies until shut down or until an error. After an error the offsets are read again: whether a commit
-    /// that failed took place is known to the database alone.
-    async fn session(
-        &self,
-        shutdown: &CancellationToken,
-        backoff: &mut Duration,
-    ) -> Result<Result<(), Stopped>, BoxError> {
-        let mut wake = self.log.wake(self.topics);
-        let mut offsets = match self.offsets().await? {
-            Ok(offsets) => offsets,
-            Err(stopped) => return Ok(Err(stopped)),
-        };
-        while !shutdown.is_cancelled() {
-            wake.reset();
-            if self.round(&mut offsets).await? == 0 {
-                shutdown.run_until_cancelled(wake.woken()).await;
-            } else {
-                *backoff = BACKOFF_MIN;
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    /// Where to begin in each topic, after a look whether the log is the known one.
-    async fn offsets(&self) -> Result<Result<Vec<Offset>, Stopped>, db::Error> {
-        let mut offsets = Vec::new();
-        for topic in self.topics {
-            let offset = match offset::load(&self.db, self.name, topic, 0).await? {
-                Some(offset) => offset,
-                None => {
-                    let (low, _) = self.log.bounds(topic).await?;
-                    offset::begin(&self.db, self.name, topic, 0, low).await?
-                }
-            };
-            if let Some(why) = self.log.mismatch(topic, offset).await? {
-                metrics::gauge!("consumer_stopped", "consumer" => self.name).set(1.0);
-                return Ok(Err(Stopped { consumer: self.name, topic, partition: 0, next: offset.next, why }));
-            }
-            offsets.push(offset);
-        }
-        Ok(Ok(offsets))
-    }
-
-    /// One batch of every topic; how many records were applied.
-    async fn round(&self, offsets: &mut [Offset]) -> Result<usize, BoxError> {
-        let mut applied = 0;
-        for (topic, offset) in self.topics.iter().zip(offsets) {
-            let records = self.log.read(topic, offset.next, BATCH).await?;
-            let Some(last) = records.last() else { continue };
-            let to = Offset { next: last.offset + 1, last_event_id: Some(last.event_id) };
-            let mut tx = self.db.begin().await?;
-            self.handler.apply(&mut tx, &records).await?;
-            if !offset::advance(&mut tx, (self.name, topic, 0), *offset, to).await? {
+    /// Applies records and moves the offsets that lead past them, both or neither.
+    async fn apply(&self, records: &[Record], moves: &[Move]) -> Result<(), BoxError> {
+        let mut tx = self.db.begin().await?;
+        self.handler.apply(&mut tx, records).await?;
+        for Move { topic, partition, from, to } in moves {
+            if !offset::advance(&mut tx, (self.name, topic, *partition), *from, *to).await? {
                 return Err("another process has moved our offset".into());
             }
-            tx.commit().await?;
-            *offset = to;
-            applied += records.len();
-            self.measure(topic, &records);
         }
-        Ok(applied)
+        tx.commit().await?;
+        self.measure(records);
+        Ok(())
     }
 
-    fn measure(&self, topic: &'static str, records: &[Record]) {
-        let labels = [("consumer", self.name), ("topic", topic)];
-        metrics::counter!("consumer_records_total", &labels).increment(records.len() as u64);
+    fn failed(&self, error: &(dyn std::error::Error + Send + Sync), retry_in: Duration) {
+        metrics::counter!("consumer_retries_total", "consumer" => self.name).increment(1);
+        tracing::error!(consumer = self.name, %error, retry_in_ms = retry_in.as_millis(), "a batch failed");
+    }
+
+    fn measure(&self, records: &[Record]) {
         for record in records {
+            let labels = [("consumer", self.name), ("topic", record.topic)];
+            metrics::counter!("consumer_records_total", &labels).increment(1);
             let request_id = record.headers.request_id.as_deref();
-            tracing::debug!(consumer = self.name, topic, kind = record.kind, key = record.key, request_id, "applied");
+            let (topic, kind, key) = (record.topic, &record.kind, &record.key);
+            tracing::debug!(consumer = self.name, topic, kind, key, request_id, "applied");
+        }
+        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let oldest_us = records.iter().map(|record| record.created_at_us).min();
+        if let (Ok(now_us), Some(oldest_us)) = (i64::try_from(now_us), oldest_us) {
+            let age = Duration::from_micros(u64::try_from(now_us - oldest_us).unwrap_or(0));
+            metrics::gauge!("consumer_age_seconds", "consumer" => self.name).set(age.as_secs_f64());
         }
     }
+}
+
+/// Says how many records of a topic a consumer has not applied yet.
+#[expect(clippy::cast_precision_loss, reason = "a gauge holds a float")]
+pub(crate) fn lag(consumer: &'static str, topic: impl Into<metrics::SharedString>, records: i64) {
+    metrics::gauge!("consumer_lag_records", "consumer" => consumer, "topic" => topic.into()).set(records as f64);
 }

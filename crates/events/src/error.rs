@@ -24,7 +24,7 @@ pub enum Error {
         /// How many it should have.
         wanted: i32,
     },
-    /// A process's place in Kafka's group is unknown to it: a thread of ours ended early.
+    /// The process is ending, and a call to Kafka with it.
     #[error("a blocking call was cut short")]
     Cancelled,
 }

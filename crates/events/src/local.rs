@@ -50,13 +50,13 @@ impl Local {
     ///
     /// # Errors
     /// Where an outbox cannot be read.
-    pub async fn tail(&self, topics: &[&'static str]) -> Result<Tail, Error> {
+    pub async fn tail(&self, topics: &[&'static str]) -> Result<crate::Tail, crate::Error> {
         let wake = self.wake(topics);
         let mut cursors = Vec::new();
         for topic in topics {
             cursors.push((*topic, self.bounds(topic).await?.1));
         }
-        Ok(Tail { log: self.clone(), cursors, wake })
+        Ok(crate::Tail::local(Tail { log: self.clone(), cursors, wake }))
     }
 
     /// Removes old rows from time to time, until shut down.
@@ -178,9 +178,9 @@ impl Wake {
     }
 }
 
-/// A reader that begins at the log's end and keeps its place in memory.
+/// A cursor for each topic, in memory.
 #[derive(Debug)]
-pub struct Tail {
+pub(crate) struct Tail {
     log: Local,
     cursors: Vec<(&'static str, i64)>,
     wake: Wake,
@@ -190,11 +190,8 @@ impl Tail {
     /// Records of one read, at most 500 a topic.
     const LIMIT: i64 = 500;
 
-    /// The next records, in order within a topic; waits until there are some. Dropped while it waits, it loses none.
-    ///
-    /// # Errors
-    /// Where an outbox cannot be read; the place is kept.
-    pub async fn next(&mut self) -> Result<Vec<Record>, Error> {
+    /// The next records of one topic.
+    pub(crate) async fn next(&mut self) -> Result<Vec<Record>, Error> {
         loop {
             self.wake.reset();
             for index in 0..self.cursors.len() {

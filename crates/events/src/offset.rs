@@ -3,6 +3,8 @@
 use db::{Db, Error, Tx, query};
 use uuid::Uuid;
 
+use crate::Record;
+
 /// A consumer stopped for good: applying on would count from the wrong place. An operator decides.
 #[derive(Debug, thiserror::Error)]
 #[error("{consumer} stopped at {topic}/{partition} before offset {next}: {why}; to go on: rebuild")]
@@ -31,6 +33,9 @@ pub enum Mismatch {
     /// The record below our offset is not the one we applied.
     #[error("the record before it is another one")]
     Foreign,
+    /// Kafka has seen us further than our database knows: the database was restored from an older day.
+    #[error("Kafka remembers that we applied up to {0}: our database is older than that")]
+    CommittedAt(i64),
 }
 
 /// A consumer's place in one part of a topic.
@@ -40,6 +45,13 @@ pub(crate) struct Offset {
     pub next: i64,
     /// The record applied last.
     pub last_event_id: Option<Uuid>,
+}
+
+impl Offset {
+    /// The place after a record.
+    pub(crate) fn after(last: &Record) -> Self {
+        Self { next: last.offset + 1, last_event_id: Some(last.event_id) }
+    }
 }
 
 /// The stored offset, where the consumer has been here before.

@@ -5,13 +5,28 @@
 
 use std::fmt::Write;
 
-use db::{Error, Tx, query};
+use db::{Db, Error, Row, Tx, query};
 use serde_json::json;
+use uuid::Uuid;
 
-use crate::Event;
+use crate::{Event, Headers};
 
 /// Events that go into one statement; more are split.
 const CHUNK: usize = 500;
+
+/// An event that waits for the relay.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) id: i64,
+    pub(crate) event_id: Uuid,
+    pub(crate) topic: String,
+    pub(crate) key: String,
+    pub(crate) version: i64,
+    pub(crate) kind: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) headers: Headers,
+    pub(crate) created_at_us: i64,
+}
 
 /// Appends events to the outbox, in one statement for up to 500.
 ///
@@ -50,4 +65,50 @@ fn hexadecimal(bytes: &[u8]) -> String {
         write!(text, "{byte:02x}").expect("a string takes every write");
         text
     })
+}
+
+/// The events that wait, those of the lowest ids.
+pub(crate) async fn pending(db: &Db, limit: i64) -> Result<Vec<Pending>, Error> {
+    let rows = query("select * from outbox order by id limit $1").bind(limit).all(db).await?;
+    rows.iter().map(read).collect()
+}
+
+fn read(row: &Row) -> Result<Pending, Error> {
+    Ok(Pending {
+        id: row.get("id")?,
+        event_id: row.get("event_id")?,
+        topic: row.get("topic")?,
+        key: row.get("key")?,
+        version: row.get("version")?,
+        kind: row.get("type")?,
+        payload: row.get("payload")?,
+        headers: Headers { request_id: row.get("request_id")?, traceparent: row.get("traceparent")? },
+        created_at_us: row.get("created_at_us")?,
+    })
+}
+
+/// Removes exactly these events, even where the caller goes away meanwhile.
+pub(crate) async fn remove(db: &Db, ids: &[i64]) -> Result<(), Error> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let rows = serde_json::Value::Array(ids.iter().map(|id| json!({ "id": id })).collect());
+    let writer = db.clone();
+    db.detach(async move {
+        let mut tx = writer.begin().await?;
+        let delete = query("delete from outbox where id in (select r.id from rows($1: id bigint) as r)");
+        delete.bind(rows).execute(&mut tx).await?;
+        tx.commit().await
+    })
+    .await
+}
+
+/// How many events wait, and for how long the oldest has waited, in microseconds.
+pub(crate) async fn backlog(db: &Db) -> Result<(i64, i64), Error> {
+    let row = query(
+        "select count(*) as pending, cast(coalesce((select now_us from clock) - min(created_at_us), 0) as bigint) as age_us
+         from outbox",
+    );
+    let row = row.one(db).await?;
+    Ok((row.get("pending")?, row.get("age_us")?))
 }

@@ -61,3 +61,11 @@ pub struct Record {
     /// When it was written, by the producer's database: microseconds since the epoch.
     pub created_at_us: i64,
 }
+
+impl Record {
+    /// Whether the log holds something that no relay of ours wrote: a record without our headers. It has no identity and no
+    /// kind; whoever applies records puts it among the dead letters.
+    pub fn is_malformed(&self) -> bool {
+        self.event_id.is_nil()
+    }
+}

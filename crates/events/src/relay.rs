@@ -4,7 +4,7 @@
 //!
 //! One process per database does this, by a [`Lease`]. One that has lost it and does not know yet repeats events at worst.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use db::Db;
 use futures_util::future::join_all;
@@ -96,7 +96,10 @@ impl Relay {
     ) -> Result<(), BoxError> {
         tracing::info!(outbox = self.name, epoch = lease.epoch(), "the relay has the lease");
         let producer = self.kafka.producer(self.name)?;
-        let end = self.rounds(&producer, &mut lease, shutdown, backoff).await;
+        let end = tokio::select! {
+            end = self.rounds(&producer, &mut lease, shutdown, backoff) => end,
+            () = self.measure() => Ok(()),
+        };
         producer.purge(PurgeConfig::default().queue().inflight());
         producer.close().await;
         if !matches!(end, Err(End::Lost)) {
@@ -115,13 +118,9 @@ impl Relay {
         backoff: &mut Duration,
     ) -> Result<(), End> {
         let mut commits = self.db.commits();
-        let (mut pause, mut measured) = (POLL_MIN, None::<Instant>);
+        let mut pause = POLL_MIN;
         while !shutdown.is_cancelled() {
             commits.mark_unchanged();
-            if measured.is_none_or(|at| at.elapsed() > MEASURE_EVERY) {
-                self.measure().await?;
-                measured = Some(Instant::now());
-            }
             if lease.due_in().is_zero() && !lease.renew(&self.db).await? {
                 return Err(End::Lost);
             }
@@ -181,12 +180,19 @@ impl Relay {
         refused.map_or(Ok(()), |error| Err(End::Refused(error)))
     }
 
+    /// Says from time to time how much waits and for how long, without end.
     #[expect(clippy::cast_precision_loss, reason = "a gauge holds a float")]
-    async fn measure(&self) -> Result<(), End> {
-        let (pending, age_us) = outbox::backlog(&self.db).await?;
-        metrics::gauge!("outbox_pending", "outbox" => self.name).set(pending as f64);
-        metrics::gauge!("outbox_age_seconds", "outbox" => self.name).set(age_us as f64 / 1e6);
-        Ok(())
+    async fn measure(&self) {
+        loop {
+            match outbox::backlog(&self.db).await {
+                Ok((pending, age_us)) => {
+                    metrics::gauge!("outbox_pending", "outbox" => self.name).set(pending as f64);
+                    metrics::gauge!("outbox_age_seconds", "outbox" => self.name).set(age_us as f64 / 1e6);
+                }
+                Err(error) => tracing::warn!(outbox = self.name, %error, "the outbox was not measured"),
+            }
+            tokio::time::sleep(MEASURE_EVERY).await;
+        }
     }
 }
 

@@ -21,7 +21,8 @@ impl Tail {
         Self(Inner::Kafka(tail))
     }
 
-    /// The next records, in order within a key; waits until there are some. Dropped while it waits, it loses none.
+    /// The next records, in order within a key; waits until there are some. Dropped while it waits, it loses none. After an
+    /// error there may be none at first: then the log can be read again.
     ///
     /// # Errors
     /// Where the log cannot be read; the place is kept.

@@ -63,8 +63,12 @@ async fn copied(db: &Db) -> Vec<i64> {
     rows.iter().map(|row| row.get("version").unwrap()).collect()
 }
 
+fn local(producer: &Db) -> Local {
+    Local::new(vec![(TOPIC, producer.clone()), (OTHER, producer.clone())])
+}
+
 fn log(producer: &Db) -> Log {
-    Log::Local(Local::new(vec![(TOPIC, producer.clone()), (OTHER, producer.clone())]))
+    Log::Local(local(producer))
 }
 
 fn consumer(log: &Log, db: &Db, fails: bool) -> Consumer<Copy> {
@@ -124,7 +128,7 @@ async fn a_consumer_stops_when_the_log_is_not_the_one_it_read() {
 #[tokio::test]
 async fn pruning_waits_for_every_consumer_and_keeps_the_last_applied_row() {
     let (producer, target) = (database().await, database().await);
-    let Log::Local(local) = log(&producer.db);
+    let local = local(&producer.db);
     let log = Log::Local(local.clone());
     append(&producer.db, TOPIC, 0..10).await;
     let consumer = consumer(&log, &target.db, false);
@@ -146,7 +150,7 @@ async fn pruning_waits_for_every_consumer_and_keeps_the_last_applied_row() {
 async fn a_tail_sees_what_comes_after_it_and_nothing_twice() {
     let producer = database().await;
     append(&producer.db, TOPIC, 0..5).await;
-    let Log::Local(local) = log(&producer.db);
+    let local = local(&producer.db);
     let mut tail = local.tail(&[TOPIC, OTHER]).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(50), tail.next()).await.is_err(), "nothing is new");
     append(&producer.db, TOPIC, 5..7).await;

@@ -14,7 +14,8 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Apply, BACKOFF_MIN, BATCH, BoxError, Consumer, Duration, Move,
+    Apply, BACKOFF_MIN, BATCH, BoxError, Consumer, Duration,
+    batch::{Batch, Failure, Part},
     partition::Partition,
     start::{self, Start},
 };
@@ -24,11 +25,11 @@ use crate::{
         client::{Closing, Context, Rebalance},
         wire,
     },
-    offset::{self, Offset},
+    offset::Offset,
 };
 
 /// How long a batch under way may take when the session ends.
-const LAST_BATCH: Duration = Duration::from_secs(10);
+const LAST_BATCH: Duration = Duration::from_secs(5);
 
 type Place = (&'static str, i32);
 
@@ -51,29 +52,6 @@ struct Session<'a, A> {
 enum Done {
     Resolved(Result<Vec<(Place, Start)>, Stopped>),
     Applied(Batch, Result<(), Failure>),
-}
-
-/// Records of some partitions, applied in one transaction.
-struct Batch {
-    parts: Vec<Part>,
-    records: Vec<Record>,
-    /// An earlier attempt failed: ask the database first whether it took place.
-    in_doubt: bool,
-}
-
-struct Part {
-    place: Place,
-    assignment: u64,
-    count: usize,
-    from: Offset,
-    to: Offset,
-}
-
-enum Failure {
-    /// To be repeated.
-    Error(BoxError),
-    /// Somebody else has moved our offset: begin anew.
-    Moved,
 }
 
 /// How a session ends early.
@@ -352,27 +330,8 @@ fn current<'a>(partitions: &'a mut BTreeMap<Place, Partition>, part: &Part) -> O
 }
 
 async fn apply<A: Apply>(consumer: &Consumer<A>, batch: Batch) -> Done {
-    let result = attempt(consumer, &batch).await;
+    let result = batch.apply(consumer).await;
     Done::Applied(batch, result)
-}
-
-async fn attempt<A: Apply>(consumer: &Consumer<A>, batch: &Batch) -> Result<(), Failure> {
-    let moves: Vec<Move> = batch
-        .parts
-        .iter()
-        .map(|part| Move { topic: part.place.0, partition: i64::from(part.place.1), from: part.from, to: part.to })
-        .collect();
-    if batch.in_doubt {
-        for Move { topic, partition, from, to } in &moves {
-            let known = offset::load(&consumer.db, consumer.name, topic, *partition).await;
-            match known.map_err(|error| Failure::Error(error.into()))? {
-                Some(known) if known == *to => return Ok(()),
-                Some(known) if known == *from => {}
-                _ => return Err(Failure::Moved),
-            }
-        }
-    }
-    consumer.apply(&batch.records, &moves).await.map_err(Failure::Error)
 }
 
 /// The next records and whatever else is there, at most a batch. Cancelled while it waits, it loses none.

@@ -21,7 +21,7 @@ use rdkafka::{
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a client may take to say good-bye to the broker before it is left to itself.
-const GOODBYE: Duration = Duration::from_secs(5);
+const GOODBYE: Duration = Duration::from_secs(3);
 
 /// Which partitions a member of a group has been given or has lost.
 #[derive(Debug)]
@@ -65,14 +65,12 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let client = self.name;
-        // That a setting of ours is called experimental, at every start.
-        let expected = facility == "CONFWARN";
         match level {
-            RDKafkaLogLevel::Debug => tracing::debug!(client, facility, "librdkafka: {message}"),
-            _ if expected => tracing::debug!(client, facility, "librdkafka: {message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-                tracing::info!(client, facility, "librdkafka: {message}")
+            RDKafkaLogLevel::Debug | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::debug!(client, facility, "librdkafka: {message}");
             }
+            // That a setting of ours is called experimental, at every start.
+            _ if facility == "CONFWARN" => {}
             _ => tracing::warn!(client, facility, "librdkafka: {message}"),
         }
     }
@@ -131,7 +129,7 @@ impl<T: Send + Sync + 'static> Closing<T> {
         Arc::clone(self.0.as_ref().expect("it is there until it is closed"))
     }
 
-    /// Closes the client and waits for that, five seconds at most; afterwards it goes on by itself.
+    /// Closes the client and waits for that, three seconds at most; afterwards it goes on by itself.
     pub(crate) async fn close(mut self) {
         let Some(client) = self.0.take() else { return };
         if tokio::time::timeout(GOODBYE, drop_aside(client)).await.is_err() {

@@ -1,7 +1,7 @@
 //! All partitions of some topics, read from their ends by one reader that is no member of a group. After an outage it goes
 //! on where it was; where the log no longer has that place, it goes on with the first record that is there.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::FutureExt;
 use rdkafka::{
@@ -29,6 +29,11 @@ pub(crate) struct Tail {
     next: BTreeMap<Place, i64>,
     /// Some place is no longer in the log.
     astray: bool,
+    /// No broker answers.
+    away: bool,
+    /// To be told where no record comes first.
+    failure: Option<KafkaError>,
+    kafka: Kafka,
 }
 
 impl Kafka {
@@ -45,7 +50,7 @@ impl Kafka {
                 next.insert((*topic, partition), i64::MAX);
             }
         }
-        let mut tail = Tail { client, next, astray: true };
+        let mut tail = Tail { client, next, astray: true, away: false, failure: None, kafka: self.clone() };
         tail.align().await?;
         Ok(crate::Tail::kafka(tail))
     }
@@ -57,23 +62,51 @@ impl Tail {
             if self.astray {
                 self.align().await?;
             }
-            let mut records = Vec::new();
-            let first = read(&self.client, &self.next).await;
-            let mut read_now = Some(first);
-            while let Some(result) = read_now {
-                match result {
-                    Ok(record) => records.push(record),
-                    Err(error) => self.astray |= is_astray(&error),
+            let first = tokio::select! {
+                first = read(&self.client, &self.next) => first,
+                () = answers(&self.kafka), if self.away => {
+                    self.away = false;
+                    return Ok(Vec::new());
                 }
-                read_now = if records.len() < LIMIT { read(&self.client, &self.next).now_or_never() } else { None };
-            }
-            for record in &records {
-                let partition = i32::try_from(record.partition).unwrap_or_default();
-                self.next.insert((record.topic, partition), record.offset + 1);
-            }
+            };
+            let records = self.take(first);
             if !records.is_empty() {
+                (self.away, self.failure) = (false, None);
                 return Ok(records);
             }
+            if let Some(error) = self.failure.take() {
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// The first record and whatever else is there. No await in here: what was read is not lost.
+    fn take(&mut self, first: Result<Record, KafkaError>) -> Vec<Record> {
+        let (mut records, mut read_now) = (Vec::new(), Some(first));
+        while let Some(result) = read_now {
+            match result {
+                Ok(record) => {
+                    let partition = i32::try_from(record.partition).unwrap_or_default();
+                    self.next.insert((record.topic, partition), record.offset + 1);
+                    records.push(record);
+                }
+                Err(error) => self.failed(error),
+            }
+            read_now = if records.len() < LIMIT { read(&self.client, &self.next).now_or_never() } else { None };
+        }
+        records
+    }
+
+    /// Tells what an error asks for; most of them pass by themselves.
+    fn failed(&mut self, error: KafkaError) {
+        tracing::debug!(%error, "the tail waits");
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => self.astray = true,
+            Some(RDKafkaErrorCode::AllBrokersDown) if !self.away => {
+                self.away = true;
+                self.failure = Some(error);
+            }
+            _ => {}
         }
     }
 
@@ -108,9 +141,9 @@ async fn read(client: &StreamConsumer<Context>, known: &BTreeMap<Place, i64>) ->
     Ok(wire::record(place.0, &message))
 }
 
-/// Whether an error says that a place is not in the log. Everything else passes by itself.
-fn is_astray(error: &KafkaError) -> bool {
-    let code = error.rdkafka_error_code();
-    tracing::debug!(%error, "the tail waits");
-    matches!(code, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
+/// Waits until a broker answers.
+async fn answers(kafka: &Kafka) {
+    while kafka.ping().await.is_err() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }

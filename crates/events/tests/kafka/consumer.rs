@@ -1,7 +1,11 @@
 //! Durable consumers: everything applied once and in order, whatever fails and whoever comes and goes.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{OnceLock, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rdkafka::{
     ClientConfig,
     producer::{FutureProducer, FutureRecord},
@@ -9,6 +13,18 @@ use rdkafka::{
 use testkit::eventually;
 
 use crate::world::{Copy, append, assert_each_once, count, until_copied, worlds};
+
+/// The value of a gauge, of whoever it speaks.
+fn gauge(name: &str, of: &str) -> f64 {
+    let shown = metrics().render();
+    let line = shown.lines().find(|line| line.starts_with(name) && line.contains(&format!("\"{of}\"")));
+    line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or(f64::NAN)
+}
+
+fn metrics() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap())
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_event_is_applied_once_and_in_order_though_batches_fail() {
@@ -71,6 +87,7 @@ async fn two_consumers_share_the_partitions_and_apply_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_partition_in_trouble_does_not_hold_up_the_others() {
+    metrics();
     for world in worlds().await {
         let (producer, target) = (world.database().await, world.database().await);
         let relay = world.relay(&producer.db);
@@ -82,6 +99,9 @@ async fn one_partition_in_trouble_does_not_hold_up_the_others() {
         testkit::eventually("the relay is done", || async { count(&producer.db, "outbox").await == 0 }).await;
         eventually("the others go on", others).await;
         assert!(!crate::world::copied(&target.db).await.contains_key("key-0"));
+        let lag =
+            || async { gauge("consumer_lag_records", "patient") > 0.0 && gauge("outbox_age_seconds", "tested") >= 0.0 };
+        eventually("the lag is told", lag).await;
         consumer.stop().await.unwrap();
         let consumer = world.copier("patient", "one", &target.db, Copy::default());
         until_copied(&target.db, 200).await;

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Stops the engines that up.sh started, by their pid files, and nothing else. Their data stays. Settings as in up.sh.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=/dev/null
+for part in common postgres redis kafka; do source "$here/$part.sh"; done
+
+[ -d "$engines_dir" ] || exit 0
+exec 9>"$engines_dir/lock"
+flock 9
+kafka_stop &
+redis_stop
+postgres_stop
+wait
+rm -f "$engines_dir/env"

@@ -104,24 +104,6 @@ async fn the_counter_may_be_away_longer_than_the_saga_deadline() {
 }
 
 #[tokio::test]
-async fn redis_may_be_stopped_and_flushed_in_the_middle_of_reads() {
-    let Some(stack) = Stack::start(&[]).await else { return };
-    let (a, b) = (Person::register(&stack, "ann").await, Person::register(&stack, "bob").await);
-    let dialog = a.create_group(&[&b], "two").await;
-    let mut phone = Device::watching(&b, None).await;
-    phone.frame("u", "unread").await;
-    let verbs = ["stop", "start", "wipe", "start"];
-    for number in 1..=40 {
-        if number % 10 == 5 {
-            engine_does(verbs[number / 10], "redis").await;
-        }
-        a.send(&dialog, "one more").await;
-        phone.until_total(number as i64).await;
-        assert_eq!(b.total().await, number as i64, "a query after a push is never older");
-    }
-}
-
-#[tokio::test]
 async fn from_a_send_to_the_frame_on_the_other_gateway() {
     const SENDS: usize = 1_000;
     let Some(stack) = Stack::start(&[]).await else { return };

@@ -48,12 +48,8 @@ impl Stack {
     /// Starts everything; `None`, with a line that says so, where the engines are not there.
     pub async fn start(extra: &[(&'static str, &str)]) -> Option<Self> {
         let engine = |name: &str| std::env::var(name).ok();
-        let (Some(postgres), Some(kafka), Some(redis)) =
-            (engine("TEST_POSTGRES_URL"), engine("TEST_KAFKA_URL"), engine("TEST_REDIS_URL"))
-        else {
-            println!(
-                "skipped: TEST_POSTGRES_URL, TEST_KAFKA_URL and TEST_REDIS_URL do not name engines (make engines)"
-            );
+        let (Some(postgres), Some(kafka)) = (engine("TEST_POSTGRES_URL"), engine("TEST_KAFKA_URL")) else {
+            println!("skipped: TEST_POSTGRES_URL and TEST_KAFKA_URL do not name engines (make engines)");
             return None;
         };
         let turn = ONE_AT_A_TIME.lock().await;
@@ -77,7 +73,7 @@ impl Stack {
             migrate.insert(setting, databases[role].clone());
         }
         run_once("migrate", folder.path(), &migrate).await;
-        let settings = settings(&common, &databases, &redis);
+        let settings = settings(&common, &databases);
         let at = |role: &str| format!("http://{}", settings[role]["LISTEN"]);
         let suffix = format!("_{:06x}", rand::random::<u32>() & 0xff_ffff);
         let place = Place { url: at("gateway1"), other: at("gateway2"), suffix };
@@ -176,11 +172,7 @@ async fn run_once(command: &str, folder: &Path, settings: &Settings) {
 }
 
 /// The settings of every role, with ports that are free now.
-fn settings(
-    common: &Settings,
-    databases: &BTreeMap<&'static str, String>,
-    redis: &str,
-) -> BTreeMap<&'static str, Settings> {
+fn settings(common: &Settings, databases: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, Settings> {
     let held: Vec<TcpListener> = (0..2 * ROLES.len()).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let address = |index: usize| held[index].local_addr().unwrap().to_string();
     let mut all = BTreeMap::new();
@@ -193,9 +185,6 @@ fn settings(
         }
         if let Some(url) = databases.get(role) {
             settings.insert("DATABASE_URL", url.clone());
-        }
-        if role == "counter" {
-            settings.insert("REDIS_URL", redis.to_owned());
         }
         all.insert(role, settings);
     }

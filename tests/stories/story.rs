@@ -38,7 +38,8 @@ async fn cast(place: &Place) -> Cast {
 
 #[tokio::test]
 async fn a_badge_goes_up_while_they_watch_and_clears_on_every_device() {
-    the_story(&App::start().await).await;
+    let app = App::start().await;
+    the_story(&app).await;
 }
 
 /// The whole story, at one gateway or with everybody's second device at another.

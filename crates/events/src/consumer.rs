@@ -135,6 +135,6 @@ impl<A: Apply> Consumer<A> {
 
 /// Says how many records of a topic a consumer has not applied yet.
 #[expect(clippy::cast_precision_loss, reason = "a gauge holds a float")]
-pub(crate) fn lag(consumer: &'static str, topic: impl Into<metrics::SharedString>, records: i64) {
-    metrics::gauge!("consumer_lag_records", "consumer" => consumer, "topic" => topic.into()).set(records as f64);
+fn lag(consumer: &'static str, topic: &'static str, records: i64) {
+    metrics::gauge!("consumer_lag_records", "consumer" => consumer, "topic" => topic).set(records as f64);
 }

@@ -24,7 +24,7 @@ pub(crate) use tail::Tail;
 pub use topics::Topic;
 
 use crate::Error;
-use client::{Closing, Context, Rebalance};
+use client::{Closing, Context, Heard};
 
 /// How long a question to Kafka may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,8 +32,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a consumer may be silent before its partitions go to others.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A member of a group, and what it hears of rebalances.
-pub(crate) type Member = (Closing<StreamConsumer<Context>>, mpsc::UnboundedReceiver<Rebalance>);
+/// A member of a group, and what it hears.
+pub(crate) type Member = (Closing<StreamConsumer<Context>>, mpsc::UnboundedReceiver<Heard>);
 
 /// A Kafka cluster, as one process uses it. Clones are the same.
 #[derive(Debug, Clone)]
@@ -86,12 +86,12 @@ impl Kafka {
 
     /// A member of the group of this name, subscribed to topics. What it is assigned waits for an answer.
     pub(crate) fn member(&self, group: &'static str, topics: &[&str]) -> Result<Member, KafkaError> {
-        let (context, rebalances) = Context::member(group);
+        let (context, heard) = Context::member(group);
         let (instance, session_timeout) = (self.0.instance.as_deref(), self.0.session_timeout);
         let config = settings::member(self.config(), group, instance, session_timeout);
         let client: Closing<StreamConsumer<Context>> = Closing::new(config.create_with_context(context)?);
         client.subscribe(topics)?;
-        Ok((client, rebalances))
+        Ok((client, heard))
     }
 
     /// A producer for a relay.

@@ -16,13 +16,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Apply, BACKOFF_MIN, BATCH, BoxError, Consumer, Duration,
     batch::{Batch, Failure, Part},
+    lag,
     partition::Partition,
     start::{self, Start},
 };
 use crate::{
     Kafka, Record, Stopped,
     kafka::{
-        client::{Closing, Context, Rebalance},
+        client::{Closing, Context, Heard},
         wire,
     },
     offset::Offset,
@@ -37,7 +38,7 @@ type Place = (&'static str, i32);
 struct Session<'a, A> {
     consumer: &'a Consumer<A>,
     client: Closing<StreamConsumer<Context>>,
-    rebalances: mpsc::UnboundedReceiver<Rebalance>,
+    heard: mpsc::UnboundedReceiver<Heard>,
     partitions: BTreeMap<Place, Partition>,
     assignments: u64,
     /// What is under way: at most one batch, and where to begin in what was assigned.
@@ -73,11 +74,11 @@ pub(super) async fn session<A: Apply>(
     shutdown: &CancellationToken,
     backoff: &mut Duration,
 ) -> Result<Result<(), Stopped>, BoxError> {
-    let (client, rebalances) = kafka.member(consumer.name, consumer.topics)?;
+    let (client, heard) = kafka.member(consumer.name, consumer.topics)?;
     let mut session = Session {
         consumer,
         client,
-        rebalances,
+        heard,
         partitions: BTreeMap::new(),
         assignments: 0,
         work: FuturesUnordered::new(),
@@ -101,7 +102,7 @@ impl<A: Apply> Session<'_, A> {
             let again_at = if self.applying { None } else { self.again_at() };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                Some(rebalance) = self.rebalances.recv() => self.rebalanced(rebalance),
+                Some(heard) = self.heard.recv() => self.hear(heard),
                 Some(done) = self.work.next() => match done {
                     Done::Resolved(starts) => self.assign(starts.map_err(End::Stopped)?)?,
                     Done::Applied(batch, result) => self.applied(batch, result, backoff)?,
@@ -112,22 +113,35 @@ impl<A: Apply> Session<'_, A> {
         }
     }
 
-    fn rebalanced(&mut self, rebalance: Rebalance) {
-        match rebalance {
-            Rebalance::Assigned(places) => {
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Assigned(places) => {
                 let places = self.known(&places);
                 tracing::info!(consumer = self.consumer.name, ?places, "partitions assigned");
                 self.owing = true;
                 let (consumer, client) = (self.consumer, self.client.shared());
                 self.work.push(async move { Done::Resolved(start::resolve(consumer, client, places).await) }.boxed());
             }
-            Rebalance::Revoked(places) => {
+            Heard::Revoked(places) => {
                 let places = self.known(&places);
                 tracing::info!(consumer = self.consumer.name, ?places, "partitions revoked");
                 for place in places {
                     self.partitions.remove(&place);
                 }
             }
+            Heard::Ends(ends) => self.measure(&ends),
+        }
+    }
+
+    /// Says of every topic how much of our partitions is not applied yet.
+    fn measure(&self, ends: &[(String, i32, i64)]) {
+        for topic in self.consumer.topics {
+            let of_topic = ends.iter().filter(|(name, _, _)| name == topic);
+            let behind = of_topic.filter_map(|(_, number, end)| {
+                let partition = self.partitions.get(&(*topic, *number))?;
+                Some((end - partition.offset.next).max(0))
+            });
+            lag(self.consumer.name, topic, behind.sum());
         }
     }
 
@@ -314,7 +328,7 @@ impl<A: Apply> Session<'_, A> {
             }
         }
         self.client.context().close();
-        if self.owing || !self.rebalances.is_empty() {
+        if self.owing || !self.heard.is_empty() {
             // Nobody will say where to begin any more; without an answer the client would never close.
             drop(self.client.incremental_assign(&TopicPartitionList::new()));
         }

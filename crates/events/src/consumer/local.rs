@@ -62,7 +62,7 @@ async fn round<A: Apply>(consumer: &Consumer<A>, log: &Local, offsets: &mut [Off
         *offset = to;
         applied += records.len();
         let (_, high) = if records.len() < BATCH { (0, to.next) } else { log.bounds(topic).await? };
-        lag(consumer.name, *topic, high - to.next);
+        lag(consumer.name, topic, high - to.next);
     }
     Ok(applied)
 }

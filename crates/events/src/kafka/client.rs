@@ -23,32 +23,34 @@ use tokio::sync::{mpsc, oneshot};
 /// How long a client may take to say good-bye to the broker before it is left to itself.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-/// Which partitions a member of a group has been given or has lost.
+/// What a member of a group hears.
 #[derive(Debug)]
-pub(crate) enum Rebalance {
-    /// To be answered with an incremental assignment that says where to begin.
+pub(crate) enum Heard {
+    /// Partitions that are ours, to be answered with an incremental assignment that says where to begin.
     Assigned(Vec<(String, i32)>),
-    /// Already answered.
+    /// Partitions that are no longer ours. Already answered.
     Revoked(Vec<(String, i32)>),
+    /// Where partitions end, as far as is known.
+    Ends(Vec<(String, i32, i64)>),
 }
 
 /// What hears of a client.
 pub(crate) struct Context {
     name: &'static str,
-    rebalances: Option<mpsc::UnboundedSender<Rebalance>>,
+    hears: Option<mpsc::UnboundedSender<Heard>>,
     closing: AtomicBool,
 }
 
 impl Context {
     /// For a client that is no member of a group.
     pub(crate) fn quiet(name: &'static str) -> Self {
-        Self { name, rebalances: None, closing: AtomicBool::new(false) }
+        Self { name, hears: None, closing: AtomicBool::new(false) }
     }
 
     /// For a member of a group. What it is given waits for an answer until it is closed.
-    pub(crate) fn member(name: &'static str) -> (Self, mpsc::UnboundedReceiver<Rebalance>) {
+    pub(crate) fn member(name: &'static str) -> (Self, mpsc::UnboundedReceiver<Heard>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self { name, rebalances: Some(sender), closing: AtomicBool::new(false) }, receiver)
+        (Self { name, hears: Some(sender), closing: AtomicBool::new(false) }, receiver)
     }
 
     /// From now on nobody answers rebalances but the callback.
@@ -56,9 +58,9 @@ impl Context {
         self.closing.store(true, SeqCst);
     }
 
-    /// Hands a rebalance on; `false`: nobody is there to answer.
-    fn hand_on(&self, rebalance: Rebalance) -> bool {
-        !self.closing.load(SeqCst) && self.rebalances.as_ref().is_some_and(|sender| sender.send(rebalance).is_ok())
+    /// Hands on what was heard; `false`: nobody is there to answer.
+    fn hand_on(&self, heard: Heard) -> bool {
+        !self.closing.load(SeqCst) && self.hears.as_ref().is_some_and(|sender| sender.send(heard).is_ok())
     }
 }
 
@@ -81,16 +83,13 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        for (topic, found) in statistics.topics {
-            let mut lag = 0;
-            for (number, partition) in found.partitions {
-                let known = [partition.consumer_lag_stored, partition.consumer_lag].into_iter().find(|lag| *lag >= 0);
-                if number >= 0 {
-                    lag += known.unwrap_or(0);
-                }
-            }
-            crate::consumer::lag(self.name, topic, lag);
-        }
+        let ends = statistics.topics.into_iter().flat_map(|(topic, found)| {
+            let ends = found.partitions.into_iter().map(|(number, partition)| (number, partition.ls_offset));
+            ends.filter(|(number, end)| *number >= 0 && *end >= 0)
+                .map(|(number, end)| (topic.clone(), number, end))
+                .collect::<Vec<_>>()
+        });
+        self.hand_on(Heard::Ends(ends.collect()));
     }
 }
 
@@ -101,13 +100,13 @@ impl ConsumerContext for Context {
         let places: Vec<(String, i32)> =
             list.elements().iter().map(|place| (place.topic().to_owned(), place.partition())).collect();
         let answer = if cause == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            if !places.is_empty() && self.hand_on(Rebalance::Assigned(places)) {
+            if !places.is_empty() && self.hand_on(Heard::Assigned(places)) {
                 return;
             }
             client.incremental_assign(list)
         } else {
             let answer = client.incremental_unassign(list);
-            self.hand_on(Rebalance::Revoked(places));
+            self.hand_on(Heard::Revoked(places));
             answer
         };
         if let Err(error) = answer {

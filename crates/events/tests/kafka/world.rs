@@ -153,7 +153,7 @@ impl<T: Send + 'static> Running<T> {
 pub struct Copy {
     /// Fails every so many calls, after it has written.
     pub fails_every: Option<usize>,
-    /// Moves the offset itself in its first call, as another process would have done.
+    /// Moves the offset itself in its second call, as another process would have done.
     pub moves_offset: bool,
     /// Fails while a record of this key is among them.
     pub refuses_key: Option<String>,
@@ -174,7 +174,7 @@ impl Apply for Copy {
             let insert = insert.bind(record.key.as_str()).bind(record.version).bind(record.payload.to_vec());
             insert.execute(&mut *tx).await?;
         }
-        if self.moves_offset && call == 0 {
+        if self.moves_offset && call == 1 {
             query("update consumer_offset set next_offset = next_offset + 1").execute(&mut *tx).await?;
         }
         if self.refuses_key.as_ref().is_some_and(|key| records.iter().any(|record| record.key == *key)) {

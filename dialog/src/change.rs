@@ -79,18 +79,13 @@ pub struct Live {
 /// # Errors
 /// [`Error::Database`].
 #[tracing::instrument(name = "dialog.live", skip_all, fields(dialog_id = %id))]
-pub async fn live(db: &Db, id: DialogId, messages: Vec<MessageId>, people: Vec<UserId>) -> Result<Live, Error> {
-    let reader = db.clone();
-    let read = async move {
-        let mut tx = reader.snapshot().await?;
-        let head = Version { epoch: store::epoch(&mut tx).await?, number: change::head(&mut tx, id).await? };
-        let messages = message::of_dialog(&mut tx, id, &messages).await?;
-        let members = membership::present_among(&mut tx, id, &people).await?;
-        tx.rollback().await?;
-        Ok(Live { head, messages, members: members.into_iter().collect() })
-    };
-    // Detached like a write: whoever is cancelled in the midst of a `begin` spoils the connection.
-    db.detach(read).await
+pub async fn live(db: &Db, id: DialogId, messages: &[MessageId], people: &[UserId]) -> Result<Live, Error> {
+    let mut tx = db.snapshot().await?;
+    let head = Version { epoch: store::epoch(&mut tx).await?, number: change::head(&mut tx, id).await? };
+    let messages = message::of_dialog(&mut tx, id, messages).await?;
+    let members = membership::present_among(&mut tx, id, people).await?;
+    tx.rollback().await?;
+    Ok(Live { head, messages, members: members.into_iter().collect() })
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Dialogs for App {
         let (caller, _, request) = self.person(request).await?;
         at_most(PAGES_MAX, request.pages.len())?;
         let pages = request.pages.iter().map(Page::parse).collect::<Result<Vec<_>, _>>()?;
-        let pages = history(&self.db, caller, pages).await?.into_iter();
+        let pages = history(&self.db, caller, &pages).await?.into_iter();
         // A page of a dialog that is absent or foreign is empty and not found.
         let pages = pages.map(|page| page.map(Into::into).unwrap_or_default()).collect();
         Ok(Response::new(HistoryReply { pages }))
@@ -168,7 +168,7 @@ impl Dialogs for App {
         let id = parse(DialogId::parse(&request.dialog_id))?;
         let messages = parse(MessageId::parse_all(&request.message_ids))?;
         let people = parse(UserId::parse_all(&request.user_ids))?;
-        Ok(Response::new(change::live(&self.db, id, messages, people).await?.into()))
+        Ok(Response::new(change::live(&self.db, id, &messages, &people).await?.into()))
     }
 }
 

@@ -30,16 +30,11 @@ pub struct History {
 /// # Errors
 /// [`Error::Database`].
 #[tracing::instrument(name = "dialog.history", skip_all, fields(user_id = %caller, pages = pages.len()))]
-pub async fn history(db: &Db, caller: UserId, pages: Vec<Page>) -> Result<Vec<Option<History>>, Error> {
-    let reader = db.clone();
-    let read = async move {
-        let mut tx = reader.snapshot().await?;
-        let histories = read(&mut tx, caller, &pages).await?;
-        tx.rollback().await?;
-        Ok(histories)
-    };
-    // Detached like a write: whoever is cancelled in the midst of a `begin` spoils the connection.
-    db.detach(read).await
+pub async fn history(db: &Db, caller: UserId, pages: &[Page]) -> Result<Vec<Option<History>>, Error> {
+    let mut tx = db.snapshot().await?;
+    let histories = read(&mut tx, caller, pages).await?;
+    tx.rollback().await?;
+    Ok(histories)
 }
 
 async fn read(tx: &mut Tx, caller: UserId, pages: &[Page]) -> Result<Vec<Option<History>>, Error> {

@@ -129,3 +129,17 @@ fn event(reply: &Reply, state: &State, version: i64) -> Kind {
         Outcome::Refused(_) => Kind::MessageFailed(MessageFailed { dialog_id, version, message_id, seq, sender_id }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_of_at_most_500_characters() {
+        let kept = |reason: &str| Outcome::Refused(reason.to_owned()).failure_reason();
+        assert_eq!(kept("full\0\n up").as_deref(), Some("full up"));
+        assert_eq!(kept(&"é".repeat(500)), Some("é".repeat(500)));
+        assert_eq!(kept(&"é".repeat(501)), Some("é".repeat(500)));
+        assert_eq!(Outcome::Counted.failure_reason(), None);
+    }
+}

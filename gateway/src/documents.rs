@@ -290,4 +290,15 @@ mod tests {
             assert_eq!(code(text, None, value!({})).await, Code::GraphqlParseFailed, "{text:?}");
         }
     }
+    #[tokio::test]
+    async fn what_is_kept_is_bounded() {
+        let documents = Documents::new(true);
+        for number in 0..60 {
+            let text = format!("{{ me {{ id }} }} # {number} {}", "x".repeat(100_000));
+            found(&documents, &text, None, value!({})).await.expect("valid");
+            documents.kept.run_pending_tasks().await;
+            assert!(documents.kept.weighted_size() <= KEPT_BYTES);
+        }
+        assert!(documents.kept.entry_count() > 0, "there is room for some");
+    }
 }

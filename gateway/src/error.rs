@@ -160,6 +160,8 @@ impl From<tonic::Status> for Error {
             Grpc::ResourceExhausted => Code::LimitExceeded,
             Grpc::Unavailable => return Self::new(Code::Unavailable, "a service is away, try again later"),
             Grpc::DeadlineExceeded => return Self::new(Code::DeadlineExceeded, "a service did not answer in time"),
+            // The client's own word for an answer that is larger than it takes.
+            Grpc::OutOfRange => return Self::new(Code::LimitExceeded, "the answer is too large: ask for less at once"),
             _ => Code::Internal,
         };
         Self::new(code, status.message())
@@ -298,7 +300,7 @@ mod tests {
                 "ResourceExhausted: LIMIT_EXCEEDED as it is",
                 "FailedPrecondition: BAD_USER_INPUT as it is",
                 "Aborted: INTERNAL internal error",
-                "OutOfRange: INTERNAL internal error",
+                "OutOfRange: LIMIT_EXCEEDED the answer is too large: ask for less at once",
                 "Unimplemented: INTERNAL internal error",
                 "Internal: INTERNAL internal error",
                 "Unavailable: UNAVAILABLE a service is away, try again later",

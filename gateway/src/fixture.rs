@@ -54,7 +54,16 @@ impl Fixture {
     /// With services that are played.
     pub fn new(introspection: bool, play: Play) -> Self {
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let peer = || played(play, calls.clone());
+        Self::over(introspection, &played(play, calls.clone()), calls)
+    }
+
+    /// With services that take every call and never answer.
+    pub fn hanging() -> Self {
+        let hang = service_fn(|_: Request<tonic::body::Body>| std::future::pending());
+        Self::over(true, &BoxCloneSyncService::new(hang), Arc::default())
+    }
+
+    fn over(introspection: bool, peer: &Peer, calls: Arc<Mutex<Vec<String>>>) -> Self {
         let keys = SigningKeys::generate();
         let jwks = keys.jwks();
         let set = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
@@ -68,7 +77,7 @@ impl Fixture {
             access_token_ttl: Duration::from_secs(300),
         };
         let log = Log::Local(Local::new(Vec::new()));
-        let peers = Peers::new(peer(), peer(), peer());
+        let peers = Peers::new(peer.clone(), peer.clone(), peer.clone());
         let app = App::new(settings, peers, guard, &service_token, log, Readiness::new());
         Self { router: app.router(), keys, user: UserId::now(), calls }
     }

@@ -7,7 +7,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_graphql_parser::types::OperationType;
 use axum::{
@@ -34,6 +34,8 @@ use request::Asked;
 
 /// The most bytes of a request's body.
 pub const BODY_MAX_BYTES: usize = 1_000_000;
+/// How long it may take to come, so that nobody holds a connection by sending it a byte at a time.
+const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -140,16 +142,18 @@ fn no_stream() -> Error {
     Error::new(Code::BadRequest, "subscriptions run over WebSocket, on the same path")
 }
 
-/// The body, of at most [`BODY_MAX_BYTES`]. One that says beforehand that it is longer is not read at all.
+/// The body, of at most [`BODY_MAX_BYTES`], within [`BODY_LIMIT`]. One that says beforehand that it is longer is not read
+/// at all.
 async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Answer> {
     let said = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if said.is_some_and(|said| said > BODY_MAX_BYTES as u64) {
         return Err(refusal::too_large());
     }
-    match Limited::new(body, BODY_MAX_BYTES).collect().await {
-        Ok(whole) => Ok(whole.to_bytes().to_vec()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(refusal::too_large()),
-        Err(_) => Err(refusal::broken_body()),
+    match tokio::time::timeout(BODY_LIMIT, Limited::new(body, BODY_MAX_BYTES).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes().to_vec()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(refusal::too_large()),
+        Ok(Err(_)) => Err(refusal::broken_body()),
+        Err(_) => Err(refusal::late_body()),
     }
 }
 

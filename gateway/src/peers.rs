@@ -8,7 +8,7 @@ use telemetry::{Call, grpc::client_layer};
 use tonic::service::interceptor::InterceptedService;
 use tower::{Layer, util::BoxCloneSyncService};
 
-/// A page of long messages is larger than tonic's default of 4 MB.
+/// A page of long messages is larger than tonic's default of 4 MB. What is larger than this is not read.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
 
 /// A service, and what travels with each call of it.
@@ -46,4 +46,36 @@ impl Peers {
 
 fn seen(name: &'static str, peer: Peer) -> Peer {
     BoxCloneSyncService::new(client_layer(name).layer(peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Response, header};
+    use http_body_util::Full;
+    use proto::{TransportError, dialog::HistoryRequest};
+    use tonic::body::Body;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::error::{Code, Error};
+
+    /// A service whose answer says that its message has so many bytes.
+    fn answers_of(bytes: u32) -> Peer {
+        BoxCloneSyncService::new(service_fn(move |_: http::Request<Body>| async move {
+            let head = [&[0][..], &bytes.to_be_bytes()].concat();
+            let mut response = Response::new(Body::new(Full::<bytes::Bytes>::from(head)));
+            response.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().expect("a header"));
+            Ok::<_, TransportError>(response)
+        }))
+    }
+
+    #[tokio::test]
+    async fn an_answer_over_its_bound_is_not_read_and_says_so() {
+        let limit = u32::try_from(ANSWER_MAX_BYTES).expect("a small number");
+        for (bytes, code) in [(limit, Code::Internal), (limit + 1, Code::LimitExceeded)] {
+            let peers = Peers::new(answers_of(bytes), answers_of(bytes), answers_of(bytes));
+            let refused = peers.dialog(&Call::new()).history(HistoryRequest::default()).await.expect_err("no message");
+            assert_eq!(Error::from(refused).code(), code, "one within it is waited for, and breaks off here");
+        }
+    }
 }

@@ -44,6 +44,20 @@ pub struct Incoming {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity(Arc<(Arc<str>, Option<String>, String)>);
 
+impl Identity {
+    /// Of a document, the name of one of its operations, and the values of its variables.
+    pub fn new(text: Arc<str>, name: Option<String>, variables: &Variables) -> Self {
+        let values = serde_json::to_string(variables).unwrap_or_default();
+        Self(Arc::new((text, name, values)))
+    }
+
+    /// How much it holds, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        let (text, name, values) = &*self.0;
+        text.len() + name.as_ref().map_or(0, String::len) + values.len()
+    }
+}
+
 /// An operation within all bounds, parsed and valid. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Admitted {
@@ -104,8 +118,7 @@ impl Pipeline {
         let found = AssertUnwindSafe(self.documents.find(text.clone(), name.clone(), &variables)).catch_unwind();
         let found = found.await.map_err(|_| Rejected::of(Error::internal("admitting panicked"), &call.request_id))?;
         let Ready { operation, variables, cost } = found?;
-        let values = serde_json::to_string(&variables).unwrap_or_default();
-        let identity = Identity(Arc::new((text, name, values)));
+        let identity = Identity::new(text, name, &variables);
         Ok(Admitted { operation, variables, identity, cost })
     }
 

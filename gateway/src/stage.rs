@@ -47,6 +47,8 @@ pub struct World {
     pub dialogs: HashMap<DialogId, (i64, Vec<dialog::Message>)>,
     /// Who takes part, and up to where each has read.
     pub members: HashMap<DialogId, Vec<(UserId, i64)>>,
+    /// Those of them who have left, which the counters have not heard yet.
+    pub gone: Vec<UserId>,
     /// The sessions that auth says are over.
     pub revoked: Vec<SessionId>,
     /// The methods whose service is away.
@@ -337,7 +339,7 @@ impl World {
                 let version = request.at_least.or(Some(counter::Version { epoch: 1, number: 0 }));
                 counter::UnreadReply { version, ..Default::default() }.encode_to_vec()
             }
-            "Get" => dialog::GetReply::default().encode_to_vec(),
+            "Get" => self.get(&dialog::GetRequest::decode(bytes).map_err(malformed)?).encode_to_vec(),
             _ => return Err(Status::unavailable("not played")),
         })
     }
@@ -361,6 +363,15 @@ impl World {
         let state =
             |(user, read_seq): &(UserId, i64)| counter::ReadState { user_id: user.bytes(), read_seq: *read_seq };
         counter::ReadStatesPageReply { found: true, states: members.iter().map(state).collect() }
+    }
+
+    fn get(&self, request: &dialog::GetRequest) -> dialog::GetReply {
+        let takes_part = |id: &&Vec<u8>| {
+            let members = self.members.get(&DialogId::parse(id).expect("an id")).into_iter().flatten();
+            members.map(|(user, _)| *user).any(|user| self.caller == Some(user) && !self.gone.contains(&user))
+        };
+        let own = request.ids.iter().filter(takes_part);
+        dialog::GetReply { dialogs: own.map(|id| dialog::Dialog { id: id.clone(), ..Default::default() }).collect() }
     }
 
     fn messages_since(&self, request: &dialog::MessagesSinceRequest) -> Result<dialog::MessagesSinceReply, Status> {

@@ -15,15 +15,6 @@ pub struct Guard {
     issuer: String,
 }
 
-/// By whose authority a call is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Authority {
-    /// A person's.
-    Caller(Caller),
-    /// A service's own.
-    Service,
-}
-
 impl Guard {
     /// A guard that believes tokens of this issuer.
     pub fn new(keys: KeySet, service_token: ServiceToken, issuer: impl Into<String>) -> Self {
@@ -62,17 +53,6 @@ impl Guard {
         } else {
             Status::unauthenticated("the service token is not valid")
         })
-    }
-
-    /// The person or the service that calls.
-    ///
-    /// # Errors
-    /// As [`Guard::caller`].
-    pub async fn caller_or_service(&self, metadata: &MetadataMap) -> Result<Authority, Status> {
-        if self.service_token.matches(bearer(metadata)?) {
-            return Ok(Authority::Service);
-        }
-        self.caller(metadata).await.map(Authority::Caller)
     }
 }
 
@@ -131,9 +111,6 @@ mod tests {
         assert_eq!(door.guard.caller(&service).await.expect_err("refused").code(), Code::Unauthenticated);
         door.guard.service(&service).expect("a service");
         assert_eq!(door.guard.service(&person).expect_err("refused").code(), Code::PermissionDenied);
-        let either = |metadata| door.guard.caller_or_service(metadata);
-        assert_eq!(either(&person).await.expect("a person"), Authority::Caller(caller));
-        assert_eq!(either(&service).await.expect("a service"), Authority::Service);
     }
 
     #[tokio::test]
@@ -148,7 +125,6 @@ mod tests {
             for status in [
                 door.guard.caller(metadata).await.expect_err("refused"),
                 door.guard.service(metadata).expect_err("refused"),
-                door.guard.caller_or_service(metadata).await.expect_err("refused"),
             ] {
                 assert_eq!(status.code(), Code::Unauthenticated, "{metadata:?}");
                 assert!(!format!("{status:?}").contains("nonsense"), "{status:?}");

@@ -11,7 +11,7 @@ mod signing;
 mod token;
 
 pub use error::{Error, Refused};
-pub use guard::{Authority, Guard};
+pub use guard::Guard;
 pub use key_set::{BoxError, KeySet};
 pub use service_token::ServiceToken;
 pub use signing::SigningKeys;

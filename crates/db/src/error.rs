@@ -60,18 +60,31 @@ fn verdict(error: &dyn sqlx::error::DatabaseError) -> Verdict {
         _ => {}
     }
     match error.code().as_deref() {
-        // SQLITE_CONSTRAINT_TRIGGER, SQLITE_TOOBIG
-        Some("1811" | "18") => Verdict::Refused,
-        // SQLITE_BUSY and its kin, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN
-        Some("5" | "261" | "517" | "6" | "10" | "13" | "14") => Verdict::Unavailable,
+        Some(code) if code.len() == 5 => of_postgres(code),
+        Some(code) => of_sqlite(code),
+        None => Verdict::Bug,
+    }
+}
+
+fn of_postgres(state: &str) -> Verdict {
+    match (state, state.get(..2)) {
         // serialization failure, deadlock, lock timeout
-        Some("40001" | "40P01" | "55P03") => Verdict::Unavailable,
-        Some(code) if code.len() == 5 => match &code[..2] {
-            "22" => Verdict::Refused,
-            // connection, resources, operator intervention, system error
-            "08" | "53" | "57" | "58" => Verdict::Unavailable,
-            _ => Verdict::Bug,
-        },
+        ("40001" | "40P01" | "55P03", _) => Verdict::Unavailable,
+        (_, Some("22")) => Verdict::Refused,
+        // connection, resources, operator intervention, system error
+        (_, Some("08" | "53" | "57" | "58")) => Verdict::Unavailable,
+        _ => Verdict::Bug,
+    }
+}
+
+/// The lowest byte is the kind of error; what stands above it says which of that kind.
+fn of_sqlite(code: &str) -> Verdict {
+    const CONSTRAINT_TRIGGER: i32 = 1811;
+    match code.parse::<i32>().map(|code| (code, code & 0xff)) {
+        // SQLITE_TOOBIG
+        Ok((CONSTRAINT_TRIGGER, _) | (_, 18)) => Verdict::Refused,
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN
+        Ok((_, 5 | 6 | 10 | 13 | 14)) => Verdict::Unavailable,
         _ => Verdict::Bug,
     }
 }
@@ -95,4 +108,47 @@ fn constraint(error: &dyn sqlx::error::DatabaseError) -> String {
         }
     }
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(verdict: &Verdict) -> &'static str {
+        match verdict {
+            Verdict::Unique => "unique",
+            Verdict::Refused => "refused",
+            Verdict::Unavailable => "unavailable",
+            Verdict::Bug => "bug",
+        }
+    }
+
+    #[test]
+    fn codes_are_told_apart_by_what_helps_against_them() {
+        // SQLITE_ERROR, _READONLY, _CORRUPT, _CONSTRAINT_NOTNULL, _MISMATCH
+        for code in ["1", "8", "11", "1299", "20", "", "x"] {
+            assert_eq!(name(&of_sqlite(code)), "bug", "{code}");
+        }
+        // each kind alone, and of _BUSY _RECOVERY, _SNAPSHOT and _TIMEOUT, of _IOERR _READ, _WRITE, _FSYNC and _LOCK
+        for code in ["5", "6", "10", "13", "14", "261", "517", "773", "262", "266", "778", "1034", "3850", "270"] {
+            assert_eq!(name(&of_sqlite(code)), "unavailable", "{code}");
+        }
+        for code in ["18", "1811"] {
+            assert_eq!(name(&of_sqlite(code)), "refused", "{code}");
+        }
+        for (state, verdict) in [
+            ("22003", "refused"),
+            ("40001", "unavailable"),
+            ("40P01", "unavailable"),
+            ("55P03", "unavailable"),
+            ("57P01", "unavailable"),
+            ("53300", "unavailable"),
+            ("08006", "unavailable"),
+            ("42P01", "bug"),
+            ("23502", "bug"),
+            ("40002", "bug"),
+        ] {
+            assert_eq!(name(&of_postgres(state)), verdict, "{state}");
+        }
+    }
 }

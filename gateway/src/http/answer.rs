@@ -146,6 +146,13 @@ pub mod refusal {
         of(Media::Json, StatusCode::BAD_REQUEST, Code::BadRequest, "the body broke off")
     }
 
+    /// 408: the body did not come in time; the connection closes.
+    pub fn late_body() -> Answer {
+        let answer =
+            of(Media::Json, StatusCode::REQUEST_TIMEOUT, Code::BadRequest, "the body did not come within 30 seconds");
+        with(answer, header::CONNECTION, "close")
+    }
+
     fn of(media: Media, status: StatusCode, code: Code, message: &str) -> Answer {
         Answer { status, ..Answer::refused(media, Error::new(code, message).into()) }
     }

@@ -1,5 +1,7 @@
 //! GraphQL over HTTP, from outside: what is answered, with which status, and what is refused before it costs anything.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     http::{Request, StatusCode, header},
@@ -100,6 +102,19 @@ async fn a_body_over_a_megabyte_is_413_and_not_read_to_its_end() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_within_30_seconds_is_408() {
+    let begun = tokio::time::Instant::now();
+    let dripping = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Some((Ok::<_, std::io::Error>(" "), ()))
+    });
+    let request = Request::post("/graphql").header(header::CONTENT_TYPE, "application/json");
+    let answer = Fixture::alone().send(request.body(Body::from_stream(dripping)).expect("a request")).await;
+    assert_eq!((answer.status.as_u16(), answer.code()), (408, "BAD_REQUEST"));
+    assert_eq!((begun.elapsed().as_secs(), &answer.headers[header::CONNECTION]), (30, &"close".parse().expect("text")));
+}
+
 #[tokio::test]
 async fn a_bad_token_is_refused_even_where_none_is_needed() {
     let fixture = Fixture::alone();
@@ -138,6 +153,19 @@ async fn a_service_that_is_away_costs_its_own_fields() {
     }
     let answer = fixture.ask(r#"mutation { updateMe(name: "A") { id } }"#).await;
     assert_eq!((&answer["data"], &answer["errors"][0]["extensions"]["code"]), (&Value::Null, &json!("UNAVAILABLE")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_that_never_answer_cost_their_own_fields_and_less_than_five_seconds() {
+    let (fixture, begun) = (Fixture::hanging(), tokio::time::Instant::now());
+    let answer = fixture.ask("{ me { id } __typename unread { total } }").await;
+    assert_eq!(answer["data"], json!({ "me": null, "__typename": "Query", "unread": null }));
+    let codes = answer["errors"].as_array().expect("errors").iter().map(|error| &error["extensions"]["code"]);
+    assert_eq!(codes.collect::<Vec<_>>(), ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"]);
+    let took = begun.elapsed();
+    assert!((4..5).contains(&took.as_secs()), "they are given up in time for the rest: {took:?}");
+    let answer = fixture.ask(r#"mutation { updateMe(name: "A") { id } }"#).await;
+    assert_eq!(answer["errors"][0]["extensions"]["code"], "DEADLINE_EXCEEDED");
 }
 
 #[tokio::test]

@@ -148,12 +148,14 @@ impl Hub {
         Self(Arc::new(Shared { state: Mutex::default(), service }))
     }
 
-    /// A new stream of a dialog. While the counter is away, it is asked again.
+    /// A new stream of a dialog. While the services are away, they are asked again.
     ///
     /// # Errors
     /// NOT_FOUND where the person takes no part, or as the services say.
     pub async fn subscribe(&self, person: &Person, dialog: DialogId) -> Result<Subscription, Error> {
         let subscription = self.register(person.clone(), dialog);
+        // The counters may not have heard yet that the person has left. Who leaves after this answer is heard of here.
+        subscription.check_membership().await?;
         subscription.open().await?;
         Ok(subscription)
     }
@@ -253,7 +255,7 @@ impl Subscription {
                 };
                 return page.states.into_iter().map(state).collect();
             }
-            // The counters hear of a new dialog a moment after it is there: the dialog service knows better.
+            // The counters hear of who joins a moment after the dialog service.
             self.check_membership().await?;
             if tokio::time::Instant::now() > give_up_at {
                 return Err(Error::new(Code::Unavailable, "the counters are behind, try again later"));

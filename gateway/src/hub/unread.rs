@@ -92,11 +92,6 @@ impl Hub {
         Ok(())
     }
 
-    /// The version that this process knows of a user who watches.
-    pub fn version(&self, user: UserId) -> Option<Version> {
-        self.state().users.get(&user)?.entry.version()
-    }
-
     /// Asks the counter for snapshots where they are needed, until shut down.
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new();

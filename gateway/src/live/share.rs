@@ -13,8 +13,10 @@ use crate::{
     version::Version,
 };
 
-/// What is kept at most, in bytes.
+/// What is kept at most, in bytes: results, and the documents that they are kept under.
 const KEPT_BYTES: u64 = 32 << 20;
+/// What a result weighs beside that.
+const WEIGHT_BYTES: usize = 512;
 /// How long: whoever comes later is far behind the others.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 
@@ -57,7 +59,9 @@ pub struct Share(Cache<Key, Arc<str>>);
 impl Share {
     /// None yet.
     pub fn new() -> Self {
-        let weigher = |_: &Key, json: &Arc<str>| u32::try_from(json.len() + 512).unwrap_or(u32::MAX);
+        let weigher = |key: &Key, json: &Arc<str>| {
+            u32::try_from(key.operation.size_bytes() + json.len() + WEIGHT_BYTES).unwrap_or(u32::MAX)
+        };
         Self(Cache::builder().max_capacity(KEPT_BYTES).time_to_live(KEPT_FOR).weigher(weigher).build())
     }
 
@@ -71,5 +75,35 @@ impl Share {
             }
         };
         self.0.try_get_with(key, made).await.unwrap_or_else(|not_kept| Arc::clone(&*not_kept))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::Variables;
+
+    use super::*;
+    use crate::hub::read_states::ReadState;
+
+    fn key(document: &str, read_seq: i64) -> Key {
+        let (dialog, user) = (DialogId::now(), UserId::now());
+        let identity = Identity::new(document.into(), None, &Variables::default());
+        Key::new(identity, &Frame::ReadState(dialog, ReadState { user, read_seq }), user, None)
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_bounded_however_large_the_documents_or_the_results_are() {
+        for (document_bytes, result_bytes) in [(60_000, 10), (10, 60_000)] {
+            let share = Share::new();
+            let (document, result) = ("x".repeat(document_bytes), "y".repeat(result_bytes));
+            for read_seq in 0..1_000 {
+                let made = share.get(key(&document, read_seq), async { (Arc::from(result.as_str()), true) }).await;
+                assert_eq!(made.len(), result_bytes);
+            }
+            share.0.run_pending_tasks().await;
+            assert!(share.0.weighted_size() <= KEPT_BYTES);
+            let kept = share.0.entry_count();
+            assert!((400..600).contains(&kept), "32 MB hold some 550 of them: {kept}");
+        }
     }
 }

@@ -305,6 +305,20 @@ async fn strangers_find_nothing_and_who_leaves_is_told_that_it_is_over() {
 }
 
 #[tokio::test]
+async fn who_has_left_reads_no_receipts_though_the_counters_have_not_heard_of_it() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    stage.world().gone.push(talk.bob);
+    let mut bob = talk.watch(&stage, talk.bob, READ_STATES).await;
+    let refused = bob.hear().await;
+    assert_eq!(refused["payload"][0]["extensions"]["code"], "NOT_FOUND", "{refused}");
+    assert_eq!(stage.called("ReadStates"), 0);
+    stage.world().gone.clear();
+    let mut back = talk.watch(&stage, talk.bob, READ_STATES).await;
+    back.result("s").await;
+}
+
+#[tokio::test]
 async fn read_states_begin_with_everyones_and_go_on_with_every_move() {
     let stage = Stage::start().await;
     let talk = Talk::begin(&stage);

@@ -19,8 +19,6 @@ impl Close {
     pub const TOO_LARGE: Self = Self::of(1009, "A message is longer than 64 kB");
     /// The bytes of a frame are not what the WebSocket protocol has.
     pub const MALFORMED: Self = Self::of(1002, "The WebSocket protocol was not kept");
-    /// Our own fault.
-    pub const INTERNAL: Self = Self::of(1011, "Internal error");
     /// This gateway stops.
     pub const RESTART: Self = Self::of(1012, "The service restarts");
     /// The client has not read for a while.

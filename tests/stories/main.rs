@@ -16,3 +16,4 @@ mod live;
 mod oracle;
 mod person;
 mod story;
+mod trace;

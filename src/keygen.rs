@@ -1,6 +1,6 @@
 //! `tidings keygen`: the two secrets that the roles share.
 
-use std::{fs, path::Path};
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
 use access::{ServiceToken, SigningKeys};
 use anyhow::Context;
@@ -24,12 +24,17 @@ pub fn run(settings: &Keygen) -> anyhow::Result<()> {
 
 /// Reads both secrets, or makes them; the folder too.
 pub fn load_or_create(data_dir: &Path, keys: &Keys) -> anyhow::Result<(SigningKeys, ServiceToken)> {
-    fs::create_dir_all(data_dir).with_context(|| format!("DATA_DIR {} cannot be made", data_dir.display()))?;
+    make_folder(data_dir)?;
     let in_data_dir = |name: &str| data_dir.join(name);
     let path = keys.signing_key_file.clone().unwrap_or_else(|| in_data_dir(SIGNING_KEY));
-    let signing = SigningKeys::load_or_create(&path).with_context(|| format!("SIGNING_KEY_FILE {}", path.display()))?;
+    let signing = SigningKeys::load_or_create(&path).context("SIGNING_KEY_FILE")?;
     let path = keys.service_token_file.clone().unwrap_or_else(|| in_data_dir(SERVICE_TOKEN));
-    let token =
-        ServiceToken::load_or_create(&path).with_context(|| format!("SERVICE_TOKEN_FILE {}", path.display()))?;
+    let token = ServiceToken::load_or_create(&path).context("SERVICE_TOKEN_FILE")?;
     Ok((signing, token))
+}
+
+/// Makes `DATA_DIR` where it does not exist, closed to others: what people write is in there.
+pub fn make_folder(data_dir: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
+    made.with_context(|| format!("DATA_DIR {} cannot be made", data_dir.display()))
 }

@@ -100,7 +100,7 @@ impl Process {
     /// Where signals cannot be received.
     pub async fn until_stopped(mut self, databases: &[&Db], drain_window: Duration) -> anyhow::Result<()> {
         stop_signal().await?;
-        tracing::info!("stopping");
+        tracing::info!("stopping; asked again, at once");
         self.shutdown.cancel();
         let everything = async {
             while self.tasks.join_next().await.is_some() {}
@@ -108,8 +108,11 @@ impl Process {
                 db.close().await;
             }
         };
-        if tokio::time::timeout(drain_window + GRACE, everything).await.is_err() {
-            tracing::warn!("some work did not end in time and is cut off");
+        tokio::select! {
+            ended = tokio::time::timeout(drain_window + GRACE, everything) => if ended.is_err() {
+                tracing::warn!("some work did not end in time and is cut off");
+            },
+            again = stop_signal() => again?,
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, TryLockError},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -30,8 +30,8 @@ const ACCESS_TOKEN_TTL: Duration = Duration::from_secs(3600);
 /// # Errors
 /// Where a setting is wrong or missing.
 pub async fn run(settings: Serve) -> anyhow::Result<()> {
-    let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let _lock = lock(&settings.data_dir)?;
+    let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
     let (mut process, ops_address) = Process::start(settings.ops_listen).await?;
     let [auth_db, dialog_db, counter_db] = databases(&settings.data_dir, &settings.databases).await?;
@@ -94,11 +94,12 @@ async fn databases(data_dir: &Path, settings: &Databases) -> anyhow::Result<[Db;
 
 /// One process a folder: two would count with each other's databases.
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    keygen::make_folder(data_dir)?;
     let path = data_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("DATA_DIR: {} cannot be written", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("DATA_DIR {} is in use by another process", data_dir.display()),
+        Err(TryLockError::WouldBlock) => bail!("DATA_DIR {} is in use: Tidings runs on it already", data_dir.display()),
         Err(TryLockError::Error(error)) => Err(error).context("DATA_DIR cannot be locked"),
     }
 }
@@ -106,19 +107,34 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
 /// Where to point a browser, and a first query to paste.
 #[expect(clippy::print_stdout, reason = "what a person who starts the program reads first")]
 fn welcome(settings: &Serve, introspection: bool, (address, ops_address): (SocketAddr, SocketAddr)) {
-    let page = if introspection { "GraphiQL: sign in above the editor" } else { "INTROSPECTION is off" };
+    let page = match (introspection, gateway::ide::is_built()) {
+        (true, true) => "GraphiQL: register above the editor",
+        (true, false) => "a plain page that says how to get GraphiQL",
+        (false, _) => "nothing: INTROSPECTION is off",
+    };
     println!(
-        "Tidings is running on {data_dir}
+        "Tidings is running on {data_dir}; Ctrl-C ends it
 
-  In a browser  http://{address}/          {page}
-  GraphQL       http://{address}/graphql   HTTP and WebSocket
-  Operations    http://{ops_address}/metrics
+  In a browser  http://{host}/          {page}
+  GraphQL       http://{host}/graphql   HTTP and WebSocket
+  Operations    http://{ops_host}/metrics
 
-A first query to paste into a terminal:
+A first query, to paste into another terminal:
 
-  curl -s http://{address}/graphql -H 'content-type: application/json' \\
-    -d '{{\"query\":\"mutation {{ register(input: {{login: \\\"ann\\\", password: \\\"correct horse\\\"}}) {{ accessToken user {{ id }} }} }}\"}}'
+  curl -s http://{host}/graphql -H 'content-type: application/json' \\
+    -d '{{\"query\":\"mutation {{ register(input: {{login: \\\"carol\\\", password: \\\"correct horse\\\"}}) {{ accessToken user {{ id }} }} }}\"}}'
 ",
         data_dir = settings.data_dir.display(),
+        host = reachable(address),
+        ops_host = reachable(ops_address),
     );
+}
+
+/// An address that a browser on this machine can open: 0.0.0.0 and [::] are none.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use gateway::origins::Origins;
 
 /// A backend for conversations whose unread counts are exact and live.
@@ -53,10 +53,10 @@ pub struct Log {
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
     /// Address of the service: HTTP and WebSocket
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
     /// Address of /healthz, /readyz and /metrics
-    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9090")]
+    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9090", value_parser = address)]
     pub ops_listen: SocketAddr,
     /// Folder of the databases and the keys; made where it does not exist
     #[arg(long, env = "DATA_DIR", default_value = "./data")]
@@ -118,10 +118,10 @@ pub struct Cache {
 #[derive(Debug, Clone, Args)]
 pub struct Role {
     /// Address of the service: gRPC [default: 127.0.0.1, auth on 50051, dialog on 50052, counter on 50053]
-    #[arg(long, env = "LISTEN")]
+    #[arg(long, env = "LISTEN", value_parser = address)]
     pub listen: Option<SocketAddr>,
     /// Address of /healthz, /readyz and /metrics [default: 127.0.0.1, auth on 9091, dialog on 9092, counter on 9093]
-    #[arg(long, env = "OPS_LISTEN")]
+    #[arg(long, env = "OPS_LISTEN", value_parser = address)]
     pub ops_listen: Option<SocketAddr>,
     /// Database of the service: postgres://…
     #[arg(long, env = "DATABASE_URL")]
@@ -132,7 +132,7 @@ pub struct Role {
     #[command(flatten)]
     pub peer: PeerRole,
     /// Whether gRPC reflection is given: on or off
-    #[arg(long, env = "INTROSPECTION", default_value = "off", value_parser = switch)]
+    #[arg(long, env = "INTROSPECTION", value_name = "on|off", default_value = "off", value_parser = switch, action = ArgAction::Set)]
     pub introspection: bool,
 }
 
@@ -203,10 +203,10 @@ pub struct Counter {
 #[derive(Debug, Clone, Args)]
 pub struct GatewayRole {
     /// Address of the service: HTTP and WebSocket
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
     /// Address of /healthz, /readyz and /metrics
-    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9090")]
+    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9090", value_parser = address)]
     pub ops_listen: SocketAddr,
     #[command(flatten)]
     pub peer: PeerRole,
@@ -267,7 +267,7 @@ pub struct Gateway {
     #[arg(long, env = "ALLOWED_ORIGINS")]
     pub allowed_origins: Option<Origins>,
     /// Whether introspection, the IDE page and suggestions are given: on or off [default: on in serve, off in gateway]
-    #[arg(long, env = "INTROSPECTION", value_parser = switch)]
+    #[arg(long, env = "INTROSPECTION", value_name = "on|off", value_parser = switch)]
     pub introspection: Option<bool>,
     /// Sockets that a user may have open here
     #[arg(long, env = "MAX_SOCKETS_PER_USER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -285,6 +285,10 @@ pub struct Keygen {
     /// Put a new signing key before the present one, which goes on verifying
     #[arg(long)]
     pub rotate: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an address is an IP and a port, such as 127.0.0.1:8080".to_owned())
 }
 
 /// Reads `250ms`, `10s`, `5m`, `1h`, `30d`.
@@ -343,6 +347,37 @@ mod tests {
     #[test]
     fn a_wrong_setting_names_itself() {
         let error = Cli::try_parse_from(["tidings", "serve", "--introspection", "maybe"]).unwrap_err().to_string();
-        assert!(error.contains("--introspection") && error.contains("on or off"), "{error}");
+        assert!(
+            error.contains("'maybe'") && error.contains("--introspection") && error.contains("on or off"),
+            "{error}"
+        );
+        let error = Cli::try_parse_from(["tidings", "--listen", "localhost"]).unwrap_err().to_string();
+        assert!(error.contains("--listen") && error.contains("such as 127.0.0.1:8080"), "{error}");
+    }
+
+    #[test]
+    fn introspection_is_on_until_it_is_switched_off() {
+        let introspection =
+            |text: &[&str]| Cli::try_parse_from(["tidings"].iter().chain(text)).unwrap().serve.gateway.introspection;
+        assert!(introspection(&[]) && introspection(&["--introspection", "on"]));
+        assert!(!introspection(&["--introspection", "off"]) && !introspection(&["--introspection=off"]));
+    }
+
+    #[test]
+    fn the_help_names_every_setting_with_its_variable_and_its_default() {
+        let mut command = Cli::command();
+        let help = command.render_long_help().to_string();
+        command.build();
+        for setting in command.get_arguments().filter(|setting| setting.get_long().is_some_and(named)) {
+            let (flag, entry) = (setting.get_long().unwrap(), setting.get_help().unwrap().to_string());
+            let variable = setting.get_env().unwrap_or_else(|| panic!("--{flag} has no variable")).to_str().unwrap();
+            assert!(help.contains(&format!("--{flag} <")) && help.contains(&format!("[env: {variable}=")), "--{flag}");
+            let default = setting.get_default_values().iter().any(|default| !default.is_empty());
+            assert!(default || entry.contains("[default: "), "--{flag} has no default");
+        }
+    }
+
+    fn named(flag: &str) -> bool {
+        !["help", "version"].contains(&flag)
     }
 }

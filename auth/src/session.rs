@@ -12,6 +12,8 @@ use crate::{App, Error, event, refresh::Token, store, user::User};
 
 /// The sessions of one person; the next one ends the oldest.
 const SESSIONS_MAX: i64 = 100;
+/// The revoked sessions of one answer: what it holds within the 4 MB of a gRPC message.
+const REVOKED_MAX: usize = 200_000;
 
 /// What a new session is made of: an id, randomness and the time, given by the edge.
 #[derive(Debug)]
@@ -102,10 +104,8 @@ pub(crate) async fn logout(
 /// [`Error::TooManyRevoked`] beyond 200,000.
 #[tracing::instrument(name = "auth.session.revoked", skip_all)]
 pub(crate) async fn revoked(app: &App) -> Result<Vec<SessionId>, Error> {
-    /// What one answer holds within the 4 MB of a gRPC message.
-    const MAX: usize = 200_000;
-    let revoked = store::session::revoked(&app.db, app.settings.remembered_us(), MAX as i64 + 1).await?;
-    if revoked.len() > MAX { Err(Error::TooManyRevoked(MAX as i64)) } else { Ok(revoked) }
+    let revoked = store::session::revoked(&app.db, app.settings.remembered_us(), REVOKED_MAX as i64 + 1).await?;
+    if revoked.len() > REVOKED_MAX { Err(Error::TooManyRevoked(REVOKED_MAX as i64)) } else { Ok(revoked) }
 }
 
 #[cfg(test)]
@@ -113,6 +113,8 @@ mod tests {
     use std::time::Duration;
 
     use access::{ServiceToken, SigningKeys};
+    use db::query;
+    use serde_json::json;
 
     use super::*;
     use crate::{Settings, housekeeping, store::fixture};
@@ -155,6 +157,28 @@ mod tests {
             let before = before.last().unwrap();
             let expected = proto::events::event::Kind::SessionRevoked(revoked);
             assert_eq!(proto::events::event::Kind::read(&before.payload), Some(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn two_hundred_thousand_revoked_sessions_are_listed_and_not_one_more() {
+        for test in fixture::databases().await {
+            let app = app(&test.db);
+            let ann = fixture::person(&test.db, "ann", "Ann").await;
+            let mut tx = test.db.begin().await.unwrap();
+            let ids = (0..REVOKED_MAX).map(|_| SessionId::now().uuid());
+            let ids: serde_json::Value = ids.map(|id| json!({ "id": id, "hash": id.simple().to_string() })).collect();
+            let insert = query(
+                "insert into session (id, user_id, family_hash, newest_hash, expires_at_us, ended_at_us)
+                 select r.id, $2, r.hash, r.hash, $3, now_us from rows($1: id uuid, hash bytea) as r cross join clock",
+            );
+            insert.bind(ids).bind(ann.uuid()).bind(fixture::FAR_US).execute(&mut tx).await.unwrap();
+            tx.commit().await.unwrap();
+            let all = revoked(&app).await.unwrap();
+            assert_eq!(all.len(), REVOKED_MAX, "{}", test.name);
+            let one_more = sign_in(&app, ann, fixture::FAR_US).await;
+            fixture::end(&test.db, ann, one_more).await.unwrap();
+            assert!(matches!(revoked(&app).await, Err(Error::TooManyRevoked(200_000))));
         }
     }
 

@@ -39,6 +39,11 @@ pub fn routes() -> Router {
     Router::new().route("/", get(index)).route("/assets/{file}", get(asset))
 }
 
+/// Whether `/` is GraphiQL, and not the plain page.
+pub fn is_built() -> bool {
+    Page::get(INDEX).is_some()
+}
+
 async fn index(headers: HeaderMap) -> Response {
     match Page::get(INDEX) {
         Some(file) => answer(&headers, file, ASK),

@@ -14,6 +14,9 @@ const LOGIN: &str = "mutation($input: LoginInput!) { login(input: $input) { user
 const CREATE: &str = "mutation($input: CreateDialogInput!) { createDialog(input: $input) { id participantIds } }";
 const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
 const READ: &str = "mutation($input: MarkReadInput!) { markRead(input: $input) { total } }";
+const ADD: &str = "mutation($id: ID!, $u: [ID!]!) { addParticipants(dialogId: $id, userIds: $u) { id } }";
+const PASSWORDS: &str =
+    "mutation($old: String!, $new: String!) { changePassword(old: $old, new: $new) { accessToken } }";
 const ABSENT: &str = "0192f0c1-2b3c-7d4e-8f50-616263646566";
 
 #[tokio::test]
@@ -25,6 +28,9 @@ async fn every_value_out_of_its_bounds_is_refused_and_changes_nothing() {
     let register = |login: &str, password: &str, name: Option<&str>| json!({"input": {"login": login, "password": password, "name": name}});
     let create = |ids: Value, title: Option<&str>| json!({"input": {"participantIds": ids, "title": title}});
     let page = "query($id: ID!, $first: Int, $last: Int, $after: String) { dialog(id: $id) { messages(first: $first, last: $last, after: $after) { nodes { id } } } }";
+    let dialogs = "query($first: Int) { dialogs(first: $first) { nodes { id } } }";
+    let people = "query($id: ID!, $first: Int) { dialog(id: $id) { participants(first: $first) { nodes { id } } } }";
+    let receipts = "query($id: ID!, $first: Int) { dialog(id: $id) { readStates(first: $first) { readSeq } } }";
     let users = "query($search: String!, $first: Int) { users(search: $search, first: $first) { nodes { id } } }";
     let rename = "mutation($name: String!) { updateMe(name: $name) { name } }";
     let many: Vec<String> = (0..1_001).map(|_| uuid::Uuid::now_v7().to_string()).collect();
@@ -49,6 +55,12 @@ async fn every_value_out_of_its_bounds_is_refused_and_changes_nothing() {
         (CREATE, create(json!([ABSENT]), None), "a dialog with a stranger to all"),
         (CREATE, create(json!(["nonsense"]), None), "a dialog with no id"),
         (CREATE, create(json!(many), None), "a dialog of 1,002"),
+        (ADD, json!({"id": dialog, "u": []}), "nobody to add"),
+        (ADD, json!({"id": dialog, "u": [ABSENT]}), "a stranger to all to add"),
+        (ADD, json!({"id": dialog, "u": many}), "1,001 to add"),
+        (PASSWORDS, json!({"old": "wrong horse", "new": PASSWORD}), "an old password that is wrong"),
+        (PASSWORDS, json!({"old": PASSWORD, "new": "1234567"}), "a new password of seven"),
+        (PASSWORDS, json!({"old": PASSWORD, "new": "p".repeat(257)}), "a new password of 257"),
         (CREATE, create(json!([b.id]), Some("")), "an empty title"),
         (CREATE, create(json!([b.id]), Some(&"t".repeat(65))), "a title of 65"),
         (page, json!({"id": dialog, "first": 0}), "page 0"),
@@ -61,6 +73,16 @@ async fn every_value_out_of_its_bounds_is_refused_and_changes_nothing() {
             json!({"id": dialog, "first": 1, "after": URL_SAFE_NO_PAD.encode("x:1")}),
             "a cursor of ours that is none",
         ),
+        (page, json!({"id": dialog, "last": 101}), "101 from the end"),
+        (dialogs, json!({"first": 0}), "page 0 of dialogs"),
+        (dialogs, json!({"first": 101}), "101 dialogs"),
+        (people, json!({"id": dialog, "first": 0}), "page 0 of participants"),
+        (people, json!({"id": dialog, "first": 101}), "101 participants"),
+        (receipts, json!({"id": dialog, "first": 0}), "page 0 of read states"),
+        (receipts, json!({"id": dialog, "first": 101}), "101 read states"),
+        ("{ unread { dialogs(first: 0) { unread } } }", json!({}), "page 0 of counters"),
+        ("{ unread { dialogs(first: 101) { unread } } }", json!({}), "101 counters"),
+        (users, json!({"search": "an", "first": 0}), "page 0 of users"),
         (users, json!({"search": "a"}), "a search of one"),
         (users, json!({"search": "a".repeat(33)}), "a search of 33"),
         (users, json!({"search": "an", "first": 101}), "101 users"),
@@ -93,8 +115,23 @@ async fn the_bounds_themselves_are_allowed() {
     assert_eq!(a.data(SEND, json!({"input": input})).await, first, "the same key is the same message");
     let other = json!({"dialogId": dialog, "text": "other", "clientKey": "k".repeat(64)});
     assert_eq!(a.code(SEND, json!({"input": other})).await, "CONFLICT");
-    let page = "query($id: ID!) { dialog(id: $id) { messages(first: 100) { nodes { id } } } }";
-    assert_eq!(a.data(page, json!({"id": dialog})).await["dialog"]["messages"]["nodes"].as_array().unwrap().len(), 1);
+    let pages = "query($id: ID!, $s: String!) {
+        dialog(id: $id) { messages(first: 100) { nodes { id } } participants(first: 100) { nodes { id } }
+            readStates(first: 100) { userId } }
+        dialogs(first: 100) { nodes { id } } unread { dialogs(first: 100) { unread } }
+        two: users(search: \"b_\", first: 1) { nodes { id } } most: users(search: $s, first: 100) { nodes { id } } }";
+    let data = a.data(pages, json!({"id": dialog, "s": "a".repeat(32)})).await;
+    assert_eq!(data["dialog"]["messages"]["nodes"].as_array().unwrap().len(), 1);
+    assert_eq!((&data["two"]["nodes"][0]["id"], &data["most"]["nodes"][0]["id"]), (&json!(b.id), &json!(a.id)));
+    let name = "mutation($name: String!) { updateMe(name: $name) { name } }";
+    assert_eq!(a.data(name, json!({"name": "🐎".repeat(64)})).await["updateMe"]["name"], "🐎".repeat(64));
+    for password in ["12345678".to_owned(), "ß".repeat(256)] {
+        let input = json!({"login": format!("c{}", password.len()), "password": password});
+        let session = nobody(&app, REGISTER, json!({"input": input})).await;
+        assert!(session["data"]["register"]["user"]["id"].is_string(), "{session}");
+        let again = nobody(&app, LOGIN, json!({"input": input})).await;
+        assert_eq!(again["data"]["login"]["user"]["id"], session["data"]["register"]["user"]["id"]);
+    }
 }
 
 #[tokio::test]
@@ -112,10 +149,7 @@ async fn unknown_foreign_and_absent_look_alike() {
                 (READ, json!({"input": {"dialogId": dialog}})),
                 ("mutation($id: ID!) { deleteMessage(id: $id) { id } }", json!({"id": message})),
                 ("mutation($id: ID!) { leaveDialog(dialogId: $id) }", json!({"id": dialog})),
-                (
-                    "mutation($id: ID!, $u: [ID!]!) { addParticipants(dialogId: $id, userIds: $u) { id } }",
-                    json!({"id": dialog, "u": [stranger.id]}),
-                ),
+                (ADD, json!({"id": dialog, "u": [stranger.id]})),
             ];
             let mut all = Vec::new();
             for (document, variables) in mutations {

@@ -1,6 +1,7 @@
 //! What an answer costs: calls between the gateway and the services, however many dialogs a page has.
 
 use serde_json::json;
+use testkit::eventually;
 
 use crate::{app::App, person::Person};
 
@@ -24,6 +25,7 @@ async fn a_page_of_dialogs_with_everything_makes_at_most_six_calls() {
         let dialog = me.create_group(&[other], &format!("dialog {number}")).await;
         other.send(&dialog, "hello").await;
     }
+    eventually("everything is counted", || async { me.total().await == 50 }).await;
     for first in [1, 20, 50] {
         let before = app.metric("grpc_client_calls_total").await;
         let data = me.data(PAGE, json!({"first": first})).await;

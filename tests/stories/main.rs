@@ -19,3 +19,4 @@ mod person;
 mod place;
 mod stack;
 mod story;
+mod trace;

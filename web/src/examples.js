@@ -1,31 +1,17 @@
-// The tabs that a new visitor finds: the story of one message, from an account to a counter that is zero again.
-const SESSION = `{
-    user { id login name }
-    accessToken
-    refreshToken
-    expiresAt
-  }`;
-
+// The tabs that a new visitor finds: the story of one message, from finding somebody to a counter that is zero again.
 const queries = [
-  `# An account. The form above does the same
-# and puts the token into the headers below.
-mutation Register {
-  register(
-    input: { login: "ada", password: "correct horse" }
-  ) ${SESSION}
-}
-`,
   `# People whose login or name begins so.
-# Their ids go into createDialog.
+# An id of theirs goes into CreateDialog.
 query FindPeople {
   me { id name }
-  users(search: "ad", first: 10) {
+  users(search: "bob", first: 10) {
     nodes { id login name }
   }
 }
 `,
   `# A dialog with others; you are in it anyway.
 # Two people without a title have only one.
+# Its id goes into the tabs that follow.
 mutation CreateDialog {
   createDialog(
     input: { participantIds: ["PUT-A-USER-ID-HERE"] }
@@ -36,12 +22,13 @@ mutation CreateDialog {
   }
 }
 `,
-  `# PENDING until the counters have confirmed it.
+  `# PENDING until the counters have confirmed it:
+# WatchMessages shows how it becomes COMMITTED.
 # With a clientKey a repetition is harmless.
 mutation SendMessage {
   sendMessage(
     input: {
-      dialogId: "PUT-A-DIALOG-ID-HERE"
+      dialogId: "PUT-THE-DIALOG-ID-HERE"
       text: "Good tidings!"
     }
   ) {
@@ -70,7 +57,8 @@ query Unread {
 }
 `,
   `# The same, live: all of it, then every change.
-# Leave it running, write from another browser tab.
+# Leave it running here: it ends when you turn to
+# another of these tabs. The bar above stays live.
 subscription WatchUnread {
   unread {
     kind
@@ -82,9 +70,10 @@ subscription WatchUnread {
 `,
   `# A dialog, live: since "0" is its beginning,
 # since a version from there, else from now on.
+# The newest frame is shown.
 subscription WatchMessages {
   messages(
-    dialogId: "PUT-A-DIALOG-ID-HERE"
+    dialogId: "PUT-THE-DIALOG-ID-HERE"
     since: "0"
   ) {
     kind
@@ -103,11 +92,25 @@ subscription WatchMessages {
 # of a message) all up to that one.
 mutation MarkRead {
   markRead(
-    input: { dialogId: "PUT-A-DIALOG-ID-HERE" }
+    input: { dialogId: "PUT-THE-DIALOG-ID-HERE" }
   ) {
     version
     total
     dialog { unread readSeq }
+  }
+}
+`,
+  `# What Register in the bar above does. A program puts
+# the accessToken into its headers, as you see below:
+# { "authorization": "Bearer ..." }
+mutation Register {
+  register(
+    input: { login: "dave", password: "correct horse" }
+  ) {
+    user { id login name }
+    accessToken
+    refreshToken
+    expiresAt
   }
 }
 `,

@@ -1,18 +1,21 @@
-// How GraphiQL reaches the gateway: queries and mutations by POST, subscriptions by graphql-ws on the same path. The
-// header editor is the one place where the token stands; a socket gets it as its connection parameters.
-import { createGraphiQLFetcher } from '@graphiql/toolkit';
-import { createClient } from 'graphql-ws';
+// How GraphiQL runs what is in its editor. The header editor is the one place where the token stands; a socket gets it as its
+// connection parameters.
+import { getOperationAST, parse } from 'graphql';
+import { live, post } from './gateway.js';
 
-export const url = '/graphql';
-
-function socket(headers) {
-  const address = new URL(url, location.href);
-  address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
-  // Lazy: it connects with the first subscription and closes after the last, so the next one carries the token of its day.
-  return createClient({ url: address.href, connectionParams: headers });
+export function fetcher(request, { headers } = {}) {
+  const operation = meant(request);
+  const sent = operation ? { ...request, operationName: operation.name?.value } : request;
+  if (operation?.operation === 'subscription') return live(sent, headers ?? {});
+  return post(sent, headers).catch(({ message }) => ({ errors: [{ message }] }));
 }
 
-export function fetcher(params, options) {
-  const wsClient = socket(options?.headers ?? {});
-  return createGraphiQLFetcher({ url, wsClient, enableIncrementalDelivery: false })(params, options);
+/** The operation to run, by the text alone: the name that GraphiQL gives lags behind its editor. */
+function meant({ query, operationName }) {
+  try {
+    const document = parse(query);
+    return getOperationAST(document, operationName) ?? getOperationAST(document);
+  } catch {
+    return null; // The gateway says what is wrong with it.
+  }
 }

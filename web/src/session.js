@@ -1,5 +1,5 @@
 // Who is signed in: kept in sessionStorage, gone with the browser tab, at sign-out or when the token expires.
-import { url } from './fetcher.js';
+import { post } from './gateway.js';
 
 const KEY = 'tidings.session';
 
@@ -11,18 +11,9 @@ const DOCUMENTS = {
 };
 
 async function ask(query, variables, token) {
-  const headers = { 'content-type': 'application/json', ...(token && { authorization: `Bearer ${token}` }) };
-  let response;
-  try {
-    response = await fetch(url, { method: 'POST', headers, body: JSON.stringify({ query, variables }) });
-  } catch {
-    throw new Error('The gateway does not answer. Is it running?');
-  }
-  const answer = await response.json().catch(() => null);
-  const message = answer?.errors?.[0]?.message;
-  if (message) throw new Error(message);
-  if (!answer?.data) throw new Error(`The gateway answered ${response.status} ${response.statusText}`);
-  return answer.data;
+  const { data, errors } = await post({ query, variables }, token && { authorization: `Bearer ${token}` });
+  if (errors?.length) throw new Error(errors[0].message);
+  return data;
 }
 
 /** Signs in (`login`) or makes an account (`register`), and remembers the session. */
@@ -32,10 +23,14 @@ export async function enter(how, input) {
   return session;
 }
 
-/** Forgets the session and ends it on the server, which may be away: it is forgotten all the same. */
+/** Ends the session on the server, which may be away: it is over here all the same. */
 export async function leave(session) {
-  sessionStorage.removeItem(KEY);
   await ask(DOCUMENTS.logout, {}, session.accessToken).catch(() => {});
+}
+
+/** Forgets the session in this browser tab. */
+export function forget() {
+  sessionStorage.removeItem(KEY);
 }
 
 /** The session of this browser tab, or null. */

@@ -1,8 +1,9 @@
-// The bar above the editor: sign in or register, see who one is, sign out. It writes the token into the header editor of
-// the tab in use and takes it out again; a token written there by hand is left alone.
+// The bar above the editor: sign in or register, see who one is and how much is unread, sign out. It writes the token into
+// the header editor of the tab in use and takes it out again; a token written there by hand is left alone.
 import { useEditorContext } from '@graphiql/react';
 import { useEffect, useRef, useState } from 'react';
-import { enter, leave, remaining, remembered } from './session.js';
+import { Badge } from './badge.jsx';
+import { enter, forget, leave, remaining, remembered } from './session.js';
 
 /** The text of the header editor with `token` in it, or without any of `placed`; null where nothing is to change. */
 export function withToken(text, token, placed) {
@@ -72,14 +73,23 @@ function Form({ onSession, notice }) {
   );
 }
 
-function Who({ session, onSignOut }) {
+function CopyButton({ text }) {
+  const [copied, setCopied] = useState(false);
+  // A browser gives the clipboard only to https and to pages of its own machine.
+  if (!navigator.clipboard) return null;
+  const copy = () => navigator.clipboard.writeText(text).then(() => setCopied(true), () => setCopied(false));
+  return <button className="second" onClick={copy}>{copied ? 'Copied' : 'Copy'}</button>;
+}
+
+function Who({ session, onOver, onSignOut }) {
   const { user } = session;
   return (
     <div className="who">
       <span>Signed in as <strong>{user.name}</strong></span>
+      <Badge session={session} onOver={onOver} />
       <span className="id">
         id <code>{user.id}</code>
-        <button className="second" onClick={() => navigator.clipboard?.writeText(user.id)}>Copy</button>
+        <CopyButton text={user.id} />
       </span>
       <span className="hint">Open another browser tab to be somebody else.</span>
       <button onClick={onSignOut}>Sign out</button>
@@ -91,23 +101,29 @@ function Who({ session, onSignOut }) {
 export function SignIn() {
   const [session, setSession] = useState(remembered);
   const [notice, setNotice] = useState(null);
-  const [forget] = useState(() => (why) => {
+  const [end] = useState(() => (why) => {
+    forget();
     setNotice(why);
     setSession(null);
   });
-  const [expired] = useState(() => () => forget('Your token has expired: sign in again.'));
+  const [expired] = useState(() => () => end('Your token has expired: sign in again.'));
+  const [over] = useState(() => () => end('Your session is over: sign in again.'));
   useTokenInHeaders(session);
   useExpiry(session, expired);
 
   function signOut() {
     leave(session);
-    forget('Signed out.');
+    end('Signed out.');
   }
 
   return (
     <header>
       <h1>Tidings</h1>
-      {session ? <Who session={session} onSignOut={signOut} /> : <Form onSession={setSession} notice={notice} />}
+      {session ? (
+        <Who session={session} onOver={over} onSignOut={signOut} />
+      ) : (
+        <Form onSession={setSession} notice={notice} />
+      )}
     </header>
   );
 }

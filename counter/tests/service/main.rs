@@ -296,6 +296,9 @@ async fn every_call_has_its_bounds_and_its_callers() {
         let of = SnapshotOf { user_id: user.bytes(), since: None };
         let many = SnapshotsRequest { of: vec![of.clone(); 1_001] };
         assert_eq!(world.client(&service).snapshots(many).await.unwrap_err().code(), Code::InvalidArgument);
+        let many = SettleRequest { messages: vec![MessageSent::default(); 1_001] };
+        let refused = world.client(&service).settle(many).await.unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "at most 1,000 messages at once"));
 
         let ask = UnreadRequest { first: 1, at_least: None };
         assert_eq!(world.client(&service).unread(ask).await.unwrap_err().code(), Code::Unauthenticated);

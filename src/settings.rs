@@ -359,8 +359,9 @@ mod tests {
     fn introspection_is_on_until_it_is_switched_off() {
         let introspection =
             |text: &[&str]| Cli::try_parse_from(["tidings"].iter().chain(text)).unwrap().serve.gateway.introspection;
-        assert!(introspection(&[]) && introspection(&["--introspection", "on"]));
-        assert!(!introspection(&["--introspection", "off"]) && !introspection(&["--introspection=off"]));
+        assert_eq!((introspection(&[]), introspection(&["--introspection", "on"])), (None, Some(true)));
+        assert_eq!(introspection(&["--introspection", "off"]), Some(false));
+        assert_eq!(introspection(&["--introspection=off"]), Some(false));
     }
 
     #[test]

@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt lint docs tidy deny web engines engines-down
+.PHONY: help run test check fmt lint docs tidy deny web engines engines-down test-engines
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,11 @@ web: ## the page at / anew, with its errors shown; the next build embeds it
 
 engines: ## Postgres, Redis and Kafka as plain processes on loopback; prints their URLs and writes target/engines/env
 	@deploy/engines/up.sh
+
+test-engines: engines ## the stores, the log and the stories on real Postgres and Kafka
+	set -a; . target/engines/env; set +a; \
+	$(CARGO) test $(LOCKED) -p db -p events -p auth -p dialog -p counter -- --test-threads=2 && \
+	$(CARGO) test $(LOCKED) --test stories -- --nocapture engines::
 
 engines-down: ## stops what `make engines` started
 	@deploy/engines/down.sh

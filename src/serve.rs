@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use counter::Cache;
 use db::Db;
 use gateway::{origins::Origins, peers::Peers};
 use proto::topic;
@@ -53,8 +54,7 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let saga = dialog::Settings { saga_deadline: settings.saga_deadline };
     let dialog = dialog::App::new(dialog_db.clone(), guard.clone(), auth_peer.clone(), saga);
     let dialog_peer = proto::local(server_layer("dialog").layer(dialog.server()));
-    let cache = wiring::cache(&settings.cache)?;
-    let counter = counter::App::new(counter_db.clone(), log.clone(), cache, guard.clone(), token.clone());
+    let counter = counter::App::new(counter_db.clone(), log.clone(), Cache::in_process(), guard.clone(), token.clone());
     let counter_peer = proto::local(server_layer("counter").layer(counter.server()));
     wiring::run_dialog(&mut process, &dialog, &log, counter_peer.clone(), &token);
     wiring::run_counter(&mut process, &counter, dialog_peer.clone());

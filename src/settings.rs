@@ -66,8 +66,6 @@ pub struct Serve {
     #[command(flatten)]
     pub log: Kafka,
     #[command(flatten)]
-    pub cache: Cache,
-    #[command(flatten)]
     pub keys: Keys,
     #[command(flatten)]
     pub tokens: Tokens,
@@ -103,15 +101,6 @@ pub struct Kafka {
     /// Log of events: kafka://host:port,… [default: the outbox tables of this process]
     #[arg(long, env = "KAFKA_URL")]
     pub kafka_url: Option<String>,
-}
-
-/// The cache of counters.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Engines")]
-pub struct Cache {
-    /// Cache of the counters: redis://… [default: a map in this process]
-    #[arg(long, env = "REDIS_URL")]
-    pub redis_url: Option<String>,
 }
 
 /// What the three services have in common.
@@ -195,8 +184,6 @@ pub struct Counter {
     /// Issuer that access tokens name
     #[arg(long, env = "TOKEN_ISSUER", default_value = "tidings")]
     pub token_issuer: String,
-    #[command(flatten)]
-    pub cache: Cache,
 }
 
 /// The settings of `gateway`.

@@ -12,10 +12,7 @@ use proto::{
 };
 use telemetry::Readiness;
 
-use crate::{
-    process::Process,
-    settings::{Cache, Tokens},
-};
+use crate::{process::Process, settings::Tokens};
 
 /// Auth over its database.
 pub fn auth(
@@ -70,15 +67,4 @@ pub fn gateway(
     let (running, shutdown) = (app.clone(), process.shutdown.clone());
     process.spawn(async move { running.run(shutdown).await });
     app
-}
-
-/// The cache of counters.
-///
-/// # Errors
-/// Where the URL is none.
-pub fn cache(settings: &Cache) -> anyhow::Result<counter::Cache> {
-    match &settings.redis_url {
-        None => Ok(counter::Cache::in_process()),
-        Some(_) => anyhow::bail!("REDIS_URL: not yet"),
-    }
 }

@@ -8,7 +8,7 @@ use testkit::eventually;
 
 use crate::{
     device::Device,
-    oracle,
+    kill, oracle,
     person::Person,
     stack::{Stack, engine_does},
     story,
@@ -101,6 +101,12 @@ async fn the_counter_may_be_away_longer_than_the_saga_deadline() {
     stack.start_role("counter");
     everything_is_counted(&a, &b, &dialog, 50).await;
     phone.until_total(50).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_killed_twenty_times_each_lose_nothing_and_count_nothing_twice() {
+    let Some(mut stack) = Stack::start(&[]).await else { return };
+    kill::roles_are_killed_under_load(&mut stack, 20).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,13 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::{app::App, device::Device, oracle, person::Person};
+use crate::{
+    app::App,
+    device::Device,
+    oracle,
+    person::Person,
+    stack::{ROLES, Stack},
+};
 
 const KILLS: u64 = 50;
 const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
@@ -86,6 +92,36 @@ async fn fifty_kills_under_load_lose_nothing_and_count_nothing_twice() {
     println!("{} kills, {} messages acknowledged", KILLS, acknowledged.lock().unwrap().len());
     let (folder, _) = app.stop().await;
     oracle::the_databases_agree_with_the_kernel(folder.path()).await;
+}
+
+/// Each role of the stack killed again and again under the same load.
+pub async fn roles_are_killed_under_load(stack: &mut Stack, kills_each: usize) {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut people = Vec::new();
+    for (number, login) in ["ann", "bob", "cleo"].into_iter().enumerate() {
+        let place = if number == 1 { stack.elsewhere() } else { (**stack).clone() };
+        people.push(Person::register(&place, login).await);
+    }
+    let dialogs = Arc::new(vec![
+        people[0].create_group(&[&people[1], &people[2]], "all").await,
+        people[1].create_group(&[&people[2]], "two").await,
+    ]);
+    let acknowledged = Acknowledged::default();
+    for round in 0..kills_each * ROLES.len() {
+        let role = ROLES[round % ROLES.len()];
+        let load = load(&people, &dialogs, &acknowledged, random.random());
+        tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
+        stack.kill(role).await;
+        load.abort_all_and_wait().await;
+        stack.start_role(role);
+        stack.is_ready().await;
+    }
+    retry_what_was_not_answered(&people, &dialogs, &acknowledged).await;
+    everything_acknowledged_is_there_once(&people, &dialogs, &acknowledged).await;
+    let (kills, messages) = (kills_each * ROLES.len(), acknowledged.lock().unwrap().len());
+    println!("{kills} kills of roles, {messages} messages acknowledged, each there once and counted");
 }
 
 struct Load(Vec<tokio::task::JoinHandle<()>>);

@@ -130,7 +130,7 @@ A first query, to paste into another terminal:
     );
 }
 
-/// An address that a browser on this machine can open: 0.0.0.0 and [::] are none.
+/// An address that a browser on this machine can open: the unspecified ones are none.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),

@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
+use std::{future::Future, pin::pin};
+
+use futures_util::{FutureExt, future::join_all};
 use serde_json::json;
 use testkit::{databases, eventually};
 use uuid::Uuid;
 
-use db::{Db, Error, MIGRATIONS, query};
+use db::{Db, Error, MIGRATIONS, Query, query};
 
 async fn table(db: &Db, create: &'static str) {
     let mut tx = db.begin().await.unwrap();
@@ -103,42 +106,74 @@ async fn the_clock_runs_in_microseconds() {
     }
 }
 
-/// sqlx 0.9 can hand on a connection whose cancelled `begin` is still open: writes are detached so that it never happens.
+/// sqlx 0.9 can hand on a connection whose cancelled `begin` is still open: every `begin` runs in a task of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cancelled_requests_leave_clean_connections() {
+async fn ten_thousand_cancelled_requests_leave_clean_connections() {
     for test in databases(&[]).await {
         let db = &test.db;
-        table(db, "create table t (a bigint)").await;
-        for round in 0..1_000_u64 {
-            let write = {
-                let db = db.clone();
-                async move {
-                    let mut tx = db.begin().await?;
-                    query("insert into t (a) values (1)").execute(&mut tx).await?;
-                    tx.commit().await
-                }
-            };
-            let request = tokio::spawn({
-                let db = db.clone();
-                async move { db.detach(write).await }
-            });
-            let reader = tokio::spawn({
-                let db = db.clone();
-                async move { db.snapshot().await.map(drop) }
-            });
-            tokio::time::sleep(std::time::Duration::from_micros(round % 50)).await;
-            request.abort();
-            reader.abort();
+        table(db, "create table t (n bigint)").await;
+        write(db, query("insert into t (n) values (0)")).await.unwrap();
+        for round in 1..=5_000_i64 {
+            cancelled(db.begin(), round % 97).await;
+            cancelled(db.snapshot(), round % 103).await;
+            if round % 10 == 0 {
+                // One that is inside a transaction sees what it saw when it was asked first.
+                everyone_sees(db, round - 10).await;
+                write(db, query("update t set n = $1").bind(round)).await.unwrap();
+                everyone_sees(db, round).await;
+            }
         }
-        let mut tx = db.begin().await.unwrap();
-        query("insert into t (a) values (2)").execute(&mut tx).await.unwrap();
-        tx.rollback().await.unwrap();
-        let count = |a: i64| async move {
-            let row = query("select count(*) as n from t where a = $1").bind(a).one(db).await.unwrap();
-            row.get::<i64>("n").unwrap()
+    }
+}
+
+/// Asks every connection that reads.
+async fn everyone_sees(db: &Db, number: i64) {
+    let ask = || async { query("select n from t").one(db).await.unwrap().get::<i64>("n").unwrap() };
+    for seen in join_all((0..8).map(|_| ask())).await {
+        assert_eq!(seen, number, "on {:?}", db.dialect());
+    }
+}
+
+/// Looks at a request so often, then leaves it.
+async fn cancelled(request: impl Future, looks: i64) {
+    let mut request = pin!(request);
+    for _ in 0..looks {
+        if request.as_mut().now_or_never().is_some() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn write(db: &Db, statement: Query) -> Result<(), Error> {
+    let mut tx = db.begin().await?;
+    statement.execute(&mut tx).await?;
+    tx.commit().await
+}
+
+#[tokio::test]
+async fn a_write_runs_to_its_end_though_its_request_is_gone() {
+    for test in databases(&[]).await {
+        let db = &test.db;
+        table(db, "create table t (n bigint)").await;
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let (leave, left) = tokio::sync::oneshot::channel::<()>();
+        let of_write = db.clone();
+        let write = async move {
+            let mut tx = of_write.begin().await.unwrap();
+            begin.send(()).unwrap();
+            left.await.unwrap();
+            query("insert into t (n) values (1)").execute(&mut tx).await.unwrap();
+            tx.commit().await.unwrap();
         };
-        assert_eq!(count(2).await, 0, "{}: a rolled-back row is gone", test.name);
-        eventually("what was begun is finished", || async { count(1).await > 0 }).await;
+        let of_request = db.clone();
+        let request = tokio::spawn(async move { of_request.detach(write).await });
+        begun.await.unwrap();
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        leave.send(()).unwrap();
+        eventually("it is written", || async { query("select n from t").optional(db).await.unwrap().is_some() }).await;
+        db.close().await;
     }
 }
 

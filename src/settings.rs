@@ -83,13 +83,13 @@ pub struct Serve {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engines")]
 pub struct Databases {
-    /// Database of auth: postgres://… (or sqlite:…)
+    /// Database of auth: postgres://… [default: SQLite in DATA_DIR]
     #[arg(long, env = "AUTH_DATABASE_URL", requires_all = ["dialog_database_url", "counter_database_url"])]
     pub auth_database_url: Option<String>,
-    /// Database of dialog
+    /// Database of dialog: postgres://… [default: SQLite in DATA_DIR]
     #[arg(long, env = "DIALOG_DATABASE_URL", requires_all = ["auth_database_url", "counter_database_url"])]
     pub dialog_database_url: Option<String>,
-    /// Database of counter
+    /// Database of counter: postgres://… [default: SQLite in DATA_DIR]
     #[arg(long, env = "COUNTER_DATABASE_URL", requires_all = ["auth_database_url", "dialog_database_url"])]
     pub counter_database_url: Option<String>,
 }

@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt lint docs tidy deny web engines engines-down test-engines
+.PHONY: help run test test-browser check fmt lint docs tidy deny web engines engines-down test-engines
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +21,9 @@ test: ## all tests that need nothing else, and what was skipped
 	$(CARGO) test $(LOCKED) --workspace
 	@test -n "$$TEST_POSTGRES_URL" || echo "skipped: the stores on Postgres (TEST_POSTGRES_URL names no server); they ran on SQLite"
 	@command -v npm >/dev/null || echo "skipped: GraphiQL inside the page at / (npm is not installed); the plain page was tested"
+
+test-browser: ## the page at / in Chromium, from signing in to a live count (needs Node; CHROMIUM=path for another browser)
+	@CARGO="$(CARGO)" tests/browser/run $(LOCKED) $(PROFILE)
 
 check: fmt lint docs tidy deny ## formatting, lints, docs, the shape of the sources, licences
 

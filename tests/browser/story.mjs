@@ -24,6 +24,8 @@ const FLAGS = [
 const [url, folder] = process.argv.slice(2);
 assert(url, 'usage: node story.mjs URL [FOLDER]');
 if (folder) await mkdir(folder, { recursive: true });
+const html = await (await fetch(url)).text();
+assert(html.includes('/assets/'), 'the page at / is the plain one: `make web` says why it could not be built');
 
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS });
 const context = await browser.newContext({ viewport: { width: 1280, height: 640 } });

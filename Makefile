@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser check fmt lint docs tidy deny web engines engines-down test-engines
+.PHONY: help run test test-browser check fmt lint docs tidy deny web engines engines-down test-engines engine-tests
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -17,9 +17,10 @@ help: ## this list
 run: ## everything in one process, on SQLite in ./data (RELEASE=1 optimises, ARGS="…" are passed on)
 	$(CARGO) run $(LOCKED) $(PROFILE) -- $(ARGS)
 
-test: ## all tests that need nothing else, and what was skipped
-	$(CARGO) test $(LOCKED) --workspace
-	@test -n "$$TEST_POSTGRES_URL" || echo "skipped: the stores on Postgres (TEST_POSTGRES_URL names no server); they ran on SQLite"
+test: ## all tests that need nothing else, on the engines too where they run, and what was skipped
+	env -u TEST_POSTGRES_URL -u TEST_REDIS_URL -u TEST_KAFKA_URL $(CARGO) test $(LOCKED) --workspace
+	@if deploy/engines/answer.sh; then $(MAKE) --no-print-directory test-engines; \
+	else echo "skipped: the stores, the log and the stories on Postgres, Redis and Kafka (make engines starts them); they ran without"; fi
 	@command -v npm >/dev/null || echo "skipped: GraphiQL inside the page at / (npm is not installed); the plain page was tested"
 
 test-browser: ## the page at / in Chromium, from signing in to a live count (needs Node; CHROMIUM=path for another browser)
@@ -51,9 +52,13 @@ web: ## the page at / anew, with its errors shown; the next build embeds it
 engines: ## Postgres, Redis and Kafka as plain processes on loopback; prints their URLs and writes target/engines/env
 	@deploy/engines/up.sh
 
-test-engines: engines ## the stores, the log and the stories on real Postgres and Kafka
-	set -a; . target/engines/env; set +a; \
-	$(CARGO) test $(LOCKED) -p db -p events -p auth -p dialog -p counter -- --test-threads=2 && \
+test-engines: engines ## the stores, the log and the stories on real Postgres, Redis and Kafka
+	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; $(MAKE) --no-print-directory engine-tests
+
+# Wants the engines' URLs in the environment, and skips nothing.
+engine-tests:
+	@: $${TEST_POSTGRES_URL:?} $${TEST_REDIS_URL:?} $${TEST_KAFKA_URL:?}
+	$(CARGO) test $(LOCKED) -p db -p events -p auth -p dialog -p counter -- --test-threads=2
 	$(CARGO) test $(LOCKED) --test stories -- --nocapture engines::
 
 engines-down: ## stops what `make engines` started

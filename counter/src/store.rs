@@ -3,6 +3,8 @@
 //! `user_version`. Only then pointers are read and the ledger is counted, so that no statement computes from what another
 //! transaction is about to change.
 
+#[cfg(test)]
+mod anomaly_tests;
 mod lock;
 mod number;
 mod part;

@@ -13,6 +13,7 @@ use testkit::eventually;
 use crate::{
     app::App,
     device::Device,
+    followed::Followed,
     oracle,
     person::Person,
     stack::{ROLES, Stack},
@@ -99,6 +100,7 @@ pub async fn roles_are_killed_under_load(stack: &mut Stack, kills_each: usize) {
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
+    let log = Followed::from_now(&stack.kafka_url).await;
     let mut people = Vec::new();
     for (number, login) in ["ann", "bob", "cleo"].into_iter().enumerate() {
         let place = if number == 1 { stack.elsewhere() } else { (**stack).clone() };
@@ -122,6 +124,7 @@ pub async fn roles_are_killed_under_load(stack: &mut Stack, kills_each: usize) {
     everything_acknowledged_is_there_once(&people, &dialogs, &acknowledged).await;
     let (kills, messages) = (kills_each * ROLES.len(), acknowledged.lock().unwrap().len());
     println!("{kills} kills of roles, {messages} messages acknowledged, each there once and counted");
+    oracle::the_engines_agree_with_the_kernel(stack, &log).await;
 }
 
 struct Load(Vec<tokio::task::JoinHandle<()>>);

@@ -12,6 +12,7 @@ mod bad_input;
 mod cost;
 mod device;
 mod engines;
+mod followed;
 mod kill;
 mod live;
 mod oracle;

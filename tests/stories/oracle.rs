@@ -1,6 +1,6 @@
 //! What must be true at rest, computed anew from what was said and read.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use counter::kernel::{self, Change, Input, State};
 use db::{Db, query};
@@ -8,7 +8,7 @@ use proto::{DialogId, UserId};
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::person::Person;
+use crate::{followed::Followed, person::Person, stack::Stack};
 
 /// The whole history of a dialog, oldest first.
 pub async fn history(person: &Person, dialog: &str) -> Vec<Value> {
@@ -57,14 +57,55 @@ pub async fn the_databases_agree_with_the_kernel(folder: &Path) {
         databases.push(db);
     }
     let [_, dialog, counter] = &databases[..] else { unreachable!("three were opened") };
-    let dead = query("select count(*) as n from outbox where topic = 'tidings.dead'");
-    assert_eq!(dead.clone().one(dialog).await.unwrap().get::<i64>("n").unwrap(), 0, "dialog has dead letters");
-    assert_eq!(dead.one(counter).await.unwrap().get::<i64>("n").unwrap(), 0, "counter has dead letters");
-    let missing = query("select count(*) as n from dialog_applied where missing <> '[]'").one(counter).await.unwrap();
-    assert_eq!(missing.get::<i64>("n").unwrap(), 0, "events are missing");
+    for (name, db) in [("dialog", dialog), ("counter", counter)] {
+        let dead = count(db, "select count(*) as n from outbox where topic = 'tidings.dead'").await;
+        assert_eq!(dead, 0, "{name} has dead letters");
+    }
+    let missing = count(counter, "select count(*) as n from dialog_applied where missing <> '[]'").await;
+    assert_eq!(missing, 0, "events are missing");
+    the_counters_are_the_kernels(events(dialog).await, counter).await;
+}
 
+/// At rest, on the engines: the log has every version of every dialog once or more and in order, nothing waits in an outbox,
+/// no message is PENDING, no event is dead or missing, and the counters are what the pure kernel makes of the log.
+pub async fn the_engines_agree_with_the_kernel(stack: &Stack, log: &Followed) {
+    let [auth, dialog, counter] =
+        [stack.database("auth").await, stack.database("dialog").await, stack.database("counter").await];
+    for (name, db) in [("auth", &auth), ("dialog", &dialog), ("counter", &counter)] {
+        eventually(&format!("the outbox of {name} is empty"), || async {
+            count(db, "select count(*) as n from outbox").await == 0
+        })
+        .await;
+    }
+    eventually("nothing is PENDING", || async {
+        count(&dialog, "select count(*) as n from message where status = 'pending'").await == 0
+    })
+    .await;
+    let versions = query("select id, version from dialog").all(&dialog).await.unwrap();
+    let versions: BTreeMap<String, i64> = versions
+        .iter()
+        .map(|row| (row.get::<uuid::Uuid>("id").unwrap().to_string(), row.get("version").unwrap()))
+        .collect();
+    eventually("the log is read to its end", || async { log.versions().0 == versions }).await;
+    eventually("everything is applied", || async {
+        count(&counter, "select cast(coalesce(sum(version), 0) as bigint) as n from dialog_applied").await
+            == versions.values().sum::<i64>()
+    })
+    .await;
+    assert_eq!(count(&counter, "select count(*) as n from dialog_applied where missing <> '[]'").await, 0);
+    assert!(log.dead().is_empty(), "dead letters: {:?}", log.dead());
+    let told = log.told();
+    let inputs = told.iter().filter_map(|record| counter::event::read(&record.payload).unwrap()).collect();
+    the_counters_are_the_kernels(inputs, &counter).await;
+    println!("{} records of dialog, {} of them repetitions, none lost, none swapped", told.len(), log.versions().1);
+}
+
+async fn count(db: &Db, select: &'static str) -> i64 {
+    query(select).one(db).await.unwrap().get("n").unwrap()
+}
+
+async fn the_counters_are_the_kernels(mut inputs: Vec<Input>, counter: &Db) {
     let mut state = State::default();
-    let mut inputs = events(dialog).await;
     inputs.extend(read_pointers(counter).await);
     kernel::transact(&mut state, &inputs);
     assert_eq!(stored_counters(counter).await, kernel_counters(&state), "unread by user and dialog");

@@ -33,6 +33,7 @@ pub struct Stack {
     folder: TempDir,
     settings: BTreeMap<&'static str, Settings>,
     children: BTreeMap<&'static str, Child>,
+    pub kafka_url: String,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -58,7 +59,7 @@ impl Stack {
         let folder = tempfile::tempdir().unwrap();
         let databases = databases(&postgres).await;
         let mut common: Settings = Settings::from([
-            ("KAFKA_URL", kafka),
+            ("KAFKA_URL", kafka.clone()),
             ("SERVICE_TOKEN_FILE", folder.path().join("service-token").display().to_string()),
             ("SIGNING_KEY_FILE", folder.path().join("signing-key.pem").display().to_string()),
             ("RUST_LOG", "info,access=warn".to_owned()),
@@ -78,7 +79,7 @@ impl Stack {
         let suffix = format!("_{:06x}", rand::random::<u32>() & 0xff_ffff);
         let place = Place { url: at("gateway1"), other: at("gateway2"), suffix };
         let children = BTreeMap::new();
-        let mut stack = Self { place, databases, folder, settings, children, _turn: turn };
+        let mut stack = Self { place, databases, folder, settings, children, kafka_url: kafka, _turn: turn };
         for role in ROLES {
             stack.start_role(role);
         }
@@ -178,6 +179,7 @@ fn settings(common: &Settings, databases: &BTreeMap<&'static str, String>) -> BT
     let mut all = BTreeMap::new();
     for (index, role) in ROLES.into_iter().enumerate() {
         let mut settings = common.clone();
+        settings.insert("INSTANCE", role.to_owned());
         settings.insert("LISTEN", address(2 * index));
         settings.insert("OPS_LISTEN", address(2 * index + 1));
         for (name, peer) in [("AUTH_URL", 0), ("DIALOG_URL", 1), ("COUNTER_URL", 2)] {

@@ -35,11 +35,17 @@ running() {
     printf '%s\n' "$pid"
 }
 
-# Starts a program in the background, detached from this terminal, with its output in the engine's log file.
+# Starts a program in the background, detached from this terminal, with its output in the engine's log file. What else is
+# open here stays here: an engine would hold its caller's locks for as long as it lives.
 launch() {
     local name=$1
     shift
-    setsid nohup "$@" >>"$engines_dir/$name.log" 2>&1 </dev/null &
+    (
+        for open in "/proc/$BASHPID/fd"/*; do
+            [ "${open##*/}" -le 2 ] || eval "exec ${open##*/}>&-"
+        done
+        exec setsid nohup "$@"
+    ) >>"$engines_dir/$name.log" 2>&1 </dev/null &
     printf '%s\n' "$!" >"$engines_dir/$name.pid"
 }
 

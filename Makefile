@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser check fmt lint docs tidy deny web engines engines-down test-engines engine-tests
+.PHONY: help run test test-browser check fmt lint docs tidy deny web engines engines-down test-engines engine-tests bench-latency
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,10 @@ engine-tests:
 	@: $${TEST_POSTGRES_URL:?} $${TEST_REDIS_URL:?} $${TEST_KAFKA_URL:?}
 	$(CARGO) test $(LOCKED) -p db -p events -p auth -p dialog -p counter -- --test-threads=2
 	$(CARGO) test $(LOCKED) --test stories -- --nocapture engines::
+
+bench-latency: engines ## from a send to the frame on the other gateway, on a release build and real engines
+	set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
+	$(CARGO) test $(LOCKED) --release --test stories -- --nocapture engines::from_a_send
 
 engines-down: ## stops what `make engines` started
 	@deploy/engines/down.sh

@@ -191,6 +191,18 @@ async fn send(person: &Person, dialogs: &[String], key: &Key) -> Option<(String,
     Some((message["id"].as_str()?.to_owned(), message["seq"].as_i64()?))
 }
 
+/// The seq of a message that is sent again under its key for as long as nobody answers.
+pub async fn send_until_answered(person: &Person, dialog: &str, key: &str) -> i64 {
+    let input = json!({"input": {"dialogId": dialog, "text": "hello", "clientKey": key}});
+    for _ in 0..10 {
+        let answer = person.try_ask(SEND, input.clone()).await.unwrap_or_default();
+        if let Some(seq) = answer["data"]["sendMessage"]["seq"].as_i64() {
+            return seq;
+        }
+    }
+    panic!("a message was not taken ten times");
+}
+
 /// A client that was not answered sends again under the same key: it finds its message or makes it.
 async fn retry_what_was_not_answered(people: &[Person], dialogs: &[String], told: &Acknowledged) {
     let keys: Vec<(Key, Option<(String, i64)>)> = told.lock().unwrap().clone().into_iter().collect();

@@ -21,21 +21,22 @@ use tokio::time::sleep;
 use crate::{talk::Talk, world::World};
 
 async fn connect(server: &RedisServer) -> MultiplexedConnection {
-    Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+    let client = Client::open(server.url()).expect("it is a URL");
+    client.get_multiplexed_async_connection().await.expect("Redis is there")
 }
 
 async fn tell(server: &RedisServer, words: &[&str]) {
     let mut command = cmd(words[0]);
     command.arg(&words[1..]);
-    command.exec_async(&mut connect(server).await).await.unwrap();
+    command.exec_async(&mut connect(server).await).await.expect("Redis does it");
 }
 
 /// What Redis holds of a user: version and total.
 async fn held(server: &RedisServer, user_id: UserId) -> Option<(String, i64)> {
-    let fields: HashMap<String, String> =
-        Cmd::hgetall(format!("tidings:unread:{user_id}")).query_async(&mut connect(server).await).await.unwrap();
+    let hash = Cmd::hgetall(format!("tidings:unread:{user_id}"));
+    let fields: HashMap<String, String> = hash.query_async(&mut connect(server).await).await.expect("Redis answers");
     let version = fields.get("version")?.clone();
-    let unread = |row: &String| row.split(' ').nth(1).map_or(0, |unread| unread.parse().unwrap());
+    let unread = |row: &String| row.split(' ').nth(1).map_or(0, |unread| unread.parse().expect("a number"));
     Some((version, fields.values().map(unread).sum()))
 }
 
@@ -57,14 +58,14 @@ async fn holding_one(server: &RedisServer) -> (World, Talk, [UserId; 2]) {
 
 async fn holds_when_read(server: &RedisServer, world: &World, user_id: UserId, total: i64) {
     eventually("Redis holds what was read", || async {
-        world.unread(user_id, None).await.unwrap();
+        world.unread(user_id, None).await.expect("an answer");
         held(server, user_id).await.is_some_and(|(_, held)| held == total)
     })
     .await;
 }
 
 fn version(reply: &UnreadReply) -> String {
-    let version = reply.version.unwrap();
+    let version = reply.version.expect("every answer has one");
     format!("{}-{}", version.epoch, version.number)
 }
 
@@ -145,7 +146,7 @@ fn note(states: &mut States, event: UnreadChanged) {
 }
 
 fn is_right(states: &States, user_id: UserId, reply: &UnreadReply) -> bool {
-    let number = reply.version.unwrap().number;
+    let number = reply.version.expect("every answer has one").number;
     let rows = states.get(&(user_id.bytes(), number)).cloned().unwrap_or_default();
     let expected: Rows = rows.into_iter().filter(|(_, (unread, _))| *unread > 0).collect();
     let answered: Rows = reply.rows.iter().map(|row| (row.dialog_id.clone(), (row.unread, row.read_seq))).collect();

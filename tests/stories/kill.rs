@@ -19,7 +19,7 @@ use crate::{
 };
 
 const KILLS: u64 = 50;
-const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
+pub const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
 const READ: &str = "mutation($input: MarkReadInput!) { markRead(input: $input) { total } }";
 const DELETE: &str = "mutation($id: ID!) { deleteMessage(id: $id) { deletedAt } }";
 
@@ -35,14 +35,14 @@ struct Key {
 
 /// A device's own view of its counters, kept by applying frames.
 #[derive(Default)]
-struct View {
-    version: Option<String>,
-    total: i64,
-    unread: BTreeMap<String, i64>,
+pub struct View {
+    pub version: Option<String>,
+    pub total: i64,
+    pub unread: BTreeMap<String, i64>,
 }
 
 impl View {
-    fn apply(&mut self, frame: &Value) {
+    pub fn apply(&mut self, frame: &Value) {
         if frame["kind"] == "SNAPSHOT" {
             self.unread.clear();
         }

@@ -1,0 +1,85 @@
+//! The stack behind its balancer, which is the real one: deploy/haproxy.cfg in HAProxy. Skipped, with a line that says so,
+//! where HAProxy is not installed.
+
+mod fake;
+mod killed;
+mod passing;
+
+use std::{net::TcpListener, process::Stdio};
+
+use testkit::eventually;
+use tokio::process::{Child, Command};
+
+use crate::{place::Place, stack::Stack, story};
+
+/// A running balancer; it is killed when it is dropped.
+struct Balancer {
+    url: String,
+    ops: String,
+    _child: Child,
+}
+
+impl Balancer {
+    /// Starts before two gateways, `host:port` each, and waits until it has found one ready.
+    async fn start(gateway1: &str, gateway2: &str) -> Option<Self> {
+        let balancer = Self::start_at_once(gateway1, gateway2).await?;
+        eventually("the balancer has a gateway", || async { balancer.tells("/readyz").await.0 == 200 }).await;
+        Some(balancer)
+    }
+
+    /// Starts, and waits only until it listens.
+    async fn start_at_once(gateway1: &str, gateway2: &str) -> Option<Self> {
+        let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [listen, ops] = held.map(|listener| listener.local_addr().unwrap().to_string());
+        let mut command = Command::new("haproxy");
+        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+        command.env_clear().env("PATH", path).env("BALANCER_LISTEN", &listen).env("BALANCER_OPS_LISTEN", &ops);
+        command.env("GATEWAY1", gateway1).env("GATEWAY2", gateway2);
+        command.args(["-db", "-f", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/haproxy.cfg")]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let Ok(child) = command.spawn() else {
+            println!("skipped: HAProxy is not installed (make test-stack)");
+            return None;
+        };
+        let balancer = Self { url: format!("http://{listen}"), ops: format!("http://{ops}"), _child: child };
+        eventually("the balancer listens", || async {
+            reqwest::get(format!("{}/healthz", balancer.ops)).await.is_ok()
+        })
+        .await;
+        Some(balancer)
+    }
+
+    /// Before the gateways of a stack.
+    async fn before(stack: &Stack) -> Option<Self> {
+        let host = |url: &str| url.trim_start_matches("http://").to_owned();
+        Self::start(&host(&stack.url), &host(&stack.other)).await
+    }
+
+    /// Where people are who know the balancer alone.
+    fn place(&self, stack: &Stack) -> Place {
+        Place { url: self.url.clone(), other: self.url.clone(), suffix: stack.suffix.clone() }
+    }
+
+    /// What its operations port answers.
+    async fn tells(&self, path: &str) -> (u16, String) {
+        let answer = reqwest::get(format!("{}{path}", self.ops)).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Waits until it gives a gateway new requests, or gives it none.
+    async fn knows(&self, gateway: &str, ready: bool) {
+        let state = if ready { "UP" } else { "DOWN" };
+        let line = format!(r#"haproxy_server_status{{proxy="gateways",server="{gateway}",state="{state}"}} 1"#);
+        eventually("the balancer knows how a gateway is", || async {
+            self.tells("/metrics").await.1.lines().any(|told| told == line)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_story_holds_through_the_balancer() {
+    let Some(stack) = Stack::start(&[]).await else { return };
+    let Some(balancer) = Balancer::before(&stack).await else { return };
+    story::the_story(&balancer.place(&stack)).await;
+}

@@ -10,7 +10,7 @@ use std::{net::TcpListener, process::Stdio};
 use testkit::eventually;
 use tokio::process::{Child, Command};
 
-use crate::{place::Place, stack::Stack, story};
+use crate::{app::App, place::Place, stack::Stack, story};
 
 /// A running balancer; it is killed when it is dropped.
 struct Balancer {
@@ -49,15 +49,15 @@ impl Balancer {
         Some(balancer)
     }
 
-    /// Before the gateways of a stack.
-    async fn before(stack: &Stack) -> Option<Self> {
-        let host = |url: &str| url.trim_start_matches("http://").to_owned();
-        Self::start(&host(&stack.url), &host(&stack.other)).await
+    /// Before the gateways of a place.
+    async fn before(place: &Place) -> Option<Self> {
+        let [one, other] = [&place.url, &place.other].map(|url| url.trim_start_matches("http://"));
+        Self::start(one, other).await
     }
 
     /// Where people are who know the balancer alone.
-    fn place(&self, stack: &Stack) -> Place {
-        Place { url: self.url.clone(), other: self.url.clone(), suffix: stack.suffix.clone() }
+    fn place(&self, suffix: &str) -> Place {
+        Place { url: self.url.clone(), other: self.url.clone(), suffix: suffix.to_owned() }
     }
 
     /// What its operations port answers.
@@ -78,8 +78,19 @@ impl Balancer {
 }
 
 #[tokio::test]
-async fn the_story_holds_through_the_balancer() {
+async fn one_process_tells_the_story_and_refuses_through_the_balancer() {
+    let app = App::start().await;
+    let Some(balancer) = Balancer::before(&app).await else { return };
+    story::the_story(&balancer.place("")).await;
+    let request = reqwest::Client::new().post(format!("{}/graphql", balancer.url)).body(vec![b' '; 1_050_000]);
+    let answer = request.header("content-type", "application/json").send().await.unwrap();
+    assert_eq!(answer.status(), 413);
+    assert!(answer.headers().contains_key("x-request-id"), "the gateway's own refusal");
+}
+
+#[tokio::test]
+async fn the_story_holds_through_the_balancer_of_two_gateways() {
     let Some(stack) = Stack::start(&[]).await else { return };
     let Some(balancer) = Balancer::before(&stack).await else { return };
-    story::the_story(&balancer.place(&stack)).await;
+    story::the_story(&balancer.place(&stack.suffix)).await;
 }

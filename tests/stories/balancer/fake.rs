@@ -72,6 +72,8 @@ impl Shared {
             return say(&mut stream, &format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))
                 .await;
         }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
         self.heads.lock().unwrap().push(head.clone());
         if self.hangs_up.load(Ordering::SeqCst) {
             return Ok(());

@@ -39,7 +39,7 @@ struct Tally {
 async fn gateways_killed_one_after_the_other_lose_no_request_and_no_frame() {
     let Some(mut stack) = Stack::start(&[]).await else { return };
     let Some(balancer) = Balancer::before(&stack).await else { return };
-    let place = balancer.place(&stack);
+    let place = balancer.place(&stack.suffix);
     let (a, b) = (Person::register(&place, "ann").await, Person::register(&place, "bob").await);
     let reader = Person::register(&place, "cleo").await;
     let dialog = a.create_group(&[&b, &reader], "three of us").await;

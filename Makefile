@@ -20,6 +20,7 @@ run: ## everything in one process, on SQLite in ./data (RELEASE=1 optimises, ARG
 test: ## all tests that need nothing else, and what was skipped
 	$(CARGO) test $(LOCKED) --workspace
 	@test -n "$$TEST_POSTGRES_URL" || echo "skipped: the stores on Postgres (TEST_POSTGRES_URL names no server); they ran on SQLite"
+	@test -n "$$TEST_REDIS_URL" || echo "skipped: the counter's cache in Redis (TEST_REDIS_URL names no server); the bounded map was tested"
 	@command -v npm >/dev/null || echo "skipped: GraphiQL inside the page at / (npm is not installed); the plain page was tested"
 
 test-browser: ## the page at / in Chromium, from signing in to a live count (needs Node; CHROMIUM=path for another browser)
@@ -51,7 +52,7 @@ web: ## the page at / anew, with its errors shown; the next build embeds it
 engines: ## Postgres, Redis and Kafka as plain processes on loopback; prints their URLs and writes target/engines/env
 	@deploy/engines/up.sh
 
-test-engines: engines ## the stores, the log and the stories on real Postgres and Kafka
+test-engines: engines ## the stores, the log, the cache and the stories on real Postgres, Kafka and Redis
 	set -a; . target/engines/env; set +a; \
 	$(CARGO) test $(LOCKED) -p db -p events -p auth -p dialog -p counter -- --test-threads=2 && \
 	$(CARGO) test $(LOCKED) --test stories -- --nocapture engines::

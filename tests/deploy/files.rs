@@ -128,6 +128,7 @@ pub fn tidings(arguments: &[&str], environment: &BTreeMap<String, String>) -> Ou
 pub fn settings_of(command: &str) -> Option<BTreeSet<String>> {
     let output = tidings(&[command, "--help"], &BTreeMap::new());
     let help = String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-    let names = help.split("[env: ").skip(1).filter_map(|rest| Some(rest.split_once('=')?.0.to_owned()));
+    // `[env: NAME=]`, or `[env: NAME]` where a value is not to be shown.
+    let names = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next().map(str::to_owned));
     output.status.success().then(|| names.collect())
 }

@@ -32,6 +32,7 @@ ops_port() {
 
 database() { printf '%s_%s\n' "${STACK_DATABASES:-tidings}" "$1"; }
 database_url() { printf '%s/%s\n' "${TEST_POSTGRES_URL%/*}" "$(database "$1")"; }
+cache_url() { printf '%s/%s\n' "$TEST_REDIS_URL" "${STACK_CACHE:-1}"; }
 
 # One statement on the database server.
 sql() {

@@ -4,8 +4,8 @@
 # where they are. Logs and pid files are in STACK_DIR.
 #
 # Settings, all by environment: TIDINGS (the program: target/debug/tidings), STACK_DIR (target/stack), STACK_DATABASES (how
-# the databases' names begin: tidings), BALANCER=0 (none), FRESH=1 (without the databases, log and secrets of earlier; it
-# empties Kafka), AUTH_PORT, AUTH_OPS_PORT and so on for dialog, counter, gateway1, gateway2, balancer (see common.sh); the
+# the databases' names begin: tidings), STACK_CACHE (the number of the database in Redis: 1), BALANCER=0 (none), FRESH=1 (without the databases, log, cache and secrets of
+# earlier; it empties Kafka), AUTH_PORT, AUTH_OPS_PORT and so on for dialog, counter, gateway1, gateway2, balancer (see common.sh); the
 # engines are those of TEST_POSTGRES_URL, TEST_KAFKA_URL and TEST_REDIS_URL, or of ENGINES_DIR.
 set -euo pipefail
 # shellcheck source=/dev/null
@@ -33,6 +33,7 @@ forget() {
     done
     for service in "${services[@]}"; do sql "drop database if exists $(database "$service") with (force)"; done
     rm -f "$stack_dir/signing-key.pem" "$stack_dir/service-token"
+    if [ -n "${TEST_REDIS_URL:-}" ]; then redis-cli -u "$(cache_url)" flushdb >/dev/null; fi
     "$root/deploy/engines/one.sh" wipe kafka
     "$root/deploy/engines/one.sh" start kafka
 }
@@ -87,7 +88,7 @@ prepare
 
 start auth DATABASE_URL="$(database_url auth)" SIGNING_KEY_FILE="$stack_dir/signing-key.pem" 9>&-
 start dialog DATABASE_URL="$(database_url dialog)" 9>&-
-start counter DATABASE_URL="$(database_url counter)" ${TEST_REDIS_URL:+REDIS_URL="$TEST_REDIS_URL"} 9>&-
+start counter DATABASE_URL="$(database_url counter)" ${TEST_REDIS_URL:+REDIS_URL="$(cache_url)"} 9>&-
 start gateway1 ALLOWED_ORIGINS=loopback 9>&-
 start gateway2 ALLOWED_ORIGINS=loopback 9>&-
 if [ "${BALANCER:-1}" != 0 ]; then start_balancer 9>&-; fi

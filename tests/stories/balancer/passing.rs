@@ -122,7 +122,6 @@ async fn what_is_too_large_and_what_is_told_inside_alone_stay_outside() {
     assert_eq!(answer.json::<Value>().await.unwrap()["errors"][0]["extensions"]["code"], "LIMIT_EXCEEDED");
     let answer = client.get(&url).header("x-large", "x".repeat(16_000)).send().await.unwrap();
     assert_eq!(answer.status(), 400);
-    assert_eq!(answer.json::<Value>().await.unwrap()["errors"][0]["extensions"]["code"], "BAD_REQUEST");
     assert_eq!(client.get(format!("{}/readyz", balancer.url)).send().await.unwrap().status(), 404);
     assert_eq!(one.asked() + two.asked(), asked, "none of these reached a gateway");
 }

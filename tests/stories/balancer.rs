@@ -10,7 +10,12 @@ use std::{net::TcpListener, process::Stdio};
 use testkit::eventually;
 use tokio::process::{Child, Command};
 
-use crate::{app::App, place::Place, stack::Stack, story};
+use crate::{
+    app::App,
+    place::Place,
+    stack::{Engines, Stack},
+    story,
+};
 
 /// A running balancer; it is killed when it is dropped.
 struct Balancer {
@@ -93,4 +98,34 @@ async fn the_story_holds_through_the_balancer_of_two_gateways() {
     let Some(stack) = Stack::start(&[]).await else { return };
     let Some(balancer) = Balancer::before(&stack).await else { return };
     story::the_story(&balancer.place(&stack.suffix)).await;
+}
+
+/// `make stack` and `make stack-down`, by their scripts.
+#[tokio::test]
+async fn the_scripts_start_a_stack_and_stop_it() {
+    let Some(_engines) = Engines::fresh().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let held = [(); 12].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let ports = held.map(|listener| listener.local_addr().unwrap().port());
+    let names = ["AUTH", "DIALOG", "COUNTER", "GATEWAY1", "GATEWAY2", "BALANCER"];
+    let settings = names.iter().enumerate().flat_map(|(index, name)| {
+        [(format!("{name}_PORT"), ports[2 * index]), (format!("{name}_OPS_PORT"), ports[2 * index + 1])]
+    });
+    let settings: Vec<(String, String)> = settings.map(|(name, port)| (name, port.to_string())).collect();
+    let run = async |script: &str| {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/stack/").to_owned() + script);
+        command.envs(settings.iter().cloned()).env("STACK_DIR", folder.path()).env("STACK_DATABASES", "stories");
+        command.env("TIDINGS", env!("CARGO_BIN_EXE_tidings")).env("FRESH", "1");
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = run("up.sh").await;
+    let url = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap().to_owned();
+    let (url, gateway) = (url("BALANCER"), url("GATEWAY1"));
+    story::the_story(&Place { url, other: gateway, suffix: String::new() }).await;
+    run("down.sh").await;
+    for port in ports {
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "something still listens on {port}");
+    }
 }

@@ -33,7 +33,29 @@ pub struct Stack {
     folder: TempDir,
     settings: BTreeMap<&'static str, Settings>,
     children: BTreeMap<&'static str, Child>,
+    _engines: Engines,
+}
+
+/// The engines, with an empty log, for one test at a time.
+pub struct Engines {
+    postgres: String,
+    kafka: String,
     _turn: MutexGuard<'static, ()>,
+}
+
+impl Engines {
+    /// Waits for its turn; `None`, with a line that says so, where the engines are not there.
+    pub async fn fresh() -> Option<Self> {
+        let engine = |name: &str| std::env::var(name).ok();
+        let (Some(postgres), Some(kafka)) = (engine("TEST_POSTGRES_URL"), engine("TEST_KAFKA_URL")) else {
+            println!("skipped: TEST_POSTGRES_URL and TEST_KAFKA_URL do not name engines (make engines)");
+            return None;
+        };
+        let turn = ONE_AT_A_TIME.lock().await;
+        engine_does("wipe", "kafka").await;
+        engine_does("start", "kafka").await;
+        Some(Self { postgres, kafka, _turn: turn })
+    }
 }
 
 impl Deref for Stack {
@@ -47,18 +69,11 @@ impl Deref for Stack {
 impl Stack {
     /// Starts everything; `None`, with a line that says so, where the engines are not there.
     pub async fn start(extra: &[(&'static str, &str)]) -> Option<Self> {
-        let engine = |name: &str| std::env::var(name).ok();
-        let (Some(postgres), Some(kafka)) = (engine("TEST_POSTGRES_URL"), engine("TEST_KAFKA_URL")) else {
-            println!("skipped: TEST_POSTGRES_URL and TEST_KAFKA_URL do not name engines (make engines)");
-            return None;
-        };
-        let turn = ONE_AT_A_TIME.lock().await;
-        engine_does("wipe", "kafka").await;
-        engine_does("start", "kafka").await;
+        let engines = Engines::fresh().await?;
         let folder = tempfile::tempdir().unwrap();
-        let databases = databases(&postgres).await;
+        let databases = databases(&engines.postgres).await;
         let mut common: Settings = Settings::from([
-            ("KAFKA_URL", kafka),
+            ("KAFKA_URL", engines.kafka.clone()),
             ("SERVICE_TOKEN_FILE", folder.path().join("service-token").display().to_string()),
             ("SIGNING_KEY_FILE", folder.path().join("signing-key.pem").display().to_string()),
             ("RUST_LOG", "info,access=warn".to_owned()),
@@ -74,7 +89,7 @@ impl Stack {
         }
         run_once("migrate", folder.path(), &migrate).await;
         let mut settings = settings(&common, &databases);
-        if let Some(redis) = engine("TEST_REDIS_URL") {
+        if let Ok(redis) = std::env::var("TEST_REDIS_URL") {
             engine_does("start", "redis").await;
             settings.get_mut("counter").unwrap().insert("REDIS_URL", redis);
         }
@@ -82,7 +97,7 @@ impl Stack {
         let suffix = format!("_{:06x}", rand::random::<u32>() & 0xff_ffff);
         let place = Place { url: at("gateway1"), other: at("gateway2"), suffix };
         let children = BTreeMap::new();
-        let mut stack = Self { place, databases, folder, settings, children, _turn: turn };
+        let mut stack = Self { place, databases, folder, settings, children, _engines: engines };
         for role in ROLES {
             stack.start_role(role);
         }

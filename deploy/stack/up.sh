@@ -4,9 +4,10 @@
 # where they are. Logs and pid files are in STACK_DIR.
 #
 # Settings, all by environment: TIDINGS (the program: target/debug/tidings), STACK_DIR (target/stack), STACK_DATABASES (how
-# the databases' names begin: tidings), STACK_CACHE (the number of the database in Redis: 1), BALANCER=0 (none), FRESH=1 (without the databases, log, cache and secrets of
-# earlier; it empties Kafka), AUTH_PORT, AUTH_OPS_PORT and so on for dialog, counter, gateway1, gateway2, balancer (see common.sh); the
-# engines are those of TEST_POSTGRES_URL, TEST_KAFKA_URL and TEST_REDIS_URL, or of ENGINES_DIR.
+# the databases' names begin: tidings), STACK_CACHE (the number of the database in Redis: 1), BALANCER=0 (none), FRESH=1
+# (without the databases, log, cache and secrets of earlier; it empties Kafka), AUTH_PORT, AUTH_OPS_PORT and so on for dialog,
+# counter, gateway1, gateway2, balancer (see common.sh); the engines are those of TEST_POSTGRES_URL, TEST_KAFKA_URL and
+# TEST_REDIS_URL, or of ENGINES_DIR.
 set -euo pipefail
 # shellcheck source=/dev/null
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

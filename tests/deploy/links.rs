@@ -118,7 +118,8 @@ pub fn balancer(files: &Files) -> Vec<String> {
     let mut wrong: Vec<String> = asked.difference(&preset).map(|name| format!("`{name}` has no default")).collect();
     let services = files.services();
     let told = environment(&services["balancer"]);
-    let script = files.text("deploy/stack/up.sh").split_once("launch balancer ").unwrap().1.split_once('}').unwrap().0;
+    let script =
+        files.text("deploy/stack/up.sh").split_once("launch balancer ").unwrap().1.split_once("\n}").unwrap().0;
     let script = script.split_whitespace().filter_map(|word| word.split_once("=\"127").map(|(name, _)| name));
     for name in told.keys().map(String::as_str).chain(script) {
         if !asked.contains(name) {

@@ -251,8 +251,8 @@ fn secrets_reach_those_who_need_them_and_nobody_else() {
     breaks(
         links::secrets,
         COMPOSE,
-        "SERVICE_TOKEN_FILE: /keys/token/service-token\n",
-        "SERVICE_TOKEN_FILE: /keys/token/other\n",
+        "9092\n  SERVICE_TOKEN_FILE: /keys/token/service-token\n",
+        "9092\n  SERVICE_TOKEN_FILE: /keys/token/other\n",
         "nobody makes",
     );
     breaks(links::secrets, COMPOSE, mounted, "    - signing-key:/keys/signing:ro\n", "dialog: it could sign");

@@ -95,7 +95,9 @@ pub fn order(files: &Files) -> Vec<String> {
     }
     while let Some(first) = waits.iter().find(|(_, names)| names.is_empty()).map(|(name, _)| *name) {
         waits.remove(first);
-        waits.values_mut().for_each(|names| drop(names.remove(first)));
+        for names in waits.values_mut() {
+            names.remove(first);
+        }
     }
     if wrong.is_empty() && !waits.is_empty() {
         wrong.push(format!("a circle: {:?}", waits.keys()));

@@ -46,7 +46,10 @@ impl Files {
     /// `secret`.
     pub fn compose(&self) -> Value {
         let mut yaml: serde_yaml_ng::Value = serde_yaml_ng::from_str(self.text("docker-compose.yml")).unwrap();
-        yaml.apply_merge().unwrap();
+        // One level of merges at a time, and there are three.
+        for _ in 0..4 {
+            yaml.apply_merge().unwrap();
+        }
         let mut value = serde_json::to_value(yaml).unwrap();
         self.fill(&mut value);
         value

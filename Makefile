@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser check fmt lint docs tidy deny web engines engines-down test-engines engine-tests bench-latency
+.PHONY: help run test test-browser check fmt lint docs tidy deny web engines engines-down test-engines engine-tests bench-latency stack stack-down test-stack env up down logs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +21,7 @@ test: ## all tests that need nothing else, on the engines too where they run, an
 	env -u TEST_POSTGRES_URL -u TEST_REDIS_URL -u TEST_KAFKA_URL $(CARGO) test $(LOCKED) --workspace
 	@if deploy/engines/answer.sh; then $(MAKE) --no-print-directory test-engines; \
 	else echo "skipped: the stores, the log and the stories on Postgres, Redis and Kafka (make engines starts them); they ran without"; fi
+	@PATH=$$PATH:/usr/sbin command -v haproxy >/dev/null || echo "skipped: the balancer (haproxy is not installed; make test-stack installs it)"
 	@command -v npm >/dev/null || echo "skipped: GraphiQL inside the page at / (npm is not installed); the plain page was tested"
 
 test-browser: ## the page at / in Chromium, from signing in to a live count (needs Node; CHROMIUM=path for another browser)
@@ -67,3 +68,32 @@ bench-latency: engines ## from a send to the frame on the other gateway, on a re
 
 engines-down: ## stops what `make engines` started
 	@deploy/engines/down.sh
+
+stack: engines ## every role as a process on these engines, two gateways behind HAProxy (BALANCER=0: none; FRESH=1: empty; see deploy/stack/up.sh)
+	$(CARGO) build $(LOCKED) $(PROFILE)
+	@TIDINGS="$${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/tidings" deploy/stack/up.sh
+
+stack-down: ## stops what `make stack` started
+	@deploy/stack/down.sh
+
+test-stack: engines ## the story through the balancer, and gateways killed in the middle of it (installs HAProxy where it is absent)
+	@deploy/stack/balancer.sh
+	set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
+	$(CARGO) test $(LOCKED) --test stories -- --nocapture balancer::
+
+env: ## .env for docker-compose.yml, with fresh passwords, where there is none
+	@deploy/env.sh
+
+up: docker env ## everything in containers: builds the image and starts docker-compose.yml
+	REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) docker compose up --build --detach
+
+down: docker ## stops the containers; their data stays
+	docker compose down
+
+logs: docker ## what the containers say, until Ctrl-C
+	docker compose logs --follow --tail=50
+
+.PHONY: docker
+docker:
+	@docker compose version >/dev/null 2>&1 || { echo "docker compose is not installed: \`make stack\` runs the same as plain processes" >&2; exit 1; }
+	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: \`make stack\` runs the same as plain processes" >&2; exit 1; }

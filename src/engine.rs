@@ -8,7 +8,7 @@ use counter::Cache;
 use db::{Db, Migrations};
 use events::{Kafka, Local, Log, Relay, Topic};
 use proto::topic;
-use telemetry::Readiness;
+use telemetry::{Readiness, readiness::Component};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -146,11 +146,12 @@ pub fn carry(process: &mut Process, log: &Log, outboxes: &[(&'static str, &Db)])
             for (name, db) in outboxes {
                 process.spawn(Relay::new(name, db, &kafka).run(process.shutdown.clone()));
             }
-            process.spawn(watch_broker(kafka, process.readiness.clone(), process.shutdown.clone()));
+            process.spawn(watch_broker(kafka, process.readiness.register("kafka"), process.shutdown.clone()));
         }
     }
     for (name, db) in outboxes {
-        process.spawn(watch_database(name, (*db).clone(), process.readiness.clone(), process.shutdown.clone()));
+        let component = process.readiness.register(format!("{name} database"));
+        process.spawn(watch_database(component, (*db).clone(), process.shutdown.clone()));
     }
 }
 
@@ -168,8 +169,7 @@ pub async fn watch_cache(cache: Cache, readiness: Readiness, shutdown: Cancellat
 }
 
 /// Without its database a role is not ready.
-async fn watch_database(name: &'static str, db: Db, readiness: Readiness, shutdown: CancellationToken) {
-    let component = readiness.register(format!("{name} database"));
+async fn watch_database(component: Component, db: Db, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
         match db.ping().await {
             Ok(()) => component.ready(),
@@ -180,8 +180,7 @@ async fn watch_database(name: &'static str, db: Db, readiness: Readiness, shutdo
 }
 
 /// Without the broker a role works on: its outbox grows.
-async fn watch_broker(kafka: Kafka, readiness: Readiness, shutdown: CancellationToken) {
-    let component = readiness.register("kafka");
+async fn watch_broker(kafka: Kafka, component: Component, shutdown: CancellationToken) {
     component.ready();
     while !shutdown.is_cancelled() {
         let Some(answer) = shutdown.run_until_cancelled(kafka.ping()).await else { return };

@@ -2,6 +2,7 @@
 //! hands each what it needs.
 
 mod engine;
+mod healthcheck;
 mod keygen;
 mod migrate;
 mod peer;
@@ -40,11 +41,13 @@ fn main() -> ExitCode {
                 Command::Gateway(settings) => roles::gateway(settings).await,
                 Command::Migrate(settings) => migrate::run(settings).await,
                 Command::Keygen(settings) => keygen::run(&settings),
+                Command::Healthcheck(settings) => return Ok(healthcheck::run(&settings)),
             }
+            .map(|()| ExitCode::SUCCESS)
         })
     });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => refuse(&format!("{error:#}")),
     }
 }

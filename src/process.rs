@@ -5,7 +5,7 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 use anyhow::Context;
 use axum::Router;
 use db::Db;
-use telemetry::{Readiness, grpc::server_layer};
+use telemetry::{Readiness, grpc::server_layer, readiness::Component};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -30,6 +30,8 @@ pub struct Process {
     pub shutdown: CancellationToken,
     /// What is in order.
     pub readiness: Readiness,
+    /// Not ready until everything that has to be is registered: before that, all of it could seem ready.
+    start: Component,
     tasks: JoinSet<()>,
 }
 
@@ -42,7 +44,8 @@ impl Process {
         let listener = listen("OPS_LISTEN", ops).await?;
         let address = listener.local_addr()?;
         let (shutdown, readiness) = (CancellationToken::new(), Readiness::new());
-        let mut process = Self { shutdown, readiness, tasks: JoinSet::new() };
+        let start = readiness.register("start");
+        let mut process = Self { shutdown, readiness, start, tasks: JoinSet::new() };
         process.serve_http("OPS_LISTEN", listener, telemetry::ops::router(process.readiness.clone()));
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
         Ok((process, address))
@@ -99,6 +102,7 @@ impl Process {
     /// # Errors
     /// Where signals cannot be received.
     pub async fn until_stopped(mut self, databases: &[&Db], drain_window: Duration) -> anyhow::Result<()> {
+        self.start.ready();
         stop_signal().await?;
         tracing::info!("stopping; asked again, at once");
         self.shutdown.cancel();

@@ -130,8 +130,8 @@ A first query, to paste into another terminal:
     );
 }
 
-/// An address that a browser on this machine can open: the unspecified ones are none.
-fn reachable(address: SocketAddr) -> SocketAddr {
+/// An address that a client on this machine can open: the unspecified ones are none.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
         IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),

@@ -35,6 +35,8 @@ pub enum Command {
     Migrate(Migrate),
     /// Make the signing key and the service token, or add a new signing key before the present one
     Keygen(Keygen),
+    /// Ask the role that runs beside it whether it is ready: exit 0 where it is, 1 where not
+    Healthcheck(Healthcheck),
 }
 
 /// What every command says about itself.
@@ -312,6 +314,14 @@ pub struct Keygen {
     /// Put a new signing key before the present one, which goes on verifying
     #[arg(long)]
     pub rotate: bool,
+}
+
+/// The settings of `healthcheck`.
+#[derive(Debug, Clone, Args)]
+pub struct Healthcheck {
+    /// Address of the role's /readyz
+    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9090", value_parser = address)]
+    pub ops_listen: SocketAddr,
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

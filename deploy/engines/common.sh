@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What the engine scripts share: settings from the environment, processes with pid files, waiting. Sourced, not run.
+# What the scripts of the engines and of the stack share: settings from the environment, processes with pid files, waiting.
+# Sourced, not run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 engines_dir=${ENGINES_DIR:-$root/target/engines}
@@ -7,9 +8,12 @@ postgres_port=${POSTGRES_PORT:-55433}
 redis_port=${REDIS_PORT:-56379}
 kafka_port=${KAFKA_PORT:-59092}
 kafka_controller_port=${KAFKA_CONTROLLER_PORT:-59093}
+# Whose processes are meant, and the folder of their pid files and logs.
+family=engines
+run_dir=$engines_dir
 
 say() { printf '%s\n' "$*" >&2; }
-die() { say "engines: $*"; exit 1; }
+die() { say "$family: $*"; exit 1; }
 
 # Runs a command as root: as it is where we are root, else through sudo.
 as_root() {
@@ -19,24 +23,25 @@ as_root() {
 # Installs Debian packages. Whatever service they bring is not used here and is not started where we can help it.
 install_packages() {
     command -v apt-get >/dev/null || die "install $* by hand: this is not a Debian"
-    say "engines: installing $*"
+    say "$family: installing $*"
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq update >/dev/null
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install -y --no-install-recommends "$@" >/dev/null
 }
 
-# The pid of an engine that runs, from its pid file; fails where it does not run. A pid that now belongs to another
-# program does not count: the engine's folder is in its command line.
+# The pid of a process that runs, from its pid file; fails where it does not run. A pid that now belongs to another program
+# does not count: the folder is in the command line, or what NAME_mark says.
 running() {
-    local file=$engines_dir/$1.pid pid
+    local file=$run_dir/$1.pid mark=$run_dir pid
     [ -r "$file" ] || return 1
     pid=$(head -n 1 "$file")
     [ -n "$pid" ] && [ -r "/proc/$pid/cmdline" ] || return 1
-    tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF -e "$engines_dir" -e "$(postgres_data)" -e ":$redis_port" || return 1
+    if declare -F "$1_mark" >/dev/null; then mark=$("$1_mark"); fi
+    tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF -e "$mark" || return 1
     printf '%s\n' "$pid"
 }
 
-# Starts a program in the background, detached from this terminal, with its output in the engine's log file. What else is
-# open here stays here: an engine would hold its caller's locks for as long as it lives.
+# Starts a program in the background, detached from this terminal, with its output in a log file. What else is open here
+# stays here: an engine would hold its caller's locks for as long as it lives.
 launch() {
     local name=$1
     shift
@@ -45,8 +50,8 @@ launch() {
             [ "${open##*/}" -le 2 ] || eval "exec ${open##*/}>&-"
         done
         exec setsid nohup "$@"
-    ) >>"$engines_dir/$name.log" 2>&1 </dev/null &
-    printf '%s\n' "$!" >"$engines_dir/$name.pid"
+    ) >>"$run_dir/$name.log" 2>&1 </dev/null &
+    printf '%s\n' "$!" >"$run_dir/$name.pid"
 }
 
 # Waits until a command succeeds: wait_for SECONDS NAME COMMAND…
@@ -55,8 +60,8 @@ wait_for() {
     shift 2
     until "$@" >/dev/null 2>&1; do
         if [ "$SECONDS" -ge "$deadline" ]; then
-            tail -n 20 "$engines_dir/$name.log" >&2 || true
-            die "$name did not become ready; its log is $engines_dir/$name.log"
+            tail -n 20 "$run_dir/$name.log" >&2 || true
+            die "$name did not become ready; its log is $run_dir/$name.log"
         fi
         sleep 0.1
     done
@@ -69,20 +74,20 @@ listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 port_is_free() {
     local deadline=$((SECONDS + 5))
     while listens "$1"; do
-        if [ "$SECONDS" -ge "$deadline" ]; then die "port $1 is taken by another program; name another one (see up.sh)"; fi
+        if [ "$SECONDS" -ge "$deadline" ]; then die "port $1 is taken by another program; name another one (see $family/up.sh)"; fi
         sleep 0.1
     done
 }
 
-# Sends a signal to an engine's process and waits until it is gone: halt NAME SIGNAL SECONDS
+# Sends a signal to a process and waits until it is gone: halt NAME SIGNAL SECONDS
 halt() {
     local name=$1 signal=$2 deadline=$((SECONDS + $3)) pid
-    pid=$(running "$name") || { rm -f "$engines_dir/$name.pid"; return 0; }
+    pid=$(running "$name") || { rm -f "$run_dir/$name.pid"; return 0; }
     kill -s CONT "$pid" 2>/dev/null || true
     kill -s "$signal" "$pid" 2>/dev/null || true
     while [ -e "/proc/$pid" ] && ! grep -q '^State:.*Z' "/proc/$pid/status" 2>/dev/null; do
         if [ "$SECONDS" -ge "$deadline" ]; then kill -s KILL "$pid" 2>/dev/null || true; fi
         sleep 0.05
     done
-    rm -f "$engines_dir/$name.pid"
+    rm -f "$run_dir/$name.pid"
 }

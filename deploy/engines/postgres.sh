@@ -15,6 +15,8 @@ postgres_data() {
     if [ -e "$engines_dir/postgres.data" ]; then cat "$engines_dir/postgres.data"; else printf '%s\n' "$engines_dir/postgres"; fi
 }
 
+postgres_mark() { postgres_data; }
+
 postgres_install() {
     [ -n "$(postgres_bin)" ] || install_packages postgresql
     [ -n "$(postgres_bin)" ] || die "PostgreSQL is not under /usr/lib/postgresql"

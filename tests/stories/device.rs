@@ -60,17 +60,22 @@ impl Device {
 
     /// The next message that is not a ping.
     pub async fn hear(&mut self) -> Value {
+        self.listen().await.unwrap_or_else(|end| panic!("the socket ended: {end}"))
+    }
+
+    /// The next message that is not a ping, or how the socket ended.
+    pub async fn listen(&mut self) -> Result<Value, String> {
         tokio::time::timeout(PATIENCE, async {
             loop {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => {
                         let message: Value = serde_json::from_str(&text).unwrap();
                         if message["type"] != "ping" {
-                            return message;
+                            return Ok(message);
                         }
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    other => panic!("the socket ended: {other:?}"),
+                    other => return Err(format!("{other:?}")),
                 }
             }
         })

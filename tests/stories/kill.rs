@@ -20,7 +20,7 @@ use crate::{
 };
 
 const KILLS: u64 = 50;
-const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
+pub const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
 const READ: &str = "mutation($input: MarkReadInput!) { markRead(input: $input) { total } }";
 const DELETE: &str = "mutation($id: ID!) { deleteMessage(id: $id) { deletedAt } }";
 
@@ -36,14 +36,14 @@ struct Key {
 
 /// A device's own view of its counters, kept by applying frames.
 #[derive(Default)]
-struct View {
-    version: Option<String>,
-    total: i64,
-    unread: BTreeMap<String, i64>,
+pub struct View {
+    pub version: Option<String>,
+    pub total: i64,
+    pub unread: BTreeMap<String, i64>,
 }
 
 impl View {
-    fn apply(&mut self, frame: &Value) {
+    pub fn apply(&mut self, frame: &Value) {
         if frame["kind"] == "SNAPSHOT" {
             self.unread.clear();
         }
@@ -100,7 +100,7 @@ pub async fn roles_are_killed_under_load(stack: &mut Stack, kills_each: usize) {
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let log = Followed::from_now(&stack.kafka_url).await;
+    let log = Followed::from_now(stack.kafka_url()).await;
     let mut people = Vec::new();
     for (number, login) in ["ann", "bob", "cleo"].into_iter().enumerate() {
         let place = if number == 1 { stack.elsewhere() } else { (**stack).clone() };

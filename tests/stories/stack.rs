@@ -13,7 +13,6 @@ use std::{
 
 use db::{Db, query};
 use tempfile::TempDir;
-use testkit::eventually;
 use tokio::{
     process::{Child, Command},
     sync::{Mutex, MutexGuard},
@@ -34,8 +33,29 @@ pub struct Stack {
     folder: TempDir,
     settings: BTreeMap<&'static str, Settings>,
     children: BTreeMap<&'static str, Child>,
-    pub kafka_url: String,
+    engines: Engines,
+}
+
+/// The engines, with an empty log, for one test at a time.
+pub struct Engines {
+    postgres: String,
+    kafka: String,
     _turn: MutexGuard<'static, ()>,
+}
+
+impl Engines {
+    /// Waits for its turn; `None`, with a line that says so, where the engines are not there.
+    pub async fn fresh() -> Option<Self> {
+        let engine = |name: &str| std::env::var(name).ok();
+        let (Some(postgres), Some(kafka)) = (engine("TEST_POSTGRES_URL"), engine("TEST_KAFKA_URL")) else {
+            println!("skipped: TEST_POSTGRES_URL and TEST_KAFKA_URL do not name engines (make engines)");
+            return None;
+        };
+        let turn = ONE_AT_A_TIME.lock().await;
+        engine_does("wipe", "kafka").await;
+        engine_does("start", "kafka").await;
+        Some(Self { postgres, kafka, _turn: turn })
+    }
 }
 
 impl Deref for Stack {
@@ -49,18 +69,11 @@ impl Deref for Stack {
 impl Stack {
     /// Starts everything; `None`, with a line that says so, where the engines are not there.
     pub async fn start(extra: &[(&'static str, &str)]) -> Option<Self> {
-        let engine = |name: &str| std::env::var(name).ok();
-        let (Some(postgres), Some(kafka)) = (engine("TEST_POSTGRES_URL"), engine("TEST_KAFKA_URL")) else {
-            println!("skipped: TEST_POSTGRES_URL and TEST_KAFKA_URL do not name engines (make engines)");
-            return None;
-        };
-        let turn = ONE_AT_A_TIME.lock().await;
-        engine_does("wipe", "kafka").await;
-        engine_does("start", "kafka").await;
+        let engines = Engines::fresh().await?;
         let folder = tempfile::tempdir().unwrap();
-        let databases = databases(&postgres).await;
+        let databases = databases(&engines.postgres).await;
         let mut common: Settings = Settings::from([
-            ("KAFKA_URL", kafka.clone()),
+            ("KAFKA_URL", engines.kafka.clone()),
             ("SERVICE_TOKEN_FILE", folder.path().join("service-token").display().to_string()),
             ("SIGNING_KEY_FILE", folder.path().join("signing-key.pem").display().to_string()),
             ("RUST_LOG", "info,access=warn".to_owned()),
@@ -76,7 +89,7 @@ impl Stack {
         }
         run_once("migrate", folder.path(), &migrate).await;
         let mut settings = settings(&common, &databases);
-        if let Some(redis) = engine("TEST_REDIS_URL") {
+        if let Ok(redis) = std::env::var("TEST_REDIS_URL") {
             engine_does("start", "redis").await;
             settings.get_mut("counter").unwrap().insert("REDIS_URL", redis);
         }
@@ -84,12 +97,17 @@ impl Stack {
         let suffix = format!("_{:06x}", rand::random::<u32>() & 0xff_ffff);
         let place = Place { url: at("gateway1"), other: at("gateway2"), suffix };
         let children = BTreeMap::new();
-        let mut stack = Self { place, databases, folder, settings, children, kafka_url: kafka, _turn: turn };
+        let mut stack = Self { place, databases, folder, settings, children, engines };
         for role in ROLES {
             stack.start_role(role);
         }
         stack.is_ready().await;
         Some(stack)
+    }
+
+    /// Where the log is.
+    pub fn kafka_url(&self) -> &str {
+        &self.engines.kafka
     }
 
     /// Starts a role that does not run.
@@ -124,18 +142,8 @@ impl Stack {
         Db::open(&self.databases[role], 2).await.unwrap()
     }
 
-    /// Waits until the person's total is what Redis holds of it, where there is one.
-    pub async fn cache_agrees(&self, person: &Person) {
-        if self.settings["counter"].contains_key("REDIS_URL") {
-            eventually("GraphQL and the cache agree", || async {
-                Some(person.total().await) == self.cached_total(person).await
-            })
-            .await;
-        }
-    }
-
     /// What Redis holds of a person: the total of all rows. `None`: nothing.
-    async fn cached_total(&self, person: &Person) -> Option<i64> {
+    pub async fn cached_total(&self, person: &Person) -> Option<i64> {
         let client = redis::Client::open(self.settings["counter"]["REDIS_URL"].as_str()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let hash = redis::Cmd::hgetall(format!("tidings:unread:{}", person.id));

@@ -53,8 +53,13 @@ struct Shared {
 impl Cache {
     /// A bounded map in this process, closed until events come in.
     pub fn in_process() -> Self {
+        Self::holding(CAPACITY)
+    }
+
+    /// The same with room for so many rows, about.
+    fn holding(rows_max: u64) -> Self {
         let slots = moka::future::Cache::builder();
-        let slots = slots.max_capacity(CAPACITY).weigher(|_: &UserId, slot: &Slot| slot.weight()).build();
+        let slots = slots.max_capacity(rows_max).weigher(|_: &UserId, slot: &Slot| slot.weight()).build();
         Self::Map(Map { slots, shared: Arc::default() })
     }
 
@@ -198,6 +203,21 @@ mod tests {
         cache.apply(&event(user_id, 3, dialog_id, 1, 2)).await;
         cache.fill(user_id, late, &unread(2, vec![row(dialog_id, 1)])).await;
         assert_eq!(cache.get(user_id).await, None, "an event has told of a newer version");
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_bounded_by_rows() {
+        let cache = Cache::holding(1_000);
+        let Cache::Map(map) = &cache;
+        map.shared.open.store(true, Ordering::Release);
+        for number in 1..=60 {
+            let (user_id, rows) = (UserId::now(), (0..99).map(|_| row(DialogId::now(), number)).collect());
+            let ticket = cache.miss(user_id).await;
+            cache.fill(user_id, ticket, &unread(number, rows)).await;
+            map.slots.run_pending_tasks().await;
+            assert!(map.slots.weighted_size() <= 1_000, "{}", map.slots.weighted_size());
+        }
+        assert!(map.slots.entry_count() > 0, "there is room for some");
     }
 
     #[tokio::test]

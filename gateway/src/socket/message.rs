@@ -3,6 +3,7 @@
 
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 
+use http::HeaderValue;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
@@ -53,6 +54,11 @@ impl Token {
             _ => text,
         };
         (!bare.is_empty() && !bare.eq_ignore_ascii_case("bearer")).then(|| Self(bare.to_owned()))
+    }
+
+    /// The token of an authorization header; one that no text can be read from is a token that does not hold.
+    pub fn of_header(value: &HeaderValue) -> Option<Self> {
+        value.to_str().map_or_else(|_| Some(Self(String::new())), Self::read)
     }
 
     /// The token alone.

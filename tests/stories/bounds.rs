@@ -1,7 +1,7 @@
 //! Every bound of an operation on every transport: at the bound it is accepted, one beyond it is refused with its code and
 //! nothing is done.
 
-use std::iter::repeat_n;
+use std::{iter::repeat_n, time::Instant};
 
 use db::{Db, query};
 use serde_json::{Value, json};
@@ -139,9 +139,9 @@ fn deep(first: &str, field: &str, count: usize, last: &str) -> String {
 
 fn documents() -> Vec<Bound> {
     let numbered = |count: usize| (0..count).map(|n| format!("a{n}: id")).collect::<Vec<_>>().join(" ");
-    // 20 tokens are around the list.
+    // 24 tokens are around the list.
     let tokens = |count: usize| {
-        let list = times(count - 20, "1");
+        let list = times(count - 24, "1");
         format!(
             "{{ _entities(representations: [{{ __typename: \"User\" id: \"x\" list: [{list}] }}]) {{ __typename }} }}"
         )
@@ -397,4 +397,24 @@ async fn the_bounds_of_values_hold_on_every_transport() {
         cells += place.walk(bounds).await;
     }
     println!("bounds of values: {cells} cells tried");
+}
+
+#[tokio::test]
+async fn an_operation_has_five_seconds_on_every_transport() {
+    let place = Place::new().await;
+    let auth = Db::open_file(&place.app.folder.path().join("auth.db")).await.unwrap();
+    // Whoever wants to write now waits.
+    let held = auth.begin().await.unwrap();
+    let asked = Asked::bare("mutation { updateMe(name: \"late\") { name } }");
+    let mut cells = 0;
+    for transport in TRANSPORTS.iter().filter(|transport| transport.carries(&asked)) {
+        let begun = Instant::now();
+        let told = (transport.ask)(&place.caller, &asked).await;
+        assert_eq!(told.code(), "DEADLINE_EXCEEDED", "{}: {told:?}", transport.name);
+        let took = begun.elapsed();
+        assert!((4..6).contains(&took.as_secs()), "{}: {took:?}", transport.name);
+        cells += 1;
+    }
+    held.rollback().await.unwrap();
+    println!("bounds of time: {cells} cells tried");
 }

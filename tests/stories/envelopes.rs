@@ -34,6 +34,17 @@ async fn post(person: &Person, body: String) -> (u16, String) {
     (status, first["errors"][0]["extensions"]["code"].as_str().unwrap_or("none").to_owned())
 }
 
+/// Asks for an address on a connection of its own; how the answer begins, and the connection.
+async fn get(app: &App, path: &str) -> (String, TcpStream) {
+    let address = app.url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    (String::from_utf8(answer.to_vec()).unwrap(), stream)
+}
+
 fn padded(body: &str, bytes: usize) -> String {
     format!("{body}{}", " ".repeat(bytes - body.len()))
 }
@@ -80,10 +91,10 @@ async fn bodies_batches_and_variables_have_their_bounds_alone_and_in_a_batch() {
             assert_eq!(app.metric("grpc_client_calls_total").await, calls, "{what}: nothing was executed");
         }
     }
-    let comment = |bytes: usize| format!("/graphql?query=%7B__typename%7D%23{}", "x".repeat(bytes));
-    let get = |path: String| person.http.get(format!("{}{path}", person.url)).send();
-    assert_eq!(get(comment(60_000)).await.unwrap().status(), 200, "an address of 60 kB");
-    assert_eq!(get(comment(66_000)).await.unwrap().status(), 414, "an address of more than 64 kB");
+    for (bytes, status) in [(60_000, "HTTP/1.1 200"), (66_000, "HTTP/1.1 414")] {
+        let (told, _) = get(&app, &format!("/graphql?query=%7B__typename%7D%23{}", "x".repeat(bytes))).await;
+        assert_eq!(told, status, "an address of {bytes} bytes, where 64 kB are the bound");
+    }
     println!("bounds of requests: {} cells tried", cells.len() + 2);
 }
 
@@ -160,15 +171,7 @@ async fn sockets_of_a_person_and_of_nobody_have_their_bounds() {
 #[tokio::test]
 async fn connections_have_a_bound_and_what_comes_beyond_is_told_so() {
     let app = App::start_with(&[("MAX_CONNECTIONS", "10")]).await;
-    let address = app.url.trim_start_matches("http://").to_owned();
-    let ask = || async {
-        let mut stream = TcpStream::connect(&address).await.unwrap();
-        let request = format!("GET /healthz HTTP/1.1\r\nhost: {address}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.unwrap();
-        (String::from_utf8(answer.to_vec()).unwrap(), stream)
-    };
+    let ask = || get(&app, "/healthz");
     let mut open = Vec::new();
     for _ in 0..10 {
         let (status, stream) = ask().await;

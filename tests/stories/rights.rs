@@ -23,6 +23,8 @@ struct World {
     participant: Person,
     left: Person,
     stranger: Person,
+    /// Whom everybody else may talk with.
+    somebody: Person,
     logged_out: Person,
     scenes: usize,
 }
@@ -35,7 +37,8 @@ impl World {
         let logged_out = Person::login(&app, "bob").await;
         logged_out.data("mutation { logout }", json!({})).await;
         let (left, stranger) = (Person::register(&app, "cleo").await, Person::register(&app, "mallory").await);
-        Self { app, owner, participant, left, stranger, logged_out, scenes: 0 }
+        let somebody = Person::register(&app, "dora").await;
+        Self { app, owner, participant, left, stranger, somebody, logged_out, scenes: 0 }
     }
 
     fn caller(&self, who: Who) -> Caller {
@@ -74,7 +77,7 @@ impl World {
         let session = if refreshes { Person::login(&self.app, "mallory").await } else { self.stranger.clone() };
         let refresh_token = session.refresh_token;
         self.scenes += 1;
-        Scene { dialog, message, person: self.stranger.id.clone(), refresh_token, number: self.scenes }
+        Scene { dialog, message, person: self.somebody.id.clone(), refresh_token, number: self.scenes }
     }
 
     /// A scene in which nothing that is named is there.

@@ -126,6 +126,8 @@ fn outcome(row: &Row, told: &Told) -> Option<Outcome> {
     let nothing = value.is_null() || value.as_array().is_some_and(|list| list.iter().all(Value::is_null));
     let refused_token = told.status == Some(401) || told.closed == Some(4403);
     match (told.code(), nothing) {
+        // The socket may be closed before it can say that its session is over.
+        ("none", true) if row.ends_sessions && told.closed == Some(4401) => Some(Outcome::Data),
         ("UNAUTHENTICATED", true) if told.status == Some(401) => Some(Outcome::Token),
         ("none", true) if refused_token => Some(Outcome::Token),
         ("none", true) if told.answer.get("data").is_some() => Some(Outcome::Null),

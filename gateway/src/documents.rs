@@ -273,7 +273,7 @@ mod tests {
             found.map(|ready| ready.cost).map_err(|rejected| rejected.code())
         };
         let everything = schema::EVERYTHING.replace("FIRST", "50");
-        assert_eq!(cost(&everything).await, Ok(18_151));
+        assert_eq!(cost(&everything).await, Ok(18_101));
         let plain = "subscription { unread { kind version total truncated changed { dialogId unread } } }";
         assert_eq!(cost(plain).await, Ok(2_006));
         let named = "subscription { unread { total changed { dialogId unread readSeq lastSeq dialog { title lastMessage { seq } } } } }";

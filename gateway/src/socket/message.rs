@@ -249,6 +249,14 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_is_no_text_is_a_token_that_does_not_hold() {
+        let read = |bytes: &[u8]| Token::of_header(&HeaderValue::from_bytes(bytes).expect("a header"));
+        assert_eq!(read(b"Bearer abc").as_ref().map(Token::expose), Some("abc"));
+        assert_eq!(read(b"Bearer \xfc").as_ref().map(Token::expose), Some(""), "refused, and not taken for nobody");
+        assert_eq!(read(b""), None);
+    }
+
+    #[test]
     fn what_is_no_message_is_told_why() {
         let long_id = format!(r#"{{"type":"complete","id":"{}"}}"#, "x".repeat(257));
         let deep = format!(r#"{{"type":"ping","payload":{}}}"#, "[".repeat(60_000));

@@ -359,9 +359,9 @@ async fn sockets_of_nobody_have_a_bound_and_those_who_sign_in_make_room() {
 }
 
 #[tokio::test]
-async fn an_authorization_header_that_cannot_be_read_is_a_token_that_does_not_hold() {
+async fn a_header_of_the_handshake_that_holds_no_token_of_ours_closes_with_4403() {
     let stage = Stage::start().await;
-    for header in ["Basic YW5uOng=", "Token x", "Bearer x", "Bearer a b", "\u{fc}"] {
+    for header in ["Basic YW5uOng=", "Token x", "Bearer x", "Bearer a b"] {
         let mut client = stage.open(&[PROTOCOL, ("authorization", header)]).await.expect("a socket");
         client.say(json!({ "type": "connection_init" })).await;
         assert_eq!(client.closed().await.0, 4403, "{header}");

@@ -19,7 +19,7 @@ use tokio::{
 
 /// What is answered beyond the bound.
 const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 36\r\nretry-after: 3\r\n\
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 37\r\nretry-after: 3\r\n\
     connection: close\r\n\r\ntoo many connections, try again later";
 /// Refused connections that are held open for a while: one that is cut while its client writes may never show the answer.
 const HELD_MAX: usize = 64;

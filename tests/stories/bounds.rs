@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::App,
+    bad_input::{ADD, CREATE, REGISTER, SEND},
     person::{PASSWORD, Person},
     transport::{Asked, Caller, TRANSPORTS, Told, Transport},
 };
@@ -209,12 +210,8 @@ async fn the_bounds_of_documents_hold_on_every_transport() {
     println!("bounds of documents: {} cells tried", place.walk(&documents()).await);
 }
 
-const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id } }";
-const CREATE: &str = "mutation($input: CreateDialogInput!) { createDialog(input: $input) { id } }";
-const REGISTER: &str = "mutation($input: RegisterInput!) { register(input: $input) { user { id } } }";
 const RENAME: &str = "mutation($name: String!) { updateMe(name: $name) { name } }";
 const PASSWORDS: &str = "mutation($old: String!, $new: String!) { changePassword(old: $old, new: $new) { expiresAt } }";
-const ADD: &str = "mutation($id: ID!, $u: [ID!]!) { addParticipants(dialogId: $id, userIds: $u) { id } }";
 
 fn sends(place: &Place) -> Vec<Bound> {
     let dialog = place.dialog.clone();

@@ -1,6 +1,7 @@
 //! One binary, a subcommand per role. This crate alone knows all four services: it reads the settings, makes the parts and
 //! hands each what it needs.
 
+mod connections;
 mod engine;
 mod healthcheck;
 mod keygen;
@@ -16,7 +17,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::settings::{Cli, Command};
+use crate::{
+    process::Broken,
+    settings::{Cli, Command},
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -48,6 +52,10 @@ fn main() -> ExitCode {
     });
     match outcome {
         Ok(code) => code,
+        Err(error) if error.is::<Broken>() => {
+            tracing::error!(%error, "the process ends");
+            ExitCode::FAILURE
+        }
         Err(error) => refuse(&format!("{error:#}")),
     }
 }

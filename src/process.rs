@@ -9,7 +9,7 @@ use telemetry::{Readiness, grpc::server_layer, readiness::Component};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -20,8 +20,23 @@ use tonic::{
 };
 use tower::Layer;
 
+use crate::connections::Limited;
+
+/// Connections to the operations port.
+const OPS_CONNECTIONS: u32 = 100;
 /// What the process may take beyond `DRAIN_WINDOW` to end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// A task of the process has ended without being told to: what it did is not done any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// It panicked.
+    #[error("a task of the process panicked: {0}")]
+    Panicked(JoinError),
+    /// It came back.
+    #[error("a task of the process has ended by itself")]
+    Ended,
+}
 
 /// A process, with the tasks that it owns.
 #[derive(Debug)]
@@ -46,7 +61,11 @@ impl Process {
         let (shutdown, readiness) = (CancellationToken::new(), Readiness::new());
         let start = readiness.register("start");
         let mut process = Self { shutdown, readiness, start, tasks: JoinSet::new() };
-        process.serve_http("OPS_LISTEN", listener, telemetry::ops::router(process.readiness.clone()));
+        process.serve_http(
+            "OPS_LISTEN",
+            Limited::new(listener, OPS_CONNECTIONS),
+            telemetry::ops::router(process.readiness.clone()),
+        );
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
         Ok((process, address))
     }
@@ -57,7 +76,7 @@ impl Process {
     }
 
     /// Answers HTTP until shut down.
-    pub fn serve_http(&mut self, setting: &'static str, listener: TcpListener, router: Router) {
+    pub fn serve_http(&mut self, setting: &'static str, listener: Limited, router: Router) {
         let shutdown = self.shutdown.clone().cancelled_owned();
         self.spawn(async move {
             if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown).await {
@@ -97,17 +116,27 @@ impl Process {
         });
     }
 
-    /// Runs until SIGINT or SIGTERM, then ends everything within the drain window and ten seconds.
+    /// Runs until SIGINT or SIGTERM, or until a task breaks, then ends everything within the drain window and ten seconds.
     ///
     /// # Errors
-    /// Where signals cannot be received.
+    /// [`Broken`] where a task has panicked or ended by itself, and where signals cannot be received.
     pub async fn until_stopped(mut self, databases: &[&Db], drain_window: Duration) -> anyhow::Result<()> {
         self.start.ready();
-        stop_signal().await?;
-        tracing::info!("stopping; asked again, at once");
+        let mut broken = tokio::select! {
+            stopped = stop_signal() => stopped.map(|()| None)?,
+            Some(ended) = self.tasks.join_next() => Some(ended.map_or_else(Broken::Panicked, |()| Broken::Ended)),
+        };
+        match &broken {
+            None => tracing::info!("stopping; asked again, at once"),
+            Some(error) => tracing::error!(%error, "stopping"),
+        }
         self.shutdown.cancel();
         let everything = async {
-            while self.tasks.join_next().await.is_some() {}
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Err(error) = ended {
+                    broken.get_or_insert(Broken::Panicked(error));
+                }
+            }
             for db in databases {
                 db.close().await;
             }
@@ -118,7 +147,7 @@ impl Process {
             },
             again = stop_signal() => again?,
         }
-        Ok(())
+        broken.map_or(Ok(()), |broken| Err(broken.into()))
     }
 }
 
@@ -141,4 +170,29 @@ pub async fn stop_signal() -> anyhow::Result<()> {
         _ = terminate.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn process() -> (Process, SocketAddr) {
+        Process::start("127.0.0.1:0".parse().unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_or_comes_back_ends_the_process_with_an_error_and_the_others_in_good_order() {
+        for (panics, told) in [(true, "a task of the process panicked"), (false, "has ended by itself")] {
+            let (mut process, _) = process().await;
+            let (shutdown, (done, mut ended)) = (process.shutdown.clone(), tokio::sync::mpsc::channel(1));
+            process.spawn(async move {
+                shutdown.cancelled().await;
+                done.send(()).await.unwrap();
+            });
+            process.spawn(async move { assert!(!panics, "planted") });
+            let error = process.until_stopped(&[], Duration::from_secs(1)).await.unwrap_err();
+            assert!(error.is::<Broken>() && error.to_string().contains(told), "{error}");
+            assert_eq!(ended.recv().await, Some(()), "the other was told to end, and awaited");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use proto::Peer;
 use tokio::net::TcpListener;
 
 use crate::{
+    connections::Limited,
     engine, peer,
     process::{Process, listen},
     settings::{self, PeerRole},
@@ -93,12 +94,13 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
         allowed_origins: settings.gateway.allowed_origins.clone().unwrap_or_else(Origins::none),
         introspection: settings.gateway.introspection.unwrap_or(false),
         max_sockets_per_user: settings.gateway.max_sockets_per_user as usize,
+        max_anonymous_sockets: settings.gateway.max_anonymous_sockets as usize,
         drain_window: settings.peer.drain_window,
         access_token_ttl: settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL),
     };
     let app = wiring::gateway(&mut process, told, Peers::new(auth, dialog, counter), guard, &token, &log);
     tracing::info!(address = %listener.local_addr()?, "the gateway listens");
-    process.serve_http("LISTEN", listener, app.router());
+    process.serve_http("LISTEN", Limited::new(listener, settings.gateway.max_connections), app.router());
     process.until_stopped(&[], settings.peer.drain_window).await
 }
 

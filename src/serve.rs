@@ -16,6 +16,7 @@ use telemetry::grpc::server_layer;
 use tower::Layer;
 
 use crate::{
+    connections::Limited,
     engine, keygen,
     process::{Process, listen},
     settings::{Databases, Serve},
@@ -64,13 +65,14 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
         allowed_origins: settings.gateway.allowed_origins.clone().unwrap_or_else(Origins::loopback),
         introspection,
         max_sockets_per_user: settings.gateway.max_sockets_per_user as usize,
+        max_anonymous_sockets: settings.gateway.max_anonymous_sockets as usize,
         drain_window: settings.drain_window,
         access_token_ttl: access_ttl,
     };
     let peers = Peers::new(auth_peer, dialog_peer, counter_peer);
     let gateway = wiring::gateway(&mut process, gateway_settings, peers, guard, &token, &log);
     let address = listener.local_addr()?;
-    process.serve_http("LISTEN", listener, gateway.router());
+    process.serve_http("LISTEN", Limited::new(listener, settings.gateway.max_connections), gateway.router());
     welcome(&settings, introspection, (address, ops_address));
     process.until_stopped(&[&auth_db, &dialog_db, &counter_db], settings.drain_window).await
 }

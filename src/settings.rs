@@ -281,10 +281,10 @@ pub struct Tokens {
     #[arg(long, env = "TOKEN_ISSUER", default_value = "tidings", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub token_issuer: String,
     /// Life of an access token [default: 1h in serve, 5m in the roles]
-    #[arg(long, env = "ACCESS_TOKEN_TTL", value_parser = duration)]
+    #[arg(long, env = "ACCESS_TOKEN_TTL", value_parser = lifetime)]
     pub access_token_ttl: Option<Duration>,
     /// Life of a refresh token
-    #[arg(long, env = "REFRESH_TOKEN_TTL", default_value = "30d", value_parser = duration)]
+    #[arg(long, env = "REFRESH_TOKEN_TTL", default_value = "30d", value_parser = lifetime)]
     pub refresh_token_ttl: Duration,
 }
 
@@ -301,6 +301,12 @@ pub struct Gateway {
     /// Sockets that a user may have open here
     #[arg(long, env = "MAX_SOCKETS_PER_USER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_sockets_per_user: u32,
+    /// WebSockets that may be open here before their users have signed in
+    #[arg(long, env = "MAX_ANONYMOUS_SOCKETS", default_value = "2000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_anonymous_sockets: u32,
+    /// Connections that may be open here at once, WebSockets included; what comes beyond is answered 503
+    #[arg(long, env = "MAX_CONNECTIONS", default_value = "19000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
 }
 
 /// The settings of `keygen`.
@@ -355,6 +361,12 @@ fn instance(text: &str) -> Result<String, String> {
     Err("a name is 1 to 64 letters, digits, dots, dashes and underscores".to_owned())
 }
 
+/// A duration of a second or more: tokens count in seconds, and one of none is born expired.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = duration(text)?;
+    if lifetime < Duration::from_secs(1) { Err("a token lives a second at least".to_owned()) } else { Ok(lifetime) }
+}
+
 fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
@@ -396,6 +408,15 @@ mod tests {
         assert!(instance(&"x".repeat(64)).is_ok());
         for wrong in ["", "a b", "ä", &"x".repeat(65)] {
             assert!(instance(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_token_lives_a_second_at_least() {
+        assert_eq!(lifetime("1s"), Ok(Duration::from_secs(1)));
+        for flag in ["--access-token-ttl", "--refresh-token-ttl"] {
+            let error = Cli::try_parse_from(["tidings", flag, "999ms"]).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains("a token lives a second at least"), "{error}");
         }
     }
 

@@ -42,17 +42,19 @@ pub fn guard(auth: &Peer, token: &ServiceToken, issuer: &str) -> Guard {
     Guard::new(keys, token.clone(), issuer)
 }
 
-/// Runs dialog's loops. A consumer that stops says so itself, once; the rest goes on.
+/// Runs dialog's loops. A consumer that stops says so itself, in the log and to readiness; the rest goes on.
 pub fn run_dialog(process: &mut Process, app: &dialog::App, log: &Log, counter: Peer, token: &ServiceToken) {
     let (app, log, token, shutdown) = (app.clone(), log.clone(), token.clone(), process.shutdown.clone());
-    process.spawn(async move { drop(app.run(&log, counter, token, shutdown).await) });
+    let component = process.readiness.register("dialog consumer");
+    process.spawn(async move { drop(app.run(&log, counter, token, component, shutdown).await) });
 }
 
-/// Runs counter's loops. A consumer that stops says so itself, once; the rest goes on.
+/// Runs counter's loops. A consumer that stops says so itself, in the log and to readiness; the rest goes on.
 pub fn run_counter(process: &mut Process, app: &counter::App, cache: Cache, dialog: Peer) {
     process.spawn(engine::watch_cache(cache, process.readiness.clone(), process.shutdown.clone()));
     let (app, shutdown) = (app.clone(), process.shutdown.clone());
-    process.spawn(async move { drop(app.run(dialog, shutdown).await) });
+    let component = process.readiness.register("counter consumer");
+    process.spawn(async move { drop(app.run(dialog, component, shutdown).await) });
 }
 
 /// The gateway over its peers.

@@ -22,6 +22,7 @@ use access::{Guard, ServiceToken};
 use db::Db;
 use events::{Consumer, Log, Stopped};
 use proto::{Peer, counter::counters_server::CountersServer, topic};
+use telemetry::readiness::Component;
 use tokio_util::sync::CancellationToken;
 
 pub use cache::{Cache, Trouble};
@@ -58,9 +59,10 @@ impl App {
     /// Counts the events of the log, keeps the cache and asks dialog for what is missing, until shut down.
     ///
     /// # Errors
-    /// [`Stopped`] where the log is not the one that was counted before: counting has stopped, told in one log line at
-    /// that time, while everything else went on until shut down.
-    pub async fn run(&self, dialog: Peer, shutdown: CancellationToken) -> Result<(), Stopped> {
+    /// [`Stopped`] where the log is not the one that was counted before: counting has stopped, told in one log line and
+    /// by the component at that time, while everything else went on until shut down.
+    pub async fn run(&self, dialog: Peer, component: Component, shutdown: CancellationToken) -> Result<(), Stopped> {
+        component.ready();
         let topics = &[topic::AUTH, topic::DIALOG];
         let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, count::Count);
         let repair = repair::Repair { db: self.db.clone(), dialog, service_token: self.service_token.clone() };
@@ -68,6 +70,7 @@ impl App {
             let stopped = consumer.run(shutdown.clone()).await;
             if let Err(stopped) = &stopped {
                 tracing::error!(error = %stopped, "counting has stopped");
+                component.degraded(format!("counting has stopped: {stopped}"));
             }
             stopped
         });

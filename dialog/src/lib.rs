@@ -29,7 +29,7 @@ use access::{Guard, ServiceToken};
 use db::Db;
 use events::{Consumer, Log, Stopped};
 use proto::{Peer, dialog::dialogs_server::DialogsServer, topic};
-use telemetry::grpc::client_layer;
+use telemetry::{grpc::client_layer, readiness::Component};
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
@@ -69,19 +69,24 @@ impl App {
     /// The loops in the background until shut down: the replies of the counters are applied, and overdue messages settled.
     ///
     /// # Errors
-    /// [`Stopped`] where the log of the replies is not the one that was read before. That is logged at once; overdue
-    /// messages are settled nevertheless until shutdown.
+    /// [`Stopped`] where the log of the replies is not the one that was read before. That is logged and told by the
+    /// component at once; overdue messages are settled nevertheless until shutdown.
     pub async fn run(
         &self,
         log: &Log,
         counter: Peer,
         service_token: ServiceToken,
+        component: Component,
         shutdown: CancellationToken,
     ) -> Result<(), Stopped> {
+        component.ready();
         let consumer = Consumer::new(replies::CONSUMER, &[topic::COUNTER], log, &self.db, replies::Replies);
         let replies = async {
             let stopped = consumer.run(shutdown.clone()).await;
-            stopped.inspect_err(|error| tracing::error!(%error, "the replies of the counters are not read any more"))
+            stopped.inspect_err(|error| {
+                tracing::error!(%error, "the replies of the counters are not read any more");
+                component.degraded(format!("the replies of the counters are not read any more: {error}"));
+            })
         };
         let counter = seen("counter", counter);
         let sweeper = sweeper::run(&self.db, counter, &service_token, self.settings.saga_deadline, shutdown.clone());

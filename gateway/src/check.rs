@@ -11,7 +11,10 @@ use async_graphql::{
 use async_graphql_parser::types::ExecutableDocument;
 use futures_util::FutureExt;
 
-use crate::schema::{self, Schema};
+use crate::{
+    pipeline::RECURSION_MAX,
+    schema::{self, Schema},
+};
 
 /// Validates. Cheap to clone.
 #[derive(Clone)]
@@ -27,7 +30,7 @@ type Said = Result<usize, Vec<ServerError>>;
 impl Checker {
     /// Over the public schema. Suggestions tell names of the schema.
     pub fn new(suggestions: bool) -> Self {
-        let builder = schema::build().extension(Stop);
+        let builder = schema::build().extension(Stop).limit_recursive_depth(RECURSION_MAX);
         Self(if suggestions { builder.finish() } else { builder.disable_suggestions().finish() })
     }
 

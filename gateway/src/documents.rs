@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use async_graphql::{ServerError, Variables};
+use async_graphql::{Name, ServerError, Variables};
 use async_graphql_parser::{
     Error as ParserError, parse_query,
     types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType},
@@ -45,6 +45,8 @@ pub struct Operation {
     pub kind: OperationType,
     /// How many entities it asks for at once.
     entities: usize,
+    /// The variables that hold lists of them.
+    entity_lists: Vec<Name>,
     /// What it costs, where that does not depend on variables.
     cost: Option<usize>,
 }
@@ -80,6 +82,7 @@ impl Documents {
         let key = (text, name);
         if let Some(operation) = self.kept.get(&key).await {
             let variables = variables::complete(operation.definition(), given)?;
+            limits::entities(&operation.entity_lists, &variables)?;
             let cost = match operation.cost {
                 Some(cost) => cost,
                 None => self.cost(&operation.document, operation.entities, &variables)?,
@@ -105,6 +108,7 @@ impl Documents {
         document.fragments.retain(|fragment, _| measure.fragments.contains(fragment));
         let definition = only(&document);
         let variables = variables::complete(definition, given)?;
+        limits::entities(&measure.entity_lists, &variables)?;
         if whole.operations.iter().count() > 1 {
             // The others must be valid too, but theirs is not this one's cost.
             self.checker.check(whole.clone(), &variables).map_err(Rejected::invalid)?;
@@ -112,7 +116,8 @@ impl Documents {
         let (entities, constant) = (measure.entities, definition.variable_definitions.is_empty());
         let cost = self.cost(&document, entities, &variables)?;
         let (shape, kind) = (Shape::of(&self.types, &document, definition), definition.ty);
-        Ok((Operation { document, shape, kind, entities, cost: constant.then_some(cost) }, variables, cost))
+        let (entity_lists, constant) = (measure.entity_lists, constant.then_some(cost));
+        Ok((Operation { document, shape, kind, entities, entity_lists, cost: constant }, variables, cost))
     }
 
     /// Validates, and answers what the operation costs.
@@ -259,6 +264,28 @@ mod tests {
         assert_eq!(affordable(limits::COMPLEXITY_MAX + 1).map_err(|error| error.code()), Err(Code::LimitExceeded));
     }
 
+    /// What can be large costs by how large it can be: a unit is about a kilobyte.
+    #[tokio::test]
+    async fn what_can_be_large_is_dear_and_what_clients_ask_for_passes() {
+        let documents = Documents::new(true);
+        let cost = async |text: &str| {
+            let found = found(&documents, text, None, value!({})).await;
+            found.map(|ready| ready.cost).map_err(|rejected| rejected.code())
+        };
+        let everything = schema::EVERYTHING.replace("FIRST", "50");
+        assert_eq!(cost(&everything).await, Ok(18_101));
+        let plain = "subscription { unread { kind version total truncated changed { dialogId unread } } }";
+        assert_eq!(cost(plain).await, Ok(2_006));
+        let named = "subscription { unread { total changed { dialogId unread readSeq lastSeq dialog { title lastMessage { seq } } } } }";
+        assert_eq!(cost(named).await, Ok(1 + 1 + 1 + 1_000 * 8));
+        assert_eq!(cost("{ dialogs(first: 100) { nodes { participantIds } } }").await, Ok(1 + 100 * 41));
+        let texts = |dialogs: usize| {
+            format!("{{ dialogs(first: {dialogs}) {{ nodes {{ messages(first: 100) {{ nodes {{ text }} }} }} }} }}")
+        };
+        assert_eq!(cost(&texts(11)).await, Ok(1 + 11 * (1 + 1 + 100 * 17)));
+        assert_eq!(cost(&texts(12)).await, Err(Code::LimitExceeded), "1,200 texts of 16 kB");
+    }
+
     #[tokio::test]
     async fn lists_inside_lists_never_overflow() {
         let deep = "{ dialogs(first: 100) { nodes { messages(first: 100) { nodes { sender { id } } }
@@ -266,6 +293,10 @@ mod tests {
         assert_eq!(code(deep, None, value!({})).await, Code::LimitExceeded);
         let entities = "query($r: [_Any!]!) { _entities(representations: $r) { ... on Dialog { messages(first: 100) { nodes { id seq } } } } }";
         assert_eq!(code(entities, None, value!({ "r": [] })).await, Code::LimitExceeded);
+        let entities = "query($r: [_Any!]!) { _entities(representations: $r) { __typename } }";
+        let many = |count: usize| value!({ "r": vec![value!({ "__typename": "User", "id": "x" }); count] });
+        assert_eq!(code(entities, None, many(limits::ENTITIES_MAX + 1)).await, Code::LimitExceeded);
+        assert!(found(&Documents::new(true), entities, None, many(limits::ENTITIES_MAX)).await.is_ok());
     }
 
     #[tokio::test]

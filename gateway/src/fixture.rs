@@ -73,6 +73,7 @@ impl Fixture {
             allowed_origins: "https://app.example".parse::<Origins>().expect("an origin"),
             introspection,
             max_sockets_per_user: 20,
+            max_anonymous_sockets: 100,
             drain_window: Duration::from_millis(100),
             access_token_ttl: Duration::from_secs(300),
         };

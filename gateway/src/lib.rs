@@ -72,6 +72,8 @@ pub struct Settings {
     pub introspection: bool,
     /// How many sockets a person may have at this gateway.
     pub max_sockets_per_user: usize,
+    /// How many sockets may be open at this gateway before their people have signed in.
+    pub max_anonymous_sockets: usize,
     /// The time over which sockets are closed when the gateway stops.
     pub drain_window: Duration,
     /// How long access tokens live: for so long a revoked session must be remembered.
@@ -113,6 +115,7 @@ impl App {
             revoked: revoked.clone(),
             origins: settings.allowed_origins.clone(),
             each_max: settings.max_sockets_per_user,
+            anonymous_max: settings.max_anonymous_sockets,
             drain_window: settings.drain_window,
         });
         let door = Door { pipeline, authenticator };

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use async_graphql::{Name, Positioned};
+use async_graphql::{Name, Positioned, Variables};
 use async_graphql_parser::types::{
     Directive, ExecutableDocument, Field, FragmentDefinition, OperationDefinition, Selection, SelectionSet,
 };
@@ -40,6 +40,8 @@ pub struct Measure {
     pub fragments: HashSet<Name>,
     /// How many entities it asks for at once; its cost counts for each.
     pub entities: usize,
+    /// The variables that hold lists of entities.
+    pub entity_lists: Vec<Name>,
 }
 
 /// Checks every operation of a document against the bounds, and measures the one of this name (the only one without).
@@ -161,7 +163,11 @@ impl<'a> Walk<'a> {
             "_entities" => {
                 let asked = match field.get_argument("representations").map(|value| &value.node) {
                     Some(Value::List(representations)) => representations.len(),
-                    // In a variable: as many as may be.
+                    // In a variable: as many as may be; how many they are is known where its value is.
+                    Some(Value::Variable(name)) => {
+                        self.measure.entity_lists.push(name.clone());
+                        ENTITIES_MAX
+                    }
                     _ => ENTITIES_MAX,
                 };
                 at_most(ENTITIES_MAX, asked, "entities")?;
@@ -191,6 +197,17 @@ impl<'a> Walk<'a> {
         self.directives += directives.len();
         at_most(DIRECTIVES_MAX, self.directives, "directives")
     }
+}
+
+/// Checks the lists of entities that come in variables.
+///
+/// # Errors
+/// LIMIT_EXCEEDED.
+pub fn entities(lists: &[Name], variables: &Variables) -> Result<(), Error> {
+    lists.iter().try_for_each(|name| match variables.get(name) {
+        Some(async_graphql::Value::List(entities)) => at_most(ENTITIES_MAX, entities.len(), "entities"),
+        _ => Ok(()),
+    })
 }
 
 fn nested(place: Place) -> Result<Place, Error> {

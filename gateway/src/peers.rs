@@ -8,8 +8,9 @@ use telemetry::{Call, grpc::client_layer};
 use tonic::service::interceptor::InterceptedService;
 use tower::{Layer, util::BoxCloneSyncService};
 
-/// A page of long messages is larger than tonic's default of 4 MB. What is larger than this is not read.
-const ANSWER_MAX_BYTES: usize = 64 << 20;
+/// A thousand of the longest messages, the most of one question, are larger than tonic's default of 4 MB. What is larger
+/// than this is not read.
+const ANSWER_MAX_BYTES: usize = 17 << 20;
 
 /// A service, and what travels with each call of it.
 pub type Called = InterceptedService<Peer, Call>;

@@ -23,8 +23,8 @@ use crate::{
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(5);
 /// How much sooner a call of a service must be answered, so that the rest of the answer is still sent.
 const ANSWER: Duration = Duration::from_millis(250);
-/// Fragments and fields inside each other that the executor follows; the bounds are tighter.
-const RECURSION_MAX: usize = 128;
+/// Fragments and fields inside each other that validation and execution follow; the bounds are tighter.
+pub const RECURSION_MAX: usize = 128;
 
 /// An operation as a transport has read it.
 #[derive(Debug, Default)]

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod calls;
 #[cfg(test)]
+pub use calls::EVERYTHING;
+#[cfg(test)]
 mod contract;
 mod dialog;
 mod input;

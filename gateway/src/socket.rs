@@ -65,6 +65,8 @@ pub struct Parts {
     pub origins: Origins,
     /// How many sockets a person may have.
     pub each_max: usize,
+    /// How many sockets there may be of nobody yet.
+    pub anonymous_max: usize,
     /// The time over which sockets are closed when the gateway stops.
     pub drain_window: Duration,
 }
@@ -79,12 +81,12 @@ struct Shared {
 impl Sockets {
     /// None yet.
     pub fn new(parts: Parts) -> Self {
-        let (seats, stopping) = (Seats::new(parts.each_max), CancellationToken::new());
+        let (seats, stopping) = (Seats::new(parts.each_max, parts.anonymous_max), CancellationToken::new());
         Self(Arc::new(Shared { parts, seats, stopping, tasks: TaskTracker::new() }))
     }
 
     /// Answers a handshake: 403 for a page that may not come, 400 without our subprotocol, 503 when the
-    /// gateway stops, else 101 and a task.
+    /// gateway stops or too many sockets are of nobody, else 101 and a task.
     fn upgrade(&self, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Response {
         if !self.0.parts.origins.admit(headers) {
             return (StatusCode::FORBIDDEN, "this origin may not open a WebSocket here\n").into_response();
@@ -95,8 +97,11 @@ impl Sockets {
         if self.0.stopping.is_cancelled() {
             return (StatusCode::SERVICE_UNAVAILABLE, "the gateway stops\n").into_response();
         }
-        let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let header_token = authorization.and_then(Token::read);
+        let Some(seat) = self.seats().take_anonymous() else {
+            let message = "too many sockets wait for their users to sign in, try again later\n";
+            return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "3")], message).into_response();
+        };
+        let header_token = headers.get(header::AUTHORIZATION).and_then(Token::of_header);
         let sockets = self.clone();
         upgrade
             .protocols([SUBPROTOCOL])
@@ -106,7 +111,8 @@ impl Sockets {
             .max_message_size(FRAME_MAX)
             .on_upgrade(move |socket| {
                 let tasks = sockets.0.tasks.clone();
-                tasks.track_future(async move { Box::pin(Driver::new(sockets, socket, header_token).run()).await })
+                tasks
+                    .track_future(async move { Box::pin(Driver::new(sockets, socket, seat, header_token).run()).await })
             })
     }
 

@@ -88,6 +88,7 @@ impl Stage {
             allowed_origins: "https://app.example".parse().expect("an origin"),
             introspection: true,
             max_sockets_per_user: 20,
+            max_anonymous_sockets: 100,
             drain_window: Duration::from_millis(300),
             access_token_ttl: Duration::from_secs(300),
         };

@@ -67,13 +67,18 @@ impl Authenticator {
     /// # Errors
     /// As [`Authenticator::token`]: a bad token is refused even where none is needed.
     pub async fn header(&self, headers: &HeaderMap) -> Result<Option<Viewer>, Error> {
-        let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let Some(value) = values.next() else { return Ok(None) };
         let value = value.to_str().map_err(|_| refused(Refused::Invalid))?;
+        if values.next().is_some() {
+            // Two tokens: nobody can say which of them is meant.
+            return Err(refused(Refused::Invalid));
+        }
         if value.trim().is_empty() {
             return Ok(None);
         }
         let (scheme, token) = value.split_once(' ').ok_or_else(|| refused(Refused::Invalid))?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
+        if !scheme.eq_ignore_ascii_case("bearer") || token.trim().contains(' ') {
             return Err(refused(Refused::Invalid));
         }
         self.token(token).await.map(Some)

@@ -9,12 +9,12 @@ use crate::{
     person::{PASSWORD, Person},
 };
 
-const REGISTER: &str = "mutation($input: RegisterInput!) { register(input: $input) { user { id name } } }";
+pub const REGISTER: &str = "mutation($input: RegisterInput!) { register(input: $input) { user { id name } } }";
 const LOGIN: &str = "mutation($input: LoginInput!) { login(input: $input) { user { id } } }";
-const CREATE: &str = "mutation($input: CreateDialogInput!) { createDialog(input: $input) { id participantIds } }";
-const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
+pub const CREATE: &str = "mutation($input: CreateDialogInput!) { createDialog(input: $input) { id participantIds } }";
+pub const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
 const READ: &str = "mutation($input: MarkReadInput!) { markRead(input: $input) { total } }";
-const ADD: &str = "mutation($id: ID!, $u: [ID!]!) { addParticipants(dialogId: $id, userIds: $u) { id } }";
+pub const ADD: &str = "mutation($id: ID!, $u: [ID!]!) { addParticipants(dialogId: $id, userIds: $u) { id } }";
 const PASSWORDS: &str =
     "mutation($old: String!, $new: String!) { changePassword(old: $old, new: $new) { accessToken } }";
 const ABSENT: &str = "0192f0c1-2b3c-7d4e-8f50-616263646566";

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Message, client::IntoClientRequest, protocol::CloseFrame},
+    tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
 use crate::person::Person;
@@ -23,11 +23,21 @@ pub struct Device {
 impl Device {
     /// Opens a socket without saying anything on it.
     pub async fn open(url: &str) -> Self {
+        Self::open_as(url, "graphql-transport-ws").await
+    }
+
+    /// Opens a socket of another subprotocol.
+    pub async fn open_as(url: &str, subprotocol: &str) -> Self {
+        Self::try_open(url, subprotocol).await.unwrap()
+    }
+
+    /// Opens a socket, where there is room for one.
+    pub async fn try_open(url: &str, subprotocol: &str) -> Result<Self, Error> {
         let url = format!("{}/graphql", url.replace("http://", "ws://"));
         let mut request = url.into_client_request().unwrap();
-        request.headers_mut().insert("sec-websocket-protocol", "graphql-transport-ws".parse().unwrap());
-        let (socket, _) = connect_async(request).await.unwrap();
-        Self { socket, waiting: HashMap::new() }
+        request.headers_mut().insert("sec-websocket-protocol", subprotocol.parse().unwrap());
+        let (socket, _) = connect_async(request).await?;
+        Ok(Self { socket, waiting: HashMap::new() })
     }
 
     /// Opens a socket and signs in.
@@ -60,11 +70,11 @@ impl Device {
 
     /// The next message that is not a ping.
     pub async fn hear(&mut self) -> Value {
-        self.listen().await.unwrap_or_else(|end| panic!("the socket ended: {end}"))
+        self.heard().await.unwrap_or_else(|code| panic!("the socket was closed with {code}"))
     }
 
-    /// The next message that is not a ping, or how the socket ended.
-    pub async fn listen(&mut self) -> Result<Value, String> {
+    /// The next message that is not a ping, or the code with which the gateway closes.
+    pub async fn heard(&mut self) -> Result<Value, u16> {
         tokio::time::timeout(PATIENCE, async {
             loop {
                 match self.socket.next().await {
@@ -75,7 +85,9 @@ impl Device {
                         }
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    other => return Err(format!("{other:?}")),
+                    Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
+                    // RFC 6455: the code of a socket that ended without one.
+                    _ => return Err(1006),
                 }
             }
         })

@@ -1,5 +1,6 @@
 //! Stories of the whole system: the real program as a process of its own, spoken to as a browser would, over HTTP and
-//! WebSocket alone.
+//! WebSocket alone. What the services may be asked by whom (`calls`) is tried on their servers, without a gateway before
+//! them.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,16 +11,27 @@
 mod app;
 mod bad_input;
 mod balancer;
+mod bounds;
 mod cache;
+mod calls;
+mod calls_table;
+mod cost;
 mod cost;
 mod device;
+mod device;
 mod engines;
+mod engines;
+mod envelopes;
 mod followed;
+mod forged;
 mod kill;
 mod live;
 mod oracle;
 mod person;
 mod place;
+mod rights;
+mod rights_table;
 mod stack;
 mod story;
 mod trace;
+mod transport;

@@ -38,8 +38,13 @@ struct Shared {
 
 impl Map {
     pub(super) fn new() -> Self {
+        Self::holding(CAPACITY)
+    }
+
+    /// With room for so many rows, about.
+    fn holding(rows_max: u64) -> Self {
         let slots = moka::future::Cache::builder();
-        let slots = slots.max_capacity(CAPACITY).weigher(|_: &UserId, slot: &Slot| slot.weight()).build();
+        let slots = slots.max_capacity(rows_max).weigher(|_: &UserId, slot: &Slot| slot.weight()).build();
         Self { slots, shared: Arc::default() }
     }
 
@@ -175,6 +180,20 @@ mod tests {
         map.told(event(user_id, 3, dialog_id, 1, 2)).await;
         map.fill(user_id, late, &unread(2, vec![row(dialog_id, 1)])).await;
         assert_eq!(map.get(user_id).await, None, "an event has told of a newer version");
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_bounded_by_rows() {
+        let map = Map::holding(1_000);
+        map.shared.open.store(true, Ordering::Release);
+        for number in 1..=60 {
+            let (user_id, rows) = (UserId::now(), (0..99).map(|_| row(DialogId::now(), number)).collect());
+            let ticket = map.miss(user_id).await.expect("it is open");
+            map.fill(user_id, ticket, &unread(number, rows)).await;
+            map.slots.run_pending_tasks().await;
+            assert!(map.slots.weighted_size() <= 1_000, "{}", map.slots.weighted_size());
+        }
+        assert!(map.slots.entry_count() > 0, "there is room for some");
     }
 
     #[tokio::test]

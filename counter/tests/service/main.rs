@@ -183,10 +183,58 @@ async fn settling_tells_what_became_of_messages() {
         }
         world.unread_is(bob, 2).await;
         assert_eq!(told.next().await.unwrap().len(), 1, "it is told once");
-        let broken = SettleRequest { messages: vec![MessageSent::default()] };
-        let refused = world.client(&world.service_token()).settle(broken).await.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument);
         world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_out_of_bounds_does_not_hold_up_those_that_are_settled_with_it() {
+    for world in databases().await {
+        let (ada, bob) = (UserId::now(), UserId::now());
+        let mut talk = Talk::begin(&world, &[ada, bob]).await;
+        let (first, second) = (talk.message(ada), talk.message(ada));
+        let out_of_bounds = |change: fn(&mut MessageSent)| {
+            let mut message = first.clone();
+            message.message_id = MessageId::now().bytes();
+            change(&mut message);
+            message
+        };
+        let broken = vec![
+            MessageSent::default(),
+            out_of_bounds(|message| message.seq = 0),
+            out_of_bounds(|message| message.seq = (1 << 53) + 1),
+            out_of_bounds(|message| message.message_id.truncate(15)),
+            out_of_bounds(|message| message.dialog_id.clear()),
+        ];
+        let bad = broken.len();
+        let messages = [vec![first], broken, vec![second]].concat();
+        let mut dead = world.tail(&[topic::DEAD]).await;
+        let mut client = world.client(&world.service_token());
+        let outcomes = client.settle(SettleRequest { messages }).await.unwrap().into_inner().outcomes;
+        let counted: Vec<bool> = outcomes.iter().map(|outcome| outcome.counted).collect();
+        assert_eq!(counted, [vec![true], vec![false; bad], vec![true]].concat());
+        assert!(outcomes.iter().all(|outcome| outcome.refused.is_none()), "an outage or a fault of ours fails nothing");
+        world.unread_is(bob, 2).await;
+        assert_eq!(dead.next().await.unwrap().len(), bad, "each goes to the dead letters");
+        world.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn counting_that_has_stopped_is_told_by_readiness_with_its_reason() {
+    for world in databases().await {
+        let (ada, bob) = (UserId::now(), UserId::now());
+        let mut talk = Talk::begin(&world, &[ada, bob]).await;
+        world.emit(topic::DIALOG, vec![Kind::MessageSent(talk.message(ada))]).await;
+        world.unread_is(bob, 1).await;
+        assert_eq!(world.readiness.report().1["status"], "ready");
+        let world = world.among_strangers().await;
+        eventually("it says so", || async { world.readiness.report().1["status"] == "degraded" }).await;
+        assert!(world.readiness.is_ready(), "reading goes on");
+        world.unread_is(bob, 1).await;
+        let told = world.readiness.report().1["checks"]["consumer"]["reason"].as_str().unwrap().to_owned();
+        let why = world.stopped().await;
+        assert_eq!(told, format!("counting has stopped: {why}"));
     }
 }
 

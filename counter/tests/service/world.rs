@@ -17,7 +17,7 @@ use proto::{
     events::event::Kind,
     topic,
 };
-use telemetry::Call;
+use telemetry::{Call, Readiness};
 use testkit::{TestDb, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,8 @@ pub(crate) struct World {
     keys: SigningKeys,
     service_token: ServiceToken,
     dialog: Dialog,
+    /// What the counter says about itself.
+    pub(crate) readiness: Readiness,
     shutdown: CancellationToken,
     running: JoinHandle<Result<(), Stopped>>,
 }
@@ -75,12 +77,26 @@ impl World {
         let set = KeySet::new(move || std::future::ready(Ok::<String, BoxError>(jwks.clone())));
         let guard = Guard::new(set, service_token.clone(), "tidings");
         let app = App::new(own.clone(), log.clone(), cache, guard, service_token.clone());
-        let (dialog, shutdown) = (Dialog::default(), CancellationToken::new());
+        let (dialog, readiness, shutdown) = (Dialog::default(), Readiness::new(), CancellationToken::new());
+        let component = readiness.register("consumer");
         let running = tokio::spawn({
             let (app, dialog, shutdown) = (app.clone(), proto::local(dialog.clone()), shutdown.clone());
-            async move { app.run(dialog, shutdown).await }
+            async move { app.run(dialog, component, shutdown).await }
         });
-        Self { app, log, neighbours, database, keys, service_token, dialog, shutdown, running }
+        Self { app, log, neighbours, database, keys, service_token, dialog, readiness, shutdown, running }
+    }
+
+    /// The same counter started anew, while its neighbours have lost all that they told.
+    pub(crate) async fn among_strangers(self) -> Self {
+        self.shutdown.cancel();
+        self.running.await.expect("no task panics").expect("the log is the known one");
+        Self::start(self.database).await
+    }
+
+    /// Shuts down a counter that has stopped counting, and says why it had.
+    pub(crate) async fn stopped(self) -> String {
+        self.shutdown.cancel();
+        self.running.await.expect("no task panics").expect_err("it has stopped").to_string()
     }
 
     /// Shuts down and sees that everything ends.

@@ -58,7 +58,12 @@ impl Guard {
 
 /// The token of the authorization header.
 fn bearer(metadata: &MetadataMap) -> Result<&str, Refused> {
-    let value = metadata.get("authorization").ok_or(Refused::Missing)?;
+    let mut values = metadata.get_all("authorization").iter();
+    let value = values.next().ok_or(Refused::Missing)?;
+    if values.next().is_some() {
+        // Two tokens: nobody can say which of them is meant.
+        return Err(Refused::Invalid);
+    }
     let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Refused::Invalid)?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(Refused::Invalid) }
 }

@@ -15,6 +15,8 @@ const TYPE: &str = "at+jwt";
 const SIZE_MAX: usize = 4096;
 /// How far the signer's clock may be ahead of ours, in seconds.
 const CLOCK_AHEAD_S: i64 = 60;
+/// The longest life of a token that is believed: ten years, the longest that can be set.
+const LIFETIME_MAX_S: i64 = 3_650 * 86_400;
 
 /// What a token says. Times are seconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,9 @@ pub struct Claims {
     pub iat: i64,
     /// The token's own id.
     pub jti: Uuid,
+    /// Before then it is worth nothing. Ours do not say it; where one does it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<i64>,
 }
 
 impl Claims {
@@ -46,6 +51,7 @@ impl Claims {
             exp: now_s.saturating_add(lifetime_s),
             iat: now_s,
             jti: Uuid::new_v4(),
+            nbf: None,
         }
     }
 }
@@ -88,8 +94,10 @@ pub(crate) fn key_id(token: &str) -> Result<String, Refused> {
 /// [`Refused::Invalid`], or [`Refused::Expired`] where nothing else is wrong with it.
 pub(crate) fn verify(token: &str, key: &DecodingKey, issuer: &str, now_s: i64) -> Result<Caller, Refused> {
     let claims = jsonwebtoken::decode::<Claims>(token, key, &signature_only()).map_err(|_| Refused::Invalid)?.claims;
-    let ours = claims.iss == issuer && claims.aud == AUDIENCE && claims.iat <= now_s.saturating_add(CLOCK_AHEAD_S);
-    if !ours {
+    let soon_s = now_s.saturating_add(CLOCK_AHEAD_S);
+    let ours = claims.iss == issuer && claims.aud == AUDIENCE;
+    let begun = claims.iat <= soon_s && claims.nbf.is_none_or(|nbf| nbf <= soon_s);
+    if !ours || !begun || claims.exp.saturating_sub(claims.iat) > LIFETIME_MAX_S {
         return Err(Refused::Invalid);
     }
     if claims.exp <= now_s {

@@ -17,6 +17,8 @@ use crate::{
 
 /// How often old rows are removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
+/// Rows that are removed in one transaction: writers wait for it.
+const PRUNE_BATCH: u64 = 1_000;
 /// How long an event stays although everyone has applied it: people look back a day.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 /// Where nothing wakes a reader, it looks by itself this often.
@@ -83,12 +85,22 @@ impl Local {
                 lowest = lowest.min(offset.map_or(0, |offset| offset.next - 1));
             }
             let keep_us = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
-            let mut tx = producer.begin().await?;
-            let delete = query(
-                "delete from outbox where topic = $1 and id < $2 and created_at_us < (select now_us from clock) - $3",
-            );
-            pruned += delete.bind(*topic).bind(lowest).bind(keep_us).execute(&mut tx).await?;
-            tx.commit().await?;
+            loop {
+                let mut tx = producer.begin().await?;
+                let delete = query(
+                    "delete from outbox where id in (
+                        select id from outbox
+                        where topic = $1 and id < $2 and created_at_us < (select now_us from clock) - $3
+                        order by id limit $4)",
+                );
+                let delete = delete.bind(*topic).bind(lowest).bind(keep_us).bind(PRUNE_BATCH as i64);
+                let batch = delete.execute(&mut tx).await?;
+                tx.commit().await?;
+                pruned += batch;
+                if batch < PRUNE_BATCH {
+                    break;
+                }
+            }
         }
         Ok(pruned)
     }

@@ -163,3 +163,50 @@ async fn a_tail_sees_what_comes_after_it_and_nothing_twice() {
     assert_eq!(seen, [5, 6, 100]);
     assert!(tokio::time::timeout(Duration::from_millis(50), tail.next()).await.is_err());
 }
+
+#[tokio::test]
+async fn events_beyond_one_statement_are_split_and_keep_their_order() {
+    for test in testkit::databases(&[&db::MIGRATIONS, &events::MIGRATIONS]).await {
+        for count in [500, 501, 1_201] {
+            append(&test.db, TOPIC, 0..count).await;
+            let rows = query("select id, version from outbox order by id").all(&test.db).await.unwrap();
+            let versions: Vec<i64> = rows.iter().map(|row| row.get("version").unwrap()).collect();
+            assert_eq!(versions, (0..count).collect::<Vec<_>>(), "{}", test.name);
+            let mut tx = test.db.begin().await.unwrap();
+            query("delete from outbox").execute(&mut tx).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tail_is_given_at_most_500_records_at_once() {
+    let producer = database().await;
+    let local = local(&producer.db);
+    let mut tail = local.tail(&[TOPIC]).await.unwrap();
+    append(&producer.db, TOPIC, 0..1_201).await;
+    let (mut sizes, mut versions) = (Vec::new(), Vec::new());
+    while versions.len() < 1_201 {
+        let records = tail.next().await.unwrap();
+        sizes.push(records.len());
+        versions.extend(records.iter().map(|record| record.version));
+    }
+    assert_eq!(sizes, [500, 500, 201]);
+    assert_eq!(versions, (0..1_201).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn pruning_removes_at_most_a_thousand_rows_in_a_transaction() {
+    let producer = database().await;
+    let local = Local::new(vec![(TOPIC, producer.db.clone())]);
+    append(&producer.db, TOPIC, 0..2_500).await;
+    let oldest = || async {
+        let row = query("select count(*) as n from outbox where created_at_us < (select now_us from clock)");
+        row.one(&producer.db).await.unwrap().get::<i64>("n").unwrap() == 2_500
+    };
+    eventually("all rows are older than nothing", oldest).await;
+    let commits = producer.db.commits();
+    let before = *commits.borrow();
+    assert_eq!(local.prune(Duration::ZERO).await.unwrap(), 2_500);
+    assert_eq!(*commits.borrow() - before, 3, "1,000, 1,000 and 500");
+}

@@ -1,4 +1,6 @@
-//! What tests share: databases of their own, and waiting for conditions instead of sleeping.
+//! What tests share: databases of their own, waiting for conditions instead of sleeping, and tokens that nobody may believe.
+
+pub mod forged;
 
 mod redis;
 

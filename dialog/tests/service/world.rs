@@ -99,8 +99,8 @@ impl World {
         let log = Log::Local(Local::new(vec![(topic::COUNTER, self.counter_outbox.db.clone())]));
         let (app, shutdown) = (self.app.clone(), CancellationToken::new());
         let (counter, token) = (local(CountersServer::new(self.ledger.clone())), self.token.clone());
-        let stop = shutdown.clone();
-        let task = tokio::spawn(async move { app.run(&log, counter, token, shutdown).await });
+        let (stop, component) = (shutdown.clone(), telemetry::Readiness::new().register("replies"));
+        let task = tokio::spawn(async move { app.run(&log, counter, token, component, shutdown).await });
         Running { stop, task }
     }
 

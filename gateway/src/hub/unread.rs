@@ -25,7 +25,7 @@ use super::{Backoff, Counted, Service};
 use crate::version::Version;
 
 /// Rows kept for one stream; a snapshot takes the place of more.
-const ROWS_MAX: usize = 1000;
+pub const ROWS_MAX: usize = 1000;
 /// Users in one question.
 const BATCH: usize = 200;
 /// Questions at once.

@@ -84,7 +84,8 @@ fn nameless(method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
     if method == "Users" { away(method, bytes) } else { present(method, bytes) }
 }
 
-const EVERYTHING: &str = "{ dialogs(first: FIRST) {
+/// A page of dialogs with everything; its size is to be put for FIRST.
+pub const EVERYTHING: &str = "{ dialogs(first: FIRST) {
     edges { cursor node { id title direct participantIds createdAt lastActivityAt unreadCount
         participants(first: 20) { edges { cursor node { id login name createdAt } } pageInfo { hasNextPage endCursor } }
         lastMessage { id dialogId seq senderId text status failureReason transactionId createdAt deletedAt

@@ -64,7 +64,8 @@ impl Dialog {
         self.direct
     }
 
-    /// Who takes part now, sorted by id: 2 to 1,000.
+    /// Who takes part now, sorted by id: 2 to 1,000. Costs 40, for as many kB.
+    #[graphql(complexity = 40)]
     async fn participant_ids(&self) -> Vec<ID> {
         self.participants.iter().map(|id| ID(id.to_string())).collect()
     }

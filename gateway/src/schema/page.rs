@@ -91,7 +91,12 @@ pub fn size(argument: &str, asked: Option<i32>, default: i32) -> Result<i32, Err
 /// What a list costs: its page times what is in it, however the page is asked for.
 pub fn cost(asked: Option<i32>, default: i32, item: usize) -> usize {
     let page = asked.unwrap_or(default).clamp(1, PAGE_MAX);
-    usize::try_from(page).unwrap_or(1).saturating_mul(item).saturating_add(1)
+    list_cost(usize::try_from(page).unwrap_or(1), item)
+}
+
+/// What a list of at most so many items costs.
+pub fn list_cost(items_max: usize, item: usize) -> usize {
+    items_max.saturating_mul(item).saturating_add(1)
 }
 
 #[cfg(test)]
@@ -116,5 +121,6 @@ mod tests {
         assert_eq!(cost(Some(i32::MAX), 20, 7), 701, "a page out of its bounds is refused later");
         assert_eq!(cost(Some(-5), 20, 7), 8);
         assert_eq!(cost(Some(100), 20, usize::MAX), usize::MAX);
+        assert_eq!(list_cost(1_000, 2), 2_001);
     }
 }

@@ -41,7 +41,7 @@ pub struct UnreadEvent {
     /// How many messages the caller has not read in all dialogs together. Exact, also where the rows are truncated.
     total: i64,
     /// The rows, as the kind says.
-    #[graphql(complexity = "page::cost(None, page::PAGE_MAX, child_complexity)")]
+    #[graphql(complexity = "page::list_cost(unread::ROWS_MAX, child_complexity)")]
     changed: Vec<DialogUnread>,
     /// Whether a snapshot leaves rows out.
     truncated: bool,

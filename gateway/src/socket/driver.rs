@@ -12,7 +12,10 @@ use async_graphql_parser::types::OperationType;
 use axum::extract::ws::WebSocket;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use telemetry::Call;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep_until},
+};
 use tracing::Instrument;
 
 use super::{
@@ -49,13 +52,20 @@ pub struct Driver {
     header_token: Option<Token>,
     authentication: Option<BoxFuture<'static, Result<Admission, Refusal>>>,
     admission: Option<Admission>,
+    /// Held until it is known who it is.
+    anonymous: Option<OwnedSemaphorePermit>,
     restart_at: Option<Instant>,
     _counted: Counted,
 }
 
 impl Driver {
     /// For a socket that was just opened, by a request with this token.
-    pub fn new(sockets: Sockets, socket: WebSocket, header_token: Option<Token>) -> Self {
+    pub fn new(
+        sockets: Sockets,
+        socket: WebSocket,
+        anonymous: OwnedSemaphorePermit,
+        header_token: Option<Token>,
+    ) -> Self {
         Self {
             sockets,
             wire: Wire::new(socket),
@@ -64,6 +74,7 @@ impl Driver {
             header_token,
             authentication: None,
             admission: None,
+            anonymous: Some(anonymous),
             restart_at: None,
             _counted: Counted::new("gateway_sockets"),
         }
@@ -136,6 +147,9 @@ impl Driver {
 
     fn authenticated(&mut self, answer: Result<Admission, Refusal>) -> Step {
         self.authentication = None;
+        if answer.as_ref().is_ok_and(|admission| admission.viewer.is_some()) {
+            self.anonymous = None;
+        }
         let expires_at = answer.map(|admission| self.admission.insert(admission).expires_at);
         self.handle(Input::Authenticated(expires_at))
     }

@@ -3,6 +3,7 @@
 
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 
+use http::HeaderValue;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
@@ -53,6 +54,11 @@ impl Token {
             _ => text,
         };
         (!bare.is_empty() && !bare.eq_ignore_ascii_case("bearer")).then(|| Self(bare.to_owned()))
+    }
+
+    /// The token of an authorization header; one that no text can be read from is a token that does not hold.
+    pub fn of_header(value: &HeaderValue) -> Option<Self> {
+        value.to_str().map_or_else(|_| Some(Self(String::new())), Self::read)
     }
 
     /// The token alone.
@@ -240,6 +246,14 @@ mod tests {
             let Ok(Incoming::Init { token }) = Incoming::read(&text) else { panic!("{text}") };
             assert_eq!(token.as_ref().map(Token::expose), expected, "{payload}");
         }
+    }
+
+    #[test]
+    fn a_header_that_is_no_text_is_a_token_that_does_not_hold() {
+        let read = |bytes: &[u8]| Token::of_header(&HeaderValue::from_bytes(bytes).expect("a header"));
+        assert_eq!(read(b"Bearer abc").as_ref().map(Token::expose), Some("abc"));
+        assert_eq!(read(b"Bearer \xfc").as_ref().map(Token::expose), Some(""), "refused, and not taken for nobody");
+        assert_eq!(read(b""), None);
     }
 
     #[test]

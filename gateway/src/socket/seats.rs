@@ -1,4 +1,5 @@
-//! How many sockets a person has at this gateway: each takes a seat, and gives it back when it is gone.
+//! How many sockets a person has at this gateway, and how many there are of nobody yet: each takes a seat, and gives it
+//! back when it is gone.
 
 use std::{
     collections::HashMap,
@@ -6,6 +7,7 @@ use std::{
 };
 
 use proto::UserId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The seats of everyone. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -14,13 +16,20 @@ pub struct Seats(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     each_max: usize,
+    anonymous: Arc<Semaphore>,
     taken: Mutex<HashMap<UserId, usize>>,
 }
 
 impl Seats {
-    /// So many for each person.
-    pub fn new(each_max: usize) -> Self {
-        Self(Arc::new(Shared { each_max, taken: Mutex::default() }))
+    /// So many for each person, and so many for all of whom nobody knows yet who they are.
+    pub fn new(each_max: usize, anonymous_max: usize) -> Self {
+        let anonymous = Arc::new(Semaphore::new(anonymous_max));
+        Self(Arc::new(Shared { each_max, anonymous, taken: Mutex::default() }))
+    }
+
+    /// A seat for somebody unknown, where one is free; it is free again when dropped.
+    pub fn take_anonymous(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.anonymous.clone().try_acquire_owned().ok()
     }
 
     /// A seat for a person, where one is free.
@@ -63,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_seat_that_is_given_back_is_free_again() {
-        let (seats, user) = (Seats::new(2), UserId::now());
+        let (seats, user) = (Seats::new(2, 1), UserId::now());
         let first = seats.take(user).expect("free");
         let second = seats.take(user).expect("free");
         assert!(seats.take(user).is_none());
@@ -72,5 +81,9 @@ mod tests {
         let third = seats.take(user).expect("free again");
         drop((second, third, other));
         assert!(seats.taken().is_empty());
+        let unknown = seats.take_anonymous().expect("free");
+        assert!(seats.take_anonymous().is_none());
+        drop(unknown);
+        assert!(seats.take_anonymous().is_some());
     }
 }

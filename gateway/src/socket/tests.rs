@@ -336,3 +336,35 @@ async fn a_client_that_does_not_read_delays_nobody_and_is_let_go() {
     drop(stalled);
     stage.stop().await;
 }
+
+#[tokio::test]
+async fn sockets_of_nobody_have_a_bound_and_those_who_sign_in_make_room() {
+    let stage = Stage::start().await;
+    let mut waiting = Vec::new();
+    for _ in 0..100 {
+        waiting.push(stage.connect().await);
+    }
+    assert_eq!(stage.open(&[PROTOCOL]).await.err(), Some(503), "the 101st");
+    let token = stage.token(UserId::now(), SessionId::now(), 300);
+    let mut known = waiting.pop().expect("a socket");
+    known.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
+    assert_eq!(known.hear().await["type"], "connection_ack");
+    let mut nobody = stage.connect().await;
+    nobody.say(json!({ "type": "connection_init" })).await;
+    assert_eq!(nobody.hear().await["type"], "connection_ack");
+    assert_eq!(stage.open(&[PROTOCOL]).await.err(), Some(503), "one who stays nobody keeps the place");
+    drop(nobody);
+    testkit::eventually("a place is free", || async { stage.open(&[PROTOCOL]).await.is_ok() }).await;
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_header_of_the_handshake_that_holds_no_token_of_ours_closes_with_4403() {
+    let stage = Stage::start().await;
+    for header in ["Basic YW5uOng=", "Token x", "Bearer x", "Bearer a b"] {
+        let mut client = stage.open(&[PROTOCOL, ("authorization", header)]).await.expect("a socket");
+        client.say(json!({ "type": "connection_init" })).await;
+        assert_eq!(client.closed().await.0, 4403, "{header}");
+    }
+    stage.stop().await;
+}

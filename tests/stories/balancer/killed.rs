@@ -142,7 +142,7 @@ async fn watch(person: Person, tally: Arc<Tally>) -> View {
     let mut view = View::default();
     loop {
         let mut device = Device::watching(&person, view.version.as_deref()).await;
-        while let Ok(mut message) = device.listen().await {
+        while let Ok(mut message) = device.heard().await {
             assert_eq!((&message["type"], &message["id"]), (&json!("next"), &json!("u")), "{message}");
             let frame = message["payload"]["data"]["unread"].take();
             follows(&view, &frame);

@@ -1,0 +1,296 @@
+//! Access tokens that nobody may believe: forged, mangled, or truly signed with claims that do not hold. One table, for
+//! whoever verifies: the guard alone, and the whole program from outside.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
+use serde_json::{Map, Value, json};
+
+/// PKCS #8 before the 32 bytes of an Ed25519 key.
+const PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+const END: &str = "-----END PRIVATE KEY-----";
+
+/// What tokens are forged from.
+#[derive(Debug)]
+pub struct Genuine<'a> {
+    /// A token that holds now.
+    pub token: &'a str,
+    /// The keys that sign, newest first, as PEM.
+    pub pem: &'a str,
+    /// The keys that are published.
+    pub jwks: &'a str,
+}
+
+/// A token that must be refused, and what is wrong with it.
+pub type Forged = (String, String);
+
+struct Smith {
+    key: EncodingKey,
+    stranger: EncodingKey,
+    public: String,
+    header: Value,
+    claims: Value,
+    token: String,
+}
+
+/// The table: everything in it is to be refused, everywhere.
+///
+/// # Panics
+/// Where what is genuine is not.
+pub fn tokens(genuine: &Genuine<'_>) -> Vec<Forged> {
+    let smith = Smith::new(genuine);
+    [smith.algorithms(), smith.keys(), smith.headers(), smith.claims(), smith.times(), smith.forms()].concat()
+}
+
+impl Smith {
+    fn new(genuine: &Genuine<'_>) -> Self {
+        let newest = genuine.pem.split_inclusive(END).next().expect("a key");
+        let part = |index| {
+            let text = genuine.token.split('.').nth(index).expect("a token has three parts");
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).expect("base64url")).expect("JSON")
+        };
+        let jwks: Value = serde_json::from_str(genuine.jwks).expect("JSON");
+        let smith = Self {
+            key: EncodingKey::from_ed_pem(newest.trim().as_bytes()).expect("an Ed25519 key"),
+            stranger: EncodingKey::from_ed_der(&[&PKCS8[..], &[7; 32]].concat()),
+            public: jwks["keys"][0]["x"].as_str().expect("a point").to_owned(),
+            header: part(0),
+            claims: part(1),
+            token: genuine.token.to_owned(),
+        };
+        assert_eq!(smith.signed(&smith.header, &smith.claims).split('.').count(), 3);
+        smith
+    }
+
+    /// Truly signed by the newest key, whatever it says.
+    fn signed(&self, header: &Value, claims: &Value) -> String {
+        self.signed_text(&header.to_string(), &claims.to_string())
+    }
+
+    fn signed_text(&self, header: &str, claims: &str) -> String {
+        by(&self.key, Algorithm::EdDSA, header, claims)
+    }
+
+    fn with_header(&self, name: &str, value: Value) -> String {
+        self.signed(&with(&self.header, name, value), &self.claims)
+    }
+
+    fn with_claim(&self, name: &str, value: Value) -> String {
+        self.signed(&self.header, &with(&self.claims, name, value))
+    }
+
+    fn part(&self, index: usize) -> &str {
+        self.token.split('.').nth(index).expect("three parts")
+    }
+
+    /// Other algorithms, and none at all.
+    fn algorithms(&self) -> Vec<Forged> {
+        let mut table = Vec::new();
+        for alg in ["none", "None", "NONE", "nOnE", ""] {
+            let head = text(&with(&self.header, "alg", json!(alg)));
+            table.push((format!("alg {alg:?} without a signature"), format!("{head}.{}.", self.part(1))));
+            table.push((format!("alg {alg:?}, signed"), self.with_header("alg", json!(alg))));
+        }
+        for (algorithm, name) in [(Algorithm::HS256, "HS256"), (Algorithm::HS384, "HS384"), (Algorithm::HS512, "HS512")]
+        {
+            let header = with(&self.header, "alg", json!(name)).to_string();
+            let raw = URL_SAFE_NO_PAD.decode(&self.public).expect("base64url");
+            for (secret, what) in [(&raw[..], "the public key"), (self.public.as_bytes(), "its text"), (b"", "nothing")]
+            {
+                let key = EncodingKey::from_secret(secret);
+                table.push((
+                    format!("{name} with {what} as the secret"),
+                    by(&key, algorithm, &header, &self.claims.to_string()),
+                ));
+            }
+        }
+        for alg in ["RS256", "PS256", "ES256", "Ed25519", "eddsa"] {
+            table.push((format!("alg {alg}"), self.with_header("alg", json!(alg))));
+        }
+        table
+    }
+
+    /// Keys that are not ours, or not any more, and names of keys that are something else.
+    fn keys(&self) -> Vec<Forged> {
+        let (claims, header) = (self.claims.to_string(), self.header.to_string());
+        let theirs = |header: &Value| by(&self.stranger, Algorithm::EdDSA, &header.to_string(), &claims);
+        let mut table = vec![
+            ("another key under our id".to_owned(), by(&self.stranger, Algorithm::EdDSA, &header, &claims)),
+            ("another key under an id of its own".to_owned(), theirs(&with(&self.header, "kid", json!("theirs")))),
+        ];
+        let jwk =
+            json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public, "kid": "theirs", "alg": "EdDSA", "use": "sig" });
+        for (name, value) in [
+            ("jwk", jwk),
+            ("jku", json!("https://evil.example/keys.json")),
+            ("x5u", json!("https://evil.example/chain.pem")),
+            ("x5c", json!(["MIIB"])),
+        ] {
+            let header = with(&self.header, name, value.clone());
+            table.push((format!("another key that {name} tells of, under our id"), theirs(&header)));
+            let header = with(&header, "kid", json!("theirs"));
+            table.push((format!("another key that {name} tells of, under its own id"), theirs(&header)));
+        }
+        for kid in ["", "unknown", "../../../etc/passwd", "' or '1'='1", "/dev/null", "\u{1f511}", "a\u{0}b", "*"] {
+            table.push((format!("kid {kid:?}"), self.with_header("kid", json!(kid))));
+        }
+        table.push(("kid of 3,000 characters".to_owned(), self.with_header("kid", json!("k".repeat(3_000)))));
+        for kid in [json!(1), json!(null), json!(["a"]), json!({})] {
+            table.push((format!("kid {kid}"), self.with_header("kid", kid)));
+        }
+        table
+    }
+
+    /// Headers that are missing or wrong, though truly signed.
+    fn headers(&self) -> Vec<Forged> {
+        let mut table = Vec::new();
+        for name in ["alg", "typ", "kid"] {
+            table.push((format!("without {name}"), self.signed(&without(&self.header, name), &self.claims)));
+        }
+        for typ in ["JWT", "AT+JWT", "application/at+jwt", "", "dpop+jwt"] {
+            table.push((format!("typ {typ:?}"), self.with_header("typ", json!(typ))));
+        }
+        for crit in [json!(["exp"]), json!(["b64"]), json!([])] {
+            table.push((format!("crit {crit}"), self.with_header("crit", crit)));
+        }
+        let (header, claims) = (self.header.to_string(), self.claims.to_string());
+        let twice = format!("{},\"alg\":\"none\"}}", header.trim_end_matches('}'));
+        table.push(("alg twice".to_owned(), self.signed_text(&twice, &claims)));
+        for text in ["", "{}", "[]", "null", "not JSON", "\u{feff}{}"] {
+            table.push((format!("a header of {text:?}"), self.signed_text(text, &claims)));
+        }
+        table
+    }
+
+    /// Claims that are missing or wrong, though truly signed.
+    fn claims(&self) -> Vec<Forged> {
+        let mut table = Vec::new();
+        for name in ["iss", "aud", "sub", "sid", "exp", "iat", "jti"] {
+            table.push((format!("without {name}"), self.signed(&self.header, &without(&self.claims, name))));
+            table.push((format!("{name} null"), self.with_claim(name, Value::Null)));
+        }
+        for (name, values) in [
+            ("iss", vec![json!("other"), json!(""), json!(["tidings"]), json!("tidings "), json!("TIDINGS")]),
+            ("aud", vec![json!("other"), json!(""), json!(["tidings", "other"]), json!(7)]),
+            (
+                "sub",
+                vec![
+                    json!("somebody"),
+                    json!(""),
+                    json!(1),
+                    json!("00000000-0000-0000-0000-00000000000g"),
+                    json!("\u{fc}"),
+                ],
+            ),
+            ("sid", vec![json!("session"), json!(7), json!("")]),
+            ("jti", vec![json!("id"), json!(0)]),
+        ] {
+            for value in values {
+                table.push((format!("{name} {value}"), self.with_claim(name, value)));
+            }
+        }
+        let claims = self.claims.to_string();
+        let open = claims.trim_end_matches('}');
+        for (name, value) in
+            [("exp", "99999999999"), ("sub", "\"00000000-0000-0000-0000-000000000000\""), ("iss", "\"tidings\"")]
+        {
+            let twice = format!("{open},\"{name}\":{value}}}");
+            table.push((format!("{name} twice"), self.signed_text(&self.header.to_string(), &twice)));
+        }
+        for text in ["", "[]", "null", "7", "not JSON"] {
+            table.push((format!("claims of {text:?}"), self.signed_text(&self.header.to_string(), text)));
+        }
+        table
+    }
+
+    /// Times that are over, to come, or none.
+    fn times(&self) -> Vec<Forged> {
+        let (exp, iat) = (self.claims["exp"].as_i64().expect("a time"), self.claims["iat"].as_i64().expect("a time"));
+        let mut table = vec![
+            ("exp as a float".to_owned(), self.with_claim("exp", json!(exp as f64))),
+            ("exp as text".to_owned(), self.with_claim("exp", json!(exp.to_string()))),
+        ];
+        for value in [json!(iat - 3_600), json!(0), json!(-1), json!(i64::MIN), json!(i64::MAX), json!(u64::MAX)] {
+            table.push((format!("exp {value}"), self.with_claim("exp", value)));
+        }
+        for value in [json!(1e300), json!("2099-01-01T00:00:00Z"), json!(true), json!([exp]), json!({})] {
+            table.push((format!("exp {value}"), self.with_claim("exp", value)));
+        }
+        for value in [json!(iat + 3_600), json!(i64::MAX), json!(i64::MIN), json!("now"), json!(iat as f64)] {
+            table.push((format!("iat {value}"), self.with_claim("iat", value)));
+        }
+        for value in [json!(iat + 3_600), json!(i64::MAX), json!("tomorrow"), json!(1.5)] {
+            table.push((format!("nbf {value}"), self.with_claim("nbf", value)));
+        }
+        table
+    }
+
+    /// Texts that are no token, or a token with something done to it.
+    fn forms(&self) -> Vec<Forged> {
+        let (token, head, claims, signature) = (&self.token, self.part(0), self.part(1), self.part(2));
+        let other = text(&with(&self.claims, "sub", json!("00000000-0000-4000-8000-000000000000")));
+        let last = signature.chars().next_back().expect("a signature");
+        let next = char::from(u8::try_from(last).expect("ASCII") + 1);
+        let non_canonical = format!("{}{next}", &token[..token.len() - 1]);
+        let plus = |text: &str| text.replace('-', "+").replace('_', "/");
+        let mut table: Vec<(&str, String)> = vec![
+            ("other claims under the signature", format!("{head}.{other}.{signature}")),
+            ("a signature cut by a character", token[..token.len() - 1].to_owned()),
+            ("half a signature", token[..token.len() - 43].to_owned()),
+            ("no signature", format!("{head}.{claims}.")),
+            ("a longer signature", format!("{token}AAAA")),
+            ("a signature of zeros", format!("{head}.{claims}.{}", URL_SAFE_NO_PAD.encode([0; 64]))),
+            ("a signature with a stray bit", non_canonical),
+            ("padding behind the signature", format!("{token}==")),
+            ("padding behind the claims", format!("{head}.{claims}=.{signature}")),
+            ("a space inside", format!("{head}. {claims}.{signature}")),
+            ("a line break inside", format!("{head}.\n{claims}.{signature}")),
+            ("a NUL behind", format!("{token}\0")),
+            ("two parts", format!("{head}.{claims}")),
+            ("four parts", format!("{token}.{signature}")),
+            ("five parts, as if encrypted", format!("{token}.{head}.{claims}")),
+            ("the parts in another order", format!("{claims}.{head}.{signature}")),
+            ("the token twice", format!("{token}.{token}")),
+            ("the token twice, by a comma", format!("{token},{token}")),
+            ("in quotes", format!("\"{token}\"")),
+            ("upper case", token.to_uppercase()),
+            ("JSON for a token", json!({ "protected": head, "payload": claims, "signature": signature }).to_string()),
+            ("4,097 characters", "a".repeat(4_097)),
+            ("a large claim", self.with_claim("more", json!("x".repeat(5_000)))),
+            ("a word", "token".to_owned()),
+            ("dots", "...".to_owned()),
+            ("two dots", "..".to_owned()),
+            ("letters of other scripts", "\u{fc}.\u{4f60}.\u{1f511}".to_owned()),
+        ];
+        if plus(token) != *token {
+            table.push(("the other base64", plus(token)));
+        }
+        table.into_iter().map(|(what, token)| (what.to_owned(), token)).collect()
+    }
+}
+
+/// Signed with this key as this algorithm.
+fn by(key: &EncodingKey, algorithm: Algorithm, header: &str, claims: &str) -> String {
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let signature = sign(message.as_bytes(), key, algorithm).expect("the key signs");
+    format!("{message}.{signature}")
+}
+
+fn text(value: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(value.to_string())
+}
+
+fn object(value: &Value) -> Map<String, Value> {
+    value.as_object().expect("an object").clone()
+}
+
+fn with(value: &Value, name: &str, to: Value) -> Value {
+    let mut changed = object(value);
+    changed.insert(name.to_owned(), to);
+    Value::Object(changed)
+}
+
+fn without(value: &Value, name: &str) -> Value {
+    let mut changed = object(value);
+    changed.remove(name).expect("it was there");
+    Value::Object(changed)
+}

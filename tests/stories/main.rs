@@ -14,6 +14,7 @@ mod device;
 mod engines;
 mod kill;
 mod live;
+mod old_protocol;
 mod oracle;
 mod person;
 mod place;

@@ -39,6 +39,18 @@ class Playground extends Page {
     await this.tab.getByTitle('Execute Query').click();
   }
 
+  /** Scrolls down to the newest frame. */
+  async lookAtTheNewest() {
+    const newest = this.tab.locator('.playground .CodeMirror').last();
+    const { width, height } = this.tab.viewportSize();
+    await this.tab.mouse.move(width * 0.75, height * 0.5);
+    const scroll = async () => {
+      await this.tab.mouse.wheel(0, 1000);
+      return newest.boundingBox();
+    };
+    await this.until('the newest frame is in sight', scroll, (box) => box.y + box.height <= height);
+  }
+
   /** What is in the editor, and the answers beside it. */
   editors() {
     return this.tab.evaluate(() => {
@@ -133,7 +145,16 @@ export async function playgroundStory({ open, step, photograph, url }) {
       await dave.send('still there?');
       await carol.answer('two are unread', isFrame('CHANGE', 2));
       assert.equal(carol.sockets.length, 1);
+      await carol.lookAtTheNewest();
       await photograph(carol, 'playground');
+    });
+
+    await step('Playground: the subscription runs on while one looks at another tab', async () => {
+      await carol.turnTo('Unread');
+      await dave.send('over here');
+      await carol.says('3 unread');
+      await carol.turnTo('WatchUnread');
+      await carol.answer('three are unread', isFrame('CHANGE', 3));
     });
 
     await step('Playground: the button stops the subscription', async () => {
@@ -141,23 +162,24 @@ export async function playgroundStory({ open, step, photograph, url }) {
       const [{ said }] = carol.sockets;
       await carol.until('it was stopped', async () => said.at(-1).type, (type) => type === 'stop');
       await dave.send('and now?');
-      await carol.says('3 unread');
-      assert(!(await carol.editors()).shown.some(isFrame('CHANGE', 3)));
+      await carol.says('4 unread');
+      assert(!(await carol.editors()).shown.some(isFrame('CHANGE', 4)));
     });
 
-    await step('Playground: a refused document and a page that is loaded anew', async () => {
+    await step('Playground: a page that is loaded anew is as it was, and a refused document says why', async () => {
       await carol.tab.reload();
       await carol.says('Signed in as carol');
+      await carol.until('the same tab is open', async () => (await carol.editors()).written, (text) => text.includes('WatchUnread'));
       await carol.turnTo('WatchMessages');
       await carol.pressButton();
       const refused = await carol.answer('it is refused', ({ error }) => error);
-      assert.equal(refused.error[0].extensions.code, 'NOT_FOUND');
+      assert.equal(refused.error.extensions.code, 'NOT_FOUND');
     });
 
     await step('Playground: one goes to GraphiQL and back, and signs out', async () => {
       await carol.tab.locator('header').getByRole('link', { name: 'GraphiQL' }).click();
       await carol.tab.locator('.graphiql-query-editor').waitFor();
-      await carol.says('3 unread');
+      await carol.says('4 unread');
       await carol.tab.locator('header').getByRole('link', { name: 'Playground' }).click();
       await carol.tab.locator('.playground').waitFor();
       await carol.says('Signed in as carol');

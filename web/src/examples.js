@@ -70,7 +70,7 @@ subscription WatchUnread {
 `,
   `# A dialog, live: since "0" is its beginning,
 # since a version from there, else from now on.
-# The newest frame is shown.
+# GraphiQL shows the newest frame alone.
 subscription WatchMessages {
   messages(
     dialogId: "PUT-THE-DIALOG-ID-HERE"

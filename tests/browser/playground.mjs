@@ -39,10 +39,11 @@ class Playground extends Page {
     await this.tab.getByTitle('Execute Query').click();
   }
 
-  /** Scrolls down to the newest frame. */
+  /** Scrolls down to the newest frame, in a window that has room for all of it. */
   async lookAtTheNewest() {
     const newest = this.tab.locator('.playground .CodeMirror').last();
-    const { width, height } = this.tab.viewportSize();
+    const [width, height] = [1280, 800];
+    await this.tab.setViewportSize({ width, height });
     await this.tab.mouse.move(width * 0.75, height * 0.5);
     const scroll = async () => {
       await this.tab.mouse.wheel(0, 1000);

@@ -63,14 +63,14 @@ impl Device {
         self.socket.send(message).await.unwrap();
     }
 
-    /// The next message that is not a ping.
+    /// The next message that is not a sign of life.
     pub async fn hear(&mut self) -> Value {
         tokio::time::timeout(PATIENCE, async {
             loop {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => {
                         let message: Value = serde_json::from_str(&text).unwrap();
-                        if message["type"] != "ping" {
+                        if message["type"] != "ping" && message["type"] != "ka" {
                             return message;
                         }
                     }

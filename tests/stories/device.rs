@@ -1,4 +1,4 @@
-//! A device: one WebSocket of a person, speaking `graphql-transport-ws`.
+//! A device: one WebSocket of a person, speaking `graphql-transport-ws` where the story does not say otherwise.
 
 use std::{collections::HashMap, collections::VecDeque, time::Duration};
 
@@ -68,19 +68,19 @@ impl Device {
         self.socket.send(message).await.unwrap();
     }
 
-    /// The next message that is not a ping.
+    /// The next message that is not a sign of life.
     pub async fn hear(&mut self) -> Value {
         self.heard().await.unwrap_or_else(|code| panic!("the socket was closed with {code}"))
     }
 
-    /// The next message that is not a ping, or the code with which the gateway closes.
+    /// The next message that is not a sign of life, or the code with which the gateway closes.
     pub async fn heard(&mut self) -> Result<Value, u16> {
         tokio::time::timeout(PATIENCE, async {
             loop {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => {
                         let message: Value = serde_json::from_str(&text).unwrap();
-                        if message["type"] != "ping" {
+                        if message["type"] != "ping" && message["type"] != "ka" {
                             return Ok(message);
                         }
                     }

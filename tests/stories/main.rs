@@ -26,6 +26,7 @@ mod followed;
 mod forged;
 mod kill;
 mod live;
+mod old_protocol;
 mod oracle;
 mod person;
 mod place;

@@ -21,6 +21,7 @@ use tracing::Instrument;
 use super::{
     Sockets,
     close::Close,
+    dialect::Dialect,
     message::{Request, Token},
     operations::{Operations, Running, Said},
     protocol::{Action, Input, Operation, Protocol, Refusal},
@@ -46,6 +47,7 @@ struct Admission {
 /// One socket.
 pub struct Driver {
     sockets: Sockets,
+    dialect: Dialect,
     wire: Wire,
     protocol: Protocol,
     operations: Operations,
@@ -62,14 +64,16 @@ impl Driver {
     /// For a socket that was just opened, by a request with this token.
     pub fn new(
         sockets: Sockets,
+        dialect: Dialect,
         socket: WebSocket,
         anonymous: OwnedSemaphorePermit,
         header_token: Option<Token>,
     ) -> Self {
         Self {
             sockets,
+            dialect,
             wire: Wire::new(socket),
-            protocol: Protocol::new(Instant::now()),
+            protocol: Protocol::new(dialect, Instant::now()),
             operations: Operations::default(),
             header_token,
             authentication: None,
@@ -112,7 +116,7 @@ impl Driver {
         let restarting = self.restart_at.is_some();
         let session = self.admission.as_ref().and_then(|admission| admission.session.as_ref());
         tokio::select! {
-            event = self.wire.next() => self.heard(event),
+            event = self.wire.next(), if self.protocol.listens() => self.heard(event),
             (operation, said) = self.operations.next(), if idle && !self.operations.is_empty() => {
                 self.handle(match said {
                     Said::Next(json) => Input::Next(operation, json),
@@ -157,7 +161,12 @@ impl Driver {
     fn handle(&mut self, input: Input<'_>) -> Step {
         for action in self.protocol.handle(input, Instant::now()) {
             match action {
-                Action::Send(message) => self.wire.send(message.text()),
+                Action::Send(message) => {
+                    if let Some(text) = message.text(self.dialect) {
+                        self.wire.send(text);
+                    }
+                }
+                Action::Probe => self.wire.probe(),
                 Action::Authenticate(token) => {
                     let token = token.or_else(|| self.header_token.take());
                     self.authentication = Some(admit(self.sockets.clone(), token).boxed());

@@ -2,6 +2,9 @@
 //! hands each what it needs.
 
 mod engine;
+mod http;
+#[cfg(test)]
+mod http_tests;
 mod keygen;
 mod migrate;
 mod peer;

@@ -1,11 +1,15 @@
 //! What every role is made of: its tasks, its operations port, and an end in good order.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
-use anyhow::Context;
-use axum::Router;
+use anyhow::{Context, bail};
+use axum::{
+    Router,
+    http::{Request, Response},
+};
 use db::Db;
-use telemetry::{Readiness, grpc::server_layer};
+use futures_util::FutureExt;
+use telemetry::{Readiness, grpc::server_layer, panic};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -14,14 +18,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
-    codegen::{Service, http},
+    codegen::Service,
     server::NamedService,
     transport::{Server, server::TcpIncoming},
 };
 use tower::Layer;
 
+use crate::http::{self, Bounds};
+
 /// What the process may take beyond `DRAIN_WINDOW` to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// Calls of one connection at once; more wait at the caller's.
+const CALLS_MAX: u32 = 1000;
+/// The most bytes of a call's headers: a token has 4,096, everything else is short.
+const HEAD_MAX_BYTES: u32 = 16 * 1024;
+/// How often a silent connection shows that it lives, and how long that may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// A process, with the tasks that it owns.
 #[derive(Debug)]
@@ -31,6 +43,8 @@ pub struct Process {
     /// What is in order.
     pub readiness: Readiness,
     tasks: JoinSet<()>,
+    /// Says that a task has panicked.
+    broken: CancellationToken,
 }
 
 impl Process {
@@ -42,31 +56,33 @@ impl Process {
         let listener = listen("OPS_LISTEN", ops).await?;
         let address = listener.local_addr()?;
         let (shutdown, readiness) = (CancellationToken::new(), Readiness::new());
-        let mut process = Self { shutdown, readiness, tasks: JoinSet::new() };
-        process.serve_http("OPS_LISTEN", listener, telemetry::ops::router(process.readiness.clone()));
+        let mut process = Self { shutdown, readiness, tasks: JoinSet::new(), broken: CancellationToken::new() };
+        process.serve_http(listener, telemetry::ops::router(process.readiness.clone()), Bounds::OPERATIONS);
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
         Ok((process, address))
     }
 
-    /// A task that ends by itself when it is shut down.
+    /// A task that ends by itself when it is shut down. Where it panics the process ends: without one of its tasks it
+    /// would only look alive.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+        let broken = self.broken.clone();
+        self.tasks.spawn(async move {
+            if let Err(payload) = AssertUnwindSafe(task).catch_unwind().await {
+                panic::report("task", payload.as_ref());
+                broken.cancel();
+            }
+        });
     }
 
     /// Answers HTTP until shut down.
-    pub fn serve_http(&mut self, setting: &'static str, listener: TcpListener, router: Router) {
-        let shutdown = self.shutdown.clone().cancelled_owned();
-        self.spawn(async move {
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown).await {
-                tracing::error!(setting, %error, "the port is closed");
-            }
-        });
+    pub fn serve_http(&mut self, listener: TcpListener, router: Router, bounds: Bounds) {
+        self.spawn(http::serve(listener, router, bounds, self.shutdown.clone()));
     }
 
     /// Answers gRPC until shut down: the service, its health, and with `reflection` what it offers.
     pub fn serve_grpc<S>(&mut self, name: &'static str, listener: TcpListener, server: S, reflection: bool)
     where
-        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
+        S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>
             + NamedService
             + Clone
             + Send
@@ -84,6 +100,10 @@ impl Process {
                 described.build_v1().expect("the descriptors are those that the bindings were made from")
             });
             let served = Server::builder()
+                .max_concurrent_streams(CALLS_MAX)
+                .http2_max_header_list_size(HEAD_MAX_BYTES)
+                .http2_keepalive_interval(Some(KEEP_ALIVE))
+                .http2_keepalive_timeout(Some(KEEP_ALIVE))
                 .add_service(health_server)
                 .add_optional_service(reflection)
                 .add_service(server_layer(name).layer(server))
@@ -97,9 +117,12 @@ impl Process {
     /// Runs until SIGINT or SIGTERM, then ends everything within the drain window and ten seconds.
     ///
     /// # Errors
-    /// Where signals cannot be received.
+    /// Where signals cannot be received, or a task has panicked.
     pub async fn until_stopped(mut self, databases: &[&Db], drain_window: Duration) -> anyhow::Result<()> {
-        stop_signal().await?;
+        tokio::select! {
+            signal = stop_signal() => signal?,
+            () = self.broken.cancelled() => {}
+        }
         tracing::info!("stopping; asked again, at once");
         self.shutdown.cancel();
         let everything = async {
@@ -113,6 +136,9 @@ impl Process {
                 tracing::warn!("some work did not end in time and is cut off");
             },
             again = stop_signal() => again?,
+        }
+        if self.broken.is_cancelled() {
+            bail!("a task has panicked: the log says which");
         }
         Ok(())
     }

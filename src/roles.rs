@@ -12,7 +12,9 @@ use proto::Peer;
 use tokio::net::TcpListener;
 
 use crate::{
-    engine, peer,
+    engine,
+    http::Bounds,
+    peer,
     process::{Process, listen},
     settings::{self, PeerRole},
     wiring,
@@ -98,7 +100,7 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
     };
     let app = wiring::gateway(&mut process, told, Peers::new(auth, dialog, counter), guard, &token, &log);
     tracing::info!(address = %listener.local_addr()?, "the gateway listens");
-    process.serve_http("LISTEN", listener, app.router());
+    process.serve_http(listener, app.router(), Bounds::SERVICE);
     process.until_stopped(&[], settings.peer.drain_window).await
 }
 

@@ -1,7 +1,11 @@
 //! The messages of `graphql-transport-ws`, read from and written as text. The machine in [`super::protocol`] knows only
 //! what they mean, so that another subprotocol is another reader and writer.
 
-use std::{borrow::Cow, fmt::Write, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+    sync::Arc,
+};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
@@ -67,8 +71,8 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// An operation, of the shape that GraphQL over HTTP has too.
-#[derive(Debug, Deserialize)]
+/// An operation, of the shape that GraphQL over HTTP has too. Debug does not show what may be a secret.
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
     /// The document.
@@ -81,8 +85,14 @@ pub struct Request {
     pub extensions: Option<Map<String, Value>>,
 }
 
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("operation_name", &self.operation_name).finish_non_exhaustive()
+    }
+}
+
 /// What the gateway says.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Outgoing {
     /// The connection is acknowledged.
     Ack,
@@ -182,6 +192,17 @@ fn token(payload: &Map<String, Value>) -> Option<Token> {
         Value::String(text) => Token::read(text),
         // Whatever it is meant to be, it is no token; the authenticator refuses it.
         _ => Some(Token(String::new())),
+    }
+}
+
+impl fmt::Debug for Outgoing {
+    /// What is answered may be a token or a text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Next { id, .. } => write!(f, "Next({id})"),
+            Self::Error { id, .. } => write!(f, "Error({id})"),
+            Self::Ack | Self::Complete { .. } | Self::Ping { .. } | Self::Pong { .. } => f.write_str(&self.text()),
+        }
     }
 }
 
@@ -312,5 +333,9 @@ mod tests {
     fn a_token_never_shows_itself() {
         let incoming = Incoming::read(r#"{"type":"connection_init","payload":{"authToken":"hidden"}}"#);
         assert!(!format!("{incoming:?}").contains("hidden"));
+        let text = r#"{"type":"subscribe","id":"1","payload":{"query":"hidden","variables":{"a":"hidden"}}}"#;
+        let incoming = Incoming::read(text).expect("a message");
+        let outgoing = Outgoing::Next { id: "1".into(), payload: "hidden".into() };
+        assert!(!format!("{incoming:?} {outgoing:?}").contains("hidden"));
     }
 }

@@ -12,8 +12,8 @@ use proto::{
     dialog::{self, Status},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::sync::Notify;
 use uuid::Uuid;
+use wake::Wake;
 
 use super::{
     entry::{Answer, Entry, Next, Question},
@@ -102,7 +102,7 @@ fn parse(message: &dialog::Message) -> MessageId {
 
 /// A client: what it holds of each message is the newest version it was told, or has loaded from the history.
 struct Client {
-    wake: Arc<Notify>,
+    wake: Wake,
     user: UserId,
     version: Option<i64>,
     /// By message: the version, the status and whether it is deleted.
@@ -190,7 +190,7 @@ impl World {
     fn register(&mut self) {
         let user = user(self.rng.random_range(0..USERS));
         self.next += 1;
-        let wake = Arc::new(Notify::new());
+        let wake = Wake::new();
         let entry = self.entry.get_or_insert_with(|| Entry::new(self.bound));
         entry.register(self.next, user, wake.clone());
         self.opening.push((self.next, None));
@@ -291,7 +291,7 @@ impl World {
 
     fn read(&mut self, id: u64) {
         let (Some(client), Some(entry)) = (self.clients.get_mut(&id), &mut self.entry) else { return };
-        if client.wake.notified().now_or_never().is_none() {
+        if client.wake.raised().now_or_never().is_none() {
             return;
         }
         loop {

@@ -9,8 +9,8 @@ use std::{
 use futures_util::FutureExt;
 use proto::DialogId;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::sync::Notify;
 use uuid::Uuid;
+use wake::Wake;
 
 use super::{
     entry::Entry,
@@ -98,7 +98,7 @@ fn merge(changes: &[Change]) -> Change {
 
 /// A client: it applies frames by version and nothing else.
 struct Client {
-    wake: Arc<Notify>,
+    wake: Wake,
     since: Option<Version>,
     version: Option<Version>,
     rows: Rows,
@@ -156,7 +156,7 @@ impl World {
             _ => Some(Version::new(9, 9)),
         };
         self.next += 1;
-        let wake = Arc::new(Notify::new());
+        let wake = Wake::new();
         let lazy = self.rng.random_bool(0.3);
         let entry = self.entry.get_or_insert_with(|| Entry::new(self.bound));
         entry.register(self.next, since, wake.clone());
@@ -229,7 +229,7 @@ impl World {
     /// A client reads, if it was woken, all that there is or one frame.
     fn read(&mut self, id: u64) {
         let (Some(client), Some(entry)) = (self.clients.get_mut(&id), &mut self.entry) else { return };
-        if client.wake.notified().now_or_never().is_none() {
+        if client.wake.raised().now_or_never().is_none() {
             return;
         }
         while let Some(frame) = entry.take(id) {

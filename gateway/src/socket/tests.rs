@@ -336,3 +336,19 @@ async fn a_client_that_does_not_read_delays_nobody_and_is_let_go() {
     drop(stalled);
     stage.stop().await;
 }
+
+#[tokio::test]
+async fn a_panic_ends_its_operation_and_not_the_socket() {
+    let stage = Stage::start().await;
+    stage.world().broken.insert("Users");
+    let mut client = stage.sign_in(UserId::now()).await;
+    client.subscribe("1", "{ me { name } }", json!({})).await;
+    let result = client.result("1").await;
+    assert_eq!(result["errors"][0]["extensions"]["code"], "INTERNAL", "{result}");
+    assert!(result["errors"][0]["extensions"]["requestId"].is_string() && !result.to_string().contains("secret"));
+    assert_eq!(client.hear().await, json!({ "id": "1", "type": "complete" }));
+    stage.world().broken.clear();
+    client.subscribe("1", "{ me { name } }", json!({})).await;
+    assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
+    stage.stop().await;
+}

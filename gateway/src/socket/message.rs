@@ -1,6 +1,8 @@
 //! The messages of `graphql-transport-ws`, read from and written as text. The machine in [`super::protocol`] knows only
 //! what they mean, so that another subprotocol is another reader and writer.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::{
     borrow::Cow,
     fmt::{self, Write},

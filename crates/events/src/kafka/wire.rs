@@ -1,5 +1,7 @@
 //! An event as a record of Kafka: the key and the payload are its own, everything else travels in headers, as text.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use bytes::Bytes;
 use rdkafka::{
     Message,

@@ -101,7 +101,7 @@ async fn connection(stream: TcpStream, router: Router, bounds: Bounds, shutdown:
     let _best_effort = stream.set_nodelay(true);
     let asked = Arc::new(AtomicBool::new(false));
     let heard = asked.clone();
-    let service = router.map_request(move |request: Request<Incoming>| {
+    let service = ServiceExt::<Request<Body>>::map_request(router, move |request: Request<Incoming>| {
         heard.store(true, Ordering::Relaxed);
         request.map(Body::new)
     });

@@ -227,7 +227,10 @@ fn message(random: &mut SmallRng, sent: usize) -> String {
             message["id"] = id(random, sent);
             message["payload"] = json!({ "query": "{ me { id } }", "variables": mutate::object(random, 2) });
         }
-        "complete" => message["id"] = id(random, random.random_range(0..=sent)),
+        "complete" => {
+            let number = random.random_range(0..=sent);
+            message["id"] = id(random, number);
+        }
         _ if random.random() => message["payload"] = mutate::object(random, 2).into(),
         _ => {}
     }

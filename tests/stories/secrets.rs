@@ -137,7 +137,9 @@ async fn people_talk(watched: &mut Watched, ann: &Person, bob: &Person) {
     phone.hear_of("q").await;
     ann.data("mutation($m: ID!) { deleteMessage(id: $m) { id } }", json!({"m": message})).await;
     let long = format!("{TEXT}{}", "x".repeat(4_000));
-    for (dialog, text) in [(dialog.as_str(), long.as_str()), (&bob.id, TEXT), ("nonsense", TEXT), (&dialog, "\u{7}")] {
+    for (dialog, text) in
+        [(dialog.as_str(), long.as_str()), (bob.id.as_str(), TEXT), ("nonsense", TEXT), (dialog.as_str(), "\u{7}")]
+    {
         let variables = json!({"i": {"dialogId": dialog, "text": text}});
         let refused = watched.ask(Some(&ann.token), json!({"query": SEND, "variables": variables})).await;
         assert!(refused.get("errors").is_some(), "{refused}");
@@ -217,10 +219,10 @@ async fn a_databases_password_is_in_no_log_no_error_and_no_help() {
     run(folder.path(), &["keygen"], &[]).await;
     let strange = nobody.replace("postgres:", "mysql:");
     let wrong = nobody.replace(":1/", ":port/");
-    for url in [&nobody, &strange, &wrong] {
+    for url in [nobody.as_str(), strange.as_str(), wrong.as_str()] {
         let one = run(folder.path(), &["auth"], &[("DATABASE_URL", url), ("DATABASE_DIRECT_URL", url)]).await;
         let all = [("AUTH_DATABASE_URL", url), ("DIALOG_DATABASE_URL", url), ("COUNTER_DATABASE_URL", url)];
-        let migrated = run(folder.path(), &["migrate"], &all.map(|(name, url)| (name, url.as_str()))).await;
+        let migrated = run(folder.path(), &["migrate"], &all).await;
         let lonely = run(folder.path(), &["serve"], &[("AUTH_DATABASE_URL", url)]).await;
         for output in [one, migrated, lonely] {
             assert!(!output.status.success());

@@ -83,7 +83,8 @@ impl Supply {
             .map(|one| one["purl"].as_str().expect("a purl"))
             .collect();
         let references: BTreeSet<String> = self.locked.iter().map(Package::reference).collect();
-        assert_eq!(named, references.iter().map(String::as_str).collect(), "every package of Cargo.lock, and no other");
+        let references: BTreeSet<&str> = references.iter().map(String::as_str).collect();
+        assert_eq!(named, references, "every package of Cargo.lock, and no other");
         for edge in bill["dependencies"].as_array().expect("a list") {
             let to = edge["dependsOn"].as_array().expect("a list").iter().map(|one| one.as_str().expect("a purl"));
             assert!(to.into_iter().all(|one| named.contains(one)), "{edge}");

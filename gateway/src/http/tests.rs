@@ -303,3 +303,13 @@ async fn a_panic_of_a_resolver_is_an_internal_error_of_its_own_request_and_is_co
         "the next one is served"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_408() {
+    let fixture = Fixture::alone();
+    let begun = tokio::time::Instant::now();
+    let body = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let answer = fixture.send(post("{}").body(body).expect("a request")).await;
+    assert_eq!((answer.status, begun.elapsed().as_secs()), (StatusCode::REQUEST_TIMEOUT, 30));
+    assert_eq!(answer.headers[header::CONNECTION], "close");
+}

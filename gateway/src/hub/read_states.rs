@@ -312,7 +312,7 @@ mod tests {
 
     fn with_stream_of(user: UserId) -> Entry {
         let mut entry = Entry::default();
-        entry.register(1, user, Arc::default());
+        entry.register(1, user, Wake::new());
         entry
     }
 
@@ -353,7 +353,7 @@ mod tests {
     fn who_leaves_gets_nothing_more() {
         let (a, b) = (UserId::now(), UserId::now());
         let mut entry = with_stream_of(a);
-        entry.register(2, b, Arc::default());
+        entry.register(2, b, Wake::new());
         entry.hear(state(b, 1));
         entry.leave(a);
         entry.hear(state(b, 2));

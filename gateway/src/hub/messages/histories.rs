@@ -1,10 +1,7 @@
 //! The hub's machine for messages against an oracle: random dialogs whose people come and go, a log that lags, repeats and
 //! loses, answers that come late or not at all, and readers that dawdle.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::FutureExt;
 use proto::{

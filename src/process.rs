@@ -164,3 +164,25 @@ pub async fn stop_signal() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_the_process_in_good_order() {
+        let recorder = telemetry::recorder::install();
+        let (mut process, _) = Process::start(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let (shutdown, ended) = (process.shutdown.clone(), CancellationToken::new());
+        let seen = ended.clone();
+        process.spawn(async move {
+            shutdown.cancelled().await;
+            seen.cancel();
+        });
+        process.spawn(async { panic!("a bug of ours") });
+        let error = process.until_stopped(&[], Duration::from_secs(1)).await.unwrap_err().to_string();
+        assert_eq!(error, "a task has panicked: the log says which");
+        assert!(ended.is_cancelled(), "the others were told, and awaited");
+        assert!(recorder.render().contains(r#"panics_total{place="task"} 1"#));
+    }
+}

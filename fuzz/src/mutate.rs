@@ -25,7 +25,7 @@ const AWKWARD: [&str; 16] = [
 
 /// One of these.
 pub fn one<'a, T: ?Sized>(random: &mut SmallRng, choices: &[&'a T]) -> &'a T {
-    *choices.choose(random).expect("there is a choice")
+    choices.choose(random).copied().expect("there is a choice")
 }
 
 /// Changes a few bytes: flipped, removed, doubled, replaced, cut off.

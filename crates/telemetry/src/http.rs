@@ -41,7 +41,7 @@ pub async fn access_log(mut request: Request, next: Next) -> Response {
     work.instrument(span).await
 }
 
-/// A middleware for a port without an access log: what [`secure`] says, on every answer.
+/// A middleware for a port without an access log: the headers that every answer carries.
 pub async fn secured(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     secure(response.headers_mut());

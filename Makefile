@@ -51,7 +51,7 @@ sbom: ## every package that is built in, as CycloneDX, into target/sbom.json
 fuzz: ## every reader of foreign bytes, FUZZ_SECONDS (60) each; FUZZ_RUNS, FUZZ_TARGET, FUZZ_SEED narrow it
 	$(CARGO) run $(LOCKED) --profile fuzz -p fuzz
 
-loom: ## every interleaving of the flag that wakes a subscriber
+loom: ## the interleavings of the flag that wakes a subscriber, up to three preemptions
 	RUSTFLAGS="--cfg loom" $(CARGO) test $(LOCKED) --release --target-dir target/loom -p wake
 
 coverage: ## lines that tests reach in kernel, store, socket and log: fails below 80 % (needs LLVM's tools)

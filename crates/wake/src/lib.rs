@@ -1,5 +1,5 @@
 //! The flag between whoever changes something and the one who takes what has changed: a change is never slept through,
-//! and any number of raises is one. `make loom` tries every interleaving of it (`--cfg loom` changes the lock alone).
+//! and any number of raises is one. `make loom` tries its interleavings (`--cfg loom` changes the lock alone).
 
 #[cfg(loom)]
 use loom::sync::{Arc, Mutex, MutexGuard};

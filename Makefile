@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots check fmt lint docs tidy deny web engines engines-down test-engines engine-tests bench-latency stack stack-down test-stack env up down logs
+.PHONY: help run test test-browser screenshots check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests bench-latency stack stack-down test-stack env up down logs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,7 +47,20 @@ tidy:
 deny:
 	@if command -v cargo-deny >/dev/null; \
 	then $(CARGO) deny --offline --workspace check licenses bans sources; \
-	else echo "skipped: licences, doubles and sources of dependencies (cargo-deny is not installed)"; fi
+	else echo "cargo-deny is not installed: licences, bans and sources were looked at by \`make tidy\`"; fi
+	@echo "skipped: advisories, which need their database (cargo deny check advisories)"
+
+sbom: ## every package that is built in, as CycloneDX, into target/sbom.json
+	$(CARGO) test $(LOCKED) --quiet --test tidy -- --nocapture the_bill_of_materials_names_every_package
+
+fuzz: ## every reader of foreign bytes, FUZZ_SECONDS (60) each; FUZZ_RUNS, FUZZ_TARGET, FUZZ_SEED narrow it
+	$(CARGO) run $(LOCKED) --profile fuzz -p fuzz
+
+loom: ## the interleavings of the flag that wakes a subscriber, up to three preemptions
+	RUSTFLAGS="--cfg loom" $(CARGO) test $(LOCKED) --release --target-dir target/loom -p wake
+
+coverage: ## lines that tests reach in kernel, store, socket and log: fails below 80 % (needs LLVM's tools)
+	@CARGO="$(CARGO)" tests/coverage/run $(LOCKED)
 
 web: ## the pages at / and /playground anew, with errors shown; the next build embeds them
 	cd web && npm ci --ignore-scripts && npm run build

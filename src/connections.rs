@@ -59,7 +59,11 @@ impl Listener for Limited {
         loop {
             let (stream, address) = Listener::accept(&mut self.listener).await;
             match self.places.clone().try_acquire_owned() {
-                Ok(place) => return (Connection { stream, _place: place }, address),
+                Ok(place) => {
+                    // Without it a small answer may wait for the client's acknowledgement of the one before.
+                    let _best_effort = stream.set_nodelay(true);
+                    return (Connection { stream, _place: place }, address);
+                }
                 Err(_) => self.refuse(stream),
             }
         }

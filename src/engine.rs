@@ -130,7 +130,7 @@ pub fn log(kafka_url: Option<&str>, instance: Option<&str>, outboxes: &[(&'stati
 /// Where the URL is none.
 pub fn cache(settings: &settings::Redis) -> anyhow::Result<Cache> {
     match &settings.redis_url {
-        Some(url) => Cache::redis(url.reveal()).context("REDIS_URL"),
+        Some(url) => Cache::redis(url).context("REDIS_URL"),
         None => Ok(Cache::in_process()),
     }
 }

@@ -4,6 +4,9 @@
 mod connections;
 mod engine;
 mod healthcheck;
+mod http;
+#[cfg(test)]
+mod http_tests;
 mod keygen;
 mod migrate;
 mod peer;

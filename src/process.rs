@@ -1,11 +1,15 @@
 //! What every role is made of: its tasks, its operations port, and an end in good order.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
 use anyhow::Context;
-use axum::Router;
+use axum::{
+    Router,
+    http::{Request, Response},
+};
 use db::Db;
-use telemetry::{Readiness, grpc::server_layer, readiness::Component};
+use futures_util::FutureExt;
+use telemetry::{Readiness, grpc::server_layer, panic, readiness::Component};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -14,18 +18,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
-    codegen::{Service, http},
+    codegen::Service,
     server::NamedService,
     transport::{Server, server::TcpIncoming},
 };
 use tower::Layer;
 
-use crate::connections::Limited;
+use crate::http::{self, Bounds};
 
-/// Connections to the operations port.
-const OPS_CONNECTIONS: u32 = 100;
 /// What the process may take beyond `DRAIN_WINDOW` to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// Calls of one connection at once; more wait at the caller's.
+const CALLS_MAX: u32 = 1000;
+/// The most bytes of a call's headers: a token has 4,096, everything else is short.
+const HEAD_MAX_BYTES: u32 = 16 * 1024;
+/// How often a silent connection shows that it lives, and how long that may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// A task of the process has ended without being told to: what it did is not done any more.
 #[derive(Debug, thiserror::Error)]
@@ -61,34 +69,31 @@ impl Process {
         let (shutdown, readiness) = (CancellationToken::new(), Readiness::new());
         let start = readiness.register("start");
         let mut process = Self { shutdown, readiness, start, tasks: JoinSet::new() };
-        process.serve_http(
-            "OPS_LISTEN",
-            Limited::new(listener, OPS_CONNECTIONS),
-            telemetry::ops::router(process.readiness.clone()),
-        );
+        process.serve_http(listener, telemetry::ops::router(process.readiness.clone()), Bounds::OPERATIONS);
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
         Ok((process, address))
     }
 
-    /// A task that ends by itself when it is shut down.
+    /// A task that ends when it is shut down. Where it panics, or comes back before, the process ends: without one of its
+    /// tasks it would only look alive.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+        self.tasks.spawn(async move {
+            if let Err(payload) = AssertUnwindSafe(task).catch_unwind().await {
+                panic::report("task", payload.as_ref());
+                std::panic::resume_unwind(payload);
+            }
+        });
     }
 
     /// Answers HTTP until shut down.
-    pub fn serve_http(&mut self, setting: &'static str, listener: Limited, router: Router) {
-        let shutdown = self.shutdown.clone().cancelled_owned();
-        self.spawn(async move {
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown).await {
-                tracing::error!(setting, %error, "the port is closed");
-            }
-        });
+    pub fn serve_http(&mut self, listener: TcpListener, router: Router, bounds: Bounds) {
+        self.spawn(http::serve(listener, router, bounds, self.shutdown.clone()));
     }
 
     /// Answers gRPC until shut down: the service, its health, and with `reflection` what it offers.
     pub fn serve_grpc<S>(&mut self, name: &'static str, listener: TcpListener, server: S, reflection: bool)
     where
-        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
+        S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>
             + NamedService
             + Clone
             + Send
@@ -106,6 +111,10 @@ impl Process {
                 described.build_v1().expect("the descriptors are those that the bindings were made from")
             });
             let served = Server::builder()
+                .max_concurrent_streams(CALLS_MAX)
+                .http2_max_header_list_size(HEAD_MAX_BYTES)
+                .http2_keepalive_interval(Some(KEEP_ALIVE))
+                .http2_keepalive_timeout(Some(KEEP_ALIVE))
                 .add_service(health_server)
                 .add_optional_service(reflection)
                 .add_service(server_layer(name).layer(server))
@@ -182,6 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_panics_or_comes_back_ends_the_process_with_an_error_and_the_others_in_good_order() {
+        let recorder = telemetry::recorder::install();
         for (panics, told) in [(true, "a task of the process panicked"), (false, "has ended by itself")] {
             let (mut process, _) = process().await;
             let (shutdown, (done, mut ended)) = (process.shutdown.clone(), tokio::sync::mpsc::channel(1));
@@ -194,5 +204,6 @@ mod tests {
             assert!(error.is::<Broken>() && error.to_string().contains(told), "{error}");
             assert_eq!(ended.recv().await, Some(()), "the other was told to end, and awaited");
         }
+        assert!(recorder.render().contains(r#"panics_total{place="task"} 1"#), "counted once");
     }
 }

@@ -11,8 +11,9 @@ use proto::Peer;
 use tokio::net::TcpListener;
 
 use crate::{
-    connections::Limited,
-    engine, peer,
+    engine,
+    http::Bounds,
+    peer,
     process::{Process, listen},
     settings::{self, PeerRole},
     wiring,
@@ -100,7 +101,8 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
     };
     let app = wiring::gateway(&mut process, told, Peers::new(auth, dialog, counter), guard, &token, &log);
     tracing::info!(address = %listener.local_addr()?, "the gateway listens");
-    process.serve_http("LISTEN", Limited::new(listener, settings.gateway.max_connections), app.router());
+    let bounds = Bounds { connections: settings.gateway.max_connections, ..Bounds::SERVICE };
+    process.serve_http(listener, app.router(), bounds);
     process.until_stopped(&[], settings.peer.drain_window).await
 }
 

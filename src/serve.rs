@@ -16,8 +16,9 @@ use telemetry::grpc::server_layer;
 use tower::Layer;
 
 use crate::{
-    connections::Limited,
-    engine, keygen,
+    engine,
+    http::Bounds,
+    keygen,
     process::{Process, listen},
     settings::{Databases, Serve},
     wiring,
@@ -72,7 +73,8 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let peers = Peers::new(auth_peer, dialog_peer, counter_peer);
     let gateway = wiring::gateway(&mut process, gateway_settings, peers, guard, &token, &log);
     let address = listener.local_addr()?;
-    process.serve_http("LISTEN", Limited::new(listener, settings.gateway.max_connections), gateway.router());
+    let bounds = Bounds { connections: settings.gateway.max_connections, ..Bounds::SERVICE };
+    process.serve_http(listener, gateway.router(), bounds);
     welcome(&settings, introspection, (address, ops_address));
     process.until_stopped(&[&auth_db, &dialog_db, &counter_db], settings.drain_window).await
 }

@@ -1,6 +1,6 @@
 //! Every setting, as a flag and as an environment variable; the doc comments are the `--help`.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{convert::Infallible, fmt, net::SocketAddr, ops::Deref, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use gateway::origins::Origins;
@@ -88,14 +88,14 @@ pub struct Serve {
 #[command(next_help_heading = "Engines")]
 pub struct Databases {
     /// Database of auth: postgres://… [default: SQLite in DATA_DIR]
-    #[arg(long, env = "AUTH_DATABASE_URL", requires_all = ["dialog_database_url", "counter_database_url"])]
-    pub auth_database_url: Option<String>,
+    #[arg(long, env = "AUTH_DATABASE_URL", hide_env_values = true, requires_all = ["dialog_database_url", "counter_database_url"])]
+    pub auth_database_url: Option<Url>,
     /// Database of dialog: postgres://… [default: SQLite in DATA_DIR]
-    #[arg(long, env = "DIALOG_DATABASE_URL", requires_all = ["auth_database_url", "counter_database_url"])]
-    pub dialog_database_url: Option<String>,
+    #[arg(long, env = "DIALOG_DATABASE_URL", hide_env_values = true, requires_all = ["auth_database_url", "counter_database_url"])]
+    pub dialog_database_url: Option<Url>,
     /// Database of counter: postgres://… [default: SQLite in DATA_DIR]
-    #[arg(long, env = "COUNTER_DATABASE_URL", requires_all = ["auth_database_url", "dialog_database_url"])]
-    pub counter_database_url: Option<String>,
+    #[arg(long, env = "COUNTER_DATABASE_URL", hide_env_values = true, requires_all = ["auth_database_url", "dialog_database_url"])]
+    pub counter_database_url: Option<Url>,
 }
 
 /// The log on many machines.
@@ -113,30 +113,7 @@ pub struct Kafka {
 pub struct Redis {
     /// Cache of unread counts: redis://host:port, of one counter database alone [default: a bounded map in each process]
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
-    pub redis_url: Option<Secret>,
-}
-
-/// A URL that may have a password in it: nothing here shows it.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The URL itself.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(url: String) -> Self {
-        Self(url)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
-    }
+    pub redis_url: Option<Url>,
 }
 
 /// What the three services have in common.
@@ -149,11 +126,11 @@ pub struct Role {
     #[arg(long, env = "OPS_LISTEN", value_parser = address)]
     pub ops_listen: Option<SocketAddr>,
     /// Database of the service: postgres://…
-    #[arg(long, env = "DATABASE_URL")]
-    pub database_url: String,
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Url,
     /// The same database without a pooler before it, for migrations
-    #[arg(long, env = "DATABASE_DIRECT_URL")]
-    pub database_direct_url: Option<String>,
+    #[arg(long, env = "DATABASE_DIRECT_URL", hide_env_values = true)]
+    pub database_direct_url: Option<Url>,
     #[command(flatten)]
     pub peer: PeerRole,
     /// Name of this process among those of its role, the same after a restart: it gets its share of the log back at once,
@@ -330,6 +307,32 @@ pub struct Healthcheck {
     pub ops_listen: SocketAddr,
 }
 
+/// Where an engine is. It may hold a password: Debug and `--help` do not show it.
+#[derive(Clone)]
+pub struct Url(String);
+
+impl FromStr for Url {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Deref for Url {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Url(..)")
+    }
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address is an IP and a port, such as 127.0.0.1:8080".to_owned())
 }
@@ -436,7 +439,7 @@ mod tests {
         let cli = Cli::try_parse_from(["tidings", "serve", "--redis-url", "redis://:hunter2@cache"]).unwrap();
         assert!(!format!("{cli:?}").contains("hunter2"));
         let Some(Command::Serve(serve)) = cli.command else { panic!("it serves") };
-        assert_eq!(serve.cache.redis_url.unwrap().reveal(), "redis://:hunter2@cache");
+        assert_eq!(serve.cache.redis_url.as_deref().unwrap(), "redis://:hunter2@cache");
     }
 
     #[test]
@@ -459,6 +462,25 @@ mod tests {
             assert!(help.contains(&format!("--{flag} <")) && help.contains(&format!("[env: {variable}")), "--{flag}");
             let default = setting.get_default_values().iter().any(|default| !default.is_empty());
             assert!(default || entry.contains("[default: "), "--{flag} has no default");
+        }
+    }
+
+    #[test]
+    fn urls_with_passwords_show_themselves_nowhere() {
+        let urls = ["--auth-database-url", "--dialog-database-url", "--counter-database-url"];
+        let url = "postgres://ann:hidden@localhost/auth";
+        let cli = Cli::try_parse_from(["tidings"].into_iter().chain(urls.into_iter().flat_map(|name| [name, url])));
+        let cli = cli.unwrap();
+        assert_eq!(cli.serve.databases.auth_database_url.as_deref(), Some(url));
+        assert!(!format!("{cli:?}").contains("hidden"));
+        let mut command = Cli::command();
+        command.build();
+        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+            let shown = command.get_arguments().filter(|setting| {
+                let name = setting.get_id().as_str();
+                name.contains("database") && !setting.is_hide_env_values_set()
+            });
+            assert_eq!(shown.count(), 0, "{}", command.get_name());
         }
     }
 

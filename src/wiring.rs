@@ -36,7 +36,9 @@ pub fn auth(
 pub fn guard(auth: &Peer, token: &ServiceToken, issuer: &str) -> Guard {
     let auth = auth.clone();
     let keys = KeySet::new(move || {
-        let mut client = AuthClient::new(auth.clone());
+        let mut client = AuthClient::new(auth.clone())
+            .max_decoding_message_size(proto::ANSWER_MAX_BYTES)
+            .max_encoding_message_size(proto::REQUEST_MAX_BYTES);
         async move { client.keys(KeysRequest {}).await.map(|reply| reply.into_inner().jwks) }
     });
     Guard::new(keys, token.clone(), issuer)

@@ -81,6 +81,8 @@ impl App {
     /// The generated server: for a listener, or with `proto::local` for callers in this process.
     pub fn server(&self) -> AuthServer<Self> {
         AuthServer::new(self.clone())
+            .max_decoding_message_size(proto::REQUEST_MAX_BYTES)
+            .max_encoding_message_size(proto::ANSWER_MAX_BYTES)
     }
 
     /// Housekeeping until shutdown: sessions that are over for long are removed.

@@ -1,6 +1,8 @@
 //! Events of the log and changes that dialog tells, as the counter's own inputs. What is out of its bounds is impossible:
 //! no service of ours writes it, and no repetition makes it right.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use proto::{
     DialogId, MessageId, UserId,
     dialog::{Change as DialogChange, MembershipChange, MessageChange, Status, change::Row},

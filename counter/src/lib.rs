@@ -54,6 +54,8 @@ impl App {
     /// The generated server.
     pub fn server(&self) -> CountersServer<Self> {
         CountersServer::new(self.clone())
+            .max_decoding_message_size(proto::REQUEST_MAX_BYTES)
+            .max_encoding_message_size(proto::ANSWER_MAX_BYTES)
     }
 
     /// Counts the events of the log, keeps the cache and asks dialog for what is missing, until shut down.

@@ -82,7 +82,9 @@ impl Repair {
                 Call::new().with_authorization(&self.service_token.header()).with_deadline(Instant::now() + TIMEOUT);
             let headers = Headers::from(&call);
             let request = ChangesSinceRequest { dialog_id: dialog_id.bytes(), since, limit: CHANGES };
-            let mut client = DialogsClient::with_interceptor(self.dialog.clone(), call);
+            let mut client = DialogsClient::with_interceptor(self.dialog.clone(), call)
+                .max_decoding_message_size(proto::ANSWER_MAX_BYTES)
+                .max_encoding_message_size(proto::REQUEST_MAX_BYTES);
             let reply = client.changes_since(request).await.map_err(Error::Dialog)?.into_inner();
             if reply.head < first {
                 return Err(Error::Behind { missing: first, head: reply.head });

@@ -64,6 +64,8 @@ impl App {
     /// The server, to be called in this process or behind a port.
     pub fn server(&self) -> DialogsServer<Self> {
         DialogsServer::new(self.clone())
+            .max_decoding_message_size(proto::REQUEST_MAX_BYTES)
+            .max_encoding_message_size(proto::ANSWER_MAX_BYTES)
     }
 
     /// The loops in the background until shut down: the replies of the counters are applied, and overdue messages settled.

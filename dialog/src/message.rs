@@ -1,5 +1,7 @@
 //! A message as it is stored, where it stands in its saga, and how others than its author see it.
 
+use std::fmt;
+
 use proto::{DialogId, MessageId, TransactionId, UserId, dialog as wire};
 
 /// Where a message stands: it moves from pending to one of the others, once.
@@ -43,7 +45,7 @@ impl Status {
 }
 
 /// A message as its author sees it. Times are microseconds since the epoch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     /// Its id.
     pub id: MessageId,
@@ -67,6 +69,14 @@ pub struct Message {
     pub deleted_at_us: Option<i64>,
     /// The dialog's version at its last change.
     pub version: i64,
+}
+
+impl fmt::Debug for Message {
+    /// Without what was said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, dialog_id, seq, status, version, .. } = self;
+        write!(f, "Message({id}, {seq} of {dialog_id}, {status:?}, version {version})")
+    }
 }
 
 impl Message {

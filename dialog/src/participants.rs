@@ -80,7 +80,9 @@ pub async fn must_exist(auth: &Peer, call: &Call, people: Vec<UserId>) -> Result
         return Ok(());
     }
     let call = call.clone().with_deadline(Instant::now() + AUTH_LIMIT);
-    let mut auth = AuthClient::with_interceptor(auth.clone(), call);
+    let mut auth = AuthClient::with_interceptor(auth.clone(), call)
+        .max_decoding_message_size(proto::ANSWER_MAX_BYTES)
+        .max_encoding_message_size(proto::REQUEST_MAX_BYTES);
     let reply = auth.users(UsersRequest { ids: ids.clone() }).await.map_err(Error::Auth)?.into_inner();
     let known: HashSet<_> = reply.users.into_iter().map(|user| user.id).collect();
     if ids.iter().all(|id| known.contains(id)) { Ok(()) } else { Err(Error::Invalid("unknown participant")) }

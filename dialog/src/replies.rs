@@ -1,6 +1,8 @@
 //! The consumer of `tidings.counter`: replies settle messages, read pointers are not ours, and what cannot be decoded or
 //! cannot be true goes to the dead letters, with where it came from and why.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use db::Tx;
 use events::{Apply, BoxError, Event, Record, outbox};
 use proto::{

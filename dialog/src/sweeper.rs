@@ -68,7 +68,9 @@ pub async fn sweep(db: &Db, counter: &Peer, token: &ServiceToken, deadline: Dura
 async fn ask(counter: &Peer, call: &Call, messages: &[Message]) -> Result<Vec<Reply>, Error> {
     let cause = Headers::from(call);
     let call = call.clone().with_deadline(Instant::now() + COUNTER_LIMIT);
-    let mut counters = CountersClient::with_interceptor(counter.clone(), call);
+    let mut counters = CountersClient::with_interceptor(counter.clone(), call)
+        .max_decoding_message_size(proto::ANSWER_MAX_BYTES)
+        .max_encoding_message_size(proto::REQUEST_MAX_BYTES);
     // A deleted message carries the version of its deletion; the counters do not look at it here.
     let request = SettleRequest { messages: messages.iter().map(sent).collect() };
     let outcomes = counters.settle(request).await.map_err(Error::Counter)?.into_inner().outcomes;

@@ -1,5 +1,7 @@
 //! Cursors: opaque text that carries which list it belongs to, so that one from elsewhere is recognised and refused.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::str::FromStr;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};

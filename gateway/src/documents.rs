@@ -1,7 +1,7 @@
 //! Documents: from text to an operation that is within all bounds and valid. What has been found good once is kept by its
 //! text, bounded, for everyone who sends it again.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use async_graphql::{Name, ServerError, Variables};
 use async_graphql_parser::{
@@ -35,7 +35,6 @@ pub struct Documents {
 type Key = (Arc<str>, Option<String>);
 
 /// One operation of a document, alone with the fragments that it reaches.
-#[derive(Debug)]
 pub struct Operation {
     /// What is executed.
     pub document: ExecutableDocument,
@@ -52,7 +51,6 @@ pub struct Operation {
 }
 
 /// An operation with the variables and the cost of one request.
-#[derive(Debug)]
 pub struct Ready {
     /// Which.
     pub operation: Arc<Operation>,
@@ -60,6 +58,19 @@ pub struct Ready {
     pub variables: Variables,
     /// What it costs at most.
     pub cost: usize,
+}
+
+impl fmt::Debug for Operation {
+    /// A document may hold what nobody else may see.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operation").field("kind", &self.kind).field("cost", &self.cost).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ready").field("operation", &self.operation).field("cost", &self.cost).finish_non_exhaustive()
+    }
 }
 
 impl Documents {

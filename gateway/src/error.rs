@@ -233,7 +233,7 @@ pub fn finish(response: &mut Response, request_id: &RequestId) {
             continue;
         }
         let error = match shown.source.take() {
-            None => Error::input(std::mem::take(&mut shown.message)),
+            None => Error::input(without_value(std::mem::take(&mut shown.message))),
             Some(source) => match source.downcast_ref::<Error>() {
                 Some(error) => error.clone(),
                 None => Error::internal(std::mem::take(&mut shown.message)),
@@ -241,6 +241,15 @@ pub fn finish(response: &mut Response, request_id: &RequestId) {
         };
         error.show(shown, request_id);
     }
+}
+
+/// async-graphql repeats a value of the wrong type, which may be a password: `Expected input type "Int", found "…".`
+fn without_value(mut message: String) -> String {
+    if let Some(at) = message.find(", found ") {
+        message.truncate(at);
+        message.push('.');
+    }
+    message
 }
 
 #[cfg(test)]
@@ -319,6 +328,7 @@ mod tests {
             ours(Error::internal("secret")),
             ServerError::new("Only integers from -2147483648 to 2147483647 are accepted.", None),
             foreign,
+            ServerError::new("Expected input type \"LoginInput\", found \"correct horse\".", None),
         ];
         let mut response = Response::from_errors(errors);
         let request_id = RequestId::random();
@@ -332,5 +342,6 @@ mod tests {
         assert_eq!(shown[0], serde_json::json!({ "message": "taken", "extensions": { "code": "CONFLICT" } }));
         assert_eq!((&shown[1], &shown[3]), (&internal, &internal));
         assert_eq!(shown[2]["extensions"]["code"], "BAD_USER_INPUT");
+        assert_eq!(shown[4]["message"], "Expected input type \"LoginInput\".", "the value is not repeated");
     }
 }

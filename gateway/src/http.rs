@@ -3,7 +3,7 @@
 
 mod answer;
 mod media;
-mod request;
+pub mod request;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use async_graphql::{Response, ServerError, Value};
 use futures_util::stream;
@@ -26,12 +26,19 @@ use crate::{
 };
 
 /// One result of a subscription.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Payload {
     /// The response, as JSON.
     pub json: Arc<str>,
     /// The version to resume from, where the stream can be resumed. It is in the response as `extensions.cursor` too.
     pub cursor: Option<Version>,
+}
+
+impl fmt::Debug for Payload {
+    /// Without what is in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payload").field("cursor", &self.cursor).finish_non_exhaustive()
+    }
 }
 
 /// Opens subscriptions. Cheap to clone.

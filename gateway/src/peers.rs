@@ -1,16 +1,12 @@
 //! The three services, as the gateway calls them: a client per call, carrying what travels with it.
 
 use proto::{
-    Peer, auth::auth_client::AuthClient, counter::counters_client::CountersClient,
+    ANSWER_MAX_BYTES, Peer, REQUEST_MAX_BYTES, auth::auth_client::AuthClient, counter::counters_client::CountersClient,
     dialog::dialogs_client::DialogsClient,
 };
 use telemetry::{Call, grpc::client_layer};
 use tonic::service::interceptor::InterceptedService;
 use tower::{Layer, util::BoxCloneSyncService};
-
-/// A thousand of the longest messages, the most of one question, are larger than tonic's default of 4 MB. What is larger
-/// than this is not read.
-const ANSWER_MAX_BYTES: usize = 17 << 20;
 
 /// A service, and what travels with each call of it.
 pub type Called = InterceptedService<Peer, Call>;
@@ -31,17 +27,23 @@ impl Peers {
 
     /// The auth service.
     pub fn auth(&self, call: &Call) -> AuthClient<Called> {
-        AuthClient::with_interceptor(self.auth.clone(), call.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
+        AuthClient::with_interceptor(self.auth.clone(), call.clone())
+            .max_decoding_message_size(ANSWER_MAX_BYTES)
+            .max_encoding_message_size(REQUEST_MAX_BYTES)
     }
 
     /// The dialog service.
     pub fn dialog(&self, call: &Call) -> DialogsClient<Called> {
-        DialogsClient::with_interceptor(self.dialog.clone(), call.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
+        DialogsClient::with_interceptor(self.dialog.clone(), call.clone())
+            .max_decoding_message_size(ANSWER_MAX_BYTES)
+            .max_encoding_message_size(REQUEST_MAX_BYTES)
     }
 
     /// The counter service.
     pub fn counter(&self, call: &Call) -> CountersClient<Called> {
-        CountersClient::with_interceptor(self.counter.clone(), call.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
+        CountersClient::with_interceptor(self.counter.clone(), call.clone())
+            .max_decoding_message_size(ANSWER_MAX_BYTES)
+            .max_encoding_message_size(REQUEST_MAX_BYTES)
     }
 }
 

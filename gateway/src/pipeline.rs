@@ -1,12 +1,12 @@
 //! The one place where an operation is admitted and executed, for every transport: bounds before parsing, parsing,
 //! bounds of the document, validation; then the schema, under a deadline, with loaders of the operation's own.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{any::Any, fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_graphql::{PathSegment, Request, Response, ValidationMode, Variables};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use futures_util::{FutureExt, StreamExt};
-use telemetry::{Call, RequestId};
+use telemetry::{Call, RequestId, panic};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -26,8 +26,8 @@ const ANSWER: Duration = Duration::from_millis(250);
 /// Fragments and fields inside each other that validation and execution follow; the bounds are tighter.
 pub const RECURSION_MAX: usize = 128;
 
-/// An operation as a transport has read it.
-#[derive(Debug, Default)]
+/// An operation as a transport has read it. Documents and variables hold passwords and texts: Debug shows neither.
+#[derive(Default)]
 pub struct Incoming {
     /// The document.
     pub query: String,
@@ -39,10 +39,22 @@ pub struct Incoming {
     pub extensions: serde_json::Map<String, serde_json::Value>,
 }
 
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").field("operation_name", &self.operation_name).finish_non_exhaustive()
+    }
+}
+
 /// What an operation is, whoever asks: two requests of one identity have one answer for one viewer and state. Cheap to
 /// clone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Identity(Arc<(Arc<str>, Option<String>, String)>);
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({} bytes)", self.size_bytes())
+    }
+}
 
 impl Identity {
     /// Of a document, the name of one of its operations, and the values of its variables.
@@ -59,12 +71,18 @@ impl Identity {
 }
 
 /// An operation within all bounds, parsed and valid. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Admitted {
     operation: Arc<Operation>,
     variables: Variables,
     identity: Identity,
     cost: usize,
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted").field("operation", &self.operation).finish_non_exhaustive()
+    }
 }
 
 impl Admitted {
@@ -116,7 +134,10 @@ impl Pipeline {
         let text: Arc<str> = query.into();
         let name = operation_name.filter(|name| !name.is_empty());
         let found = AssertUnwindSafe(self.documents.find(text.clone(), name.clone(), &variables)).catch_unwind();
-        let found = found.await.map_err(|_| Rejected::of(Error::internal("admitting panicked"), &call.request_id))?;
+        let found = found.await.map_err(|payload| {
+            panic::report("document", payload.as_ref());
+            Rejected::of(Error::internal("admitting panicked"), &call.request_id)
+        })?;
         let Ready { operation, variables, cost } = found?;
         let identity = Identity::new(text, name, &variables);
         Ok(Admitted { operation, variables, identity, cost })
@@ -164,7 +185,10 @@ impl Pipeline {
 async fn guarded<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Error> {
     match timeout_at(deadline, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err(Error::internal("a resolver panicked")),
+        Ok(Err(payload)) => {
+            panic::report("resolver", payload.as_ref());
+            Err(Error::internal("a resolver panicked"))
+        }
         Err(_) => Err(Error::new(Code::DeadlineExceeded, "the operation took too long")),
     }
 }
@@ -194,5 +218,14 @@ mod tests {
         let broken: Error = broken.map(|(): ()| ()).expect_err("panicked");
         let shown = broken.into_server_error(&RequestId::random());
         assert_eq!(shown.message, "internal error");
+    }
+
+    #[test]
+    fn an_operation_does_not_show_what_is_in_it() {
+        let variables = Variables::from_json(serde_json::json!({ "password": "hidden" }));
+        let identity = Identity::new("{ a(b: \"hidden\") }".into(), None, &variables);
+        let incoming = Incoming { query: "hidden".to_owned(), variables, ..Incoming::default() };
+        let shown = format!("{incoming:?} {identity:?}");
+        assert!(!shown.contains("hidden"), "{shown}");
     }
 }

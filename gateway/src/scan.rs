@@ -1,6 +1,8 @@
 //! A look at a document before it is parsed: its size in lexical tokens and how deep its brackets nest. It goes over the
 //! text once and allocates nothing, so that what is too large costs next to nothing.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use crate::error::{Code, Error};
 
 /// The most lexical tokens of a document.
@@ -18,11 +20,11 @@ pub fn check(document: &str) -> Result<(), Error> {
     while let Some((&byte, _)) = rest.split_first() {
         let length = match byte {
             b' ' | b'\t' | b'\n' | b'\r' | b',' | 0xef | 0xbb | 0xbf => {
-                rest = &rest[1..];
+                rest = beyond(rest, 1);
                 continue;
             }
             b'#' => {
-                rest = &rest[line(rest)..];
+                rest = beyond(rest, line(rest));
                 continue;
             }
             b'"' => string(rest),
@@ -43,13 +45,18 @@ pub fn check(document: &str) -> Result<(), Error> {
         if brackets > BRACKETS_MAX {
             return Err(exceeded(format!("the document nests brackets deeper than {BRACKETS_MAX}")));
         }
-        rest = &rest[length..];
+        rest = beyond(rest, length);
     }
     Ok(())
 }
 
 fn exceeded(message: String) -> Error {
     Error::new(Code::LimitExceeded, message)
+}
+
+/// What stands after so many bytes.
+fn beyond(bytes: &[u8], count: usize) -> &[u8] {
+    bytes.get(count..).unwrap_or_default()
 }
 
 /// How many bytes from the first on are of this kind; at least the first.
@@ -67,7 +74,7 @@ fn string(bytes: &[u8]) -> usize {
     if let Some(block) = bytes.strip_prefix(b"\"\"\"") {
         let mut at = 0;
         while at < block.len() {
-            let here = &block[at..];
+            let here = beyond(block, at);
             if here.starts_with(b"\\\"\"\"") {
                 at += 4;
             } else if here.starts_with(b"\"\"\"") {

@@ -17,7 +17,7 @@ mod protocol_tests;
 mod seats;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub mod wire;
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ use protocol::FRAME_MAX;
 use seats::Seats;
 
 /// What sockets are buffered with for reading, in bytes: most of them are idle, and frames are small.
-const READ_BUFFER: usize = 2048;
+pub const READ_BUFFER: usize = 2048;
 
 /// A middleware: takes handshakes of WebSockets out of the path's requests.
 pub async fn handshake(State(sockets): State<Sockets>, request: Request, next: Next) -> Response {

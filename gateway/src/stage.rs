@@ -53,6 +53,8 @@ pub struct World {
     pub revoked: Vec<SessionId>,
     /// The methods whose service is away.
     pub away: BTreeSet<&'static str>,
+    /// The methods at which our own code panics.
+    pub broken: BTreeSet<&'static str>,
     /// The person whose token is shown, as far as the played services care.
     pub caller: Option<UserId>,
 }
@@ -98,7 +100,11 @@ impl Stage {
         let peer = || {
             let world = world.clone();
             played(
-                move |method: &str, bytes: &[u8]| world.lock().expect("not poisoned").answer(method, bytes),
+                move |method: &str, bytes: &[u8]| {
+                    let broken = world.lock().expect("not poisoned").broken.contains(method);
+                    assert!(!broken, "the secret reason");
+                    world.lock().expect("not poisoned").answer(method, bytes)
+                },
                 calls.clone(),
             )
         };

@@ -1,6 +1,8 @@
 //! Versions as people see them, "epoch-number": of a user's counters and of a dialog's messages. A restore raises the
 //! epoch, so that a version from before it is recognised as foreign.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::{fmt, str::FromStr};
 
 use proto::{counter, dialog};

@@ -1,5 +1,7 @@
 //! Ids: distinct newtypes over UUIDs, 16 bytes on the wire, hyphenated text for people.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::{fmt, str::FromStr};
 
 use uuid::Uuid;

@@ -3,10 +3,16 @@
 
 pub mod id;
 mod peer;
+mod secret;
 pub mod topic;
 
 pub use id::{DialogId, InvalidId, MessageId, SessionId, TransactionId, UserId};
 pub use peer::{BoxError, Peer, TransportError, local};
+
+/// The most bytes of a request between services; the bounds of their fields leave it far below.
+pub const REQUEST_MAX_BYTES: usize = 1 << 20;
+/// The most bytes of an answer: a page of long messages is larger than tonic's default of 4 MB.
+pub const ANSWER_MAX_BYTES: usize = 17 << 20;
 
 /// The events of the log, `tidings.events`.
 #[expect(missing_docs, reason = "generated; the .proto files speak")]

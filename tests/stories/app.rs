@@ -3,6 +3,7 @@
 use std::{
     ops::Deref,
     process::Stdio,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,8 @@ pub struct App {
     /// Where /metrics is.
     pub ops: String,
     pub folder: TempDir,
+    /// What it has written to standard output.
+    pub said: Arc<Mutex<String>>,
     child: Child,
 }
 
@@ -44,17 +47,23 @@ impl App {
 
     /// Starts on a folder that was used before.
     pub async fn start_in(folder: TempDir, settings: &[(&str, &str)]) -> Self {
+        Self::start_saying(folder, settings, Stdio::inherit()).await
+    }
+
+    /// Starts with its log going there.
+    pub async fn start_saying(folder: TempDir, settings: &[(&str, &str)], log: Stdio) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
         command.env("DATA_DIR", folder.path()).env("LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
         command.env("LOG_FORMAT", "json").env("RUST_LOG", "warn,tidings=info").envs(settings.iter().copied());
-        command.stdout(Stdio::piped()).kill_on_drop(true);
+        command.stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (mut url, mut ops) = (None, None);
+        let (mut url, mut ops, said) = (None, None, Arc::new(Mutex::new(String::new())));
         let deadline = Instant::now() + Duration::from_secs(30);
         while url.is_none() || ops.is_none() {
             assert!(Instant::now() < deadline, "the program did not say where it listens");
             let line = lines.next_line().await.unwrap().expect("the program says where it listens before it ends");
+            *said.lock().unwrap() += &line;
             let address = line.split_whitespace().find(|word| word.starts_with("http://"));
             let Some(address) = address.map(|word| word.trim_end_matches('/').to_owned()) else { continue };
             if line.contains("Operations") {
@@ -63,10 +72,15 @@ impl App {
                 url.get_or_insert(address);
             }
         }
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let heard = said.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                *heard.lock().unwrap() += &line;
+            }
+        });
         let url: String = url.unwrap();
         let place = Place { other: url.clone(), url, suffix: String::new() };
-        Self { place, ops: ops.unwrap(), folder, child }
+        Self { place, ops: ops.unwrap(), folder, said, child }
     }
 
     /// SIGKILL, now; the folder is handed back.

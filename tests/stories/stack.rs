@@ -13,6 +13,7 @@ use std::{
 
 use db::{Db, query};
 use tempfile::TempDir;
+use testkit::eventually;
 use tokio::{
     process::{Child, Command},
     sync::{Mutex, MutexGuard},
@@ -192,7 +193,8 @@ pub async fn engine_does(verb: &str, engine: &str) {
     assert!(done.success(), "one.sh {verb} {engine}");
 }
 
-async fn databases(server: &str) -> BTreeMap<&'static str, String> {
+/// A fresh database for each service, by role.
+pub async fn databases(server: &str) -> BTreeMap<&'static str, String> {
     let admin = Db::open(server, 1).await.unwrap();
     let base = server.rsplit_once('/').unwrap().0;
     let mut databases = BTreeMap::new();

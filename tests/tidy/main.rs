@@ -6,6 +6,7 @@ mod layers;
 mod shape;
 mod size;
 mod sql;
+mod supply;
 mod text;
 mod tree;
 
@@ -71,4 +72,18 @@ fn the_crates_below_have_no_word_of_the_domain() {
 #[test]
 fn the_text_names_no_place_outside_the_project() {
     hold(text::places(&Tree::read().texts));
+}
+
+#[test]
+fn what_comes_in_with_dependencies_is_allowed() {
+    let supply = supply::Supply::read();
+    hold(supply.licences());
+    hold(supply.bans());
+    hold(supply.sources());
+}
+
+#[test]
+fn the_bill_of_materials_names_every_package() {
+    let path = supply::Supply::read().write_bill();
+    println!("{}", path.display());
 }

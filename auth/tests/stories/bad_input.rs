@@ -177,3 +177,15 @@ async fn a_genuine_token_of_a_session_that_is_not_here_changes_nothing() {
         service.refresh(&bob.refresh_token).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_request_over_a_mebibyte_is_not_read() {
+    for service in Service::each().await {
+        let request =
+            |bytes: usize| RegisterRequest { login: "x".repeat(bytes), password: PASSWORD.to_owned(), name: None };
+        let within = service.nobody().register(request(proto::REQUEST_MAX_BYTES - 100)).await;
+        assert_eq!(code(within), Code::InvalidArgument, "it is read, and refused for what it says");
+        let over = service.nobody().register(request(proto::REQUEST_MAX_BYTES)).await;
+        assert_eq!(code(over), Code::OutOfRange);
+    }
+}

@@ -1,6 +1,8 @@
 //! Access tokens: what they say, and the rules by which one is believed. EdDSA only, type `at+jwt`, for us alone, and
 //! not a second longer than it says.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -1,11 +1,13 @@
 //! The values that go into statements and come out of rows. Uuids are `uuid` in Postgres and hyphenated text in SQLite;
 //! every integer is 64 bits wide; times are microseconds in such an integer.
 
+use std::fmt;
+
 use sqlx::{Row as _, postgres::PgRow, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Hyphenated};
 
 /// A value to bind. A null knows its type, as Postgres wants it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Value {
     /// `boolean`
     Bool(Option<bool>),
@@ -19,6 +21,20 @@ pub enum Value {
     Bytes(Option<Vec<u8>>),
     /// A JSON array of objects, for `rows(…)` in the statement
     Rows(serde_json::Value),
+}
+
+impl fmt::Debug for Value {
+    /// Texts and bytes are what people write, and hashes of their secrets: they do not show.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => write!(f, "{value:?}"),
+            Self::Int(value) => write!(f, "{value:?}"),
+            Self::Uuid(value) => write!(f, "{value:?}"),
+            Self::Text(value) => write!(f, "Text({:?} bytes)", value.as_ref().map(String::len)),
+            Self::Bytes(value) => write!(f, "Bytes({:?})", value.as_ref().map(Vec::len)),
+            Self::Rows(rows) => write!(f, "Rows({:?})", rows.as_array().map(Vec::len)),
+        }
+    }
 }
 
 macro_rules! value {
@@ -97,5 +113,21 @@ impl Column for Option<Uuid> {
     }
     fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error> {
         row.try_get(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bound_does_not_show_itself() {
+        let values = [
+            Value::from("hidden"),
+            Value::from(b"hidden".as_slice()),
+            Value::from(serde_json::json!([{ "text": "hidden" }])),
+        ];
+        let shown = format!("{values:?} {:?}", Value::from(b"hidden".to_vec()));
+        assert_eq!(shown, "[Text(Some(6) bytes), Bytes(Some(6)), Rows(Some(1))] Bytes(Some(6))");
     }
 }

@@ -1,6 +1,8 @@
 //! What travels with every gRPC call: request id, trace, deadline and the authorization of who asked. As an interceptor
 //! of a client it writes them into the request's metadata; the server's layer reads them back into the extensions.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName, header};

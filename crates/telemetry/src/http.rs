@@ -6,7 +6,7 @@ use std::{panic::AssertUnwindSafe, time::Instant};
 use axum::{
     Json,
     extract::{MatchedPath, Request},
-    http::{HeaderValue, Method, StatusCode},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -31,6 +31,7 @@ pub async fn access_log(mut request: Request, next: Next) -> Response {
             panic::report("http", payload.as_ref());
             internal_error(&request_id)
         });
+        secure(response.headers_mut());
         if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
             response.headers_mut().insert(call::REQUEST_ID, value);
         }
@@ -38,6 +39,26 @@ pub async fn access_log(mut request: Request, next: Next) -> Response {
         response
     };
     work.instrument(span).await
+}
+
+/// A middleware for a port without an access log: the headers that every answer carries.
+pub async fn secured(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    secure(response.headers_mut());
+    response
+}
+
+/// What every answer carries unless its handler has said otherwise: nothing here is to be guessed at, framed, or kept by
+/// a browser or on the way, and no page here tells others its address. HSTS is said by the balancer that speaks TLS.
+fn secure(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
 }
 
 /// An internal error as GraphQL clients read it; the id leads to the log.
@@ -184,6 +205,30 @@ mod tests {
         let metrics = recorder::install().render();
         assert!(metrics.contains(r#"panics_total{place="http"} "#), "{metrics}");
         assert!(metrics.contains(r#"http_requests_total{method="GET",path="/explode",status="500"} 1"#), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn every_answer_says_how_it_is_to_be_handled_unless_its_handler_has() {
+        let own =
+            || async { ([("cache-control", "no-cache"), ("content-security-policy", "default-src 'self'")], "x") };
+        let router = router().route("/own", get(own)).layer(from_fn(access_log));
+        for (path, status) in [("/things/7", 200), ("/nowhere", 404), ("/explode", 500)] {
+            let response = router.clone().oneshot(request(path, "id")).await.expect("an answer");
+            assert_eq!(response.status(), status);
+            for (name, value) in [
+                ("x-content-type-options", "nosniff"),
+                ("referrer-policy", "no-referrer"),
+                ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+                ("cache-control", "no-store"),
+            ] {
+                assert_eq!(response.headers()[name], value, "{path}");
+            }
+            assert!(!response.headers().contains_key("strict-transport-security"), "the balancer's to say");
+        }
+        let response = router.oneshot(request("/own", "id")).await.expect("an answer");
+        assert_eq!(response.headers()["cache-control"], "no-cache");
+        assert_eq!(response.headers()["content-security-policy"], "default-src 'self'");
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
     }
 
     #[tokio::test]

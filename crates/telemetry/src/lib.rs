@@ -9,7 +9,7 @@ pub mod grpc;
 pub mod http;
 pub mod log;
 pub mod ops;
-mod panic;
+pub mod panic;
 pub mod readiness;
 pub mod recorder;
 mod request_id;

@@ -10,7 +10,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::Error;
+use crate::{Error, panic};
 
 /// What the lines are written of.
 pub(crate) type Filtered = Layered<EnvFilter, Registry>;
@@ -48,7 +48,9 @@ pub fn init(format: Option<Format>, filter: &str) -> Result<(), Error> {
     let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });
     let lines = lines(format, terminal, std::io::stderr);
     // Only a log that is there already refuses: the first one stays.
-    let _already = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+        panic::hook();
+    }
     Ok(())
 }
 

@@ -3,16 +3,17 @@
 use axum::{
     Json, Router,
     http::{StatusCode, header},
+    middleware::from_fn,
     routing::get,
 };
 
-use crate::{Readiness, recorder};
+use crate::{Readiness, http::secured, recorder};
 
 /// All three, for the operations port. Installs the metrics recorder.
 pub fn router<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
     let recorder = recorder::install();
     let metrics = move || async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()) };
-    health(readiness).route("/metrics", get(metrics))
+    health(readiness).route("/metrics", get(metrics)).layer(from_fn(secured))
 }
 
 /// `/healthz` (200 while the process lives) and `/readyz` (200, or 503 where a component is not ready) alone, to be
@@ -56,6 +57,13 @@ mod tests {
         metrics::histogram!("ops_test_seconds").record(0.003);
         let (status, body) = get_text(&router, "/metrics").await;
         assert_eq!(status, 200);
+        for path in ["/healthz", "/readyz", "/metrics", "/nowhere"] {
+            let request = Request::get(path).body(Body::empty()).expect("a request");
+            let response = router.clone().oneshot(request).await.expect("an answer");
+            for name in ["x-content-type-options", "referrer-policy", "content-security-policy", "cache-control"] {
+                assert!(response.headers().contains_key(name), "{name} of {path}");
+            }
+        }
         assert!(body.contains("ops_test_total 2\n"), "{body}");
         assert!(body.contains("ops_test_seconds_bucket{le=\"0.005\"} 1\n"), "{body}");
     }

@@ -1,5 +1,7 @@
 //! Request ids: given by the caller or made here, the same in every log line, call and event of one request.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::{fmt, sync::Arc};
 
 use uuid::Uuid;

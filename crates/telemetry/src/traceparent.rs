@@ -1,6 +1,8 @@
 //! The W3C trace context header `traceparent`: which trace a call belongs to and which span made it.
 //! <https://www.w3.org/TR/trace-context/>
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::fmt;
 
 use uuid::Uuid;
@@ -27,7 +29,7 @@ impl Traceparent {
         let trace = hex(parts.next()?, 32)?;
         let span = u64::try_from(hex(parts.next()?, 16)?).ok()?;
         let flags = u8::try_from(hex(parts.next()?, 2)?).ok()?;
-        let rest = &text[LENGTH..];
+        let rest = text.get(LENGTH..)?;
         let rest_fits = rest.is_empty() || (version > 0 && rest.starts_with('-'));
         (parts.next().is_none() && rest_fits && version != 0xff && trace != 0 && span != 0).then_some(Self {
             trace,

@@ -10,7 +10,6 @@ use super::set;
 use crate::message::{Message, Status};
 
 /// A message to be stored.
-#[derive(Debug)]
 pub struct New<'a> {
     /// Its id.
     pub id: MessageId,

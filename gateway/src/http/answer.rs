@@ -1,5 +1,7 @@
 //! Answers: the body, the status and the headers, by what the client accepts. Without data there is no `data`.
 
+use std::fmt;
+
 use async_graphql::{ServerError, Value};
 use axum::{
     body::Body,
@@ -20,8 +22,7 @@ pub enum Executed {
     Refused(Rejected),
 }
 
-/// An answer, whole.
-#[derive(Debug)]
+/// An answer, whole. Debug does not show its body.
 pub struct Answer {
     media: Media,
     status: StatusCode,
@@ -43,6 +44,12 @@ impl<'a> From<&'a Executed> for Shown<'a> {
             Executed::Answered(response) if is_failure(response) => Self::Errors { errors: &response.errors },
             Executed::Answered(response) => Self::Whole(response),
         }
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("status", &self.status).finish_non_exhaustive()
     }
 }
 

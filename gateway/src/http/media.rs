@@ -1,5 +1,7 @@
 //! Media types: which one a request is in, and which one its answer is to be in.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use axum::http::{HeaderMap, HeaderValue, header};
 
 use super::answer::{Answer, refusal};

@@ -1,6 +1,8 @@
 //! Requests as they come in: JSON bodies and query strings, checked field by field, so that a wrong shape has a clear
 //! answer.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::fmt::Display;
 
 use async_graphql::Variables;

@@ -284,3 +284,32 @@ async fn introspection_is_off_where_it_is_off() {
     let answer = accepting(&open, GRAPHQL, "{ dialogz { id } }").await;
     assert!(answer.text.contains("Did you mean"), "{}", answer.text);
 }
+
+#[tokio::test]
+async fn a_panic_of_a_resolver_is_an_internal_error_of_its_own_request_and_is_counted() {
+    let recorder = telemetry::recorder::install();
+    let fixture = Fixture::new(true, |_, _| panic!("the secret reason"));
+    let body = json!({ "query": "{ me { id } }" }).to_string();
+    let request = post(&body).header(header::AUTHORIZATION, format!("Bearer {}", fixture.token(300)));
+    let answer =
+        fixture.send(request.header("x-request-id", "panic-1").body(Body::from(body)).expect("a request")).await;
+    assert_eq!((answer.status.as_u16(), answer.code()), (500, "INTERNAL"));
+    assert_eq!(answer.json["errors"][0]["extensions"]["requestId"], "panic-1");
+    assert!(answer.json.get("data").is_none() && !answer.text.contains("reason"), "{}", answer.text);
+    assert!(recorder.render().contains(r#"panics_total{place="resolver"} "#));
+    assert_eq!(
+        fixture.post(&json!({ "query": "{ __typename }" })).await.status,
+        StatusCode::OK,
+        "the next one is served"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_408() {
+    let fixture = Fixture::alone();
+    let begun = tokio::time::Instant::now();
+    let body = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let answer = fixture.send(post("{}").body(body).expect("a request")).await;
+    assert_eq!((answer.status, begun.elapsed().as_secs()), (StatusCode::REQUEST_TIMEOUT, 30));
+    assert_eq!(answer.headers[header::CONNECTION], "close");
+}

@@ -23,6 +23,7 @@ use proto::{DialogId, MessageId, UserId, dialog};
 use subscriber::Missed;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
+use wake::Wake;
 
 use super::{Backoff, Counted, Person, Service, persistently};
 use crate::{error::Error, version::Version};
@@ -92,7 +93,7 @@ impl Hub {
     }
 
     fn register(&self, user: UserId, dialog: DialogId) -> Subscription {
-        let wake = Arc::new(Notify::new());
+        let wake = Wake::new();
         let mut state = self.state();
         state.last += 1;
         let id = state.last;
@@ -217,19 +218,18 @@ pub struct Subscription {
     hub: Hub,
     dialog: DialogId,
     id: u64,
-    wake: Arc<Notify>,
+    wake: Wake,
 }
 
 impl Subscription {
     /// The next frame; `None` when the person has left the dialog. Dropped while it waits, it loses nothing.
     pub async fn next(&mut self) -> Option<Frame> {
-        loop {
-            match self.hub.take(self.dialog, self.id) {
-                Next::Frame(frame) => return Some(frame),
-                Next::Over => return None,
-                Next::Wait => self.wake.notified().await,
-            }
-        }
+        let next = || match self.hub.take(self.dialog, self.id) {
+            Next::Frame(frame) => Some(Some(frame)),
+            Next::Over => Some(None),
+            Next::Wait => None,
+        };
+        self.wake.next(next).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use proto::{DialogId, UserId, counter, dialog};
-use tokio::sync::Notify;
+use wake::Wake;
 
 use super::{Backoff, Person, Service, persistently};
 use crate::error::{Code, Error};
@@ -61,7 +61,7 @@ struct Subscriber {
     /// Too many people moved: everyone's state is to be asked for again.
     stale: bool,
     over: bool,
-    wake: Arc<Notify>,
+    wake: Wake,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ enum Next {
 }
 
 impl Entry {
-    fn register(&mut self, id: u64, user: UserId, wake: Arc<Notify>) {
+    fn register(&mut self, id: u64, user: UserId, wake: Wake) {
         let subscriber = Subscriber { user, owed: BTreeMap::new(), stale: false, over: false, wake };
         self.subscribers.insert(id, subscriber);
     }
@@ -112,7 +112,7 @@ impl Entry {
         for subscriber in self.subscribers.values_mut().filter(|subscriber| subscriber.user == user) {
             subscriber.over = true;
             subscriber.owed.clear();
-            subscriber.wake.notify_one();
+            subscriber.wake.raise();
         }
     }
 
@@ -138,7 +138,7 @@ impl Subscriber {
             self.owed.clear();
             self.stale = true;
         }
-        self.wake.notify_one();
+        self.wake.raise();
     }
 }
 
@@ -161,7 +161,7 @@ impl Hub {
     }
 
     fn register(&self, person: Person, dialog: DialogId) -> Subscription {
-        let wake = Arc::new(Notify::new());
+        let wake = Wake::new();
         let mut state = self.state();
         state.last += 1;
         let id = state.last;
@@ -195,7 +195,7 @@ pub struct Subscription {
     person: Person,
     dialog: DialogId,
     id: u64,
-    wake: Arc<Notify>,
+    wake: Wake,
 }
 
 impl Subscription {
@@ -205,14 +205,19 @@ impl Subscription {
     /// Where everyone's state has to be asked for again and the services refuse.
     pub async fn next(&mut self) -> Result<Option<ReadState>, Error> {
         loop {
-            let next = self.hub.state().dialogs.get_mut(&self.dialog).map_or(Next::Over, |entry| entry.take(self.id));
-            match next {
+            match self.wake.next(|| self.take()).await {
                 Next::State(state) => return Ok(Some(state)),
                 Next::Over => return Ok(None),
                 Next::Stale => self.open().await?,
-                Next::Wait => self.wake.notified().await,
+                Next::Wait => {}
             }
         }
+    }
+
+    /// What there is but waiting.
+    fn take(&self) -> Option<Next> {
+        let next = self.hub.state().dialogs.get_mut(&self.dialog).map_or(Next::Over, |entry| entry.take(self.id));
+        (!matches!(next, Next::Wait)).then_some(next)
     }
 
     /// Asks for everyone's state.
@@ -307,7 +312,7 @@ mod tests {
 
     fn with_stream_of(user: UserId) -> Entry {
         let mut entry = Entry::default();
-        entry.register(1, user, Arc::default());
+        entry.register(1, user, Wake::new());
         entry
     }
 
@@ -348,7 +353,7 @@ mod tests {
     fn who_leaves_gets_nothing_more() {
         let (a, b) = (UserId::now(), UserId::now());
         let mut entry = with_stream_of(a);
-        entry.register(2, b, Arc::default());
+        entry.register(2, b, Wake::new());
         entry.hear(state(b, 1));
         entry.leave(a);
         entry.hear(state(b, 2));

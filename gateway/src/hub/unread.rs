@@ -20,6 +20,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use proto::{InvalidId, UserId, counter, events::UnreadChanged};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
+use wake::Wake;
 
 use super::{Backoff, Counted, Service};
 use crate::version::Version;
@@ -67,7 +68,7 @@ impl Hub {
 
     /// A new stream of a user who knows `since`. It is gone when dropped.
     pub fn subscribe(&self, user: UserId, since: Option<Version>) -> Subscription {
-        let wake = Arc::new(Notify::new());
+        let wake = Wake::new();
         let mut state = self.state();
         state.last += 1;
         let id = state.last;
@@ -204,20 +205,16 @@ pub struct Subscription {
     hub: Hub,
     user: UserId,
     id: u64,
-    wake: Arc<Notify>,
+    wake: Wake,
 }
 
 impl Subscription {
     /// The next frame, made when it is asked for: it holds everything that has happened until now. Dropped while it
     /// waits, it loses nothing.
     pub async fn next(&mut self) -> Frame {
-        loop {
-            if let Some(frame) = self.hub.take(self.user, self.id) {
-                metrics::counter!("gateway_merged_frames_total", "field" => "unread").increment(frame.merged);
-                return frame;
-            }
-            self.wake.notified().await;
-        }
+        let frame = self.wake.next(|| self.hub.take(self.user, self.id)).await;
+        metrics::counter!("gateway_merged_frames_total", "field" => "unread").increment(frame.merged);
+        frame
     }
 }
 

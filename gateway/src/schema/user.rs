@@ -21,7 +21,7 @@ pub struct User {
 }
 
 /// A sign-in of a person on a device.
-#[derive(SimpleObject, Debug)]
+#[derive(SimpleObject)]
 pub struct Session {
     /// Who has signed in.
     pub user: User,

@@ -3,6 +3,7 @@
 
 use std::{
     future::pending,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -11,7 +12,7 @@ use async_graphql::{Response, ServerError, Variables};
 use async_graphql_parser::types::OperationType;
 use axum::extract::ws::WebSocket;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
-use telemetry::Call;
+use telemetry::{Call, panic};
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
@@ -28,7 +29,13 @@ use super::{
     seats::Seat,
     wire::{Event, Wire},
 };
-use crate::{error::Code, hub::Counted, pipeline::Incoming, sessions::Watch, viewer::Viewer};
+use crate::{
+    error::{Code, Error},
+    hub::Counted,
+    pipeline::Incoming,
+    sessions::Watch,
+    viewer::Viewer,
+};
 
 /// How long a client may take nothing of what is written.
 const STUCK_MAX: Duration = Duration::from_secs(30);
@@ -181,8 +188,17 @@ impl Driver {
 
     fn start(&mut self, operation: Operation, request: Request) {
         let viewer = self.admission.as_ref().and_then(|admission| admission.viewer.clone());
-        let begun = begin(self.sockets.clone(), request, viewer);
-        self.operations.start(operation, stream::once(begun).flatten().boxed());
+        let call = Call::new();
+        let request_id = call.request_id.clone();
+        let running = stream::once(begin(self.sockets.clone(), request, viewer, call)).flatten();
+        // What the pipeline does not catch ends the operation and not the socket.
+        let running = AssertUnwindSafe(running).catch_unwind().map(move |said| {
+            said.unwrap_or_else(|payload| {
+                panic::report("operation", payload.as_ref());
+                said_refused(&[Error::internal("an operation panicked").into_server_error(&request_id)])
+            })
+        });
+        self.operations.start(operation, running.boxed());
     }
 }
 
@@ -210,8 +226,8 @@ async fn admit(sockets: Sockets, token: Option<Token>) -> Result<Admission, Refu
 
 /// Runs an operation: its results as a stream, or why there are none. A line in the access log says how it went, for a
 /// subscription how its beginning did.
-async fn begin(sockets: Sockets, request: Request, viewer: Option<Viewer>) -> Running {
-    let (call, begun) = (Call::new(), Instant::now());
+async fn begin(sockets: Sockets, request: Request, viewer: Option<Viewer>, call: Call) -> Running {
+    let begun = Instant::now();
     let span = tracing::info_span!("gateway.socket.operation", request_id = %call.request_id);
     let work = async {
         let (kind, answer) = execute(&sockets, request, viewer, call).await;
@@ -262,8 +278,11 @@ fn name(kind: OperationType) -> &'static str {
 }
 
 fn refused(errors: &[ServerError]) -> Running {
-    let errors = serde_json::to_string(errors).expect("errors have string keys alone");
-    stream::iter([Said::Refused(errors.into())]).boxed()
+    stream::iter([said_refused(errors)]).boxed()
+}
+
+fn said_refused(errors: &[ServerError]) -> Said {
+    Said::Refused(serde_json::to_string(errors).expect("errors have string keys alone").into())
 }
 
 fn json(response: &Response) -> Arc<str> {

@@ -1,7 +1,13 @@
 //! The messages of both subprotocols, read from and written as text. The machine in [`super::protocol`] knows only what they
 //! mean; which words a meaning has stands here alone.
 
-use std::{borrow::Cow, fmt::Write, sync::Arc};
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+    sync::Arc,
+};
 
 use http::HeaderValue;
 use serde::Deserialize;
@@ -75,8 +81,8 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// An operation, of the shape that GraphQL over HTTP has too.
-#[derive(Debug, Deserialize)]
+/// An operation, of the shape that GraphQL over HTTP has too. Debug does not show what may be a secret.
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
     /// The document.
@@ -89,8 +95,14 @@ pub struct Request {
     pub extensions: Option<Map<String, Value>>,
 }
 
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("operation_name", &self.operation_name).finish_non_exhaustive()
+    }
+}
+
 /// What the gateway says.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Outgoing {
     /// The connection is acknowledged.
     Ack,
@@ -196,6 +208,21 @@ fn token(payload: &Map<String, Value>) -> Option<Token> {
         Value::String(text) => Token::read(text),
         // Whatever it is meant to be, it is no token; the authenticator refuses it.
         _ => Some(Token(String::new())),
+    }
+}
+
+impl fmt::Debug for Outgoing {
+    /// What is answered may be a token or a text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Next { id, .. } => write!(f, "Next({id})"),
+            Self::Error { id, .. } => write!(f, "Error({id})"),
+            Self::Ack => f.write_str("Ack"),
+            Self::Rejected { reason } => write!(f, "Rejected({reason})"),
+            Self::Complete { id } => write!(f, "Complete({id})"),
+            Self::Ping { expires_in_s } => write!(f, "Ping({expires_in_s:?})"),
+            Self::Pong { .. } => f.write_str("Pong"),
+        }
     }
 }
 
@@ -400,5 +427,9 @@ mod tests {
         let text = r#"{"type":"connection_init","payload":{"authToken":"hidden"}}"#;
         let incoming = Incoming::read(text, Dialect::New);
         assert!(!format!("{incoming:?}").contains("hidden"));
+        let text = r#"{"type":"subscribe","id":"1","payload":{"query":"hidden","variables":{"a":"hidden"}}}"#;
+        let incoming = Incoming::read(text, Dialect::New).expect("a message");
+        let outgoing = Outgoing::Next { id: "1".into(), payload: "hidden".into() };
+        assert!(!format!("{incoming:?} {outgoing:?}").contains("hidden"));
     }
 }

@@ -371,3 +371,19 @@ async fn a_header_of_the_handshake_that_holds_no_token_of_ours_closes_with_4403(
     }
     stage.stop().await;
 }
+
+#[tokio::test]
+async fn a_panic_ends_its_operation_and_not_the_socket() {
+    let stage = Stage::start().await;
+    stage.world().broken.insert("Users");
+    let mut client = stage.sign_in(UserId::now()).await;
+    client.subscribe("1", "{ me { name } }", json!({})).await;
+    let result = client.result("1").await;
+    assert_eq!(result["errors"][0]["extensions"]["code"], "INTERNAL", "{result}");
+    assert!(result["errors"][0]["extensions"]["requestId"].is_string() && !result.to_string().contains("secret"));
+    assert_eq!(client.hear().await, json!({ "id": "1", "type": "complete" }));
+    stage.world().broken.clear();
+    client.subscribe("1", "{ me { name } }", json!({})).await;
+    assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
+    stage.stop().await;
+}

@@ -112,7 +112,7 @@ impl Wire {
             Some(Ok(Message::Close(_))) | None => Event::Gone,
             Some(Err(error)) => {
                 self.unreadable = true;
-                broken(error)
+                broken(error.into_inner().as_ref())
             }
         })
     }
@@ -157,8 +157,8 @@ impl Wire {
     }
 }
 
-fn broken(error: axum::Error) -> Event {
-    let error = error.into_inner();
+/// What it means that no frame can be read any more.
+pub fn broken(error: &(dyn std::error::Error + 'static)) -> Event {
     match error.downcast_ref::<SocketError>() {
         Some(SocketError::Capacity(_)) => Event::TooLarge,
         Some(SocketError::Utf8(_)) => Event::NotText,

@@ -42,6 +42,10 @@ fn reader(mut config: ClientConfig) -> ClientConfig {
         // Where to begin is said explicitly; anything else is an error and no jump.
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
+        // What one answer of a broker may make us hold: the rest is asked for again.
+        .set("fetch.message.max.bytes", "1048576")
+        .set("fetch.max.bytes", "8388608")
+        .set("receive.message.max.bytes", "16777216")
         .set("queued.max.messages.kbytes", "8192")
         .set("queued.min.messages", "1000")
         .set("check.crcs", "true")
@@ -120,6 +124,9 @@ mod tests {
             ("auto.offset.reset", "error"),
             ("enable.auto.offset.store", "false"),
             ("isolation.level", "read_committed"),
+            ("fetch.message.max.bytes", "1048576"),
+            ("fetch.max.bytes", "8388608"),
+            ("receive.message.max.bytes", "16777216"),
             ("queued.max.messages.kbytes", "8192"),
             ("queued.min.messages", "1000"),
             ("check.crcs", "true"),

@@ -1,5 +1,7 @@
 //! An event as a record of Kafka: the key and the payload are its own, everything else travels in headers, as text.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use bytes::Bytes;
 use rdkafka::{
     Message,
@@ -9,6 +11,13 @@ use rdkafka::{
 use uuid::Uuid;
 
 use crate::{Headers, Record, outbox::Pending};
+
+/// The most bytes of a payload: ours are far below, and a dead letter around one stays within a broker's 1 MB.
+const PAYLOAD_MAX_BYTES: usize = 512 * 1024;
+/// The most bytes of a key: ours are ids.
+const KEY_MAX_BYTES: usize = 256;
+/// The most bytes of a header: the longest of ours is a request id.
+const HEADER_MAX_BYTES: usize = 256;
 
 /// The headers of an event.
 pub(crate) fn headers(event: &Pending) -> OwnedHeaders {
@@ -33,12 +42,14 @@ pub(crate) fn produced(event: &Pending) -> FutureRecord<'_, str, [u8]> {
     FutureRecord::to(&event.topic).key(event.key.as_str()).payload(event.payload.as_slice()).headers(headers(event))
 }
 
-/// A record that was read. Without our headers it is [malformed](Record::is_malformed) and has no identity.
+/// A record that was read. Without our headers, or larger than any of ours, it is [malformed](Record::is_malformed) and has
+/// no identity; only its beginning is kept then, so that it still fits among the dead letters.
 pub(crate) fn record(topic: &'static str, message: &BorrowedMessage<'_>) -> Record {
-    let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-    let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
+    let (key, whole_key) = bounded(message.key(), KEY_MAX_BYTES);
+    let (payload, whole_payload) = bounded(message.payload(), PAYLOAD_MAX_BYTES);
+    let (key, payload) = (String::from_utf8_lossy(key).into_owned(), Bytes::copy_from_slice(payload));
     let written_us = message.timestamp().to_millis().map_or(0, |millis| millis.saturating_mul(1000));
-    let read = identity(message);
+    let read = identity(message).filter(|_| whole_key && whole_payload);
     if read.is_none() {
         metrics::counter!("consumer_malformed_total", "topic" => topic).increment(1);
     }
@@ -46,6 +57,12 @@ pub(crate) fn record(topic: &'static str, message: &BorrowedMessage<'_>) -> Reco
     let headers = Headers { request_id: header(message, "request_id"), traceparent: header(message, "traceparent") };
     let (partition, offset) = (i64::from(message.partition()), message.offset());
     Record { topic, partition, offset, event_id, key, version, kind, payload, headers, created_at_us }
+}
+
+/// At most so many bytes, and whether they are all.
+fn bounded(bytes: Option<&[u8]>, max: usize) -> (&[u8], bool) {
+    let bytes = bytes.unwrap_or_default();
+    bytes.split_at_checked(max).map_or((bytes, true), |(kept, rest)| (kept, rest.is_empty()))
 }
 
 /// The headers without which a record is none of ours.
@@ -58,5 +75,18 @@ fn identity(message: &BorrowedMessage<'_>) -> Option<(Uuid, String, i64, i64)> {
 
 fn header(message: &BorrowedMessage<'_>, key: &str) -> Option<String> {
     let header = message.headers()?.iter().find(|header| header.key == key)?;
-    String::from_utf8(header.value?.to_vec()).ok()
+    let value = header.value.filter(|value| value.len() <= HEADER_MAX_BYTES)?;
+    String::from_utf8(value.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_larger_than_its_bound_is_cut_and_known_to_be() {
+        assert_eq!(bounded(None, 3), (&[][..], true));
+        assert_eq!(bounded(Some(b"abc"), 3), (&b"abc"[..], true));
+        assert_eq!(bounded(Some(b"abcd"), 3), (&b"abc"[..], false));
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use proto::{MessageId, UserId, dialog};
-use tokio::sync::Notify;
+use wake::Wake;
 
 use super::{
     frame::{Event, Frame, Kind, What},
@@ -93,7 +93,7 @@ impl Entry {
     }
 
     /// Adds a stream. From now on nothing is missed for it; [`Entry::open`] says what came before.
-    pub fn register(&mut self, id: u64, user: UserId, wake: Arc<Notify>) {
+    pub fn register(&mut self, id: u64, user: UserId, wake: Wake) {
         self.subscribers.insert(id, Subscriber::new(user, self.heard, wake));
     }
 

@@ -1,5 +1,7 @@
 //! What travels through the hub of messages: events of the log, read from the wire once, and the frames made of them.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::sync::Arc;
 
 use proto::{

@@ -1,10 +1,7 @@
 //! The hub's machine for messages against an oracle: random dialogs whose people come and go, a log that lags, repeats and
 //! loses, answers that come late or not at all, and readers that dawdle.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::FutureExt;
 use proto::{
@@ -12,8 +9,8 @@ use proto::{
     dialog::{self, Status},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::sync::Notify;
 use uuid::Uuid;
+use wake::Wake;
 
 use super::{
     entry::{Answer, Entry, Next, Question},
@@ -102,7 +99,7 @@ fn parse(message: &dialog::Message) -> MessageId {
 
 /// A client: what it holds of each message is the newest version it was told, or has loaded from the history.
 struct Client {
-    wake: Arc<Notify>,
+    wake: Wake,
     user: UserId,
     version: Option<i64>,
     /// By message: the version, the status and whether it is deleted.
@@ -190,7 +187,7 @@ impl World {
     fn register(&mut self) {
         let user = user(self.rng.random_range(0..USERS));
         self.next += 1;
-        let wake = Arc::new(Notify::new());
+        let wake = Wake::new();
         let entry = self.entry.get_or_insert_with(|| Entry::new(self.bound));
         entry.register(self.next, user, wake.clone());
         self.opening.push((self.next, None));
@@ -291,7 +288,7 @@ impl World {
 
     fn read(&mut self, id: u64) {
         let (Some(client), Some(entry)) = (self.clients.get_mut(&id), &mut self.entry) else { return };
-        if client.wake.notified().now_or_never().is_none() {
+        if client.wake.raised().now_or_never().is_none() {
             return;
         }
         loop {

@@ -1,12 +1,13 @@
 //! The rules of the hub's machine for messages, one by one.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use proto::{
     MessageId, UserId,
     dialog::{self, Status},
 };
 use uuid::Uuid;
+use wake::Wake;
 
 use super::{
     entry::{Answer, Entry, Next, Question},
@@ -22,7 +23,7 @@ fn user(number: u128) -> UserId {
 /// An entry with one stream, 1, live at 1-5; what it was given first is taken.
 fn at_five(bound: usize) -> Entry {
     let mut entry = Entry::new(bound);
-    entry.register(1, user(1), Arc::default());
+    entry.register(1, user(1), Wake::new());
     assert_eq!(entry.take(1), Next::Wait);
     entry.open(1, Missed { since: None, head: Version::new(1, 5), messages: Vec::new(), reset: false });
     assert_eq!(entry.take(1), Next::Frame(Frame::bare(Kind::Current, Version::new(1, 5))));
@@ -56,7 +57,7 @@ fn given(entry: &mut Entry) -> (Kind, String) {
 #[test]
 fn a_message_is_fetched_once_for_all_streams_and_told_with_its_newest_event() {
     let mut entry = at_five(1000);
-    entry.register(2, user(1), Arc::default());
+    entry.register(2, user(1), Wake::new());
     entry.open(2, Missed { since: None, head: Version::new(1, 5), messages: Vec::new(), reset: false });
     assert!(matches!(entry.take(2), Next::Frame(_)));
     entry.hear(sent(6));
@@ -143,7 +144,7 @@ fn stored(number: u128, author: u128, version: i64, status: Status, deleted: boo
 /// What user 1 is given first, who comes back with `since`.
 fn replayed(since: Version, messages: Vec<dialog::Message>, reset: bool) -> Vec<(Kind, String)> {
     let mut entry = Entry::new(1000);
-    entry.register(1, user(1), Arc::default());
+    entry.register(1, user(1), Wake::new());
     entry.open(1, Missed { since: Some(since), head: Version::new(1, 9), messages, reset });
     let mut all = Vec::new();
     while let Next::Frame(frame) = entry.take(1) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use proto::{MessageId, UserId, dialog};
-use tokio::sync::Notify;
+use wake::Wake;
 
 use super::frame::{Frame, Kind};
 use crate::version::Version;
@@ -58,12 +58,12 @@ pub struct Subscriber {
     marks: BTreeMap<i64, Mark>,
     versions: HashMap<MessageId, i64>,
     replay: VecDeque<Frame>,
-    wake: Arc<Notify>,
+    wake: Wake,
 }
 
 impl Subscriber {
     /// A new stream; the hub is at `heard`.
-    pub fn new(user: UserId, heard: Option<i64>, wake: Arc<Notify>) -> Self {
+    pub fn new(user: UserId, heard: Option<i64>, wake: Wake) -> Self {
         Self {
             user,
             state: State::Opening { began: heard, left: None },
@@ -77,7 +77,7 @@ impl Subscriber {
 
     /// Lets its reader look again.
     pub fn wake(&self) {
-        self.wake.notify_one();
+        self.wake.raise();
     }
 
     /// Whether an event of this version is news here.

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::Notify;
+use wake::Wake;
 
 use super::{
     frame::{Change, Frame, Row, Snapshot},
@@ -58,7 +58,7 @@ impl Entry {
     }
 
     /// Adds a stream whose reader knows `since`. From now on nothing is missed for it.
-    pub fn register(&mut self, id: u64, since: Option<Version>, wake: Arc<Notify>) {
+    pub fn register(&mut self, id: u64, since: Option<Version>, wake: Wake) {
         let floor = self.newest.max(self.version());
         self.subscribers.insert(id, Subscriber::new(since, floor, self.bound, wake));
         self.want_if_needed();
@@ -167,8 +167,9 @@ impl Entry {
             let Some(next) = next else { return };
             let rows = self.held.remove(&next).expect("its key was just found");
             self.held_rows -= rows.len().max(1);
-            let moved: i64 = rows.iter().map(|(row, was)| row.unread - was).sum();
-            self.head = Some((next.0, total + moved));
+            // Numbers that no counter of ours writes must not end the process either.
+            let moved = |total: i64, (row, was): &(Row, i64)| total.saturating_add(row.unread.saturating_sub(*was));
+            self.head = Some((next.0, rows.iter().fold(total, moved)));
             for subscriber in self.subscribers.values_mut() {
                 subscriber.change(next.0, &rows);
             }

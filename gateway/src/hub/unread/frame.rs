@@ -1,6 +1,8 @@
 //! What travels through the unread hub: changes of the log, snapshots of the counter, and the frames made of them. Read
 //! from the wire once, here.
 
+#![warn(clippy::indexing_slicing, clippy::panic)]
+
 use std::sync::Arc;
 
 use proto::{DialogId, InvalidId, UserId, counter, events};

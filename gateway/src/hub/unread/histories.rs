@@ -9,8 +9,8 @@ use std::{
 use futures_util::FutureExt;
 use proto::DialogId;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::sync::Notify;
 use uuid::Uuid;
+use wake::Wake;
 
 use super::{
     entry::Entry,
@@ -98,7 +98,7 @@ fn merge(changes: &[Change]) -> Change {
 
 /// A client: it applies frames by version and nothing else.
 struct Client {
-    wake: Arc<Notify>,
+    wake: Wake,
     since: Option<Version>,
     version: Option<Version>,
     rows: Rows,
@@ -156,7 +156,7 @@ impl World {
             _ => Some(Version::new(9, 9)),
         };
         self.next += 1;
-        let wake = Arc::new(Notify::new());
+        let wake = Wake::new();
         let lazy = self.rng.random_bool(0.3);
         let entry = self.entry.get_or_insert_with(|| Entry::new(self.bound));
         entry.register(self.next, since, wake.clone());
@@ -229,7 +229,7 @@ impl World {
     /// A client reads, if it was woken, all that there is or one frame.
     fn read(&mut self, id: u64) {
         let (Some(client), Some(entry)) = (self.clients.get_mut(&id), &mut self.entry) else { return };
-        if client.wake.notified().now_or_never().is_none() {
+        if client.wake.raised().now_or_never().is_none() {
             return;
         }
         while let Some(frame) = entry.take(id) {
@@ -323,7 +323,7 @@ fn asked(entry: &mut Entry, ticket: u64) -> Option<Version> {
 /// An entry whose first stream, 1, has been given a snapshot of 1-5 with a total of 7.
 fn at_five() -> Entry {
     let mut entry = Entry::new(1000);
-    entry.register(1, None, Arc::default());
+    entry.register(1, None, Wake::new());
     assert_eq!(asked(&mut entry, 100), None);
     entry.answered(100, snapshot(Version::new(1, 5), 7));
     assert_eq!(entry.take(1).expect("a snapshot").kind, Kind::Snapshot);
@@ -343,7 +343,7 @@ fn a_change_moves_the_total_by_what_was() {
 #[test]
 fn changes_that_came_during_the_question_are_laid_over_the_answer() {
     let mut entry = Entry::new(1000);
-    entry.register(1, None, Arc::default());
+    entry.register(1, None, Wake::new());
     asked(&mut entry, 1);
     entry.change(change(4, 5, 2, 1));
     entry.change(change(5, 6, 3, 2));
@@ -358,7 +358,7 @@ fn changes_that_came_during_the_question_are_laid_over_the_answer() {
 #[test]
 fn a_gap_asks_again_and_the_answer_goes_to_every_stream() {
     let mut entry = at_five();
-    entry.register(2, Some(Version::new(1, 5)), Arc::default());
+    entry.register(2, Some(Version::new(1, 5)), Wake::new());
     asked(&mut entry, 1);
     entry.answered(1, snapshot(Version::new(1, 5), 7));
     assert_eq!(entry.take(2).expect("current").kind, Kind::Current);
@@ -382,7 +382,7 @@ fn the_version_one_has_is_current_and_any_other_is_a_snapshot() {
         (Version::new(2, 5), Kind::Snapshot),
     ] {
         let mut entry = Entry::new(1000);
-        entry.register(1, Some(since), Arc::default());
+        entry.register(1, Some(since), Wake::new());
         assert_eq!(asked(&mut entry, 1), Some(since), "the counter may leave the rows out");
         entry.answered(1, snapshot(Version::new(1, 5), 7));
         let frame = entry.take(1).expect("a first frame");
@@ -426,7 +426,7 @@ fn a_stalled_stream_costs_a_bounded_amount_and_skips_to_a_snapshot() {
 #[test]
 fn the_answer_to_an_older_question_is_not_heard() {
     let mut entry = Entry::new(1000);
-    entry.register(1, None, Arc::default());
+    entry.register(1, None, Wake::new());
     entry.answered(77, snapshot(Version::new(1, 4), 1));
     assert_eq!(entry.take(1), None);
     assert!(entry.wants());

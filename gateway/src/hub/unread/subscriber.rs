@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use proto::DialogId;
-use tokio::sync::Notify;
+use wake::Wake;
 
 use super::frame::{Frame, Kind, Row, Snapshot};
 use crate::version::Version;
@@ -28,12 +28,12 @@ pub struct Subscriber {
     dirty: BTreeMap<DialogId, (Version, Row)>,
     changes: u64,
     bound: usize,
-    wake: Arc<Notify>,
+    wake: Wake,
 }
 
 impl Subscriber {
     /// A new one that knows `since`. What happened up to `floor` it has not heard.
-    pub fn new(since: Option<Version>, floor: Option<Version>, bound: usize, wake: Arc<Notify>) -> Self {
+    pub fn new(since: Option<Version>, floor: Option<Version>, bound: usize, wake: Wake) -> Self {
         let state = State::Waiting { since, floor };
         Self { state, given: None, owed: None, dirty: BTreeMap::new(), changes: 0, bound, wake }
     }
@@ -56,7 +56,7 @@ impl Subscriber {
         if self.dirty.len() > self.bound {
             self.forget(version);
         }
-        self.wake.notify_one();
+        self.wake.raise();
     }
 
     /// Too much: only a snapshot of this version or a later one helps now.
@@ -90,7 +90,7 @@ impl Subscriber {
         self.owed = Some((kind, snapshot.clone()));
         self.dirty.retain(|_, (changed, _)| *changed > version);
         self.changes = u64::from(!self.dirty.is_empty());
-        self.wake.notify_one();
+        self.wake.raise();
     }
 
     /// The next frame, where one is owed; the hub is at `head`. A reader asks on until there is none. Merges whatever has changed since the frame before.

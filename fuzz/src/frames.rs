@@ -1,0 +1,307 @@
+//! Frames of a WebSocket: bytes on the wire through the parser and the machine that a gateway has for every socket. The
+//! promises of the protocol are checked after each.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use gateway::socket::{
+    READ_BUFFER,
+    dialect::Dialect,
+    protocol::{Action, FRAME_MAX, Input, OPERATIONS_MAX, Operation, Protocol, Refusal},
+    wire::{Event, broken},
+};
+use rand::{Rng, rngs::SmallRng};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tungstenite::{
+    Error as SocketError, Message, WebSocket,
+    protocol::{Role, WebSocketConfig},
+};
+
+use crate::{Target, mutate};
+
+/// Frames of one socket, at most.
+const FRAMES: usize = 60;
+
+/// Sockets, one after the other.
+pub struct Frames {
+    begun: Instant,
+}
+
+/// A client's end: what it has sent, and nothing to hear.
+#[derive(Default)]
+struct Pipe(VecDeque<u8>);
+
+impl Read for Pipe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A socket under test.
+struct Socket {
+    wire: WebSocket<Pipe>,
+    dialect: Dialect,
+    protocol: Protocol,
+    running: Vec<Operation>,
+    authenticating: bool,
+    now: Instant,
+    closed: bool,
+}
+
+impl Socket {
+    fn new(dialect: Dialect, now: Instant) -> Self {
+        let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER).write_buffer_size(0);
+        let config = config.max_frame_size(Some(FRAME_MAX)).max_message_size(Some(FRAME_MAX));
+        let wire = WebSocket::from_raw_socket(Pipe::default(), Role::Server, Some(config));
+        let (protocol, running) = (Protocol::new(dialect, now), Vec::new());
+        Self { wire, dialect, protocol, running, authenticating: false, now, closed: false }
+    }
+
+    /// Bytes come in; whatever frames they make reach the machine.
+    fn receive(&mut self, bytes: &[u8]) {
+        self.wire.get_mut().0.extend(bytes);
+        self.read();
+    }
+
+    /// Frames reach the machine as long as it listens; the others wait on the wire.
+    fn read(&mut self) {
+        while !self.closed && self.protocol.listens() {
+            let event = match self.wire.read() {
+                Ok(Message::Text(text)) => {
+                    self.handle(Input::Text(&text));
+                    continue;
+                }
+                Ok(Message::Binary(_)) => Event::Binary,
+                Ok(Message::Ping(_) | Message::Pong(_)) => Event::Control,
+                Ok(Message::Close(_) | Message::Frame(_)) => Event::Gone,
+                Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => broken(&error),
+            };
+            match event {
+                Event::Binary => self.handle(Input::Binary),
+                Event::Control => self.handle(Input::Control),
+                Event::TooLarge => self.handle(Input::TooLarge),
+                Event::NotText => self.handle(Input::NotText),
+                Event::Malformed => self.handle(Input::Malformed),
+                Event::Gone => self.closed = true,
+                Event::Text(_) | Event::Written => unreachable!("texts are handled above, and nothing is written"),
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        let actions = self.protocol.handle(input, self.now);
+        assert!(!self.closed || actions.is_empty(), "nothing is done after the end");
+        for action in actions {
+            match action {
+                Action::Send(message) => {
+                    let text = message.text(self.dialect).unwrap_or_else(|| "null".to_owned());
+                    assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(), "not JSON: {text}");
+                }
+                Action::Authenticate(_) => {
+                    assert!(!self.authenticating, "once");
+                    self.authenticating = true;
+                }
+                Action::Probe => assert_eq!(self.dialect, Dialect::Old, "the new one has a message for it"),
+                Action::Start(operation, _) => self.running.push(operation),
+                Action::Stop(operation) => self.running.retain(|running| *running != operation),
+                Action::Close(close) => {
+                    assert!(close.reason().len() < 100, "{close:?}");
+                    self.closed = true;
+                    self.running.clear();
+                }
+            }
+        }
+        assert!(self.running.len() <= OPERATIONS_MAX);
+        assert_eq!(self.protocol.operations(), self.running.len(), "what runs is known");
+    }
+
+    /// Something happens on the gateway's side.
+    fn happen(&mut self, random: &mut SmallRng) {
+        if self.authenticating && random.random_bool(0.7) {
+            let until = self.now + Duration::from_secs(random.random_range(0..100));
+            let answer = match random.random_range(0..40) {
+                0 => Err(Refusal::Token),
+                1 => Err(Refusal::TooManySockets),
+                2 => Err(Refusal::Unavailable),
+                number => Ok((number % 2 == 0).then_some(until)),
+            };
+            self.authenticating = false;
+            self.handle(Input::Authenticated(answer));
+            return self.read();
+        }
+        match random.random_range(0..30) {
+            0..6 if !self.running.is_empty() => {
+                let at = random.random_range(0..self.running.len());
+                let payload: Arc<str> = r#"{"data":null}"#.into();
+                match random.random_range(0..3) {
+                    0 => self.handle(Input::Next(self.running[at], payload)),
+                    1 => self.end(at, Input::Ended),
+                    _ => self.end(at, |operation| Input::Refused(operation, "[]".into())),
+                }
+            }
+            6..9 => {
+                self.now += Duration::from_millis(random.random_range(0..30_000));
+                if self.protocol.deadline().is_some_and(|deadline| deadline <= self.now) {
+                    self.handle(Input::Timer);
+                }
+            }
+            9 => self.handle(Input::Stalled),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, at: usize, input: impl Fn(Operation) -> Input<'static>) {
+        let operation = self.running.remove(at);
+        self.handle(input(operation));
+    }
+}
+
+impl Frames {
+    /// Sockets that are opened now.
+    pub fn new() -> Self {
+        Self { begun: Instant::now() }
+    }
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Target for Frames {
+    fn name(&self) -> &'static str {
+        "socket frames"
+    }
+
+    fn bent(&mut self, random: &mut SmallRng) -> u64 {
+        let dialect = if random.random() { Dialect::New } else { Dialect::Old };
+        let mut socket = Socket::new(dialect, self.begun);
+        let mut sent = 0;
+        while sent < FRAMES && !socket.closed {
+            let text = message(random, dialect, sent);
+            let mut bytes = framed(random, text.as_bytes());
+            if random.random_bool(0.02) {
+                mutate::bytes(random, &mut bytes);
+            }
+            socket.receive(&bytes);
+            sent += 1;
+            if !socket.closed {
+                socket.happen(random);
+            }
+        }
+        sent as u64
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        for dialect in Dialect::ALL {
+            Socket::new(dialect, self.begun).receive(bytes);
+            let mut socket = Socket::new(dialect, self.begun);
+            for line in String::from_utf8_lossy(bytes).lines() {
+                if !socket.closed && socket.protocol.listens() {
+                    socket.handle(Input::Text(line));
+                }
+            }
+        }
+    }
+}
+
+/// A message of a client: mostly what may come next, now and then bent.
+fn message(random: &mut SmallRng, dialect: Dialect, sent: usize) -> String {
+    let kinds = match dialect {
+        Dialect::New => ["subscribe", "subscribe", "subscribe", "complete", "ping", "pong"],
+        Dialect::Old => ["start", "start", "start", "stop", "start", "stop"],
+    };
+    let kind = if sent == 0 || random.random_bool(0.002) { "connection_init" } else { mutate::one(random, &kinds) };
+    let mut message = json!({ "type": kind });
+    match kind {
+        "connection_init" => {
+            message["payload"] = json!({ "authorization": format!("Bearer {}", mutate::string(random)) })
+        }
+        "subscribe" | "start" => {
+            message["id"] = id(random, sent);
+            message["payload"] = json!({ "query": "{ me { id } }", "variables": mutate::object(random, 2) });
+        }
+        "complete" | "stop" => {
+            let number = random.random_range(0..=sent);
+            message["id"] = id(random, number);
+        }
+        _ if random.random() => message["payload"] = mutate::object(random, 2).into(),
+        _ => {}
+    }
+    match random.random_range(0..2_000) {
+        0..30 => mutate::text(random, &message.to_string()),
+        30..50 => {
+            let name = mutate::one(random, &["type", "id", "payload"]);
+            message[name] = mutate::value(random, 3);
+            message.to_string()
+        }
+        50 => message.to_string().replace("{}", &mutate::deep(random)),
+        51 => format!("{message}{}", " ".repeat(random.random_range(FRAME_MAX - 300..FRAME_MAX + 300))),
+        _ => message.to_string(),
+    }
+}
+
+/// An id: a new one mostly, or whatever a client may take for one.
+fn id(random: &mut SmallRng, number: usize) -> Value {
+    if random.random_bool(0.99) { json!(format!("{number}")) } else { json!(mutate::string(random)) }
+}
+
+/// A frame as a client sends it (RFC 6455, 5.2), sometimes of another kind or in two pieces.
+fn framed(random: &mut SmallRng, payload: &[u8]) -> Vec<u8> {
+    match random.random_range(0..1_000) {
+        0..20 => {
+            let cut = random.random_range(0..=payload.len());
+            let mut bytes = frame(random, 0x01, &payload[..cut]);
+            if random.random() {
+                bytes.extend(frame(random, 0x89, b"ping"));
+            }
+            bytes.extend(frame(random, 0x80, &payload[cut..]));
+            bytes
+        }
+        20..40 => frame(random, 0x89, &payload[..payload.len().min(120)]),
+        40..42 => {
+            let kind = random.random();
+            frame(random, kind, payload)
+        }
+        _ => frame(random, 0x81, payload),
+    }
+}
+
+fn frame(random: &mut SmallRng, kind: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    match payload.len() {
+        length @ 0..126 => bytes.push(0x80 | length as u8),
+        length @ 126..65_536 => {
+            bytes.push(0x80 | 126);
+            bytes.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            bytes.push(0x80 | 127);
+            bytes.extend((length as u64).to_be_bytes());
+        }
+    }
+    let mask: [u8; 4] = random.random();
+    bytes.extend(mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}

@@ -250,7 +250,7 @@ async fn a_request_id_and_a_trace_are_taken_where_they_are_good_and_made_where_t
         let answer = request.json(&json!({ "query": "{ __typename }" })).send().await.unwrap();
         answer.headers()["x-request-id"].to_str().unwrap().to_owned()
     };
-    let longest = STANDARD.encode([7; 48]);
+    let longest = STANDARD.encode([7_u8; 48]);
     assert_eq!((longest.len(), ask(&longest).await), (64, longest.clone()));
     for bad in ["", "two words", &format!("{longest}x")] {
         let made = ask(bad).await;

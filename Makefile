@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests bench-latency stack stack-down test-stack env up down logs
+.PHONY: help run test test-browser screenshots test-clients check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests bench-latency stack stack-down test-stack env up down logs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ test-browser: ## GraphiQL and Playground in Chromium, from signing in to live co
 
 screenshots: ## the same, and its pictures into docs/images
 	@CARGO="$(CARGO)" SCREENSHOTS=docs/images LISTEN=$${LISTEN:-127.0.0.1:8080} tests/browser/run $(LOCKED) $(PROFILE)
+
+test-clients: ## the audits of GraphQL over HTTP, and clients that people use, against the real program (needs Node)
+	@CARGO="$(CARGO)" tests/clients/run $(LOCKED) $(PROFILE)
 
 check: fmt lint docs tidy deny ## formatting, lints, docs, the shape of the sources, licences
 

@@ -21,7 +21,10 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::connections::{Connection, Limited};
+use crate::{
+    connections::{Connection, Limited},
+    patient::Patient,
+};
 
 /// The most bytes of a request's line and headers together: 431 beyond that, on HTTP/2 as on HTTP/1. A document by GET
 /// stands in the line.
@@ -79,7 +82,8 @@ async fn connection(stream: Connection, router: Router, bounds: Bounds, shutdown
         request.map(Body::new)
     });
     let builder = builder(bounds);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    let serving =
+        builder.serve_connection_with_upgrades(TokioIo::new(Patient::new(stream)), TowerToHyperService::new(service));
     let (mut serving, mut patience) = (pin!(serving), pin!(sleep(bounds.first_head)));
     let (mut waiting, mut stopping) = (true, false);
     loop {

@@ -9,6 +9,7 @@ mod http;
 mod http_tests;
 mod keygen;
 mod migrate;
+mod patient;
 mod peer;
 mod process;
 mod roles;

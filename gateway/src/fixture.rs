@@ -72,6 +72,7 @@ impl Fixture {
         let settings = Settings {
             allowed_origins: "https://app.example".parse::<Origins>().expect("an origin"),
             introspection,
+            trusted_documents: None,
             max_sockets_per_user: 20,
             max_anonymous_sockets: 100,
             drain_window: Duration::from_millis(100),

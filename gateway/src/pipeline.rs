@@ -14,6 +14,7 @@ use crate::{
     error::{Code, Error, Rejected, finish},
     floor::Floor,
     peers::Peers,
+    persisted::{Persisted, TrustedDocuments},
     schema::{self, Schema, Scope},
     turn::Turn,
     viewer::Viewer,
@@ -29,8 +30,10 @@ pub const RECURSION_MAX: usize = 128;
 /// An operation as a transport has read it. Documents and variables hold passwords and texts: Debug shows neither.
 #[derive(Default)]
 pub struct Incoming {
-    /// The document.
-    pub query: String,
+    /// The document, unless it is only named.
+    pub query: Option<String>,
+    /// Its name, as GraphQL over HTTP has it; Apollo's clients name it in the extensions.
+    pub document_id: Option<String>,
     /// Which operation of it.
     pub operation_name: Option<String>,
     /// Its variables.
@@ -112,17 +115,19 @@ impl Admitted {
 pub struct Pipeline {
     schema: Schema,
     documents: Documents,
+    persisted: Persisted,
     peers: Peers,
     floor: Floor,
 }
 
 impl Pipeline {
-    /// Over these services. Introspection lets clients read the schema.
-    pub fn new(peers: Peers, floor: Floor, introspection: bool) -> Self {
+    /// Over these services. Introspection lets clients read the schema; with a list of trusted documents nothing else runs.
+    pub fn new(peers: Peers, floor: Floor, introspection: bool, trusted: Option<TrustedDocuments>) -> Self {
         // What comes here has been validated.
         let schema = schema::build().validation_mode(ValidationMode::Fast).limit_recursive_depth(RECURSION_MAX);
         let schema = if introspection { schema } else { schema.disable_introspection() };
-        Self { schema: schema.finish(), documents: Documents::new(introspection), peers, floor }
+        let (documents, persisted) = (Documents::new(introspection), Persisted::new(trusted));
+        Self { schema: schema.finish(), documents, persisted, peers, floor }
     }
 
     /// Checks an operation against every bound and the schema, executing nothing.
@@ -130,8 +135,9 @@ impl Pipeline {
     /// # Errors
     /// [`Rejected`], with the code of what is wrong.
     pub async fn admit(&self, incoming: Incoming, call: &Call) -> Result<Admitted, Rejected> {
-        let Incoming { query, operation_name, variables, .. } = incoming;
-        let text: Arc<str> = query.into();
+        let document = self.persisted.document(&incoming).await?;
+        let Incoming { operation_name, variables, .. } = incoming;
+        let text = document.text.clone();
         let name = operation_name.filter(|name| !name.is_empty());
         let found = AssertUnwindSafe(self.documents.find(text.clone(), name.clone(), &variables)).catch_unwind();
         let found = found.await.map_err(|payload| {
@@ -139,6 +145,7 @@ impl Pipeline {
             Rejected::of(Error::internal("admitting panicked"), &call.request_id)
         })?;
         let Ready { operation, variables, cost } = found?;
+        self.persisted.keep(document).await;
         let identity = Identity::new(text, name, &variables);
         Ok(Admitted { operation, variables, identity, cost })
     }
@@ -224,7 +231,7 @@ mod tests {
     fn an_operation_does_not_show_what_is_in_it() {
         let variables = Variables::from_json(serde_json::json!({ "password": "hidden" }));
         let identity = Identity::new("{ a(b: \"hidden\") }".into(), None, &variables);
-        let incoming = Incoming { query: "hidden".to_owned(), variables, ..Incoming::default() };
+        let incoming = Incoming { query: Some("hidden".to_owned()), variables, ..Incoming::default() };
         let shown = format!("{incoming:?} {identity:?}");
         assert!(!shown.contains("hidden"), "{shown}");
     }

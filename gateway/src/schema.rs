@@ -18,7 +18,7 @@ mod time;
 mod unread;
 mod user;
 
-use async_graphql::{Context, SchemaBuilder};
+use async_graphql::{Context, SDLExportOptions, SchemaBuilder};
 use telemetry::Call;
 
 use crate::{
@@ -47,6 +47,12 @@ pub type Schema = async_graphql::Schema<Query, Mutation, Subscription>;
 /// The schema, not finished yet: modes and extensions are the pipeline's.
 pub fn build() -> SchemaBuilder<Query, Mutation, Subscription> {
     Schema::build(Query, Mutation, Subscription)
+}
+
+/// Its text, in the schema definition language.
+pub fn sdl() -> String {
+    let options = SDLExportOptions::new().use_space_ident().prefer_single_line_descriptions();
+    build().finish().sdl_with_options(options)
 }
 
 /// What the resolvers of one operation share.

@@ -89,6 +89,7 @@ impl Stage {
         let settings = Settings {
             allowed_origins: "https://app.example".parse().expect("an origin"),
             introspection: true,
+            trusted_documents: None,
             max_sockets_per_user: 20,
             max_anonymous_sockets: 100,
             drain_window: Duration::from_millis(300),

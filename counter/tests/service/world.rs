@@ -90,7 +90,7 @@ impl World {
     pub(crate) async fn among_strangers(self) -> Self {
         self.shutdown.cancel();
         self.running.await.expect("no task panics").expect("the log is the known one");
-        Self::start(self.database).await
+        Self::start(self.database, Cache::in_process()).await
     }
 
     /// Shuts down a counter that has stopped counting, and says why it had.

@@ -85,8 +85,10 @@ impl std::fmt::Debug for Token {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// The document.
-    pub query: String,
+    /// The document, unless it is only named.
+    pub query: Option<String>,
+    /// Its name.
+    pub document_id: Option<String>,
     /// Which of the document's operations.
     pub operation_name: Option<String>,
     /// By name.
@@ -98,6 +100,14 @@ pub struct Request {
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request").field("operation_name", &self.operation_name).finish_non_exhaustive()
+    }
+}
+
+impl Request {
+    /// Whether it sends or names a document at all.
+    fn has_document(&self) -> bool {
+        let named = self.extensions.as_ref().is_some_and(|extensions| extensions.contains_key("persistedQuery"));
+        named || self.query.is_some() || self.document_id.is_some()
     }
 }
 
@@ -165,7 +175,9 @@ impl Incoming {
             (Dialect::New, "subscribe") | (Dialect::Old, "start") => {
                 let id = id(message.id)?;
                 let payload = payload.ok_or("an operation needs a payload")?;
-                let request = structure(payload.get()).ok_or("the payload of an operation is not a GraphQL request")?;
+                let request = structure(payload.get())
+                    .filter(Request::has_document)
+                    .ok_or("the payload of an operation is not a GraphQL request")?;
                 Ok(Self::Subscribe { id: id.into(), request: Box::new(request) })
             }
             (Dialect::New, "complete") | (Dialect::Old, "stop") => Ok(Self::Complete { id: id(message.id)?.into() }),
@@ -337,6 +349,8 @@ mod tests {
             r#"{"type":"subscribe","id":"","payload":{"query":"{me{id}}"}}"#,
             r#"{"type":"subscribe","payload":{"query":"{me{id}}"}}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":1}}"#,
+            r#"{"type":"subscribe","id":"1","payload":{"extensions":{}}}"#,
+            r#"{"type":"subscribe","id":"1","payload":{"documentId":1}}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","variables":[]}}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","operationName":1}}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","extensions":"x"}}"#,

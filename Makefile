@@ -72,18 +72,23 @@ web: ## the pages at / and /playground anew, with errors shown; the next build e
 engines: ## Postgres, Redis and Kafka as plain processes on loopback; prints their URLs and writes target/engines/env
 	@deploy/engines/up.sh
 
-test-engines: engines ## the stores, the log and the stories on real Postgres, Redis and Kafka
+test-engines: engines balancer ## the stores, the log and the stories on real Postgres, Redis and Kafka
 	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; $(MAKE) --no-print-directory engine-tests
 
-# Wants the engines' URLs in the environment, and skips nothing.
+.PHONY: balancer
+balancer:
+	@deploy/stack/balancer.sh
+
+# Wants the engines' URLs in the environment, and skips nothing. The whole workspace is named so that nothing is built anew
+# with other features.
 engine-tests:
 	@: $${TEST_POSTGRES_URL:?} $${TEST_REDIS_URL:?} $${TEST_KAFKA_URL:?}
-	$(CARGO) test $(LOCKED) -p db -p events -p auth -p dialog -p counter -- --test-threads=2
-	$(CARGO) test $(LOCKED) --test stories -- --nocapture engines::
+	$(CARGO) test $(LOCKED) --workspace --lib --test databases --test kafka --test local --test service -- --test-threads=2
+	$(CARGO) test $(LOCKED) --workspace --test stories -- --nocapture engines:: balancer:: cache:: refreshing:: sessions:: signing_in:: users::
 
 bench-latency: engines ## from a send to the frame on the other gateway, on a release build and real engines
 	set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
-	$(CARGO) test $(LOCKED) --release --test stories -- --nocapture engines::from_a_send
+	$(CARGO) test $(LOCKED) --release --workspace --test stories -- --nocapture engines::from_a_send
 
 engines-down: ## stops what `make engines` started
 	@deploy/engines/down.sh
@@ -95,10 +100,9 @@ stack: engines ## every role as a process on these engines, two gateways behind 
 stack-down: ## stops what `make stack` started
 	@deploy/stack/down.sh
 
-test-stack: engines ## the story through the balancer, and gateways killed in the middle of it (installs HAProxy where it is absent)
-	@deploy/stack/balancer.sh
+test-stack: engines balancer ## the story through the balancer, and gateways killed in the middle of it (installs HAProxy where it is absent)
 	set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
-	$(CARGO) test $(LOCKED) --test stories -- --nocapture balancer::
+	$(CARGO) test $(LOCKED) --workspace --test stories -- --nocapture balancer::
 
 env: ## .env for docker-compose.yml, with fresh passwords, where there is none
 	@deploy/env.sh

@@ -140,23 +140,28 @@ impl Process {
             Some(error) => tracing::error!(%error, "stopping"),
         }
         self.shutdown.cancel();
-        let everything = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                if let Err(error) = ended {
-                    broken.get_or_insert(Broken::Panicked(error));
-                }
-            }
-            for db in databases {
-                db.close().await;
-            }
-        };
         tokio::select! {
-            ended = tokio::time::timeout(drain_window + GRACE, everything) => if ended.is_err() {
-                tracing::warn!("some work did not end in time and is cut off");
+            ended = tokio::time::timeout(drain_window + GRACE, self.end(databases)) => match ended {
+                Ok(panicked) => broken = broken.or(panicked),
+                Err(_) => tracing::warn!("some work did not end in time and is cut off"),
             },
             again = stop_signal() => again?,
         }
         broken.map_or(Ok(()), |broken| Err(broken.into()))
+    }
+
+    /// Waits for every task, then closes the databases; the first panic on the way.
+    async fn end(&mut self, databases: &[&Db]) -> Option<Broken> {
+        let mut broken = None;
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                broken.get_or_insert(Broken::Panicked(error));
+            }
+        }
+        for db in databases {
+            db.close().await;
+        }
+        broken
     }
 }
 

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use gateway::origins::Origins;
 
+use crate::upstream::Upstream;
+
 /// A backend for conversations whose unread counts are exact and live.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -263,6 +265,8 @@ pub struct Gateway {
     /// Sockets that a user may have open here
     #[arg(long, env = "MAX_SOCKETS_PER_USER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_sockets_per_user: u32,
+    #[command(flatten)]
+    pub upstream: Upstream,
 }
 
 /// The settings of `keygen`.
@@ -282,8 +286,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address is an IP and a port, such as 127.0.0.1:8080".to_owned())
 }
 
-/// Reads `250ms`, `10s`, `5m`, `1h`, `30d`.
-fn duration(text: &str) -> Result<Duration, String> {
+/// Reads `250ms`, `10s`, `5m`, `1h`, `30d`: from a millisecond to ten years.
+///
+/// # Errors
+/// What a duration looks like.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is a number from 1 with ms, s, m, h or d, such as 10s".to_owned();
     let unit = text.find(|symbol: char| !symbol.is_ascii_digit()).ok_or_else(wrong)?;
     let number: u64 = text[..unit].parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
@@ -309,7 +316,11 @@ fn instance(text: &str) -> Result<String, String> {
     Err("a name is 1 to 64 letters, digits, dots, dashes and underscores".to_owned())
 }
 
-fn switch(text: &str) -> Result<bool, String> {
+/// Reads `on` or `off`.
+///
+/// # Errors
+/// That it is one of the two.
+pub fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
         "off" => Ok(false),

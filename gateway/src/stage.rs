@@ -90,6 +90,7 @@ impl Stage {
             max_sockets_per_user: 20,
             drain_window: Duration::from_millis(300),
             access_token_ttl: Duration::from_secs(300),
+            operation_deadline: crate::pipeline::OPERATION_LIMIT,
         };
         let outbox = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
         let topics = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];

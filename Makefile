@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser check fmt lint docs tidy deny web engines engines-down test-engines engine-tests
+.PHONY: help run test test-browser test-clients check fmt lint docs tidy deny web engines engines-down test-engines engine-tests
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,9 @@ test: ## all tests that need nothing else, on the engines too where they run, an
 
 test-browser: ## the page at / in Chromium, from signing in to a live count (needs Node; CHROMIUM=path for another browser)
 	@CARGO="$(CARGO)" tests/browser/run $(LOCKED) $(PROFILE)
+
+test-clients: ## the audits of GraphQL over HTTP, and clients that people use, against the real program (needs Node)
+	@CARGO="$(CARGO)" tests/clients/run $(LOCKED) $(PROFILE)
 
 check: fmt lint docs tidy deny ## formatting, lints, docs, the shape of the sources, licences
 

@@ -4,6 +4,7 @@
 mod engine;
 mod keygen;
 mod migrate;
+mod patient;
 mod peer;
 mod process;
 mod roles;

@@ -20,6 +20,8 @@ use tonic::{
 };
 use tower::Layer;
 
+use crate::patient::Patient;
+
 /// What the process may take beyond `DRAIN_WINDOW` to end.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -57,7 +59,7 @@ impl Process {
     pub fn serve_http(&mut self, setting: &'static str, listener: TcpListener, router: Router) {
         let shutdown = self.shutdown.clone().cancelled_owned();
         self.spawn(async move {
-            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown).await {
+            if let Err(error) = axum::serve(Patient(listener), router).with_graceful_shutdown(shutdown).await {
                 tracing::error!(setting, %error, "the port is closed");
             }
         });

@@ -81,6 +81,7 @@ pub async fn counter(settings: settings::Counter) -> anyhow::Result<()> {
 /// Where a setting is wrong or missing.
 pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
     let token = service_token(&settings.peer)?;
+    let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
     let listener = listen("LISTEN", settings.listen).await?;
     let (mut process, _) = Process::start(settings.ops_listen).await?;
     let log = Log::Kafka(Kafka::new(&settings.peer.kafka_url, None).context("KAFKA_URL")?);
@@ -92,6 +93,7 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
     let told = gateway::Settings {
         allowed_origins: settings.gateway.allowed_origins.clone().unwrap_or_else(Origins::none),
         introspection: settings.gateway.introspection.unwrap_or(false),
+        trusted_documents,
         max_sockets_per_user: settings.gateway.max_sockets_per_user as usize,
         drain_window: settings.peer.drain_window,
         access_token_ttl: settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL),

@@ -31,6 +31,7 @@ const ACCESS_TOKEN_TTL: Duration = Duration::from_secs(3600);
 /// # Errors
 /// Where a setting is wrong or missing.
 pub async fn run(settings: Serve) -> anyhow::Result<()> {
+    let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
     let _lock = lock(&settings.data_dir)?;
     let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
@@ -63,6 +64,7 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let gateway_settings = gateway::Settings {
         allowed_origins: settings.gateway.allowed_origins.clone().unwrap_or_else(Origins::loopback),
         introspection,
+        trusted_documents,
         max_sockets_per_user: settings.gateway.max_sockets_per_user as usize,
         drain_window: settings.drain_window,
         access_token_ttl: access_ttl,

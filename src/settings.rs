@@ -262,7 +262,11 @@ pub struct Gateway {
     /// Whether introspection, the IDE page and suggestions are given: on or off [default: on in serve, off in gateway]
     #[arg(long, env = "INTROSPECTION", value_name = "on|off", value_parser = switch)]
     pub introspection: Option<bool>,
-    /// Sockets that a user may have open here
+    /// File of the only documents that run: a JSON object of ids and documents, or Apollo's persisted-query manifest. The
+    /// introspection of the IDE page is refused too unless it is among them [default: every document runs]
+    #[arg(long, env = "TRUSTED_DOCUMENTS", value_name = "FILE")]
+    pub trusted_documents: Option<PathBuf>,
+    /// Sockets and streams that a user may have open here
     #[arg(long, env = "MAX_SOCKETS_PER_USER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_sockets_per_user: u32,
     #[command(flatten)]

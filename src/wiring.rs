@@ -1,11 +1,12 @@
 //! How the services are made from their settings, the same in one process and in many.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use access::{Guard, KeySet, ServiceToken, SigningKeys};
+use anyhow::{Context, ensure};
 use db::Db;
 use events::Log;
-use gateway::peers::Peers;
+use gateway::{peers::Peers, persisted::TrustedDocuments};
 use proto::{
     Peer,
     auth::{KeysRequest, auth_client::AuthClient},
@@ -13,6 +14,9 @@ use proto::{
 use telemetry::Readiness;
 
 use crate::{process::Process, settings::Tokens};
+
+/// The largest list of documents, in bytes.
+const TRUSTED_MAX_BYTES: u64 = 16 << 20;
 
 /// Auth over its database.
 pub fn auth(
@@ -51,6 +55,22 @@ pub fn run_dialog(process: &mut Process, app: &dialog::App, log: &Log, counter: 
 pub fn run_counter(process: &mut Process, app: &counter::App, dialog: Peer) {
     let (app, shutdown) = (app.clone(), process.shutdown.clone());
     process.spawn(async move { drop(app.run(dialog, shutdown).await) });
+}
+
+/// The list of documents in a file.
+///
+/// # Errors
+/// Where the file cannot be read, is larger than 16 MB, or is no such list.
+pub fn trusted_documents(path: Option<&Path>) -> anyhow::Result<Option<TrustedDocuments>> {
+    let Some(path) = path else { return Ok(None) };
+    let read = || {
+        let size_bytes = std::fs::metadata(path)?.len();
+        ensure!(size_bytes <= TRUSTED_MAX_BYTES, "it has {size_bytes} bytes, at most {TRUSTED_MAX_BYTES} are read");
+        Ok(TrustedDocuments::read(&std::fs::read_to_string(path)?)?)
+    };
+    let listed = read().with_context(|| format!("TRUSTED_DOCUMENTS {}", path.display()))?;
+    tracing::info!(count = listed.count(), "only listed documents run");
+    Ok(Some(listed))
 }
 
 /// The gateway over its peers.

@@ -73,6 +73,7 @@ impl Fixture {
         let settings = Settings {
             allowed_origins: "https://app.example".parse::<Origins>().expect("an origin"),
             introspection,
+            trusted_documents: None,
             max_sockets_per_user: 20,
             drain_window: Duration::from_millis(100),
             access_token_ttl: Duration::from_secs(300),

@@ -1,9 +1,12 @@
 //! GraphQL over HTTP, `POST` and `GET /graphql`: queries and mutations as the specification of that name has them, one or
-//! a batch. Who asks and what is asked are checked before anything is executed.
+//! a batch, and subscriptions as streams (`stream`). Who asks and what is asked are checked before anything is executed.
 
 mod answer;
 mod media;
 mod request;
+mod stream;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;
 
@@ -25,17 +28,22 @@ use crate::{
     documents::affordable,
     error::{Code, Error, Rejected},
     pipeline::{Admitted, Incoming, Pipeline},
+    socket::Sockets,
     viewer::{Authenticator, Viewer},
 };
 
 use answer::{Answer, Executed, refusal};
-use media::Media;
+use media::Accepted;
 use request::Asked;
 
 /// The most bytes of a request's body.
 pub const BODY_MAX_BYTES: usize = 1_000_000;
 /// How long it may take to come, so that nobody holds a connection by sending it a byte at a time.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
+/// The header of graphql-sse's single connection mode.
+const STREAM_TOKEN: &str = "x-graphql-event-stream-token";
+/// The cursor after which a browser goes on.
+const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +52,18 @@ pub struct Door {
     pub pipeline: Pipeline,
     /// Says who asks.
     pub authenticator: Arc<Authenticator>,
+    /// Whose seats and whose end streams share.
+    pub sockets: Sockets,
+}
+
+/// A request whose head was read.
+struct Head {
+    accepted: Accepted,
+    viewer: Option<Viewer>,
+    /// Where the client was in a stream that broke off.
+    cursor: Option<String>,
+    call: Call,
+    method: Method,
 }
 
 /// `POST /graphql`.
@@ -53,76 +73,96 @@ pub async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let media = match Media::accepted(&headers) {
-        Ok(media) => media,
+    let accepted = match Accepted::of(&headers) {
+        Ok(accepted) => accepted,
         Err(refused) => return refused.into(),
     };
     if !media::is_json(&headers) {
         return refusal::unsupported_type().into();
     }
-    let viewer = match door.authenticator.header(&headers).await {
-        Ok(viewer) => viewer,
-        Err(error) => return Answer::refused(media, Rejected::of(error, &call.request_id)).into(),
+    let head = match door.head(&headers, accepted, call, Method::POST).await {
+        Ok(head) => head,
+        Err(refused) => return refused.into(),
     };
     let bytes = match read(&headers, body).await {
         Ok(bytes) => bytes,
         Err(refused) => return refused.into(),
     };
     match request::parse(&bytes) {
-        Ok(Asked::One(incoming)) => door.one(media, incoming, viewer, call, Method::POST).await.into(),
-        Ok(Asked::Batch(batch)) => door.batch(media, batch, viewer, call).await.into(),
-        Err(error) => Answer::refused(media, error.into()).into(),
+        Ok(Asked::One(incoming)) => door.one(head, incoming).await,
+        Ok(Asked::Batch(batch)) => door.batch(head, batch).await.into(),
+        Err(error) => Answer::refused(accepted.media(), error.into()).into(),
     }
 }
 
-/// `GET /graphql`: queries alone, so that nothing is changed by following a link.
+/// `GET /graphql`: queries and subscriptions alone, so that nothing is changed by following a link.
 pub async fn get(State(door): State<Door>, Extension(call): Extension<Call>, headers: HeaderMap, uri: Uri) -> Response {
-    let media = match Media::accepted(&headers) {
-        Ok(media) => media,
+    let accepted = match Accepted::of(&headers) {
+        Ok(accepted) => accepted,
         Err(refused) => return refused.into(),
     };
-    let viewer = match door.authenticator.header(&headers).await {
-        Ok(viewer) => viewer,
-        Err(error) => return Answer::refused(media, Rejected::of(error, &call.request_id)).into(),
+    let head = match door.head(&headers, accepted, call, Method::GET).await {
+        Ok(head) => head,
+        Err(refused) => return refused.into(),
     };
     match request::parse_query(uri.query().unwrap_or_default()) {
-        Ok(incoming) => door.one(media, incoming, viewer, call, Method::GET).await.into(),
-        Err(error) => Answer::refused(media, error.into()).into(),
+        Ok(incoming) => door.one(head, incoming).await,
+        Err(error) => Answer::refused(accepted.media(), error.into()).into(),
     }
+}
+
+/// `PUT` and `DELETE /graphql`: one stream for several operations would bind a client to one gateway.
+pub async fn single_connection() -> Response {
+    refusal::single_connection_method().into()
 }
 
 impl Door {
-    async fn one(
-        &self,
-        media: Media,
-        incoming: Incoming,
-        viewer: Option<Viewer>,
-        call: Call,
-        method: Method,
-    ) -> Answer {
-        let admitted = match self.pipeline.admit(incoming, &call).await {
+    async fn head(&self, headers: &HeaderMap, accepted: Accepted, call: Call, method: Method) -> Result<Head, Answer> {
+        if headers.contains_key(STREAM_TOKEN) {
+            return Err(refusal::single_connection_token());
+        }
+        let viewer = self.authenticator.header(headers).await;
+        let viewer =
+            viewer.map_err(|error| Answer::refused(accepted.media(), Rejected::of(error, &call.request_id)))?;
+        let cursor = headers.get(LAST_EVENT_ID).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        Ok(Head { accepted, viewer, cursor: cursor.filter(|cursor| !cursor.is_empty()), call, method })
+    }
+
+    async fn one(&self, head: Head, incoming: Incoming) -> Response {
+        let (accepted, media) = (head.accepted, head.accepted.media());
+        let admitted = match self.pipeline.admit(incoming, &head.call).await {
             Ok(admitted) => admitted,
-            Err(rejected) => return Answer::rejected(media, rejected),
+            Err(rejected) => return stream::rejected(accepted, rejected),
         };
-        match admitted.kind() {
-            OperationType::Mutation if method == Method::GET => refusal::mutation_by_get(media),
-            OperationType::Subscription => Answer::refused(media, no_stream().into()),
-            _ => Answer::executed(media, self.pipeline.execute(&admitted, viewer, call).await),
+        match (admitted.kind(), accepted) {
+            (OperationType::Mutation, _) if head.method == Method::GET => refusal::mutation_by_get(media).into(),
+            (OperationType::Subscription, _) => match accepted.format() {
+                Some(format) => self.stream(head, format, admitted),
+                None => Answer::refused(media, no_stream().into()).into(),
+            },
+            (_, Accepted::Single(media, _)) => {
+                Answer::executed(media, self.pipeline.execute(&admitted, head.viewer, head.call).await).into()
+            }
+            (_, Accepted::Stream(format)) => {
+                let executed = self.pipeline.execute(&admitted, head.viewer, head.call).await;
+                stream::whole(format, &Executed::Answered(executed))
+            }
         }
     }
 
     /// Every operation is admitted before the first is executed; one that is refused is answered in its place.
-    async fn batch(&self, media: Media, batch: Vec<Incoming>, viewer: Option<Viewer>, call: Call) -> Answer {
+    async fn batch(&self, head: Head, batch: Vec<Incoming>) -> Answer {
+        let Accepted::Single(media, _) = head.accepted else { return refusal::not_acceptable() };
         let mut admitted = Vec::with_capacity(batch.len());
         for incoming in batch {
-            admitted.push(self.pipeline.admit(incoming, &call).await.and_then(streamless));
+            admitted.push(self.pipeline.admit(incoming, &head.call).await.and_then(streamless));
         }
         let cost = admitted.iter().flatten().map(Admitted::cost).sum();
         if let Err(error) = affordable(cost) {
             return Answer::refused(media, error.into());
         }
         let answers = admitted.into_iter().map(|admitted| {
-            let (viewer, call) = (viewer.clone(), call.clone());
+            let (viewer, call) = (head.viewer.clone(), head.call.clone());
             async move {
                 match admitted {
                     Ok(admitted) => Executed::Answered(self.pipeline.execute(&admitted, viewer, call).await),
@@ -139,7 +179,9 @@ fn streamless(admitted: Admitted) -> Result<Admitted, Rejected> {
 }
 
 fn no_stream() -> Error {
-    Error::new(Code::BadRequest, "subscriptions run over WebSocket, on the same path")
+    let message = "subscriptions run over WebSocket on the same path, and one by one as `text/event-stream` or \
+        `multipart/mixed;subscriptionSpec=1.0` where `Accept` says so";
+    Error::new(Code::BadRequest, message)
 }
 
 /// The body, of at most [`BODY_MAX_BYTES`], within [`BODY_LIMIT`]. One that says beforehand that it is longer is not read

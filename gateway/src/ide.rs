@@ -68,7 +68,7 @@ fn answer(headers: &HeaderMap, file: EmbeddedFile, cache: &'static str) -> Respo
 }
 
 /// Whether an `If-None-Match` names this tag; a weak one does too, as a compressing proxy makes it.
-fn names(value: &HeaderValue, tag: &str) -> bool {
+pub fn names(value: &HeaderValue, tag: &str) -> bool {
     let list = value.to_str().unwrap_or_default();
     list.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
 }

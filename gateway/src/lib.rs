@@ -16,9 +16,11 @@ pub mod live;
 pub mod loaders;
 pub mod origins;
 pub mod peers;
+pub mod persisted;
 pub mod pipeline;
 pub mod scan;
 pub mod schema;
+pub mod sdl;
 pub mod sessions;
 pub mod shape;
 pub mod socket;
@@ -44,7 +46,10 @@ use events::Log;
 use telemetry::Readiness;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
-    compression::CompressionLayer,
+    compression::{
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate, SizeAbove},
+    },
     cors::{AllowHeaders, AllowOrigin, CorsLayer},
 };
 
@@ -55,6 +60,7 @@ use crate::{
     live::Live,
     origins::Origins,
     peers::Peers,
+    persisted::TrustedDocuments,
     pipeline::Pipeline,
     sessions::Revoked,
     socket::Sockets,
@@ -65,6 +71,9 @@ use crate::{
 /// How long a browser may remember what a preflight has said.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
+/// Below this many bytes an answer is not compressed: it would be sent in one packet anyway.
+const COMPRESSED_MIN_BYTES: u64 = 1024;
+
 /// What the gateway is told.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -72,6 +81,8 @@ pub struct Settings {
     pub allowed_origins: Origins,
     /// Whether clients may read the schema; the IDE page and suggestions with it.
     pub introspection: bool,
+    /// The only documents that run, where there is a list.
+    pub trusted_documents: Option<TrustedDocuments>,
     /// How many sockets a person may have at this gateway.
     pub max_sockets_per_user: usize,
     /// The time over which sockets are closed when the gateway stops.
@@ -107,7 +118,8 @@ impl App {
         let (floor, revoked) = (Floor::default(), Revoked::new(settings.access_token_ttl));
         let service = Service::new(peers.clone(), service_token);
         let hubs = Hubs::new(&service);
-        let pipeline = Pipeline::new(peers, floor.clone(), settings.introspection);
+        let trusted = settings.trusted_documents.clone();
+        let pipeline = Pipeline::new(peers, floor.clone(), settings.introspection, trusted);
         let pipeline = pipeline.with_limit(settings.operation_deadline);
         let live = Live::new(pipeline.clone(), hubs.clone(), floor);
         let authenticator = Arc::new(Authenticator::new(guard, revoked.clone()));
@@ -120,18 +132,22 @@ impl App {
             each_max: settings.max_sockets_per_user,
             drain_window: settings.drain_window,
         });
-        let door = Door { pipeline, authenticator };
+        let door = Door { pipeline, authenticator, sockets: sockets.clone() };
         let reader = Reader { hubs, revoked, service, component: readiness.register("log") };
         Self { settings, door, sockets, reader, log, readiness }
     }
 
     /// Everything that the gateway answers on its own port.
     pub fn router(&self) -> Router {
-        let graphql = routing::get(http::get).post(http::post).with_state(self.door.clone());
+        let graphql = routing::get(http::get).post(http::post);
+        // What graphql-sse's single connection mode asks with.
+        let graphql = graphql.put(http::single_connection).delete(http::single_connection);
+        let graphql = graphql.with_state(self.door.clone());
         let graphql = graphql.layer(from_fn_with_state(self.sockets.clone(), socket::handshake));
         let router = Router::new().route("/graphql", graphql).merge(telemetry::ops::health(self.readiness.clone()));
-        let router = if self.settings.introspection { router.merge(ide::routes()) } else { router };
-        router.layer(CompressionLayer::new()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
+        let router =
+            if self.settings.introspection { router.merge(ide::routes()).merge(sdl::routes()) } else { router };
+        router.layer(compression()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
     }
 
     /// Follows the log and feeds those who watch, until shut down, the last socket is closed and the last mutation has ended.
@@ -157,4 +173,13 @@ impl App {
             .expose_headers([axum::http::HeaderName::from_static("x-request-id")])
             .max_age(PREFLIGHT_AGE)
     }
+}
+
+/// For answers; never for streams, whose frames would wait in the compressor.
+fn compression() -> CompressionLayer<impl Predicate + Send + Sync + 'static> {
+    let answers = SizeAbove::new(COMPRESSED_MIN_BYTES)
+        .and(NotForContentType::IMAGES)
+        .and(NotForContentType::SSE)
+        .and(NotForContentType::const_new("multipart/mixed"));
+    CompressionLayer::new().compress_when(answers)
 }

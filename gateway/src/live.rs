@@ -59,9 +59,24 @@ impl Live {
         viewer: Option<Viewer>,
         call: Call,
     ) -> Result<Stream, Vec<ServerError>> {
+        self.open_after(None, admitted, viewer, call).await
+    }
+
+    /// As [`Live::open`], after the result with this cursor: the field's `since`, where the operation gives none.
+    ///
+    /// # Errors
+    /// As there, and BAD_USER_INPUT for a cursor that is none.
+    pub async fn open_after(
+        &self,
+        cursor: Option<&str>,
+        admitted: Admitted,
+        viewer: Option<Viewer>,
+        call: Call,
+    ) -> Result<Stream, Vec<ServerError>> {
         let start = self.probe(&admitted, viewer.clone(), &call).await?;
         let shown = |error: Error| vec![error.into_server_error(&call.request_id)];
         let viewer = viewer.ok_or_else(|| shown(Error::sign_in()))?;
+        let start = start.after(cursor).map_err(shown)?;
         let source = self.source(start, &viewer, &call).await.map_err(shown)?;
         let gauge = metrics::gauge!("gateway_subscriptions", "field" => source.field());
         let private = feed::looks_beyond(admitted.document());

@@ -16,6 +16,7 @@ use crate::{
     error::{Code, Error, Rejected, finish},
     floor::Floor,
     peers::Peers,
+    persisted::{Persisted, TrustedDocuments},
     schema::{self, Schema, Scope},
     turn::Turn,
     viewer::Viewer,
@@ -31,8 +32,10 @@ const RECURSION_MAX: usize = 128;
 /// An operation as a transport has read it.
 #[derive(Debug, Default)]
 pub struct Incoming {
-    /// The document.
-    pub query: String,
+    /// The document, unless it is only named.
+    pub query: Option<String>,
+    /// Its name, as GraphQL over HTTP has it; Apollo's clients name it in the extensions.
+    pub document_id: Option<String>,
     /// Which operation of it.
     pub operation_name: Option<String>,
     /// Its variables.
@@ -96,6 +99,7 @@ impl Admitted {
 pub struct Pipeline {
     schema: Schema,
     documents: Documents,
+    persisted: Persisted,
     peers: Peers,
     floor: Floor,
     limit: Duration,
@@ -104,13 +108,14 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Over these services. Introspection lets clients read the schema.
-    pub fn new(peers: Peers, floor: Floor, introspection: bool) -> Self {
+    /// Over these services. Introspection lets clients read the schema; with a list of trusted documents nothing else runs.
+    pub fn new(peers: Peers, floor: Floor, introspection: bool, trusted: Option<TrustedDocuments>) -> Self {
         // What comes here has been validated.
         let schema = schema::build().validation_mode(ValidationMode::Fast).limit_recursive_depth(RECURSION_MAX);
         let schema = if introspection { schema } else { schema.disable_introspection() };
-        let (documents, limit, writes) = (Documents::new(introspection), OPERATION_LIMIT, TaskTracker::new());
-        Self { schema: schema.finish(), documents, peers, floor, limit, writes }
+        let (documents, persisted) = (Documents::new(introspection), Persisted::new(trusted));
+        let (limit, writes) = (OPERATION_LIMIT, TaskTracker::new());
+        Self { schema: schema.finish(), documents, persisted, peers, floor, limit, writes }
     }
 
     /// The same, whose operations may take so long: a second at least.
@@ -131,12 +136,14 @@ impl Pipeline {
     /// # Errors
     /// [`Rejected`], with the code of what is wrong.
     pub async fn admit(&self, incoming: Incoming, call: &Call) -> Result<Admitted, Rejected> {
-        let Incoming { query, operation_name, variables, .. } = incoming;
-        let text: Arc<str> = query.into();
+        let document = self.persisted.document(&incoming).await?;
+        let Incoming { operation_name, variables, .. } = incoming;
+        let text = document.text.clone();
         let name = operation_name.filter(|name| !name.is_empty());
         let found = AssertUnwindSafe(self.documents.find(text.clone(), name.clone(), &variables)).catch_unwind();
         let found = found.await.map_err(|_| Rejected::of(Error::internal("admitting panicked"), &call.request_id))?;
         let Ready { operation, variables, cost } = found?;
+        self.persisted.keep(document).await;
         let identity = Identity::new(text, name, &variables);
         Ok(Admitted { operation, variables, identity, cost })
     }

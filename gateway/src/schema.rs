@@ -19,7 +19,7 @@ mod time;
 mod unread;
 mod user;
 
-use async_graphql::{Context, SchemaBuilder};
+use async_graphql::{Context, SDLExportOptions, SchemaBuilder};
 use telemetry::Call;
 
 use crate::{
@@ -49,6 +49,12 @@ pub type Schema = async_graphql::Schema<Root, Mutation, Subscription>;
 /// The schema, not finished yet: modes and extensions are the pipeline's.
 pub fn build() -> SchemaBuilder<Root, Mutation, Subscription> {
     Schema::build(Root, Mutation, Subscription)
+}
+
+/// Its text, in the schema definition language.
+pub fn sdl() -> String {
+    let options = SDLExportOptions::new().use_space_ident().prefer_single_line_descriptions();
+    build().finish().sdl_with_options(options)
 }
 
 /// What the resolvers of one operation share.

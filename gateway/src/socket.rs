@@ -31,6 +31,9 @@ use message::{SUBPROTOCOL, Token};
 use protocol::FRAME_MAX;
 use seats::Seats;
 
+pub(crate) use driver::{STUCK_MAX, at, instant, over};
+pub(crate) use seats::Seat;
+
 /// What sockets are buffered with for reading, in bytes: most of them are idle, and frames are small.
 const READ_BUFFER: usize = 2048;
 
@@ -92,7 +95,7 @@ impl Sockets {
         if !upgrade.requested_protocols().any(|protocol| protocol == SUBPROTOCOL) {
             return (StatusCode::BAD_REQUEST, "the subprotocol is graphql-transport-ws\n").into_response();
         }
-        if self.0.stopping.is_cancelled() {
+        if self.is_stopping() {
             return (StatusCode::SERVICE_UNAVAILABLE, "the gateway stops\n").into_response();
         }
         let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -121,7 +124,12 @@ impl Sockets {
         &self.0.parts.pipeline
     }
 
-    fn live(&self) -> &Live {
+    /// Runs the task of a stream over HTTP; [`Sockets::drain`] waits for its end.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.tasks.spawn(task);
+    }
+
+    pub(crate) fn live(&self) -> &Live {
         &self.0.parts.live
     }
 
@@ -129,21 +137,26 @@ impl Sockets {
         &self.0.parts.authenticator
     }
 
-    fn revoked(&self) -> &Revoked {
+    pub(crate) fn revoked(&self) -> &Revoked {
         &self.0.parts.revoked
     }
 
-    fn seats(&self) -> &Seats {
+    pub(crate) fn seats(&self) -> &Seats {
         &self.0.seats
     }
 
+    /// Whether the gateway stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.stopping.is_cancelled()
+    }
+
     /// Comes back when the gateway stops.
-    async fn stopping(&self) {
+    pub(crate) async fn stopping(&self) {
         self.0.stopping.cancelled().await;
     }
 
     /// When a socket is to be closed, now that the gateway stops.
-    fn turn(&self) -> Instant {
+    pub(crate) fn turn(&self) -> Instant {
         let random = getrandom::u32().unwrap_or_default();
         Instant::now() + self.0.parts.drain_window.mul_f64(f64::from(random) / f64::from(u32::MAX))
     }

@@ -87,6 +87,7 @@ impl Stage {
         let settings = Settings {
             allowed_origins: "https://app.example".parse().expect("an origin"),
             introspection: true,
+            trusted_documents: None,
             max_sockets_per_user: 20,
             drain_window: Duration::from_millis(300),
             access_token_ttl: Duration::from_secs(300),

@@ -353,7 +353,7 @@ async fn each_call_is_told_what_is_left_of_the_operation() {
 async fn an_operation_has_the_time_that_is_set() {
     let hang: Peer = BoxCloneSyncService::new(tower::service_fn(|_: Request<Body>| std::future::pending()));
     let peers = everywhere(&hang);
-    let pipeline = crate::pipeline::Pipeline::new(peers, crate::floor::Floor::default(), true);
+    let pipeline = crate::pipeline::Pipeline::new(peers, crate::floor::Floor::default(), true, None);
     let pipeline = pipeline.with_limit(Duration::from_secs(2));
     let fixture = Fixture::alone();
     let viewer = crate::viewer::Viewer {
@@ -362,7 +362,7 @@ async fn an_operation_has_the_time_that_is_set() {
         expires_at_s: i64::MAX,
         authorization: telemetry::Secret::new("Bearer x"),
     };
-    let incoming = crate::pipeline::Incoming { query: UNREAD.to_owned(), ..Default::default() };
+    let incoming = crate::pipeline::Incoming { query: Some(UNREAD.to_owned()), ..Default::default() };
     let call = telemetry::Call::new();
     let admitted = pipeline.admit(incoming, &call).await.expect("a query");
     let begun = Instant::now();

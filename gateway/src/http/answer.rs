@@ -86,6 +86,13 @@ impl Answer {
     }
 }
 
+impl Executed {
+    /// As JSON, for a stream.
+    pub fn json(&self) -> String {
+        serde_json::to_string(&Shown::from(self)).expect("an answer has string keys alone")
+    }
+}
+
 /// Whether nothing was executed to an end, by our own fault: there is no `data` then.
 fn is_failure(response: &async_graphql::Response) -> bool {
     let internal = |error: &ServerError| {
@@ -115,9 +122,13 @@ pub mod refusal {
     use super::{Answer, Media};
     use crate::error::{Code, Error};
 
+    const SINGLE_CONNECTION: &str = "single connection mode is not offered: open a stream for each operation by POST or \
+        GET with `Accept: text/event-stream`";
+
     /// 406: nothing that the client takes.
     pub fn not_acceptable() -> Answer {
-        let message = "answers are application/graphql-response+json or application/json";
+        let message = "answers are application/graphql-response+json or application/json, of subscriptions \
+            text/event-stream or multipart/mixed;subscriptionSpec=1.0";
         of(Media::Json, StatusCode::NOT_ACCEPTABLE, Code::BadRequest, message)
     }
 
@@ -132,6 +143,23 @@ pub mod refusal {
     pub fn mutation_by_get(media: Media) -> Answer {
         let answer = of(media, StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, "mutations go by POST");
         with(answer, header::ALLOW, "POST")
+    }
+
+    /// 405: the methods of the one connection that several operations share in graphql-sse.
+    pub fn single_connection_method() -> Answer {
+        let answer = of(Media::Json, StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, SINGLE_CONNECTION);
+        with(answer, header::ALLOW, "GET, POST")
+    }
+
+    /// 400: a token of that connection.
+    pub fn single_connection_token() -> Answer {
+        of(Media::Json, StatusCode::BAD_REQUEST, Code::BadRequest, SINGLE_CONNECTION)
+    }
+
+    /// 429: all that a person may have open is open. As on a socket, which closes with 4429, trying again does not help.
+    pub fn too_many_streams(media: Media) -> Answer {
+        let message = "too many sockets and streams of this user";
+        of(media, StatusCode::TOO_MANY_REQUESTS, Code::LimitExceeded, message)
     }
 
     /// 413: a body over its bound; the connection closes, the rest is not read.

@@ -34,6 +34,8 @@ struct Fields<'a> {
     #[serde(borrow)]
     query: Option<&'a RawValue>,
     #[serde(borrow)]
+    document_id: Option<&'a RawValue>,
+    #[serde(borrow)]
     operation_name: Option<&'a RawValue>,
     #[serde(borrow)]
     variables: Option<&'a RawValue>,
@@ -66,9 +68,9 @@ fn operation(raw: &RawValue) -> Result<Incoming, Error> {
         return Err(bad("a request must be an object"));
     }
     let fields: Fields = serde_json::from_str(raw.get()).map_err(|error| bad(format!("not a request: {error}")))?;
-    let query = fields.query.filter(|raw| raw.get() != "null").ok_or_else(|| bad("`query` is missing"))?;
     Ok(Incoming {
-        query: read(query, "`query`", "a string")?,
+        query: optional(fields.query, "`query`", "a string")?,
+        document_id: optional(fields.document_id, "`documentId`", "a string")?,
         operation_name: optional(fields.operation_name, "`operationName`", "a string")?,
         variables: variables(fields.variables)?,
         extensions: optional(fields.extensions, "`extensions`", "an object")?.unwrap_or_default(),
@@ -95,6 +97,7 @@ fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue, name: &str, kind: &str) -> Re
 #[serde(rename_all = "camelCase")]
 struct Parameters {
     query: Option<String>,
+    document_id: Option<String>,
     operation_name: Option<String>,
     variables: Option<String>,
     extensions: Option<String>,
@@ -114,7 +117,8 @@ pub fn parse_query(text: &str) -> Result<Incoming, Error> {
     };
     let extensions = json(parameters.extensions, "extensions")?;
     Ok(Incoming {
-        query: filled(parameters.query).ok_or_else(|| bad("`query` is missing"))?,
+        query: filled(parameters.query),
+        document_id: filled(parameters.document_id),
         operation_name: filled(parameters.operation_name),
         variables: variables(json(parameters.variables, "variables")?.as_deref())?,
         extensions: optional(extensions.as_deref(), "`extensions`", "an object")?.unwrap_or_default(),
@@ -153,11 +157,13 @@ mod tests {
         let body =
             r#"{"query": "{ a\n}", "operationName": "N", "variables": {"x": [1]}, "extensions": {"y": 2}, "z": 3}"#;
         let incoming = one(body);
-        assert_eq!((incoming.query.as_str(), incoming.operation_name.as_deref()), ("{ a\n}", Some("N")));
+        assert_eq!((incoming.query.as_deref(), incoming.operation_name.as_deref()), (Some("{ a\n}"), Some("N")));
         assert_eq!(incoming.variables.into_value(), value!({ "x": [1] }));
         assert_eq!(incoming.extensions["y"], 2);
         let bare = one(r#"{"query": "{ a }", "operationName": null, "variables": null, "extensions": null}"#);
         assert!(bare.operation_name.is_none() && bare.variables.is_empty() && bare.extensions.is_empty());
+        let named = one(r#"{"query": null, "documentId": "x"}"#);
+        assert_eq!((named.query, named.document_id.as_deref()), (None, Some("x")));
     }
 
     #[test]
@@ -166,8 +172,7 @@ mod tests {
             ("1", "the body must be an object, or a list of objects"),
             ("null", "the body must be an object, or a list of objects"),
             ("\"{ a }\"", "the body must be an object, or a list of objects"),
-            ("{}", "`query` is missing"),
-            (r#"{"query": null}"#, "`query` is missing"),
+            (r#"{"documentId": 1}"#, "`documentId` must be a string"),
             (r#"{"query": 1}"#, "`query` must be a string"),
             (r#"{"query": ["a"]}"#, "`query` must be a string"),
             (r#"{"query": "a", "operationName": 1}"#, "`operationName` must be a string"),
@@ -202,10 +207,13 @@ mod tests {
     fn a_query_string_is_read_alike() {
         let read = parse_query("query=%7B%20a%20%7D&operationName=N&variables=%7B%22x%22%3A1%7D&extensions=%7B%7D");
         let incoming = read.expect("read");
-        assert_eq!((incoming.query.as_str(), incoming.operation_name.as_deref()), ("{ a }", Some("N")));
+        assert_eq!((incoming.query.as_deref(), incoming.operation_name.as_deref()), (Some("{ a }"), Some("N")));
+        let named = parse_query("query=&documentId=x&extensions=%7B%22persistedQuery%22%3A%7B%7D%7D").expect("read");
+        assert_eq!((named.query, named.document_id.as_deref()), (None, Some("x")));
+        assert!(named.extensions.contains_key("persistedQuery"));
         assert_eq!(incoming.variables.into_value(), value!({ "x": 1 }));
         assert!(parse_query("query=a&variables=&operationName=").is_ok());
-        for bad in ["", "query=", "q=a", "query=a&variables=1", "query=a&variables=%7B", "query=a&extensions=%5B%5D"] {
+        for bad in ["query=a&variables=1", "query=a&variables=%7B", "query=a&extensions=%5B%5D", "query=a&query=b"] {
             assert_eq!(parse_query(bad).expect_err(bad).code(), Code::BadRequest, "{bad}");
         }
     }

@@ -63,7 +63,52 @@ async fn get_runs_queries_alone() {
     let named = "query=query%20A%7B__typename%7D%20mutation%20B%7B__typename%7D&operationName=";
     assert_eq!(get(&fixture, &format!("{named}A")).await.status, StatusCode::OK);
     assert_eq!(get(&fixture, &format!("{named}B")).await.status, StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(get(&fixture, "").await.code(), "BAD_REQUEST");
+    for nothing in ["", "query=", "q=a", "variables=%7B%7D"] {
+        assert_eq!(get(&fixture, nothing).await.code(), "BAD_REQUEST", "{nothing}");
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_was_found_good_is_known_by_its_hash() {
+    let fixture = Fixture::alone();
+    let hash = crate::persisted::hash;
+    let named = |text: &str| json!({ "persistedQuery": { "version": 1, "sha256Hash": hash(text) } });
+    let by_get = |text: &str| {
+        let extensions =
+            format!("%7B%22persistedQuery%22:%7B%22version%22:1,%22sha256Hash%22:%22{}%22%7D%7D", hash(text));
+        format!("extensions={extensions}")
+    };
+    let (good, invalid) = ("query Known { __typename }", "{ nonsense }");
+    let large = format!("{{ {} }}", many(101, |n| format!("a{n}: __typename")));
+    for (media, refused) in [("application/json", 200), (GRAPHQL, 400)] {
+        for text in [good, invalid, large.as_str()] {
+            let body = json!({ "extensions": named(text) }).to_string();
+            let request = post(&body).header(header::ACCEPT, media).body(Body::from(body)).expect("a request");
+            let answer = fixture.send(request).await;
+            assert_eq!((answer.status.as_u16(), answer.code()), (200, "PERSISTED_QUERY_NOT_FOUND"), "{media} {text}");
+            assert_eq!(answer.json["errors"][0]["message"], "PersistedQueryNotFound");
+        }
+        for text in [invalid, large.as_str()] {
+            let body = json!({ "query": text, "extensions": named(text) }).to_string();
+            let request = post(&body).header(header::ACCEPT, media).body(Body::from(body)).expect("a request");
+            assert_eq!(fixture.send(request).await.status.as_u16(), refused, "what is refused is not kept: {text}");
+        }
+    }
+    let wrong = fixture.post(&json!({ "query": good, "extensions": named("{ a }") })).await;
+    assert_eq!((wrong.status.as_u16(), wrong.code()), (400, "BAD_REQUEST"));
+    assert_eq!(get(&fixture, &by_get(good)).await.code(), "PERSISTED_QUERY_NOT_FOUND");
+    let answer = json!({ "data": { "__typename": "Query" } });
+    assert_eq!(fixture.post(&json!({ "query": good, "extensions": named(good) })).await.json, answer);
+    assert_eq!(fixture.post(&json!({ "extensions": named(good) })).await.json, answer);
+    assert_eq!(fixture.post(&json!({ "documentId": format!("sha256:{}", hash(good)) })).await.json, answer);
+    assert_eq!(get(&fixture, &by_get(good)).await.json, answer);
+    let batch = fixture.post(&json!([{ "extensions": named(good) }, { "extensions": named("{ a }") }, {}])).await;
+    assert_eq!(batch.json[0], answer);
+    assert_eq!(batch.json[1]["errors"][0]["extensions"]["code"], "PERSISTED_QUERY_NOT_FOUND");
+    assert_eq!(batch.json[2]["errors"][0]["extensions"]["code"], "BAD_REQUEST");
+    let mutation = "mutation { __typename }";
+    fixture.post(&json!({ "query": mutation, "extensions": named(mutation) })).await;
+    assert_eq!(get(&fixture, &by_get(mutation)).await.status, StatusCode::METHOD_NOT_ALLOWED);
 }
 
 #[tokio::test]

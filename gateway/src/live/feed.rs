@@ -35,6 +35,22 @@ pub enum Start {
     },
 }
 
+impl Start {
+    /// After the result with this cursor, where nothing else is said.
+    ///
+    /// # Errors
+    /// BAD_USER_INPUT where it is no version.
+    pub fn after(mut self, cursor: Option<&str>) -> Result<Self, Error> {
+        if let (Self::Unread { since: since @ None } | Self::Messages { since: since @ None, .. }, Some(cursor)) =
+            (&mut self, cursor)
+        {
+            let version = cursor.parse().map_err(|_| Error::input("`Last-Event-ID` is not a version"))?;
+            *since = Some(version);
+        }
+        Ok(self)
+    }
+}
+
 /// A frame of a hub.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Frame {
@@ -156,6 +172,25 @@ mod tests {
     use async_graphql_parser::parse_query;
 
     use super::*;
+
+    #[test]
+    fn a_cursor_counts_where_the_operation_says_nothing_else() {
+        let (dialog, own, other) = (DialogId::now(), Version::new(1, 4), Some(Version::new(1, 2)));
+        let started = |start: Start, cursor| start.after(cursor);
+        for (start, resumed) in [
+            (Start::Unread { since: None }, Start::Unread { since: Some(own) }),
+            (Start::Unread { since: other }, Start::Unread { since: other }),
+            (Start::Messages { dialog, since: None }, Start::Messages { dialog, since: Some(own) }),
+            (Start::Messages { dialog, since: other }, Start::Messages { dialog, since: other }),
+            (Start::ReadStates { dialog }, Start::ReadStates { dialog }),
+        ] {
+            assert_eq!(started(start.clone(), None), Ok(start.clone()));
+            assert_eq!(started(start, Some("1-4")), Ok(resumed));
+        }
+        let strange = started(Start::Unread { since: None }, Some("yesterday")).expect_err("refused");
+        assert_eq!(strange.code(), crate::error::Code::BadUserInput);
+        assert!(started(Start::ReadStates { dialog }, Some("yesterday")).is_ok(), "there is nothing to resume");
+    }
 
     #[test]
     fn only_what_is_in_the_frames_is_shared_between_people() {

@@ -9,15 +9,10 @@ use async_graphql_parser::{
     types::{FieldDefinition, InputValueDefinition, TypeKind, TypeSystemDefinition},
 };
 
-use super::build;
+use super::{build, sdl};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn sdl() -> String {
-    let options = SDLExportOptions::new().use_space_ident().prefer_single_line_descriptions();
-    build().finish().sdl_with_options(options)
 }
 
 /// Every line that a schema promises: `Type.field(argument: Type = default): Type`, `enum Name.VALUE`, `scalar Name`.

@@ -27,7 +27,7 @@ use super::{
 use crate::{error::Code, hub::Counted, pipeline::Incoming, sessions::Watch, viewer::Viewer};
 
 /// How long a client may take nothing of what is written.
-const STUCK_MAX: Duration = Duration::from_secs(30);
+pub const STUCK_MAX: Duration = Duration::from_secs(30);
 /// How long it may take to find out who a client is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -211,6 +211,7 @@ async fn execute(
     let variables = request.variables.map(|variables| Variables::from_json(variables.into()));
     let incoming = Incoming {
         query: request.query,
+        document_id: request.document_id,
         operation_name: request.operation_name,
         variables: variables.unwrap_or_default(),
         extensions: request.extensions.unwrap_or_default(),
@@ -248,19 +249,21 @@ fn json(response: &Response) -> Arc<str> {
 }
 
 /// A point in time of this process, from seconds since the epoch.
-fn instant(at_s: i64) -> Instant {
+pub fn instant(at_s: i64) -> Instant {
     let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(at_s).unwrap_or_default());
     Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
-async fn at(time: Option<Instant>) {
+/// Comes back at this time; never where there is none.
+pub async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => pending().await,
     }
 }
 
-async fn over(session: Option<&Watch>) {
+/// Comes back when the session is over; never where nobody is signed in.
+pub async fn over(session: Option<&Watch>) {
     match session {
         Some(session) => session.over().await,
         None => pending().await,

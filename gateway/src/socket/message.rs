@@ -71,14 +71,24 @@ impl std::fmt::Debug for Token {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// The document.
-    pub query: String,
+    /// The document, unless it is only named.
+    pub query: Option<String>,
+    /// Its name.
+    pub document_id: Option<String>,
     /// Which of the document's operations.
     pub operation_name: Option<String>,
     /// By name.
     pub variables: Option<Map<String, Value>>,
     /// By name.
     pub extensions: Option<Map<String, Value>>,
+}
+
+impl Request {
+    /// Whether it sends or names a document at all.
+    fn has_document(&self) -> bool {
+        let named = self.extensions.as_ref().is_some_and(|extensions| extensions.contains_key("persistedQuery"));
+        named || self.query.is_some() || self.document_id.is_some()
+    }
 }
 
 /// What the gateway says.
@@ -140,7 +150,9 @@ impl Incoming {
             "subscribe" => {
                 let id = id(message.id)?;
                 let payload = payload.ok_or("a subscribe needs a payload")?;
-                let request = structure(payload.get()).ok_or("the payload of a subscribe is not a GraphQL request")?;
+                let request = structure(payload.get())
+                    .filter(Request::has_document)
+                    .ok_or("the payload of a subscribe is not a GraphQL request")?;
                 Ok(Self::Subscribe { id: id.into(), request: Box::new(request) })
             }
             "complete" => Ok(Self::Complete { id: id(message.id)?.into() }),
@@ -263,6 +275,8 @@ mod tests {
             r#"{"type":"subscribe","id":"","payload":{"query":"{me{id}}"}}"#,
             r#"{"type":"subscribe","payload":{"query":"{me{id}}"}}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":1}}"#,
+            r#"{"type":"subscribe","id":"1","payload":{"extensions":{}}}"#,
+            r#"{"type":"subscribe","id":"1","payload":{"documentId":1}}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","variables":[]}}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","operationName":1}}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","extensions":"x"}}"#,

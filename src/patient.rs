@@ -1,0 +1,128 @@
+//! Connections that are cut where the other side takes nothing of what is written for a while. A stream over HTTP cannot
+//! do it itself: once the connection blocks, nobody asks the stream for anything.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::serve::Listener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    time::{Sleep, sleep},
+};
+
+/// A little longer than protocols wait for a client that does not read, so that they have the last word.
+const PATIENCE: Duration = Duration::from_secs(35);
+
+/// Listens, with patience for each connection.
+#[derive(Debug)]
+pub struct Patient(pub TcpListener);
+
+impl Listener for Patient {
+    type Io = Connection<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        let (stream, address) = Listener::accept(&mut self.0).await;
+        (Connection::new(stream), address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// A connection whose writes fail once they have been blocked for [`PATIENCE`].
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    blocked: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncWrite + Unpin> Connection<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, blocked: None }
+    }
+
+    fn moved<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.blocked = None;
+            return outcome;
+        }
+        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        ready!(blocked.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.moved(context, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.moved(context, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+        self.moved(context, outcome)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
+        let (ours, mut theirs) = duplex(16);
+        let mut connection = Connection::new(ours);
+        let (mut taken, slow) = ([0; 16], PATIENCE - Duration::from_secs(1));
+        let reading = async {
+            for _ in 0..3 {
+                sleep(slow).await;
+                theirs.read_exact(&mut taken).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(connection.write_all(&[1; 64]), reading);
+        written.unwrap();
+        let begun = Instant::now();
+        let refused = connection.write_all(&[1; 64]).await.unwrap_err();
+        assert_eq!((refused.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, PATIENCE));
+    }
+}

@@ -1,0 +1,91 @@
+// @apollo/client 4 over HTTP: subscriptions as parts, and automatic persisted queries with GET for what is hashed.
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { after, before, test } from 'node:test';
+import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/client';
+import { CombinedProtocolErrors } from '@apollo/client/errors';
+import { PersistedQueryLink } from '@apollo/client/link/persisted-queries';
+import { Frames, Line, Person, UNREAD } from './story.mjs';
+
+let ann, bob, dialog, line;
+const clients = [];
+
+before(async () => {
+  [ann, bob, line] = await Promise.all([Person.register('ann'), Person.register('bob'), Line.open()]);
+  dialog = await ann.talkTo(bob);
+});
+
+after(() => {
+  clients.forEach((client) => client.stop());
+  line?.close();
+});
+
+function connect(person, ...links) {
+  const http = new HttpLink({ uri: line.url, headers: { authorization: person.authorization } });
+  clients.push(new ApolloClient({ link: ApolloLink.from([...links, http]), cache: new InMemoryCache() }));
+  return clients.at(-1);
+}
+
+function watch(client, since) {
+  const frames = new Frames();
+  const subscription = client.subscribe({ query: gql(UNREAD), variables: { since }, fetchPolicy: 'no-cache' }).subscribe({
+    next: ({ data, error }) => frames.push(data?.unread ?? { error }),
+    error: (error) => frames.push({ error }),
+    complete: () => frames.push({ complete: true }),
+  });
+  return { frames, stop: () => subscription.unsubscribe() };
+}
+
+test('sign in, subscribe, receive a send, read, receive the zero, lose the connection, resume', async () => {
+  const client = connect(bob);
+  const { frames } = watch(client);
+  const first = await frames.next();
+  assert.deepEqual([first.kind, first.total], ['SNAPSHOT', 0]);
+  await ann.send(dialog);
+  assert.equal((await frames.untilTotal(1)).kind, 'CHANGE');
+  await bob.read(dialog);
+  const zero = await frames.untilTotal(0);
+
+  line.cut();
+  assert((await frames.next()).error, 'the client is told that the connection is lost');
+  const current = watch(client, zero.version);
+  assert.equal((await current.frames.next()).kind, 'CURRENT');
+  current.stop();
+  await ann.send(dialog);
+  const resumed = watch(client, zero.version);
+  await resumed.frames.untilTotal(1);
+
+  await bob.ask('mutation { logout(everywhere: true) }');
+  const { error } = await resumed.frames.next();
+  assert(CombinedProtocolErrors.is(error), `a session that is over is an error of the protocol: ${error}`);
+  assert.equal(error.errors[0].extensions.code, 'UNAUTHENTICATED');
+});
+
+test('a refused subscription is told why', async () => {
+  const { frames } = watch(connect(ann), 'yesterday');
+  const { error } = await frames.next();
+  assert.equal(error.errors[0].extensions.code, 'BAD_USER_INPUT');
+});
+
+test('a document is sent once, by POST, and its hash from then on, by GET', async () => {
+  const requests = [];
+  const hashes = new PersistedQueryLink({
+    sha256: (text) => createHash('sha256').update(text).digest('hex'),
+    useGETForHashedQueries: true,
+  });
+  const seen = new ApolloLink((operation, forward) => {
+    const { fetchOptions, http } = operation.getContext();
+    requests.push([fetchOptions?.method ?? 'POST', Boolean(http.includeQuery)]);
+    return forward(operation);
+  });
+  const client = connect(ann, hashes, seen);
+  // Unlike all that was ever sent to this program: nobody has registered it.
+  const query = gql(`query Once${Date.now()} { me { id login } }`);
+  for (let time = 0; time < 2; time += 1) {
+    const { data } = await client.query({ query, fetchPolicy: 'network-only' });
+    assert.equal(data.me.id, ann.id);
+  }
+  assert.deepEqual(requests, [['GET', false], ['POST', true], ['GET', false]]);
+  const other = connect(ann, hashes);
+  assert.equal((await other.query({ query })).data.me.id, ann.id, 'it is known to everyone');
+});

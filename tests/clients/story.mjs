@@ -1,0 +1,124 @@
+// What the stories of all clients share: people who register and talk over plain fetch, frames that are waited for, and a
+// line to the program that can be cut. A client's file is `client-NAME.mjs`; the runner finds it by its name.
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import net from 'node:net';
+
+/** Where the program is: `http://127.0.0.1:port`. */
+export const PROGRAM = process.env.TIDINGS_URL;
+assert(PROGRAM, 'TIDINGS_URL says where the program is: see tests/clients/run');
+
+/** How long something that was asked for may take. */
+export const PATIENCE_MS = 15_000;
+
+export const UNREAD = 'subscription Unread($since: String) { unread(since: $since) { kind version total } }';
+
+/** A person who is signed in. */
+export class Person {
+  /** Registers with a login that begins like this. */
+  static async register(name) {
+    const input = { login: `${name}-${randomUUID().slice(0, 8)}`, password: 'correct horse' };
+    const document = 'mutation($input: RegisterInput!) { register(input: $input) { accessToken user { id } } }';
+    const { register } = await ask(document, { input });
+    return new Person(register.user.id, register.accessToken);
+  }
+
+  constructor(id, token) {
+    Object.assign(this, { id, token, authorization: `Bearer ${token}` });
+  }
+
+  /** The data of an answer without errors. */
+  ask(document, variables) {
+    return ask(document, variables, this.authorization);
+  }
+
+  /** A group with somebody else; its id. */
+  async talkTo(other) {
+    const document = 'mutation($input: CreateDialogInput!) { createDialog(input: $input) { id } }';
+    const input = { participantIds: [other.id], title: 'a talk' };
+    return (await this.ask(document, { input })).createDialog.id;
+  }
+
+  async send(dialogId, text = 'hello') {
+    const document = 'mutation($input: SendMessageInput!) { sendMessage(input: $input) { id } }';
+    return (await this.ask(document, { input: { dialogId, text } })).sendMessage.id;
+  }
+
+  async read(dialogId) {
+    await this.ask('mutation($input: MarkReadInput!) { markRead(input: $input) { total } }', { input: { dialogId } });
+  }
+}
+
+async function ask(query, variables, authorization) {
+  const headers = { 'content-type': 'application/json', ...(authorization && { authorization }) };
+  const answer = await fetch(`${PROGRAM}/graphql`, { method: 'POST', headers, body: JSON.stringify({ query, variables }) });
+  const { data, errors } = await answer.json();
+  assert.equal(errors, undefined, JSON.stringify(errors));
+  return data;
+}
+
+/** What a stream has brought and was not looked at yet. */
+export class Frames {
+  #waiting = [];
+  #wake = () => {};
+
+  push(frame) {
+    this.#waiting.push(frame);
+    this.#wake();
+  }
+
+  /** The next frame. */
+  async next() {
+    const late = AbortSignal.timeout(PATIENCE_MS);
+    while (this.#waiting.length === 0) {
+      await new Promise((resolve, reject) => {
+        this.#wake = resolve;
+        late.onabort = () => reject(new Error('waited in vain for a frame'));
+      });
+    }
+    return this.#waiting.shift();
+  }
+
+  /** Frames until the total is this one, which is given. Changes may come merged. */
+  async untilTotal(total) {
+    for (;;) {
+      const frame = await this.next();
+      if (frame.total === total) return frame;
+      assert(frame.total < total || total === 0, `${frame.total} on the way to ${total}`);
+    }
+  }
+}
+
+/** A line to the program that can be cut as networks do: without a word. */
+export class Line {
+  #sockets = new Set();
+
+  static async open() {
+    const line = new Line();
+    const { hostname, port } = new URL(PROGRAM);
+    line.server = net.createServer((near) => {
+      const far = net.connect(port, hostname);
+      for (const [one, other] of [[near, far], [far, near]]) {
+        line.#sockets.add(one);
+        one.pipe(other);
+        one.on('error', () => {});
+        one.on('close', () => line.#sockets.delete(one) && other.destroy());
+      }
+    });
+    line.server.listen(0, '127.0.0.1');
+    await once(line.server, 'listening');
+    line.url = `http://127.0.0.1:${line.server.address().port}/graphql`;
+    return line;
+  }
+
+  /** Resets every connection; new ones come through. */
+  cut() {
+    for (const socket of this.#sockets) socket.resetAndDestroy();
+  }
+
+  close() {
+    this.cut();
+    this.server.close();
+  }
+}

@@ -19,13 +19,15 @@ export class Person {
   /** Registers with a login that begins like this. */
   static async register(name) {
     const input = { login: `${name}-${randomUUID().slice(0, 8)}`, password: 'correct horse' };
-    const document = 'mutation($input: RegisterInput!) { register(input: $input) { accessToken user { id } } }';
-    const { register } = await ask(document, { input });
-    return new Person(register.user.id, register.accessToken);
+    const document = `mutation($input: RegisterInput!) {
+      register(input: $input) { accessToken refreshToken expiresAt user { id } }
+    }`;
+    const { user, ...tokens } = (await ask(document, { input })).register;
+    return new Person(user.id, tokens.accessToken, tokens);
   }
 
-  constructor(id, token) {
-    Object.assign(this, { id, token, authorization: `Bearer ${token}` });
+  constructor(id, token, tokens) {
+    Object.assign(this, { id, token, tokens, authorization: `Bearer ${token}` });
   }
 
   /** The data of an answer without errors. */

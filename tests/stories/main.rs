@@ -16,6 +16,7 @@ mod followed;
 mod http;
 mod kill;
 mod live;
+mod old_protocol;
 mod oracle;
 mod person;
 mod place;

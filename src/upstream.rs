@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(off.resilience(true), resilience::Settings { retries: 0, hedge: false, breaker: false });
         assert_eq!(upstream(&["--upstream-retries", "10"]).unwrap().upstream_retries, 10);
         assert_eq!(upstream(&["--operation-deadline", "1500ms"]).unwrap().operation_deadline.as_millis(), 1_500);
-        for wrong in ["0", "11", "-1", "many", ""] {
+        for wrong in ["0", "11", "-1", "many"] {
             assert!(
                 upstream(&[&format!("--upstream-retries={wrong}")]).unwrap_err().contains("from 1 to 10"),
                 "{wrong}"

@@ -119,10 +119,12 @@ fn pause(answer: &HeaderMap, repetition: u32) -> Option<Duration> {
     }
 }
 
-/// A random part of it, so that callers whom one failure hit do not come back together.
+/// A random part of it, so that callers whom one failure hit do not come back together. In whole milliseconds: timers round
+/// up to them, and a pause must end when it was said to.
 fn jittered(longest: Duration) -> Duration {
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    longest.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    let (longest_ms, random) = (u64::try_from(longest.as_millis()).unwrap_or(u64::MAX >> 32), getrandom::u32());
+    let random = u64::from(random.unwrap_or(u32::MAX / 2));
+    Duration::from_millis(longest_ms * random / u64::from(u32::MAX))
 }
 
 #[cfg(test)]

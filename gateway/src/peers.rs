@@ -47,7 +47,7 @@ impl Peers {
     /// own: one that is ill costs the others nothing.
     #[must_use]
     pub fn resilient(self, settings: Settings) -> Self {
-        let around = |peer, target| resilience::around(peer, target, settings);
+        let around = |peer: Peer, target: Target| -> Peer { resilience::around(peer, target, settings) };
         Self {
             auth: around(self.auth, AUTH),
             dialog: around(self.dialog, DIALOG),

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import net from 'node:net';
+import { inspect } from 'node:util';
 
 /** Where the program is: `http://127.0.0.1:port`. */
 export const PROGRAM = process.env.TIDINGS_URL;
@@ -87,7 +88,7 @@ export class Frames {
     for (;;) {
       const frame = await this.next();
       if (frame.total === total) return frame;
-      assert(frame.total < total || total === 0, `${frame.total} on the way to ${total}`);
+      assert(frame.total < total || total === 0, `${inspect(frame)} on the way to ${total}`);
     }
   }
 }

@@ -193,7 +193,8 @@ impl Pipeline {
 
     fn request(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call, turn: &Turn) -> Request {
         let scope = Scope::new(viewer, call, self.peers.clone(), self.floor.clone(), turn);
-        let mut request = Request::new("").variables(admitted.variables.clone()).data(scope);
+        let request = Request::new("").variables(admitted.variables.clone());
+        let mut request = request.data(scope).data(admitted.operation.clone());
         request.set_parsed_query(admitted.operation.document.clone());
         request
     }

@@ -10,6 +10,7 @@ mod entity;
 #[cfg(test)]
 mod federation;
 mod input;
+mod lost;
 mod message;
 mod mutation;
 mod page;
@@ -62,6 +63,7 @@ pub struct Scope {
     viewer: Option<Viewer>,
     source: Source,
     places: entity::Places,
+    lost: lost::Lost,
     /// What they load together.
     pub loaders: Loaders,
 }
@@ -74,7 +76,13 @@ impl Scope {
             None => call,
         };
         let source = Source { peers, call, viewer: viewer.as_ref().map(|viewer| viewer.user), floor };
-        Self { viewer, loaders: Loaders::new(turn, &source), places: entity::Places::default(), source }
+        Self {
+            viewer,
+            loaders: Loaders::new(turn, &source),
+            places: entity::Places::default(),
+            lost: lost::Lost::default(),
+            source,
+        }
     }
 
     /// That of the operation that a resolver belongs to.

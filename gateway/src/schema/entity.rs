@@ -25,7 +25,12 @@ pub struct Root;
 
 impl ContainerType for Root {
     async fn resolve_field(&self, ctx: &Context<'_>) -> ServerResult<Option<Value>> {
-        Query.resolve_field(ctx).await
+        let lost = Scope::of(ctx).lost.root(ctx.item.node.response_key().node.as_str());
+        tokio::select! {
+            biased;
+            found = Query.resolve_field(ctx) => found,
+            () = lost.cancelled() => Ok(Some(Value::Null)),
+        }
     }
 
     /// Null is found where there is nothing to find: the library makes nothing an error of the whole list.

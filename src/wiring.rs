@@ -63,7 +63,7 @@ pub fn run_counter(process: &mut Process, app: &counter::App, dialog: Peer) {
 /// Where the file cannot be read, is larger than 16 MB, or is no such list.
 pub fn trusted_documents(path: Option<&Path>) -> anyhow::Result<Option<TrustedDocuments>> {
     let Some(path) = path else { return Ok(None) };
-    let read = || {
+    let read = || -> anyhow::Result<_> {
         let size_bytes = std::fs::metadata(path)?.len();
         ensure!(size_bytes <= TRUSTED_MAX_BYTES, "it has {size_bytes} bytes, at most {TRUSTED_MAX_BYTES} are read");
         Ok(TrustedDocuments::read(&std::fs::read_to_string(path)?)?)

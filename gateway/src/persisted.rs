@@ -323,9 +323,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_kept_is_bounded_in_bytes_and_in_entries() {
-        let persisted = Persisted::new(None);
-        let Persisted::Automatic(kept) = &persisted else { panic!("automatic") };
         for (count, padding, entries_max) in [(20_000, 0, 8_192), (200, 100_000, 41)] {
+            let persisted = Persisted::new(None);
+            let Persisted::Automatic(kept) = &persisted else { panic!("automatic") };
             for number in 0..count {
                 let text: Arc<str> = format!("{{ a{number} }} # {}", "x".repeat(padding)).into();
                 persisted.keep(Document { keep: Some(hash(&text)), text }).await;

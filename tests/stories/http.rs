@@ -125,7 +125,9 @@ async fn a_list_of_documents_that_is_none_is_one_line_and_exit_2() {
         (Some(r#"{"me": "{ me {"}"#), "the document of id \"me\" is not GraphQL"),
         (Some(r#"{"format": "other", "version": 1, "operations": []}"#), "apollo-persisted-query-manifest"),
     ] {
-        text.map(|text| std::fs::write(&list, text).unwrap());
+        if let Some(text) = text {
+            std::fs::write(&list, text).unwrap();
+        }
         let (exit, line) = refused(folder.path(), &list).await;
         assert_eq!(exit, Some(2), "{line}");
         assert!(line.starts_with("tidings: TRUSTED_DOCUMENTS /") && line.contains(says), "{line}");
@@ -207,8 +209,7 @@ async fn http_2_is_spoken_to_who_knows_it_beforehand_and_one_connection_carries_
     let (me, _) = post_until(&mut http, &a, JSON, &json!({ "query": ME }), "}}}").await;
     assert!(me.contains(&a.id), "{me}");
     assert_eq!(app.metric("gateway_streams").await, 10.0);
-    drop((streams, http));
-    driver.await.unwrap().unwrap();
+    driver.abort();
 }
 
 #[tokio::test]
@@ -249,7 +250,7 @@ async fn a_request_id_and_a_trace_are_taken_where_they_are_good_and_made_where_t
         let answer = request.json(&json!({ "query": "{ __typename }" })).send().await.unwrap();
         answer.headers()["x-request-id"].to_str().unwrap().to_owned()
     };
-    let longest = STANDARD.encode([7; 48]);
+    let longest = STANDARD.encode([7_u8; 48]);
     assert_eq!((longest.len(), ask(&longest).await), (64, longest.clone()));
     for bad in ["", "two words", &format!("{longest}x")] {
         let made = ask(bad).await;

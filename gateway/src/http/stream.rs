@@ -83,7 +83,7 @@ pub fn whole(format: Format, executed: &Executed) -> Response {
 
 impl Door {
     /// The stream of a subscription that was admitted.
-    pub fn stream(&self, head: Head, format: Format, admitted: Admitted) -> Response {
+    pub(super) fn stream(&self, head: Head, format: Format, admitted: Admitted) -> Response {
         let media = head.accepted.media();
         let (sockets, viewer) = (self.sockets.clone(), head.viewer);
         if sockets.is_stopping() {

@@ -121,10 +121,10 @@ fn changed(user: UserId, version: i64, dialog: DialogId, rows: u128) -> UnreadCh
     UnreadChanged { user_id: user.bytes(), epoch: 1, version, previous: version - 1, rows }
 }
 
-/// Somebody with two messages to read, at version 4.
+/// Somebody with four messages to read, at version 4.
 fn reader(stage: &Stage) -> (UserId, DialogId) {
     let (user, dialog) = (UserId::now(), DialogId::now());
-    let row = counter::Row { dialog_id: dialog.bytes(), unread: 2, read_seq: 0, last_seq: 2 };
+    let row = counter::Row { dialog_id: dialog.bytes(), unread: 4, read_seq: 0, last_seq: 4 };
     stage.world().unread.insert(user, (4, vec![row]));
     (user, dialog)
 }

@@ -79,8 +79,8 @@ pub struct MessageEvent {
 /// The root of subscriptions.
 pub struct Subscription;
 
-/// What can be watched, over WebSocket. Each stream begins with what is there and goes on with every change; a client that
-/// reads slowly skips to the newest state. A stream that was cut off goes on from `since`.
+/// What can be watched, over WebSocket or as a stream over HTTP. Each stream begins with what is there and goes on with
+/// every change; a client that reads slowly skips to the newest state. A stream that was cut off goes on from `since`.
 #[async_graphql::Subscription]
 impl Subscription {
     /// The caller's counters: the state first, then every change.

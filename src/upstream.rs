@@ -62,7 +62,6 @@ fn retries(text: &str) -> Result<u32, String> {
 mod tests {
     use clap::Parser;
 
-    use super::*;
     use crate::settings::Cli;
 
     #[test]

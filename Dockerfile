@@ -27,14 +27,17 @@ COPY proto/Cargo.toml proto/
 COPY crates/access/Cargo.toml crates/access/
 COPY crates/db/Cargo.toml crates/db/
 COPY crates/events/Cargo.toml crates/events/
+COPY crates/resilience/Cargo.toml crates/resilience/
 COPY crates/telemetry/Cargo.toml crates/telemetry/
 COPY crates/testkit/Cargo.toml crates/testkit/
-RUN for crate in auth dialog counter gateway proto crates/*; do \
+COPY crates/wake/Cargo.toml crates/wake/
+COPY fuzz/Cargo.toml fuzz/
+RUN for crate in auth dialog counter gateway proto crates/* fuzz; do \
         mkdir "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' >"$crate/build.rs"; \
     done \
     && mkdir src && echo 'fn main() {}' >src/main.rs \
     && cargo build --release --locked --bin tidings \
-    && rm -r src auth dialog counter gateway proto crates
+    && rm -r src auth dialog counter gateway proto crates fuzz
 COPY src src
 COPY auth auth
 COPY dialog dialog
@@ -42,11 +45,12 @@ COPY counter counter
 COPY gateway gateway
 COPY proto proto
 COPY crates crates
+COPY fuzz fuzz
 COPY web web
 COPY --from=page /web/dist web/dist
 # Cargo and the build scripts go by the time of a file: all of these are newer than the empty ones, and the page is newer
 # than its sources.
-RUN find src auth dialog counter gateway proto crates -type f -exec touch {} + \
+RUN find src auth dialog counter gateway proto crates fuzz -type f -exec touch {} + \
     && find web/dist -type f -exec touch {} + \
     && cargo build --release --locked --bin tidings
 

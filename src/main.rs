@@ -15,6 +15,7 @@ mod process;
 mod roles;
 mod serve;
 mod settings;
+mod upstream;
 mod wiring;
 
 use std::process::ExitCode;

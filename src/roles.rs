@@ -100,8 +100,10 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
         max_anonymous_sockets: settings.gateway.max_anonymous_sockets as usize,
         drain_window: settings.peer.drain_window,
         access_token_ttl: settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL),
+        operation_deadline: settings.gateway.upstream.operation_deadline,
     };
-    let app = wiring::gateway(&mut process, told, Peers::new(auth, dialog, counter), guard, &token, &log);
+    let peers = Peers::new(auth, dialog, counter).resilient(settings.gateway.upstream.resilience(true));
+    let app = wiring::gateway(&mut process, told, peers, guard, &token, &log);
     tracing::info!(address = %listener.local_addr()?, "the gateway listens");
     let bounds = Bounds { connections: settings.gateway.max_connections, ..Bounds::SERVICE };
     process.serve_http(listener, app.router(), bounds);

@@ -71,8 +71,11 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
         max_anonymous_sockets: settings.gateway.max_anonymous_sockets as usize,
         drain_window: settings.drain_window,
         access_token_ttl: access_ttl,
+        operation_deadline: settings.gateway.upstream.operation_deadline,
     };
-    let peers = Peers::new(auth_peer, dialog_peer, counter_peer);
+    // A second question to the same process would be answered no sooner.
+    let resilience = settings.gateway.upstream.resilience(false);
+    let peers = Peers::new(auth_peer, dialog_peer, counter_peer).resilient(resilience);
     let gateway = wiring::gateway(&mut process, gateway_settings, peers, guard, &token, &log);
     let address = listener.local_addr()?;
     let bounds = Bounds { connections: settings.gateway.max_connections, ..Bounds::SERVICE };

@@ -5,6 +5,8 @@ use std::{convert::Infallible, fmt, net::SocketAddr, ops::Deref, path::PathBuf, 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use gateway::origins::Origins;
 
+use crate::upstream::Upstream;
+
 /// A backend for conversations whose unread counts are exact and live.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -288,6 +290,8 @@ pub struct Gateway {
     /// Connections that may be open here at once, WebSockets included; what comes beyond is answered 503
     #[arg(long, env = "MAX_CONNECTIONS", default_value = "19000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
+    #[command(flatten)]
+    pub upstream: Upstream,
 }
 
 /// The settings of `keygen`.
@@ -341,8 +345,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address is an IP and a port, such as 127.0.0.1:8080".to_owned())
 }
 
-/// Reads `250ms`, `10s`, `5m`, `1h`, `30d`.
-fn duration(text: &str) -> Result<Duration, String> {
+/// Reads `250ms`, `10s`, `5m`, `1h`, `30d`: from a millisecond to ten years.
+///
+/// # Errors
+/// What a duration looks like.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is a number from 1 with ms, s, m, h or d, such as 10s".to_owned();
     let unit = text.find(|symbol: char| !symbol.is_ascii_digit()).ok_or_else(wrong)?;
     let number: u64 = text[..unit].parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
@@ -374,7 +381,11 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     if lifetime < Duration::from_secs(1) { Err("a token lives a second at least".to_owned()) } else { Ok(lifetime) }
 }
 
-fn switch(text: &str) -> Result<bool, String> {
+/// Reads `on` or `off`.
+///
+/// # Errors
+/// That it is one of the two.
+pub fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
         "off" => Ok(false),

@@ -54,16 +54,17 @@ impl Fixture {
     /// With services that are played.
     pub fn new(introspection: bool, play: Play) -> Self {
         let calls = Arc::new(Mutex::new(Vec::new()));
-        Self::over(introspection, &played(play, calls.clone()), calls)
+        Self::over(introspection, everywhere(&played(play, calls.clone())), calls)
     }
 
     /// With services that take every call and never answer.
     pub fn hanging() -> Self {
         let hang = service_fn(|_: Request<tonic::body::Body>| std::future::pending());
-        Self::over(true, &BoxCloneSyncService::new(hang), Arc::default())
+        Self::over(true, everywhere(&BoxCloneSyncService::new(hang)), Arc::default())
     }
 
-    fn over(introspection: bool, peer: &Peer, calls: Arc<Mutex<Vec<String>>>) -> Self {
+    /// Over these services, whose calls somebody writes down.
+    pub fn over(introspection: bool, peers: Peers, calls: Arc<Mutex<Vec<String>>>) -> Self {
         let keys = SigningKeys::generate();
         let jwks = keys.jwks();
         let set = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
@@ -77,9 +78,9 @@ impl Fixture {
             max_anonymous_sockets: 100,
             drain_window: Duration::from_millis(100),
             access_token_ttl: Duration::from_secs(300),
+            operation_deadline: crate::pipeline::OPERATION_LIMIT,
         };
         let log = Log::Local(Local::new(Vec::new()));
-        let peers = Peers::new(peer.clone(), peer.clone(), peer.clone());
         let app = App::new(settings, peers, guard, &service_token, log, Readiness::new());
         Self { router: app.router(), keys, user: UserId::now(), calls }
     }
@@ -108,12 +109,22 @@ impl Fixture {
 
     /// The answer to a document of this fixture's person.
     pub async fn ask(&self, document: &str) -> Value {
-        let body = json!({ "query": document }).to_string();
+        self.ask_with(&json!({ "query": document })).await
+    }
+
+    /// The answer to a request of this fixture's person.
+    pub async fn ask_with(&self, body: &Value) -> Value {
+        let body = body.to_string();
         let request = post(&body).header(header::AUTHORIZATION, format!("Bearer {}", self.token(300)));
         let answer = self.send(request.body(Body::from(body)).expect("a request")).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.json);
         answer.json
     }
+}
+
+/// One service that plays all three.
+pub fn everywhere(peer: &Peer) -> Peers {
+    Peers::new(peer.clone(), peer.clone(), peer.clone())
 }
 
 /// A post of JSON, its body to come.
@@ -156,7 +167,8 @@ where
     }))
 }
 
-fn framed(message: Vec<u8>) -> Response<tonic::body::Body> {
+/// An answer with this message.
+pub fn framed(message: Vec<u8>) -> Response<tonic::body::Body> {
     let length = u32::try_from(message.len()).expect("a small message");
     let frame = [&[0][..], &length.to_be_bytes(), &message].concat();
     let trailers = axum::http::HeaderMap::from_iter([(

@@ -28,6 +28,8 @@ pub mod socket;
 mod stage;
 pub mod tail;
 pub mod turn;
+#[cfg(test)]
+mod upstream_tests;
 pub mod variables;
 pub mod version;
 pub mod viewer;
@@ -89,6 +91,8 @@ pub struct Settings {
     pub drain_window: Duration,
     /// How long access tokens live: for so long a revoked session must be remembered.
     pub access_token_ttl: Duration,
+    /// How long an operation may take: a second at least.
+    pub operation_deadline: Duration,
 }
 
 /// The gateway. Cheap to clone; all clones are one.
@@ -118,6 +122,7 @@ impl App {
         let hubs = Hubs::new(&service);
         let trusted = settings.trusted_documents.clone();
         let pipeline = Pipeline::new(peers, floor.clone(), settings.introspection, trusted);
+        let pipeline = pipeline.with_limit(settings.operation_deadline);
         let live = Live::new(pipeline.clone(), hubs.clone(), floor);
         let authenticator = Arc::new(Authenticator::new(guard, revoked.clone()));
         let sockets = Sockets::new(socket::Parts {
@@ -148,7 +153,7 @@ impl App {
         router.layer(compression()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
     }
 
-    /// Follows the log and feeds those who watch, until shut down and the last socket is closed.
+    /// Follows the log and feeds those who watch, until shut down, the last socket is closed and the last mutation has ended.
     pub async fn run(&self, shutdown: CancellationToken) {
         let drained = CancellationToken::new();
         let sockets = async {
@@ -158,6 +163,7 @@ impl App {
         };
         let reader = self.reader.clone().run(self.log.clone(), drained.clone());
         tokio::join!(sockets, reader, self.reader.hubs.run(&drained));
+        self.door.pipeline.finish().await;
     }
 
     /// No cookies are taken, so a page can do nothing in somebody's name without that person's token.

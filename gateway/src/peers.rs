@@ -4,9 +4,24 @@ use proto::{
     ANSWER_MAX_BYTES, Peer, REQUEST_MAX_BYTES, auth::auth_client::AuthClient, counter::counters_client::CountersClient,
     dialog::dialogs_client::DialogsClient,
 };
+use resilience::{Settings, Target};
 use telemetry::{Call, grpc::client_layer};
 use tonic::service::interceptor::InterceptedService;
 use tower::{Layer, util::BoxCloneSyncService};
+
+/// The calls that change nothing and may be made again, as the .proto files have them; and of the counters' those that cost
+/// them little (a snapshot is of up to 1,000 people).
+const AUTH: Target = Target { service: "auth", reads: &["Users", "Search", "Revoked"], hedged: &[] };
+const DIALOG: Target = Target {
+    service: "dialog",
+    reads: &["List", "Get", "History", "Messages", "ReadTarget", "MessagesSince", "Live"],
+    hedged: &[],
+};
+const COUNTER: Target = Target {
+    service: "counter",
+    reads: &["Unread", "Rows", "ReadStates", "Snapshots"],
+    hedged: &["Unread", "Rows", "ReadStates"],
+};
 
 /// A service, and what travels with each call of it.
 pub type Called = InterceptedService<Peer, Call>;
@@ -23,6 +38,18 @@ impl Peers {
     /// The services to call; every call is seen in the log and the metrics.
     pub fn new(auth: Peer, dialog: Peer, counter: Peer) -> Self {
         Self { auth: seen("auth", auth), dialog: seen("dialog", dialog), counter: seen("counter", counter) }
+    }
+
+    /// The same, with everything around each service that these settings ask for. Each has budgets and a breaker of its
+    /// own: one that is ill costs the others nothing.
+    #[must_use]
+    pub fn resilient(self, settings: Settings) -> Self {
+        let around = |peer: Peer, target: Target| -> Peer { resilience::around(peer, target, settings) };
+        Self {
+            auth: around(self.auth, AUTH),
+            dialog: around(self.dialog, DIALOG),
+            counter: around(self.counter, COUNTER),
+        }
     }
 
     /// The auth service.

@@ -8,6 +8,8 @@ use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use futures_util::{FutureExt, StreamExt};
 use telemetry::{Call, RequestId, panic};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::{
     documents::{Documents, Operation, Ready},
@@ -20,7 +22,7 @@ use crate::{
     viewer::Viewer,
 };
 
-/// How long an operation may take.
+/// How long an operation may take where nothing else is said.
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(5);
 /// How much sooner a call of a service must be answered, so that the rest of the answer is still sent.
 const ANSWER: Duration = Duration::from_millis(250);
@@ -118,6 +120,9 @@ pub struct Pipeline {
     persisted: Persisted,
     peers: Peers,
     floor: Floor,
+    limit: Duration,
+    /// Mutations under way: they end whether or not their client waits.
+    writes: TaskTracker,
 }
 
 impl Pipeline {
@@ -127,7 +132,21 @@ impl Pipeline {
         let schema = schema::build().validation_mode(ValidationMode::Fast).limit_recursive_depth(RECURSION_MAX);
         let schema = if introspection { schema } else { schema.disable_introspection() };
         let (documents, persisted) = (Documents::new(introspection), Persisted::new(trusted));
-        Self { schema: schema.finish(), documents, persisted, peers, floor }
+        let (limit, writes) = (OPERATION_LIMIT, TaskTracker::new());
+        Self { schema: schema.finish(), documents, persisted, peers, floor, limit, writes }
+    }
+
+    /// The same, whose operations may take so long: a second at least.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit.max(Duration::from_secs(1));
+        self
+    }
+
+    /// Waits for the mutations under way.
+    pub async fn finish(&self) {
+        self.writes.close();
+        self.writes.wait().await;
     }
 
     /// Checks an operation against every bound and the schema, executing nothing.
@@ -150,10 +169,23 @@ impl Pipeline {
         Ok(Admitted { operation, variables, identity, cost })
     }
 
-    /// Executes a query or a mutation. Every error of the answer carries its code.
+    /// Executes a query or a mutation. Every error of the answer carries its code. Where nobody waits for the answer any
+    /// more a query is given up, with the calls that it has made; a mutation goes on to its end.
     pub async fn execute(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call) -> Response {
+        if admitted.kind() != OperationType::Mutation {
+            return self.run(admitted, viewer, call).await;
+        }
+        let (pipeline, admitted, request_id) = (self.clone(), admitted.clone(), call.request_id.clone());
+        let write = async move { pipeline.run(&admitted, viewer, call).await };
+        match self.writes.spawn(write.in_current_span()).await {
+            Ok(response) => response,
+            Err(_) => failed(Error::internal("a mutation was cut off"), &request_id),
+        }
+    }
+
+    async fn run(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call) -> Response {
         let (turn, request_id) = (Turn::default(), call.request_id.clone());
-        let deadline = Instant::now() + OPERATION_LIMIT;
+        let deadline = Instant::now() + self.limit;
         let request = self.request(admitted, viewer, call.with_deadline(deadline - ANSWER), &turn);
         let work = turn.run(self.schema.execute(request));
         let response = guarded(deadline, work).await.map(|response| settled(admitted, response, &request_id));
@@ -170,7 +202,7 @@ impl Pipeline {
         call: Call,
     ) -> Option<Response> {
         let (turn, request_id) = (Turn::default(), call.request_id.clone());
-        let deadline = Instant::now() + OPERATION_LIMIT;
+        let deadline = Instant::now() + self.limit;
         let request = self.request(admitted, viewer, call.with_deadline(deadline - ANSWER), &turn).data(feed);
         let mut stream = self.schema.execute_stream(request);
         let work = turn.run(stream.next());
@@ -182,7 +214,8 @@ impl Pipeline {
 
     fn request(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call, turn: &Turn) -> Request {
         let scope = Scope::new(viewer, call, self.peers.clone(), self.floor.clone(), turn);
-        let mut request = Request::new("").variables(admitted.variables.clone()).data(scope);
+        let request = Request::new("").variables(admitted.variables.clone());
+        let mut request = request.data(scope).data(admitted.operation.clone());
         request.set_parsed_query(admitted.operation.document.clone());
         request
     }

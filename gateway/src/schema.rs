@@ -8,7 +8,11 @@ pub use calls::EVERYTHING;
 #[cfg(test)]
 mod contract;
 mod dialog;
+mod entity;
+#[cfg(test)]
+mod federation;
 mod input;
+mod lost;
 mod message;
 mod mutation;
 mod page;
@@ -31,6 +35,7 @@ use crate::{
 };
 
 pub use dialog::Dialog;
+pub use entity::Root;
 pub use input::{CreateDialogInput, LoginInput, MarkReadInput, RegisterInput, SendMessageInput};
 pub use message::{Message, MessageStatus};
 pub use mutation::Mutation;
@@ -42,11 +47,11 @@ pub use unread::{DialogUnread, MarkReadPayload, ReadState, Unread};
 pub use user::{Session, User};
 
 /// The schema, ready to execute.
-pub type Schema = async_graphql::Schema<Query, Mutation, Subscription>;
+pub type Schema = async_graphql::Schema<Root, Mutation, Subscription>;
 
 /// The schema, not finished yet: modes and extensions are the pipeline's.
-pub fn build() -> SchemaBuilder<Query, Mutation, Subscription> {
-    Schema::build(Query, Mutation, Subscription)
+pub fn build() -> SchemaBuilder<Root, Mutation, Subscription> {
+    Schema::build(Root, Mutation, Subscription)
 }
 
 /// Its text, in the schema definition language.
@@ -59,6 +64,8 @@ pub fn sdl() -> String {
 pub struct Scope {
     viewer: Option<Viewer>,
     source: Source,
+    places: entity::Places,
+    lost: lost::Lost,
     /// What they load together.
     pub loaders: Loaders,
 }
@@ -71,7 +78,13 @@ impl Scope {
             None => call,
         };
         let source = Source { peers, call, viewer: viewer.as_ref().map(|viewer| viewer.user), floor };
-        Self { viewer, loaders: Loaders::new(turn, &source), source }
+        Self {
+            viewer,
+            loaders: Loaders::new(turn, &source),
+            places: entity::Places::default(),
+            lost: lost::Lost::default(),
+            source,
+        }
     }
 
     /// That of the operation that a resolver belongs to.

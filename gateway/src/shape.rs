@@ -93,6 +93,30 @@ impl Shape {
         }
     }
 
+    /// Whether a null at this path takes the whole value of its root field with it: nothing between the two may be null.
+    pub fn takes_root(&self, path: &[PathSegment]) -> bool {
+        let Some((PathSegment::Field(root), below)) = path.split_first() else { return false };
+        let Some(mut field) = self.0.get(root.as_str()) else { return false };
+        let mut ty = &field.ty;
+        for segment in below {
+            ty = match (segment, &ty.base) {
+                (PathSegment::Index(_), BaseType::List(item)) => item.as_ref(),
+                (PathSegment::Field(key), _) => match field.shape.0.get(key.as_str()) {
+                    Some(child) => {
+                        field = child;
+                        &child.ty
+                    }
+                    None => return false,
+                },
+                (PathSegment::Index(_), BaseType::Named(_)) => return false,
+            };
+            if ty.nullable {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Puts an executed answer right. `failed` are the paths of its errors.
     pub fn settle(&self, data: &mut Value, failed: &[&[PathSegment]]) {
         let root = Type { base: BaseType::Named(Name::new("")), nullable: true };
@@ -239,6 +263,21 @@ mod tests {
         expect(&["loose", "1", "id"], "loose", r#"[{"id":1},null]"#);
         expect(&["b", "c"], "", "null");
         expect(&["b"], "", "null");
+    }
+
+    #[test]
+    fn a_null_takes_its_root_field_where_nothing_between_may_be_null() {
+        let query = "{ x: a { name b { c } } list { b { c } } loose { b { c } } b { c } }";
+        let document = parse_query(query).expect("a document");
+        let (_, operation) = document.operations.iter().next().expect("an operation");
+        let shape = Shape::of(&Types::read(SCHEMA), &document, &operation.node);
+        let field = |key: &str| PathSegment::Field(key.to_owned());
+        let takes = |path: &[PathSegment]| shape.takes_root(path);
+        assert!(takes(&[field("x"), field("b"), field("c")]) && takes(&[field("b")]));
+        assert!(takes(&[field("list"), PathSegment::Index(3), field("b")]));
+        assert!(!takes(&[field("x"), field("name")]), "it may be null itself");
+        assert!(!takes(&[field("loose"), PathSegment::Index(0), field("b"), field("c")]), "its item may be");
+        assert!(!takes(&[field("a"), field("b")]) && !takes(&[]), "there is no such field");
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl Stage {
             max_anonymous_sockets: 100,
             drain_window: Duration::from_millis(300),
             access_token_ttl: Duration::from_secs(300),
+            operation_deadline: crate::pipeline::OPERATION_LIMIT,
         };
         let outbox = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
         let topics = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import net from 'node:net';
+import { inspect } from 'node:util';
 
 /** Where the program is: `http://127.0.0.1:port`. */
 export const PROGRAM = process.env.TIDINGS_URL;
@@ -19,13 +20,15 @@ export class Person {
   /** Registers with a login that begins like this. */
   static async register(name) {
     const input = { login: `${name}-${randomUUID().slice(0, 8)}`, password: 'correct horse' };
-    const document = 'mutation($input: RegisterInput!) { register(input: $input) { accessToken user { id } } }';
-    const { register } = await ask(document, { input });
-    return new Person(register.user.id, register.accessToken);
+    const document = `mutation($input: RegisterInput!) {
+      register(input: $input) { accessToken refreshToken expiresAt user { id } }
+    }`;
+    const { user, ...tokens } = (await ask(document, { input })).register;
+    return new Person(user.id, tokens.accessToken, tokens);
   }
 
-  constructor(id, token) {
-    Object.assign(this, { id, token, authorization: `Bearer ${token}` });
+  constructor(id, token, tokens) {
+    Object.assign(this, { id, token, tokens, authorization: `Bearer ${token}` });
   }
 
   /** The data of an answer without errors. */
@@ -85,7 +88,7 @@ export class Frames {
     for (;;) {
       const frame = await this.next();
       if (frame.total === total) return frame;
-      assert(frame.total < total || total === 0, `${frame.total} on the way to ${total}`);
+      assert(frame.total < total || total === 0, `${inspect(frame)} on the way to ${total}`);
     }
   }
 }

@@ -206,6 +206,61 @@ async fn from_a_send_to_the_frame_on_the_other_gateway() {
     );
 }
 
+#[tokio::test]
+async fn a_dead_dialog_service_leaves_the_counters_untouched() {
+    const QUESTIONS: usize = 200;
+    let Some(mut stack) = Stack::start(&[]).await else { return };
+    let (a, b) = (Person::register(&stack, "ann").await, Person::register(&stack, "bob").await);
+    let dialog = a.create_group(&[&b], "two").await;
+    a.send(&dialog, "hello").await;
+    eventually("it is counted", || async { b.total().await == 1 }).await;
+    stack.kill("dialog").await;
+    let query = "query($id: ID!) { unread { total } dialogUnread(dialogId: $id) { unread } dialogs { nodes { id } } }";
+    let mut took = Vec::new();
+    for _ in 0..QUESTIONS {
+        let begun = Instant::now();
+        let answer = b.ask(query, json!({"id": dialog})).await;
+        took.push(begun.elapsed());
+        let counters = json!({"unread": {"total": 1}, "dialogUnread": {"unread": 1}, "dialogs": null});
+        assert_eq!(answer["data"], counters, "{answer}");
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAVAILABLE", "{answer}");
+    }
+    let state = async |service: &str| {
+        stack.metric("gateway1", &format!("upstream_breaker_state{{service=\"{service}\"}}")).await
+    };
+    assert!(state("dialog").await >= Some(1.0), "dialog is left alone");
+    assert_eq!((state("counter").await, state("auth").await), (Some(0.0), Some(0.0)));
+    took.sort_unstable();
+    let at = |share: usize| took[QUESTIONS * share / 100 - 1];
+    println!(
+        "counters while dialog is dead, {QUESTIONS} questions: p50 {:?}, p99 {:?}, worst {:?}",
+        at(50),
+        at(99),
+        at(100)
+    );
+    stack.start_role("dialog");
+    eventually("dialogs are back", || async {
+        b.ask("{ dialogs { nodes { id } } }", json!({})).await["data"]["dialogs"]["nodes"][0]["id"] == dialog.as_str()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_leaves_cancels_a_read_at_the_service_on_another_port() {
+    let Some(stack) = Stack::start(&[]).await else { return };
+    let (a, b) = (Person::register(&stack, "ann").await, Person::register(&stack, "bob").await);
+    let dialog = a.create_group(&[&b], "two").await;
+    let counter = stack.database("counter").await;
+    let mut held = counter.begin().await.unwrap();
+    query("lock table member_counter in access exclusive mode").execute(&mut held).await.unwrap();
+    let line = r#"grpc_server_calls_total{service="counter",method="ReadStates",code="CANCELLED"}"#;
+    assert_eq!(stack.metric("counter", line).await, None);
+    let question = b.ask("query($id: ID!) { dialog(id: $id) { readStates { readSeq } } }", json!({"id": dialog}));
+    tokio::time::timeout(Duration::from_millis(500), question).await.expect_err("the table is held");
+    eventually("the counter has seen it", || async { stack.metric("counter", line).await == Some(1.0) }).await;
+    held.rollback().await.unwrap();
+}
+
 async fn everything_is_counted(a: &Person, b: &Person, dialog: &str, messages: usize) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {

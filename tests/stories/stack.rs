@@ -138,6 +138,13 @@ impl Stack {
         }
     }
 
+    /// What a metric of a role shows, by its name and labels.
+    pub async fn metric(&self, role: &str, name: &str) -> Option<f64> {
+        let url = format!("http://{}/metrics", self.settings[role]["OPS_LISTEN"]);
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
     /// A role's database, for looking into it.
     pub async fn database(&self, role: &str) -> Db {
         Db::open(&self.databases[role], 2).await.unwrap()

@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::time::Instant;
 use tonic::{Request, Status, metadata::MetadataValue, service::Interceptor};
 
@@ -13,7 +13,7 @@ use crate::{RequestId, Traceparent};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The value of an authorization header. It never shows itself.
 #[derive(Clone, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl Call {
             traceparent: text(&TRACEPARENT)
                 .and_then(Traceparent::parse)
                 .map_or_else(Traceparent::random, |incoming| incoming.child()),
-            deadline: text(&TIMEOUT).and_then(timeout).and_then(|timeout| Instant::now().checked_add(timeout)),
+            deadline: time_left(headers).and_then(|left| Instant::now().checked_add(left)),
             authorization: text(&header::AUTHORIZATION).map(Secret::new),
         }
     }
@@ -127,8 +127,25 @@ impl Interceptor for Call {
     }
 }
 
+/// How much time a call is given by its headers, if they say.
+pub fn time_left(headers: &HeaderMap) -> Option<Duration> {
+    timeout(headers.get(&TIMEOUT)?.to_str().ok()?)
+}
+
+/// Gives a call this much time, in place of what its headers said. Rounded down, and at most three years.
+pub fn set_time_left(headers: &mut HeaderMap, left: Duration) {
+    const DIGITS_MAX: u128 = 99_999_999;
+    let (number, unit) = match (left.as_micros(), left.as_millis()) {
+        (micros, _) if micros <= DIGITS_MAX => (micros, 'u'),
+        (_, millis) if millis <= DIGITS_MAX => (millis, 'm'),
+        _ => (u128::from(left.as_secs()).min(DIGITS_MAX), 'S'),
+    };
+    let value = HeaderValue::try_from(format!("{number}{unit}"));
+    headers.insert(TIMEOUT, value.expect("digits and a letter are a header's text"));
+}
+
 /// Reads a `grpc-timeout`: 1 to 8 digits and a unit.
-pub(crate) fn timeout(text: &str) -> Option<Duration> {
+fn timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -206,6 +223,25 @@ mod tests {
         let call = Call::of(&request);
         assert_ne!(call.request_id.as_str(), "two words");
         assert_eq!(call.deadline, None);
+    }
+
+    #[test]
+    fn the_time_that_is_left_is_read_as_it_was_written() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(time_left(&headers), None);
+        let (micro, second) = (Duration::from_micros(1), Duration::from_secs(1));
+        for (left, read) in [
+            (Duration::ZERO, Duration::ZERO),
+            (micro + Duration::from_nanos(999), micro),
+            (4_750 * second / 1_000, 4_750 * second / 1_000),
+            (100 * second - micro, 100 * second - micro),
+            (100 * second + micro, 100 * second),
+            (100_000 * second + micro, 100_000 * second),
+            (Duration::MAX, 99_999_999 * second),
+        ] {
+            set_time_left(&mut headers, left);
+            assert_eq!((time_left(&headers), headers.len()), (Some(read), 1), "{left:?}");
+        }
     }
 
     #[test]

@@ -9,5 +9,5 @@ mod outcome;
 mod server;
 
 pub use client::{Client, ClientLayer, client_layer};
-pub use code::name as code_name;
+pub use code::{name as code_name, of as code_of};
 pub use server::{Server, ServerLayer, server_layer};

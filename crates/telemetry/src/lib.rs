@@ -1,7 +1,7 @@
 //! What every process says about itself: request ids and traces that travel from HTTP through gRPC, one access-log line
 //! and one span per call, metrics, health, and the log's form. It knows nothing of what the services are for.
 
-mod call;
+pub mod call;
 #[cfg(test)]
 mod captured;
 mod error;

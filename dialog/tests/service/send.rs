@@ -1,5 +1,7 @@
 //! Sending messages.
 
+use std::time::Duration;
+
 use proto::{
     DialogId,
     dialog::{ReadTargetRequest, SendRequest, Status},
@@ -41,6 +43,24 @@ async fn a_message_is_pending_numbered_and_visible_at_once() {
             created_at_us: first.created_at_us,
         };
         assert_eq!(events[3].kind, Kind::MessageSent(sent));
+    }
+}
+
+#[tokio::test]
+async fn a_send_whose_time_is_over_is_not_begun() {
+    for world in worlds().await {
+        let (a, b) = (world.person(), world.person());
+        let dialog = a.direct(&b).await;
+        let late = |timeout| {
+            let send = SendRequest { dialog_id: dialog.id.clone(), text: "late".to_owned(), client_key: None };
+            let mut request = tonic::Request::new(send);
+            request.set_timeout(timeout);
+            request
+        };
+        let events = names(&world.db).await;
+        assert_eq!(code(a.client().send(late(Duration::ZERO)).await), Code::DeadlineExceeded, "{}", world.name);
+        assert_eq!((a.history(&dialog.id).await.len(), names(&world.db).await), (0, events));
+        assert_eq!(a.client().send(late(Duration::from_secs(60))).await.unwrap().into_inner().seq, 1);
     }
 }
 

@@ -17,11 +17,12 @@ use proto::{
     events::event::Kind,
     local, topic,
 };
-use telemetry::Call;
+use telemetry::{Call, grpc::server_layer};
 use testkit::{TestDb, databases, sqlite};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, service::interceptor::InterceptedService};
+use tower::Layer;
 
 use crate::{auth::Directory, counter::Ledger};
 
@@ -86,7 +87,7 @@ impl World {
     /// The client of whoever shows this.
     pub fn client(&self, authorization: &str) -> Client {
         let call = Call::new().with_authorization(authorization);
-        DialogsClient::with_interceptor(local(self.app.server()), call)
+        DialogsClient::with_interceptor(local(server_layer("dialog").layer(self.app.server())), call)
     }
 
     /// The client of another service.

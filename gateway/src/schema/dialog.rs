@@ -140,9 +140,16 @@ impl Dialog {
     ) -> Result<MessageConnection, Error> {
         let parent = self.id.to_string();
         let list = List::new("messages", &parent);
-        let page = history_page(self.id, &list, first, after, last, before)?;
-        let history = Scope::of(ctx).loaders.history.load(page).await?;
-        let history = history.ok_or_else(|| Error::new(Code::NotFound, "there is no such dialog"))?;
+        let scope = Scope::of(ctx);
+        // The one field that another service answers and that must not be null.
+        let page = history_page(self.id, &list, first, after, last, before).inspect_err(|_| scope.lost.failed(ctx))?;
+        let history = scope
+            .loaders
+            .history
+            .load(page)
+            .await
+            .and_then(|history| history.ok_or_else(|| Error::new(Code::NotFound, "there is no such dialog")));
+        let history = history.inspect_err(|_| scope.lost.failed(ctx))?;
         let messages = history.messages.iter().map(Arc::clone).collect();
         let cursor = |message: &Message| list.cursor(&message.seq.to_string());
         Ok(MessageConnection::new(messages, history.has_next, history.has_previous, cursor))

@@ -15,6 +15,7 @@ pub const PAGE_DEFAULT: i32 = 20;
 
 /// Where a page lies in its list.
 #[derive(SimpleObject, Debug, Clone, PartialEq, Eq)]
+#[graphql(shareable)] // Relay's word: other subgraphs have it too
 pub struct PageInfo {
     /// Whether there is more after this page.
     pub has_next_page: bool,

@@ -66,8 +66,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let outcome = Outcome::begin(Side::Client { peer: self.peer }, request.uri().path());
-        let header = request.headers().get(call::TIMEOUT).and_then(|value| value.to_str().ok());
-        let timeout = header.and_then(call::timeout);
+        let timeout = call::time_left(request.headers());
         let answer = self.inner.clone().oneshot(request);
         async move {
             let answer = match timeout {

@@ -28,7 +28,7 @@ pub fn name(code: Code) -> &'static str {
 
 /// The code of an answer by its headers. An error is answered by headers alone; where they carry no status the handler
 /// has succeeded, and the status that follows the body is OK.
-pub(super) fn of(headers: &HeaderMap) -> Code {
+pub fn of(headers: &HeaderMap) -> Code {
     headers.get(Status::GRPC_STATUS).map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }
 

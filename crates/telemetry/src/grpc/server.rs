@@ -76,11 +76,16 @@ where
         let rpc = request.uri().path().trim_start_matches('/');
         let span = tracing::info_span!("rpc", rpc, request_id = %call.request_id);
         let outcome = Outcome::begin(Side::Server { service: self.service }, rpc);
-        let deadline = call.deadline;
+        let deadline = call.deadline.map(|deadline| deadline.checked_sub(ANSWER).unwrap_or(deadline));
         request.extensions_mut().insert(call);
-        let answer = span.in_scope(|| self.inner.call(request));
+        // What nobody waits for any more is not begun.
+        let over = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let answer = (!over).then(|| span.in_scope(|| self.inner.call(request)));
         let work = async move {
-            let answer = in_time(deadline, AssertUnwindSafe(answer).catch_unwind()).await;
+            let answer = match answer {
+                Some(answer) => in_time(deadline, AssertUnwindSafe(answer).catch_unwind()).await,
+                None => None,
+            };
             let answer = match answer {
                 None => Ok(Status::deadline_exceeded("the time for this request is over").into_http()),
                 Some(Ok(answer)) => answer,
@@ -100,7 +105,7 @@ where
 async fn in_time<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
     match deadline {
         None => Some(work.await),
-        Some(deadline) => timeout_at(deadline.checked_sub(ANSWER).unwrap_or(deadline), work).await.ok(),
+        Some(deadline) => timeout_at(deadline, work).await.ok(),
     }
 }
 
@@ -130,6 +135,15 @@ mod tests {
         let call = response.headers()["call"].to_str().expect("text").to_owned();
         assert!(call.contains("id-grpc-1") && call.contains("deadline: Some"), "{call}");
         assert!(call.contains("authorization: Some") && !call.contains("hidden"), "{call}");
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_time_is_over_is_not_begun() {
+        // The method panics where it begins.
+        for (timeout, code) in [("0n", Code::DeadlineExceeded), ("2m", Code::DeadlineExceeded), ("5S", Code::Internal)]
+        {
+            assert_eq!(code_of("over", "Panic", &[("grpc-timeout", timeout)]).await, code, "{timeout}");
+        }
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-# What one does here. Needs a Rust toolchain, gcc, g++ and make; with Node the page at / is GraphiQL, without it a plain one.
+# What one does here. Needs a Rust toolchain, gcc, g++ and make; with Node the pages at / and /playground are editors, without it plain.
 
 CARGO ?= cargo
 # `make run RELEASE=1` optimises: the first build takes twice as long.
@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser check fmt lint docs tidy deny web engines engines-down test-engines engine-tests
+.PHONY: help run test test-browser screenshots check fmt lint docs tidy deny web engines engines-down test-engines engine-tests
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,10 +21,13 @@ test: ## all tests that need nothing else, on the engines too where they run, an
 	env -u TEST_POSTGRES_URL -u TEST_REDIS_URL -u TEST_KAFKA_URL $(CARGO) test $(LOCKED) --workspace
 	@if deploy/engines/answer.sh; then $(MAKE) --no-print-directory test-engines; \
 	else echo "skipped: the stores, the log and the stories on Postgres, Redis and Kafka (make engines starts them); they ran without"; fi
-	@command -v npm >/dev/null || echo "skipped: GraphiQL inside the page at / (npm is not installed); the plain page was tested"
+	@command -v npm >/dev/null || echo "skipped: the editors inside the pages (npm is not installed); the plain page was tested"
 
-test-browser: ## the page at / in Chromium, from signing in to a live count (needs Node; CHROMIUM=path for another browser)
+test-browser: ## GraphiQL and Playground in Chromium, from signing in to live counts (needs Node; CHROMIUM=path for another browser)
 	@CARGO="$(CARGO)" tests/browser/run $(LOCKED) $(PROFILE)
+
+screenshots: ## the same, and its pictures into docs/images
+	@CARGO="$(CARGO)" SCREENSHOTS=docs/images LISTEN=$${LISTEN:-127.0.0.1:8080} tests/browser/run $(LOCKED) $(PROFILE)
 
 check: fmt lint docs tidy deny ## formatting, lints, docs, the shape of the sources, licences
 
@@ -45,7 +48,7 @@ deny:
 	then $(CARGO) deny --offline --workspace check licenses bans sources; \
 	else echo "skipped: licences, doubles and sources of dependencies (cargo-deny is not installed)"; fi
 
-web: ## the page at / anew, with its errors shown; the next build embeds it
+web: ## the pages at / and /playground anew, with errors shown; the next build embeds them
 	cd web && npm ci --ignore-scripts && npm run build
 	touch gateway/build.rs
 

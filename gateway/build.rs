@@ -1,6 +1,7 @@
-//! Puts the page at `/` into `OUT_DIR/ide`, where the crate embeds it from. A folder web/dist that is newer than its sources
-//! is taken as it is (that is how an image without Node gets the page); else, where Node and npm are there, the page is
-//! built. Whatever goes wrong here costs the page and never the build: the binary then shows a plain page that says how.
+//! Puts the pages at `/` and `/playground` into `OUT_DIR/ide`, where the crate embeds them from. A folder web/dist that is
+//! newer than its sources is taken as it is (that is how an image without Node gets the pages); else, where Node and npm are
+//! there, they are built. Whatever goes wrong here costs the pages and never the build: the binary then shows a plain one
+//! that says how.
 
 use std::{
     env, fs, io,
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// What the page is made of, in web/. A change in any of them builds it anew.
+/// What the pages are made of, in web/. A change in any of them builds them anew.
 const SOURCES: [&str; 5] = ["src", "build.mjs", "package.json", "package-lock.json", ".npmrc"];
 
 /// How long npm and the bundler may take, each.
@@ -42,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let outcome =
         if modified(&ready) >= newest(&web) { copy(&web.join("dist"), &target) } else { build(&web, &target) };
     if let Err(reason) = outcome {
-        println!("cargo:warning=the page at / will be a plain one ({reason}); `make web` tries again");
+        println!("cargo:warning=the pages at / and /playground will be plain ones ({reason}); `make web` tries again");
         fs::remove_dir_all(&target)?;
         fs::create_dir_all(&target)?;
     }

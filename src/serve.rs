@@ -108,7 +108,7 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
 #[expect(clippy::print_stdout, reason = "what a person who starts the program reads first")]
 fn welcome(settings: &Serve, introspection: bool, (address, ops_address): (SocketAddr, SocketAddr)) {
     let page = match (introspection, gateway::ide::is_built()) {
-        (true, true) => "GraphiQL: register above the editor",
+        (true, true) => "GraphiQL: register above the editor; at /playground is GraphQL Playground",
         (true, false) => "a plain page that says how to get GraphiQL",
         (false, _) => "nothing: INTROSPECTION is off",
     };

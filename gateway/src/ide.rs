@@ -1,6 +1,7 @@
-//! The page at `/`: GraphiQL, embedded when the binary was built, or a plain page that says how to get it. Everything the
-//! page needs comes from here; its Content-Security-Policy names no other host, so that it works on a closed network
-//! and a script from elsewhere never sees a token. Mounted only where introspection is on.
+//! The pages for people: GraphiQL at `/` and GraphQL Playground at `/playground`, embedded when the binary was built, or a
+//! plain page that says how to get them. Everything they need comes from here; their Content-Security-Policy names no other
+//! host, so that they work on a closed network and a script from elsewhere never sees a token. Mounted only where
+//! introspection is on.
 
 use axum::{
     Router,
@@ -22,49 +23,75 @@ use rust_embed::{Embed, EmbeddedFile};
 // `struct Page`: what build.rs made of web/, empty where it could not.
 include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
-const INDEX: &str = "index.html";
+/// An editor: the page in the embedded folder, and the policy under which it works.
+struct Editor {
+    page: &'static str,
+    policy: &'static str,
+}
+
+const GRAPHIQL: Editor = Editor { page: "index.html", policy: INLINE_STYLES };
+const PLAYGROUND: Editor = Editor { page: "playground.html", policy: EMPTY_STYLES };
 const PLAIN: &str = include_str!("../../web/plain.html");
 
-/// Styles may stand inline because the editor's dialogs write some; scripts may not. `'self'` covers the WebSocket of this host.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
-    img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
-    frame-ancestors 'none'";
+/// Scripts may not stand inline, nor may text become one (`'unsafe-eval'`). `'self'` covers the WebSocket of this host.
+macro_rules! policy {
+    ($inline_styles:literal) => {
+        concat!(
+            "default-src 'none'; script-src 'self'; style-src 'self' ",
+            $inline_styles,
+            "; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
+             frame-ancestors 'none'"
+        )
+    };
+}
+
+/// GraphiQL's dialogs write a style whose text depends on the window's size, and the plain page has its own.
+const INLINE_STYLES: &str = policy!("'unsafe-inline'");
+/// Playground's script puts an empty style into the page and fills it rule by rule: the hash is that of nothing.
+const EMPTY_STYLES: &str = policy!("'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='");
 
 /// The page may change with every start, so a browser asks; a file with a hash in its name never does.
 const ASK: &str = "no-cache";
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
-/// `/` and the files that it loads.
+/// `/`, `/playground` and the files that they load.
 pub fn routes() -> Router {
-    Router::new().route("/", get(index)).route("/assets/{file}", get(asset))
+    Router::new()
+        .route("/", get(|headers: HeaderMap| async move { page(&GRAPHIQL, &headers) }))
+        .route("/playground", get(|headers: HeaderMap| async move { page(&PLAYGROUND, &headers) }))
+        .route("/assets/{file}", get(asset))
 }
 
-/// Whether `/` is GraphiQL, and not the plain page.
+/// Whether the editors are there, and not the plain page in their place.
 pub fn is_built() -> bool {
-    Page::get(INDEX).is_some()
+    Page::get(GRAPHIQL.page).is_some()
 }
 
-async fn index(headers: HeaderMap) -> Response {
-    match Page::get(INDEX) {
-        Some(file) => answer(&headers, file, ASK),
-        None => secured(([(CONTENT_TYPE, "text/html; charset=utf-8"), (CACHE_CONTROL, ASK)], PLAIN).into_response()),
+fn page(editor: &Editor, headers: &HeaderMap) -> Response {
+    match Page::get(editor.page) {
+        Some(file) => secured(answer(headers, file, ASK), editor.policy),
+        None => {
+            let plain = ([(CONTENT_TYPE, "text/html; charset=utf-8"), (CACHE_CONTROL, ASK)], PLAIN);
+            secured(plain.into_response(), INLINE_STYLES)
+        }
     }
 }
 
 async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
-    match Page::get(&format!("assets/{file}")) {
+    let response = match Page::get(&format!("assets/{file}")) {
         Some(file) => answer(&headers, file, FOR_EVER),
-        None => secured(StatusCode::NOT_FOUND.into_response()),
-    }
+        None => StatusCode::NOT_FOUND.into_response(),
+    };
+    secured(response, EMPTY_STYLES)
 }
 
 fn answer(headers: &HeaderMap, file: EmbeddedFile, cache: &'static str) -> Response {
     let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash()));
     let known = [(ETAG, tag.clone()), (CACHE_CONTROL, cache.to_owned())];
     if headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value, &tag)) {
-        return secured((StatusCode::NOT_MODIFIED, known).into_response());
+        return (StatusCode::NOT_MODIFIED, known).into_response();
     }
-    secured((known, [(CONTENT_TYPE, content_type(&file))], Body::from(file.data)).into_response())
+    (known, [(CONTENT_TYPE, content_type(&file))], Body::from(file.data)).into_response()
 }
 
 /// Whether an `If-None-Match` names this tag; a weak one does too, as a compressing proxy makes it.
@@ -78,9 +105,9 @@ fn content_type(file: &EmbeddedFile) -> String {
     if kind.starts_with("text/") { format!("{kind}; charset=utf-8") } else { kind.to_owned() }
 }
 
-fn secured(mut response: Response) -> Response {
+fn secured(mut response: Response, policy: &'static str) -> Response {
     let headers = response.headers_mut();
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
@@ -88,6 +115,8 @@ fn secured(mut response: Response) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use axum::http::Request;
     use http_body_util::BodyExt;
     use tower::ServiceExt;
@@ -106,48 +135,71 @@ mod tests {
         String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
     }
 
-    #[tokio::test]
-    async fn the_page_is_html_and_is_asked_for_anew() {
-        let response = fetch("/", None).await;
-        assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
-        assert_eq!(response.headers()[CACHE_CONTROL], ASK);
-        assert!(text(response).await.contains("<title>Tidings"));
-    }
+    const PAGES: [&str; 2] = ["/", "/playground"];
 
     #[tokio::test]
-    async fn the_page_forbids_every_other_host() {
-        let response = fetch("/", None).await;
-        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
-        let allowed = ["'none'", "'self'", "'unsafe-inline'", "data:"];
-        for directive in policy.split("; ") {
-            let (name, sources) = directive.split_once(' ').unwrap();
-            assert!(sources.split(' ').all(|source| allowed.contains(&source)), "{directive}");
-            assert!(name != "script-src" || sources == "'self'", "{directive}");
+    async fn the_pages_are_html_and_are_asked_for_anew() {
+        for path in PAGES {
+            let response = fetch(path, None).await;
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+            assert_eq!(response.headers()[CACHE_CONTROL], ASK);
+            assert!(text(response).await.contains("<title>Tidings"));
         }
     }
 
     #[tokio::test]
-    async fn what_the_page_loads_is_here_and_may_be_kept_for_ever() {
-        let page = text(fetch("/", None).await).await;
-        let files: Vec<&str> = page.split('"').filter(|part| part.starts_with("/assets/")).collect();
-        assert_eq!(files.is_empty(), Page::get(INDEX).is_none(), "a built page loads something, the plain one nothing");
-        for file in files {
-            let response = fetch(file, None).await;
-            assert_eq!(response.status(), StatusCode::OK, "{file}");
-            assert_eq!(response.headers()[CACHE_CONTROL], FOR_EVER);
-            let kind = if file.ends_with(".js") { "text/javascript" } else { "text/css" };
-            assert_eq!(response.headers()[CONTENT_TYPE], format!("{kind}; charset=utf-8").as_str());
-            let tag = response.headers()[ETAG].clone();
-            assert_eq!(fetch(file, Some(&tag)).await.status(), StatusCode::NOT_MODIFIED);
-            let other = HeaderValue::from_static("\"other\"");
-            assert_eq!(fetch(file, Some(&other)).await.status(), StatusCode::OK);
+    async fn the_pages_and_their_files_are_secured() {
+        for path in PAGES.into_iter().chain(["/assets/absent.js"]) {
+            let response = fetch(path, None).await;
+            let headers = response.headers();
+            assert_eq!(headers[X_CONTENT_TYPE_OPTIONS], "nosniff", "{path}");
+            assert_eq!(headers[REFERRER_POLICY], "no-referrer", "{path}");
+            let policy = headers[CONTENT_SECURITY_POLICY].to_str().unwrap();
+            let directives: HashMap<&str, &str> =
+                policy.split("; ").map(|directive| directive.split_once(' ').unwrap()).collect();
+            for (name, expected) in [
+                ("default-src", "'none'"),
+                ("script-src", "'self'"),
+                ("connect-src", "'self'"),
+                ("base-uri", "'none'"),
+                ("frame-ancestors", "'none'"),
+            ] {
+                assert_eq!(directives[name], expected, "{path} {name}");
+            }
+            let empty = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='";
+            let allowed = ["'none'", "'self'", "'unsafe-inline'", "data:", empty];
+            for (name, sources) in &directives {
+                assert!(sources.split(' ').all(|source| allowed.contains(&source)), "{path} {name} {sources}");
+            }
+            let is_loose = directives["style-src"].contains("'unsafe-inline'");
+            assert_eq!(is_loose, path == "/" || (path == "/playground" && !is_built()), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_pages_load_is_here_and_may_be_kept_for_ever() {
+        for path in PAGES {
+            let page = text(fetch(path, None).await).await;
+            let files: Vec<&str> = page.split('"').filter(|part| part.starts_with("/assets/")).collect();
+            assert_eq!(files.is_empty(), !is_built(), "a built page loads something, the plain one nothing");
+            for file in files {
+                let response = fetch(file, None).await;
+                assert_eq!(response.status(), StatusCode::OK, "{file}");
+                assert_eq!(response.headers()[CACHE_CONTROL], FOR_EVER);
+                let kind = if file.ends_with(".js") { "text/javascript" } else { "text/css" };
+                assert_eq!(response.headers()[CONTENT_TYPE], format!("{kind}; charset=utf-8").as_str());
+                let tag = response.headers()[ETAG].clone();
+                assert_eq!(fetch(file, Some(&tag)).await.status(), StatusCode::NOT_MODIFIED);
+                let other = HeaderValue::from_static("\"other\"");
+                assert_eq!(fetch(file, Some(&other)).await.status(), StatusCode::OK);
+            }
         }
     }
 
     #[tokio::test]
     async fn a_file_that_is_not_there_is_not_found() {
-        for path in ["/assets/absent.js", "/assets/..%2Findex.html", "/index.html"] {
+        for path in ["/assets/absent.js", "/assets/..%2Findex.html", "/index.html", "/playground.html"] {
             assert_eq!(fetch(path, None).await.status(), StatusCode::NOT_FOUND, "{path}");
         }
     }
@@ -162,6 +214,6 @@ mod tests {
     #[test]
     fn the_plain_page_loads_nothing_and_says_how() {
         assert!(!PLAIN.contains("src=") && !PLAIN.contains("http:") && !PLAIN.contains("https:"));
-        assert!(PLAIN.contains("make web") && PLAIN.contains("/graphql"));
+        assert!(PLAIN.contains("make web") && PLAIN.contains("/graphql") && PLAIN.contains("/playground"));
     }
 }

@@ -3,8 +3,13 @@
 //! their tasks awaited.
 
 pub mod close;
+pub mod dialect;
 mod driver;
 pub mod message;
+#[cfg(test)]
+mod noise_tests;
+#[cfg(test)]
+mod old_tests;
 mod operations;
 pub mod protocol;
 #[cfg(test)]
@@ -26,8 +31,9 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{live::Live, origins::Origins, pipeline::Pipeline, sessions::Revoked, viewer::Authenticator};
+use dialect::Dialect;
 use driver::Driver;
-use message::{SUBPROTOCOL, Token};
+use message::Token;
 use protocol::FRAME_MAX;
 use seats::Seats;
 
@@ -83,15 +89,16 @@ impl Sockets {
         Self(Arc::new(Shared { parts, seats, stopping, tasks: TaskTracker::new() }))
     }
 
-    /// Answers a handshake: 403 for a page that may not come, 400 without our subprotocol, 503 when the
+    /// Answers a handshake: 403 for a page that may not come, 400 without a subprotocol of ours, 503 when the
     /// gateway stops, else 101 and a task.
     fn upgrade(&self, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Response {
         if !self.0.parts.origins.admit(headers) {
             return (StatusCode::FORBIDDEN, "this origin may not open a WebSocket here\n").into_response();
         }
-        if !upgrade.requested_protocols().any(|protocol| protocol == SUBPROTOCOL) {
-            return (StatusCode::BAD_REQUEST, "the subprotocol is graphql-transport-ws\n").into_response();
-        }
+        let Some(dialect) = Dialect::choose(upgrade.requested_protocols().map(HeaderValue::as_bytes)) else {
+            return (StatusCode::BAD_REQUEST, "the subprotocol is graphql-transport-ws or graphql-ws\n")
+                .into_response();
+        };
         if self.0.stopping.is_cancelled() {
             return (StatusCode::SERVICE_UNAVAILABLE, "the gateway stops\n").into_response();
         }
@@ -99,14 +106,16 @@ impl Sockets {
         let header_token = authorization.and_then(Token::read);
         let sockets = self.clone();
         upgrade
-            .protocols([SUBPROTOCOL])
+            .protocols([dialect.subprotocol()])
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_frame_size(FRAME_MAX)
             .max_message_size(FRAME_MAX)
             .on_upgrade(move |socket| {
                 let tasks = sockets.0.tasks.clone();
-                tasks.track_future(async move { Box::pin(Driver::new(sockets, socket, header_token).run()).await })
+                tasks.track_future(
+                    async move { Box::pin(Driver::new(sockets, dialect, socket, header_token).run()).await },
+                )
             })
     }
 

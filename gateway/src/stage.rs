@@ -172,7 +172,12 @@ impl Stage {
 
     /// A socket that has said nothing yet.
     pub async fn connect(&self) -> Client {
-        self.open(&[("sec-websocket-protocol", "graphql-transport-ws")]).await.expect("a socket")
+        self.connect_in("graphql-transport-ws").await
+    }
+
+    /// The same, in a subprotocol.
+    pub async fn connect_in(&self, subprotocol: &str) -> Client {
+        self.open(&[("sec-websocket-protocol", subprotocol)]).await.expect("a socket")
     }
 
     /// A socket of a person.
@@ -295,7 +300,8 @@ impl Client {
         assert!(next.is_err(), "{next:?}");
     }
 
-    async fn next(&mut self) -> Message {
+    /// The next frame, whatever it is.
+    pub async fn next(&mut self) -> Message {
         let next = timeout(PATIENCE, self.socket.next()).await.expect("something comes");
         next.expect("the socket is open").expect("a frame")
     }

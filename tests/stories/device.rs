@@ -1,4 +1,4 @@
-//! A device: one WebSocket of a person, speaking `graphql-transport-ws`.
+//! A device: one WebSocket of a person, speaking `graphql-transport-ws` where the story does not say otherwise.
 
 use std::{collections::HashMap, collections::VecDeque, time::Duration};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Message, client::IntoClientRequest, protocol::CloseFrame},
+    tungstenite::{Message, client::IntoClientRequest, http::HeaderValue, protocol::CloseFrame},
 };
 
 use crate::person::Person;
@@ -23,9 +23,14 @@ pub struct Device {
 impl Device {
     /// Opens a socket without saying anything on it.
     pub async fn open(url: &str) -> Self {
+        Self::open_in(url, "graphql-transport-ws").await
+    }
+
+    /// The same, in another subprotocol.
+    pub async fn open_in(url: &str, subprotocol: &'static str) -> Self {
         let url = format!("{}/graphql", url.replace("http://", "ws://"));
         let mut request = url.into_client_request().unwrap();
-        request.headers_mut().insert("sec-websocket-protocol", "graphql-transport-ws".parse().unwrap());
+        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(subprotocol));
         let (socket, _) = connect_async(request).await.unwrap();
         Self { socket, waiting: HashMap::new() }
     }

@@ -15,6 +15,7 @@ mod engines;
 mod followed;
 mod kill;
 mod live;
+mod old_protocol;
 mod oracle;
 mod person;
 mod place;

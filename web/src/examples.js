@@ -1,4 +1,4 @@
-// The tabs that a new visitor finds: the story of one message, from finding somebody to a counter that is zero again.
+// The tabs that a new visitor of either page finds: the story of one message, from finding somebody to a counter that is zero again.
 const queries = [
   `# People whose login or name begins so.
 # An id of theirs goes into CreateDialog.
@@ -57,8 +57,8 @@ query Unread {
 }
 `,
   `# The same, live: all of it, then every change.
-# Leave it running here: it ends when you turn to
-# another of these tabs. The bar above stays live.
+# In GraphiQL it ends when you turn to another of
+# these tabs. The bar above stays live.
 subscription WatchUnread {
   unread {
     kind
@@ -116,5 +116,5 @@ mutation Register {
 `,
 ];
 
-/** What GraphiQL opens where it remembers no tabs. */
+/** What is opened where no tabs are remembered. */
 export const examples = queries.map((query) => ({ query }));

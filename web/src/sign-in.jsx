@@ -1,37 +1,7 @@
-// The bar above the editor: sign in or register, see who one is and how much is unread, sign out. It writes the token into
-// the header editor of the tab in use and takes it out again; a token written there by hand is left alone.
-import { useEditorContext } from '@graphiql/react';
-import { useEffect, useRef, useState } from 'react';
+// The bar above the editor of either page: sign in or register, see who one is and how much is unread, sign out.
+import { useEffect, useState } from 'react';
 import { Badge } from './badge.jsx';
-import { enter, forget, leave, remaining, remembered } from './session.js';
-
-/** The text of the header editor with `token` in it, or without any of `placed`; null where nothing is to change. */
-export function withToken(text, token, placed) {
-  let headers;
-  try {
-    headers = text.trim() ? JSON.parse(text) : {};
-  } catch {
-    return null;
-  }
-  const name = Object.keys(headers).find((key) => key.toLowerCase() === 'authorization') ?? 'authorization';
-  const ours = headers[name] === undefined || placed.has(headers[name]);
-  const wanted = token ? `Bearer ${token}` : undefined;
-  if (!ours || headers[name] === wanted) return null;
-  if (wanted) headers[name] = wanted;
-  else delete headers[name];
-  return Object.keys(headers).length ? JSON.stringify(headers, null, 2) : '';
-}
-
-function useTokenInHeaders(session) {
-  const { headerEditor, activeTabIndex } = useEditorContext({ nonNull: true });
-  const placed = useRef(new Set());
-  useEffect(() => {
-    if (!headerEditor) return;
-    const text = withToken(headerEditor.getValue(), session?.accessToken, placed.current);
-    if (text !== null) headerEditor.setValue(text);
-    if (session) placed.current.add(`Bearer ${session.accessToken}`);
-  }, [headerEditor, activeTabIndex, session]);
-}
+import { enter, forget, leave, remaining } from './session.js';
 
 function useExpiry(session, onExpired) {
   useEffect(() => {
@@ -97,18 +67,16 @@ function Who({ session, onOver, onSignOut }) {
   );
 }
 
-/** The bar. */
-export function SignIn() {
-  const [session, setSession] = useState(remembered);
+/** The bar. `onSession` is told the session, or null where there is none any more; `other` is the page to go to from here. */
+export function SignIn({ session, onSession, other }) {
   const [notice, setNotice] = useState(null);
   const [end] = useState(() => (why) => {
     forget();
     setNotice(why);
-    setSession(null);
+    onSession(null);
   });
   const [expired] = useState(() => () => end('Your token has expired: sign in again.'));
   const [over] = useState(() => () => end('Your session is over: sign in again.'));
-  useTokenInHeaders(session);
   useExpiry(session, expired);
 
   function signOut() {
@@ -122,8 +90,9 @@ export function SignIn() {
       {session ? (
         <Who session={session} onOver={over} onSignOut={signOut} />
       ) : (
-        <Form onSession={setSession} notice={notice} />
+        <Form onSession={onSession} notice={notice} />
       )}
+      <a href={other.path}>{other.name}</a>
     </header>
   );
 }

@@ -15,6 +15,8 @@ pub struct Close {
 }
 
 impl Close {
+    /// The client said that it goes.
+    pub const GOODBYE: Self = Self::of(1000, "Goodbye");
     /// A frame over 64 kB.
     pub const TOO_LARGE: Self = Self::of(1009, "A message is longer than 64 kB");
     /// The bytes of a frame are not what the WebSocket protocol has.

@@ -18,6 +18,7 @@ use tracing::Instrument;
 use super::{
     Sockets,
     close::Close,
+    dialect::Dialect,
     message::{Request, Token},
     operations::{Operations, Running, Said},
     protocol::{Action, Input, Operation, Protocol, Refusal},
@@ -43,6 +44,7 @@ struct Admission {
 /// One socket.
 pub struct Driver {
     sockets: Sockets,
+    dialect: Dialect,
     wire: Wire,
     protocol: Protocol,
     operations: Operations,
@@ -55,11 +57,12 @@ pub struct Driver {
 
 impl Driver {
     /// For a socket that was just opened, by a request with this token.
-    pub fn new(sockets: Sockets, socket: WebSocket, header_token: Option<Token>) -> Self {
+    pub fn new(sockets: Sockets, dialect: Dialect, socket: WebSocket, header_token: Option<Token>) -> Self {
         Self {
             sockets,
+            dialect,
             wire: Wire::new(socket),
-            protocol: Protocol::new(Instant::now()),
+            protocol: Protocol::new(dialect, Instant::now()),
             operations: Operations::default(),
             header_token,
             authentication: None,
@@ -101,7 +104,7 @@ impl Driver {
         let restarting = self.restart_at.is_some();
         let session = self.admission.as_ref().and_then(|admission| admission.session.as_ref());
         tokio::select! {
-            event = self.wire.next() => self.heard(event),
+            event = self.wire.next(), if self.protocol.listens() => self.heard(event),
             (operation, said) = self.operations.next(), if idle && !self.operations.is_empty() => {
                 self.handle(match said {
                     Said::Next(json) => Input::Next(operation, json),
@@ -143,7 +146,12 @@ impl Driver {
     fn handle(&mut self, input: Input<'_>) -> Step {
         for action in self.protocol.handle(input, Instant::now()) {
             match action {
-                Action::Send(message) => self.wire.send(message.text()),
+                Action::Send(message) => {
+                    if let Some(text) = message.text(self.dialect) {
+                        self.wire.send(text);
+                    }
+                }
+                Action::Probe => self.wire.probe(),
                 Action::Authenticate(token) => {
                     let token = token.or_else(|| self.header_token.take());
                     self.authentication = Some(admit(self.sockets.clone(), token).boxed());

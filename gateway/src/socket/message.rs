@@ -1,13 +1,13 @@
-//! The messages of `graphql-transport-ws`, read from and written as text. The machine in [`super::protocol`] knows only
-//! what they mean, so that another subprotocol is another reader and writer.
+//! The messages of both subprotocols, read from and written as text. The machine in [`super::protocol`] knows only what they
+//! mean; which words a meaning has stands here alone.
 
 use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 use serde::Deserialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
-/// The name in `Sec-WebSocket-Protocol`.
-pub const SUBPROTOCOL: &str = "graphql-transport-ws";
+use super::dialect::Dialect;
+
 /// The longest id of an operation, in bytes. A UUID has 36.
 const ID_MAX: usize = 256;
 
@@ -38,6 +38,8 @@ pub enum Incoming {
     },
     /// I am here.
     Pong,
+    /// The client goes.
+    Terminate,
 }
 
 /// A bearer token; `Debug` does not show it.
@@ -86,6 +88,11 @@ pub struct Request {
 pub enum Outgoing {
     /// The connection is acknowledged.
     Ack,
+    /// It is not, and is closed: the old protocol says so before.
+    Rejected {
+        /// Why, for people.
+        reason: Box<str>,
+    },
     /// A result of an operation.
     Next {
         /// The operation's id.
@@ -131,21 +138,22 @@ impl Incoming {
     /// Reads a text frame.
     ///
     /// # Errors
-    /// With a reason for people where it is no message.
-    pub fn read(text: &str) -> Result<Self, &'static str> {
+    /// With a reason for people where it is no message of this dialect.
+    pub fn read(text: &str, dialect: Dialect) -> Result<Self, &'static str> {
         let message: Envelope<'_> = structure(text).ok_or("not a JSON object with a type")?;
         let payload = message.payload.filter(|payload| payload.get() != "null");
-        match &*message.r#type {
-            "connection_init" => Ok(Self::Init { token: token(&object(payload)?) }),
-            "subscribe" => {
+        match (dialect, &*message.r#type) {
+            (_, "connection_init") => Ok(Self::Init { token: token(&object(payload)?) }),
+            (Dialect::New, "subscribe") | (Dialect::Old, "start") => {
                 let id = id(message.id)?;
-                let payload = payload.ok_or("a subscribe needs a payload")?;
-                let request = structure(payload.get()).ok_or("the payload of a subscribe is not a GraphQL request")?;
+                let payload = payload.ok_or("an operation needs a payload")?;
+                let request = structure(payload.get()).ok_or("the payload of an operation is not a GraphQL request")?;
                 Ok(Self::Subscribe { id: id.into(), request: Box::new(request) })
             }
-            "complete" => Ok(Self::Complete { id: id(message.id)?.into() }),
-            "ping" => object(payload).map(|_| Self::Ping { payload: payload.map(RawValue::to_owned) }),
-            "pong" => object(payload).map(|_| Self::Pong),
+            (Dialect::New, "complete") | (Dialect::Old, "stop") => Ok(Self::Complete { id: id(message.id)?.into() }),
+            (Dialect::New, "ping") => object(payload).map(|_| Self::Ping { payload: payload.map(RawValue::to_owned) }),
+            (Dialect::New, "pong") => object(payload).map(|_| Self::Pong),
+            (Dialect::Old, "connection_terminate") => Ok(Self::Terminate),
             _ => Err("unknown type"),
         }
     }
@@ -186,21 +194,40 @@ fn token(payload: &Map<String, Value>) -> Option<Token> {
 }
 
 impl Outgoing {
-    /// The text frame.
-    pub fn text(&self) -> String {
-        match self {
-            Self::Ack => r#"{"type":"connection_ack"}"#.to_owned(),
-            Self::Next { id, payload } => with_id("next", id, Some(payload)),
-            Self::Error { id, errors } => with_id("error", id, Some(errors)),
-            Self::Complete { id } => with_id("complete", id, None),
-            Self::Ping { expires_in_s: None } => r#"{"type":"ping"}"#.to_owned(),
-            Self::Ping { expires_in_s: Some(left_s) } => {
-                format!(r#"{{"type":"ping","payload":{{"expiresIn":{left_s}}}}}"#)
+    /// The text frame, where the dialect has such a message.
+    pub fn text(&self, dialect: Dialect) -> Option<String> {
+        Some(match (self, dialect) {
+            (Self::Ack, _) => r#"{"type":"connection_ack"}"#.to_owned(),
+            (Self::Rejected { reason }, Dialect::Old) => {
+                json!({ "type": "connection_error", "payload": { "message": reason } }).to_string()
             }
-            Self::Pong { payload: None } => r#"{"type":"pong"}"#.to_owned(),
-            Self::Pong { payload: Some(payload) } => format!(r#"{{"type":"pong","payload":{payload}}}"#),
-        }
+            (Self::Next { id, payload }, Dialect::New) => with_id("next", id, Some(payload)),
+            (Self::Next { id, payload }, Dialect::Old) => with_id("data", id, Some(payload)),
+            (Self::Error { id, errors }, Dialect::New) => with_id("error", id, Some(errors)),
+            (Self::Error { id, errors }, Dialect::Old) => with_id("error", id, Some(&one_error(errors))),
+            (Self::Complete { id }, _) => with_id("complete", id, None),
+            (Self::Ping { expires_in_s: None }, Dialect::New) => r#"{"type":"ping"}"#.to_owned(),
+            (Self::Ping { expires_in_s: None }, Dialect::Old) => r#"{"type":"ka"}"#.to_owned(),
+            (Self::Ping { expires_in_s: Some(left_s) }, _) => {
+                let kind = if dialect == Dialect::New { "ping" } else { "ka" };
+                format!(r#"{{"type":"{kind}","payload":{{"expiresIn":{left_s}}}}}"#)
+            }
+            (Self::Pong { payload: None }, Dialect::New) => r#"{"type":"pong"}"#.to_owned(),
+            (Self::Pong { payload: Some(payload) }, Dialect::New) => {
+                format!(r#"{{"type":"pong","payload":{payload}}}"#)
+            }
+            (Self::Rejected { .. }, Dialect::New) | (Self::Pong { .. }, Dialect::Old) => return None,
+        })
     }
+}
+
+/// Errors as the old protocol has them: one object with a message, the first of them; and because there may be more, all of
+/// them in its `errors`, where its clients look first.
+fn one_error(errors: &str) -> String {
+    let all: Vec<Map<String, Value>> = serde_json::from_str(errors).unwrap_or_default();
+    let mut first = all.first().cloned().unwrap_or_default();
+    first.insert("errors".to_owned(), all.into());
+    Value::Object(first).to_string()
 }
 
 fn with_id(kind: &str, id: &str, payload: Option<&str>) -> String {
@@ -220,6 +247,10 @@ fn with_id(kind: &str, id: &str, payload: Option<&str>) -> String {
 mod tests {
     use super::*;
 
+    fn in_old_words(text: &str) -> String {
+        text.replace(r#""subscribe""#, r#""start""#).replace(r#""complete""#, r#""stop""#)
+    }
+
     #[test]
     fn a_token_is_found_under_each_of_its_names() {
         for (payload, expected) in [
@@ -237,8 +268,10 @@ mod tests {
             ("{}", None),
         ] {
             let text = format!(r#"{{"type":"connection_init","payload":{payload}}}"#);
-            let Ok(Incoming::Init { token }) = Incoming::read(&text) else { panic!("{text}") };
-            assert_eq!(token.as_ref().map(Token::expose), expected, "{payload}");
+            for dialect in Dialect::ALL {
+                let Ok(Incoming::Init { token }) = Incoming::read(&text, dialect) else { panic!("{text}") };
+                assert_eq!(token.as_ref().map(Token::expose), expected, "{payload}");
+            }
         }
     }
 
@@ -254,7 +287,7 @@ mod tests {
             "[]",
             "{}",
             r#"{"type":7}"#,
-            r#"{"type":"start","id":"1"}"#,
+            r#"{"type":"next","id":"1"}"#,
             r#"{"type":"subscribe"}"#,
             r#"{"type":"subscribe","id":"1"}"#,
             r#"{"type":"subscribe","id":"1","payload":null}"#,
@@ -277,8 +310,10 @@ mod tests {
             &long_id,
             &deep,
         ] {
-            let reason = Incoming::read(text).expect_err(text);
-            assert!(reason.len() < 80, "{reason}");
+            for (dialect, text) in [(Dialect::New, text), (Dialect::Old, &in_old_words(text))] {
+                let reason = Incoming::read(text, dialect).expect_err(text);
+                assert!(reason.len() < 80, "{reason}");
+            }
         }
     }
 
@@ -291,8 +326,43 @@ mod tests {
             r#"{"type":"\u0070ong"}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","variables":null,"operationName":null,"extensions":null}}"#,
         ] {
-            assert!(Incoming::read(text).is_ok(), "{text}");
+            assert!(Incoming::read(text, Dialect::New).is_ok(), "{text}");
+            let is_known = !text.contains("ping") && !text.contains("ong");
+            assert_eq!(Incoming::read(&in_old_words(text), Dialect::Old).is_ok(), is_known, "{text}");
         }
+        let goodbye = Incoming::read(r#"{"type":"connection_terminate","payload":null}"#, Dialect::Old);
+        assert!(matches!(goodbye, Ok(Incoming::Terminate)));
+    }
+
+    #[test]
+    fn the_words_of_one_dialect_are_not_those_of_the_other() {
+        let start = r#"{"type":"start","id":"1","payload":{"query":"{me{id}}"}}"#;
+        for old in [start, r#"{"type":"stop","id":"1"}"#, r#"{"type":"connection_terminate"}"#] {
+            assert!(Incoming::read(old, Dialect::Old).is_ok(), "{old}");
+            assert!(Incoming::read(old, Dialect::New).is_err(), "{old}");
+        }
+        let subscribe = start.replace("start", "subscribe");
+        for new in [&subscribe, r#"{"type":"complete","id":"1"}"#, r#"{"type":"ping"}"#, r#"{"type":"pong"}"#] {
+            assert!(Incoming::read(new, Dialect::New).is_ok(), "{new}");
+            assert!(Incoming::read(new, Dialect::Old).is_err(), "{new}");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_old_protocol_are_one_object_that_names_them_all() {
+        let errors = r#"[{"message":"a","extensions":{"code":"X"}},{"message":"b"}]"#;
+        let outgoing = Outgoing::Error { id: "1".into(), errors: errors.into() };
+        let text = outgoing.text(Dialect::Old).expect("a message");
+        let expected = json!({
+            "id": "1",
+            "type": "error",
+            "payload": {
+                "message": "a",
+                "extensions": { "code": "X" },
+                "errors": [{ "message": "a", "extensions": { "code": "X" } }, { "message": "b" }],
+            },
+        });
+        assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), expected);
     }
 
     #[test]
@@ -303,14 +373,18 @@ mod tests {
             Outgoing::Error { id: id.clone(), errors: "[]".into() },
             Outgoing::Complete { id: id.clone() },
         ] {
-            let value: Value = serde_json::from_str(&outgoing.text()).expect("JSON");
-            assert_eq!(value["id"], *id);
+            for dialect in Dialect::ALL {
+                let text = outgoing.text(dialect).expect("a message");
+                let value: Value = serde_json::from_str(&text).expect("JSON");
+                assert_eq!(value["id"], *id);
+            }
         }
     }
 
     #[test]
     fn a_token_never_shows_itself() {
-        let incoming = Incoming::read(r#"{"type":"connection_init","payload":{"authToken":"hidden"}}"#);
+        let text = r#"{"type":"connection_init","payload":{"authToken":"hidden"}}"#;
+        let incoming = Incoming::read(text, Dialect::New);
         assert!(!format!("{incoming:?}").contains("hidden"));
     }
 }

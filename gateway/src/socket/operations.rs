@@ -76,12 +76,15 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::socket::protocol::{Action, Input, Protocol};
+    use crate::socket::{
+        dialect::Dialect,
+        protocol::{Action, Input, Protocol},
+    };
 
     /// Operations as the machine numbers them.
     fn numbers(count: usize) -> Vec<Operation> {
         let now = Instant::now();
-        let mut protocol = Protocol::new(now);
+        let mut protocol = Protocol::new(Dialect::New, now);
         protocol.handle(Input::Text(r#"{"type":"connection_init"}"#), now);
         protocol.handle(Input::Authenticated(Ok(None)), now);
         let start = |number| {

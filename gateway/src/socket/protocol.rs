@@ -13,14 +13,13 @@ use tokio::time::Instant;
 
 use super::{
     close::Close,
+    dialect::Dialect,
     message::{Incoming, Outgoing, Request, Token},
 };
 use crate::error::Code;
 
 /// How long a client may take to send `connection_init`.
 pub const INIT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often the gateway asks whether the client is still there.
-pub const PING_EVERY: Duration = Duration::from_secs(20);
 /// How long a client may be silent.
 pub const SILENCE_MAX: Duration = Duration::from_secs(40);
 /// How long before a token's end the client is told.
@@ -83,6 +82,8 @@ pub enum Input<'a> {
 pub enum Action {
     /// Send a message.
     Send(Outgoing),
+    /// Send a WebSocket ping: a client of the old protocol answers nothing else.
+    Probe,
     /// Find out who it is, and say so by [`Input::Authenticated`].
     Authenticate(Option<Token>),
     /// Begin an operation.
@@ -114,6 +115,7 @@ struct Expiry {
 /// The state of one socket.
 #[derive(Debug)]
 pub struct Protocol {
+    dialect: Dialect,
     phase: Phase,
     heard_at: Instant,
     by_id: HashMap<Arc<str>, Operation>,
@@ -123,8 +125,9 @@ pub struct Protocol {
 
 impl Protocol {
     /// A socket that was opened now.
-    pub fn new(now: Instant) -> Self {
+    pub fn new(dialect: Dialect, now: Instant) -> Self {
         Self {
+            dialect,
             phase: Phase::New { until: now + INIT_TIMEOUT },
             heard_at: now,
             by_id: HashMap::new(),
@@ -144,6 +147,12 @@ impl Protocol {
                 Some(expiry.map_or(alive, |expiry| expiry.min(alive)))
             }
         }
+    }
+
+    /// Whether frames may be handed over now. A client of the old protocol starts operations without waiting for the
+    /// acknowledgement: as long as nobody knows who it is, they wait on the wire.
+    pub fn listens(&self) -> bool {
+        self.dialect == Dialect::New || !matches!(self.phase, Phase::Authenticating)
     }
 
     /// How many operations run.
@@ -195,7 +204,7 @@ impl Protocol {
         if text.len() > FRAME_MAX {
             return self.close(Close::TOO_LARGE);
         }
-        match Incoming::read(text) {
+        match Incoming::read(text, self.dialect) {
             Err(reason) => self.close(Close::bad_message(reason)),
             Ok(Incoming::Init { token }) => {
                 if !matches!(self.phase, Phase::New { .. }) {
@@ -211,6 +220,7 @@ impl Protocol {
             }
             Ok(Incoming::Ping { payload }) => pong(payload),
             Ok(Incoming::Pong) => Vec::new(),
+            Ok(Incoming::Terminate) => self.close(Close::GOODBYE),
         }
     }
 
@@ -239,15 +249,15 @@ impl Protocol {
         }
         let expires_at = match answer {
             Ok(expires_at) => expires_at,
-            Err(Refusal::Token) => return self.close(Close::FORBIDDEN),
-            Err(Refusal::TooManySockets) => return self.close(Close::TOO_MANY_SOCKETS),
-            Err(Refusal::Unavailable) => return self.close(Close::TRY_AGAIN),
+            Err(Refusal::Token) => return self.reject(Close::FORBIDDEN),
+            Err(Refusal::TooManySockets) => return self.reject(Close::TOO_MANY_SOCKETS),
+            Err(Refusal::Unavailable) => return self.reject(Close::TRY_AGAIN),
         };
         if expires_at.is_some_and(|at| at <= now) {
-            return self.close(Close::EXPIRED);
+            return self.reject(Close::EXPIRED);
         }
         let expiry = expires_at.map(|at| Expiry { at, announced: false });
-        self.phase = Phase::Open { ping_at: now + PING_EVERY, expiry };
+        self.phase = Phase::Open { ping_at: now + self.dialect.alive_every(), expiry };
         vec![Action::Send(Outgoing::Ack)]
     }
 
@@ -264,8 +274,11 @@ impl Protocol {
                     actions.push(Action::Send(Outgoing::Ping { expires_in_s }));
                 }
                 if *ping_at <= now {
-                    *ping_at = now + PING_EVERY;
+                    *ping_at = now + self.dialect.alive_every();
                     actions.push(Action::Send(Outgoing::Ping { expires_in_s: None }));
+                    if self.dialect == Dialect::Old {
+                        actions.push(Action::Probe);
+                    }
                 }
                 actions
             }
@@ -286,6 +299,12 @@ impl Protocol {
         if let Some(id) = self.ids.remove(&operation) {
             self.by_id.remove(&id);
         }
+    }
+
+    /// Closes instead of an acknowledgement.
+    fn reject(&mut self, close: Close) -> Vec<Action> {
+        let told = Action::Send(Outgoing::Rejected { reason: close.reason().into() });
+        [told].into_iter().chain(self.close(close)).collect()
     }
 
     fn close(&mut self, close: Close) -> Vec<Action> {

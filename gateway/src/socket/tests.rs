@@ -14,16 +14,18 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::stage::{Gauges, Stage};
 
 const PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "graphql-transport-ws");
+const OLD_PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "graphql-ws");
 
 #[tokio::test]
 async fn a_handshake_needs_our_subprotocol_and_an_origin_that_may_come() {
     let stage = Stage::start().await;
     for (headers, status) in [
         (&[][..], 400),
-        (&[("sec-websocket-protocol", "graphql-ws")], 400),
+        (&[("sec-websocket-protocol", "graphql")], 400),
         (&[("sec-websocket-protocol", "mqtt, soap")], 400),
         (&[PROTOCOL, ("origin", "https://evil.example")], 403),
         (&[PROTOCOL, ("origin", "null")], 403),
+        (&[OLD_PROTOCOL, ("origin", "https://evil.example")], 403),
     ] {
         assert_eq!(stage.open(headers).await.err(), Some(status), "{headers:?}");
     }
@@ -31,6 +33,7 @@ async fn a_handshake_needs_our_subprotocol_and_an_origin_that_may_come() {
         &[PROTOCOL][..],
         &[PROTOCOL, ("origin", "https://app.example")],
         &[("sec-websocket-protocol", "other, graphql-transport-ws")],
+        &[OLD_PROTOCOL],
     ] {
         assert!(stage.open(headers).await.is_ok(), "{headers:?}");
     }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use axum::{
+    body::Bytes,
+    extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket},
+};
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, sleep, timeout};
 use tungstenite::Error as SocketError;
@@ -61,10 +64,12 @@ impl Wire {
 
     /// Has a text written.
     pub fn send(&mut self, text: String) {
-        if !self.is_busy() {
-            self.moved_at = Instant::now();
-        }
-        self.waiting.push_back(Message::Text(text.into()));
+        self.queue(Message::Text(text.into()));
+    }
+
+    /// Has a ping written, which every WebSocket client answers by itself.
+    pub fn probe(&mut self) {
+        self.queue(Message::Ping(Bytes::new()));
     }
 
     /// Whether something is still to be written.
@@ -80,6 +85,13 @@ impl Wire {
     /// What happens next. Dropped while it waits, it loses nothing.
     pub async fn next(&mut self) -> Event {
         poll_fn(|context| self.poll(context)).await
+    }
+
+    fn queue(&mut self, message: Message) {
+        if !self.is_busy() {
+            self.moved_at = Instant::now();
+        }
+        self.waiting.push_back(message);
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {

@@ -1,16 +1,25 @@
-// The page: a bar to sign in, and GraphiQL below it. What is typed here, the token included, lives in sessionStorage: it
+// The page at /: a bar to sign in, and GraphiQL below it. What is typed here, the token included, lives in sessionStorage: it
 // ends with the browser tab, and two browser tabs can be two people.
 import { DOC_EXPLORER_PLUGIN, DocExplorerContextProvider } from '@graphiql/plugin-doc-explorer';
 import { GraphiQLInterface, GraphiQLProvider } from 'graphiql';
+import { useState } from 'react';
 import { createRoot } from 'react-dom/client';
 import 'graphiql/style.css';
 import './style.css';
 import { examples } from './examples.js';
 import { fetcher } from './fetcher.js';
+import { useTokenInHeaders } from './header-editor.js';
+import { remembered } from './session.js';
 import { SignIn } from './sign-in.jsx';
 
 // Without GraphiQL's history: it would keep the headers, and so the token, past sign-out.
 const plugins = [DOC_EXPLORER_PLUGIN];
+
+function Bar() {
+  const [session, setSession] = useState(remembered);
+  useTokenInHeaders(session);
+  return <SignIn session={session} onSession={setSession} other={{ name: 'Playground', path: '/playground' }} />;
+}
 
 function App() {
   return (
@@ -22,7 +31,7 @@ function App() {
       storage={sessionStorage}
     >
       <DocExplorerContextProvider>
-        <SignIn />
+        <Bar />
         <main>
           <GraphiQLInterface defaultEditorToolsVisibility="headers" showPersistHeadersSettings={false} />
         </main>

@@ -55,7 +55,7 @@ web: ## the pages at / and /playground anew, with errors shown; the next build e
 engines: ## Postgres, Redis and Kafka as plain processes on loopback; prints their URLs and writes target/engines/env
 	@deploy/engines/up.sh
 
-test-engines: engines ## the stores, the log and the stories on real Postgres, Redis and Kafka
+test-engines: engines ## the stores, the log, the cache and the stories on real Postgres, Redis and Kafka
 	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; $(MAKE) --no-print-directory engine-tests
 
 # Wants the engines' URLs in the environment, and skips nothing.

@@ -4,13 +4,17 @@
 use std::{future::Future, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
+use counter::Cache;
 use db::{Db, Migrations};
 use events::{Kafka, Local, Log, Relay, Topic};
 use proto::topic;
 use telemetry::Readiness;
 use tokio_util::sync::CancellationToken;
 
-use crate::process::{Process, stop_signal};
+use crate::{
+    process::{Process, stop_signal},
+    settings,
+};
 
 /// Connections to Postgres of one role.
 const CONNECTIONS: u32 = 16;
@@ -120,6 +124,17 @@ pub fn log(kafka_url: Option<&str>, instance: Option<&str>, outboxes: &[(&'stati
     }
 }
 
+/// The counter's cache: a map of this process, or Redis, which need not be there yet.
+///
+/// # Errors
+/// Where the URL is none.
+pub fn cache(settings: &settings::Redis) -> anyhow::Result<Cache> {
+    match &settings.redis_url {
+        Some(url) => Cache::redis(url.reveal()).context("REDIS_URL"),
+        None => Ok(Cache::in_process()),
+    }
+}
+
 /// What stands behind the log: the relay of every outbox to Kafka, or the pruning of outboxes that are the log.
 pub fn carry(process: &mut Process, log: &Log, outboxes: &[(&'static str, &Db)]) {
     match log.clone() {
@@ -136,6 +151,19 @@ pub fn carry(process: &mut Process, log: &Log, outboxes: &[(&'static str, &Db)])
     }
     for (name, db) in outboxes {
         process.spawn(watch_database(name, (*db).clone(), process.readiness.clone(), process.shutdown.clone()));
+    }
+}
+
+/// Without its cache the counter works on: it reads its database.
+pub async fn watch_cache(cache: Cache, readiness: Readiness, shutdown: CancellationToken) {
+    let Cache::Redis(_) = &cache else { return };
+    let component = readiness.register("redis");
+    while !shutdown.is_cancelled() {
+        match cache.check().await {
+            Ok(()) => component.ready(),
+            Err(error) => component.degraded(error.to_string()),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await;
     }
 }
 

@@ -4,7 +4,6 @@ use std::{net::SocketAddr, time::Duration};
 
 use access::{ServiceToken, SigningKeys};
 use anyhow::Context;
-use counter::Cache;
 use db::{Db, Migrations};
 use events::{Kafka, Log};
 use gateway::{origins::Origins, peers::Peers};
@@ -65,12 +64,13 @@ pub async fn dialog(settings: settings::Dialog) -> anyhow::Result<()> {
 /// # Errors
 /// Where a setting is wrong or missing.
 pub async fn counter(settings: settings::Counter) -> anyhow::Result<()> {
+    let cache = engine::cache(&settings.cache)?;
     let mut ready = start("counter", &settings.role, (50_053, 9_093), &counter::MIGRATIONS).await?;
     let auth = connect(&mut ready.process, "AUTH_URL", &settings.auth_url)?;
     let dialog = connect(&mut ready.process, "DIALOG_URL", &settings.dialog_url)?;
     let guard = wiring::guard(&auth, &ready.token, &settings.token_issuer);
-    let app = counter::App::new(ready.db.clone(), ready.log.clone(), Cache::in_process(), guard, ready.token.clone());
-    wiring::run_counter(&mut ready.process, &app, dialog);
+    let app = counter::App::new(ready.db.clone(), ready.log.clone(), cache.clone(), guard, ready.token.clone());
+    wiring::run_counter(&mut ready.process, &app, cache, dialog);
     ready.process.serve_grpc("counter", ready.listener, app.server(), settings.role.introspection);
     ready.process.until_stopped(&[&ready.db], settings.role.peer.drain_window).await
 }

@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use counter::Cache;
 use db::Db;
 use gateway::{origins::Origins, peers::Peers};
 use proto::topic;
@@ -31,6 +30,7 @@ const ACCESS_TOKEN_TTL: Duration = Duration::from_secs(3600);
 /// # Errors
 /// Where a setting is wrong or missing.
 pub async fn run(settings: Serve) -> anyhow::Result<()> {
+    let cache = engine::cache(&settings.cache)?;
     let _lock = lock(&settings.data_dir)?;
     let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
@@ -54,10 +54,10 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let saga = dialog::Settings { saga_deadline: settings.saga_deadline };
     let dialog = dialog::App::new(dialog_db.clone(), guard.clone(), auth_peer.clone(), saga);
     let dialog_peer = proto::local(server_layer("dialog").layer(dialog.server()));
-    let counter = counter::App::new(counter_db.clone(), log.clone(), Cache::in_process(), guard.clone(), token.clone());
+    let counter = counter::App::new(counter_db.clone(), log.clone(), cache.clone(), guard.clone(), token.clone());
     let counter_peer = proto::local(server_layer("counter").layer(counter.server()));
     wiring::run_dialog(&mut process, &dialog, &log, counter_peer.clone(), &token);
-    wiring::run_counter(&mut process, &counter, dialog_peer.clone());
+    wiring::run_counter(&mut process, &counter, cache, dialog_peer.clone());
 
     let introspection = settings.gateway.introspection.unwrap_or(true);
     let gateway_settings = gateway::Settings {

@@ -1,6 +1,6 @@
 //! Every setting, as a flag and as an environment variable; the doc comments are the `--help`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use gateway::origins::Origins;
@@ -66,6 +66,8 @@ pub struct Serve {
     #[command(flatten)]
     pub log: Kafka,
     #[command(flatten)]
+    pub cache: Redis,
+    #[command(flatten)]
     pub keys: Keys,
     #[command(flatten)]
     pub tokens: Tokens,
@@ -101,6 +103,38 @@ pub struct Kafka {
     /// Log of events: kafka://host:port,… [default: the outbox tables of this process]
     #[arg(long, env = "KAFKA_URL")]
     pub kafka_url: Option<String>,
+}
+
+/// The counter's cache on many machines.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engines")]
+pub struct Redis {
+    /// Cache of unread counts: redis://host:port, of one counter database alone [default: a bounded map in each process]
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: Option<Secret>,
+}
+
+/// A URL that may have a password in it: nothing here shows it.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The URL itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// What the three services have in common.
@@ -179,6 +213,8 @@ pub struct Dialog {
 pub struct Counter {
     #[command(flatten)]
     pub role: Role,
+    #[command(flatten)]
+    pub cache: Redis,
     /// Where auth is: http://host:port, several with commas
     #[arg(long, env = "AUTH_URL")]
     pub auth_url: String,
@@ -365,6 +401,14 @@ mod tests {
     }
 
     #[test]
+    fn a_url_with_a_password_is_not_shown() {
+        let cli = Cli::try_parse_from(["tidings", "serve", "--redis-url", "redis://:hunter2@cache"]).unwrap();
+        assert!(!format!("{cli:?}").contains("hunter2"));
+        let Some(Command::Serve(serve)) = cli.command else { panic!("it serves") };
+        assert_eq!(serve.cache.redis_url.unwrap().reveal(), "redis://:hunter2@cache");
+    }
+
+    #[test]
     fn introspection_is_on_until_it_is_switched_off() {
         let introspection =
             |text: &[&str]| Cli::try_parse_from(["tidings"].iter().chain(text)).unwrap().serve.gateway.introspection;
@@ -381,7 +425,7 @@ mod tests {
         for setting in command.get_arguments().filter(|setting| setting.get_long().is_some_and(named)) {
             let (flag, entry) = (setting.get_long().unwrap(), setting.get_help().unwrap().to_string());
             let variable = setting.get_env().unwrap_or_else(|| panic!("--{flag} has no variable")).to_str().unwrap();
-            assert!(help.contains(&format!("--{flag} <")) && help.contains(&format!("[env: {variable}=")), "--{flag}");
+            assert!(help.contains(&format!("--{flag} <")) && help.contains(&format!("[env: {variable}")), "--{flag}");
             let default = setting.get_default_values().iter().any(|default| !default.is_empty());
             assert!(default || entry.contains("[default: "), "--{flag} has no default");
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use access::{Guard, KeySet, ServiceToken, SigningKeys};
+use counter::Cache;
 use db::Db;
 use events::Log;
 use gateway::peers::Peers;
@@ -12,7 +13,7 @@ use proto::{
 };
 use telemetry::Readiness;
 
-use crate::{process::Process, settings::Tokens};
+use crate::{engine, process::Process, settings::Tokens};
 
 /// Auth over its database.
 pub fn auth(
@@ -48,7 +49,8 @@ pub fn run_dialog(process: &mut Process, app: &dialog::App, log: &Log, counter: 
 }
 
 /// Runs counter's loops. A consumer that stops says so itself, once; the rest goes on.
-pub fn run_counter(process: &mut Process, app: &counter::App, dialog: Peer) {
+pub fn run_counter(process: &mut Process, app: &counter::App, cache: Cache, dialog: Peer) {
+    process.spawn(engine::watch_cache(cache, process.readiness.clone(), process.shutdown.clone()));
     let (app, shutdown) = (app.clone(), process.shutdown.clone());
     process.spawn(async move { drop(app.run(dialog, shutdown).await) });
 }

@@ -1,6 +1,8 @@
 //! What can go wrong with a call, by what its caller can do about it, and the one match to the statuses of the wire. The
 //! texts are written for people; nothing from below is among them.
 
+use std::sync::Arc;
+
 use tonic::Status;
 
 /// An error of an operation.
@@ -26,6 +28,12 @@ pub enum Error {
     /// What another service tells is out of its bounds.
     #[error(transparent)]
     Impossible(#[from] crate::event::Impossible),
+    /// Too many read the database at this moment.
+    #[error("counters are busy at the moment")]
+    Busy,
+    /// What those were told who asked for the same at the same time.
+    #[error(transparent)]
+    Shared(#[from] Arc<Error>),
     /// The database's own.
     #[error(transparent)]
     Database(#[from] db::Error),
@@ -39,7 +47,15 @@ impl From<proto::InvalidId> for Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        match &error {
+        Self::from(&error)
+    }
+}
+
+impl From<&Error> for Status {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Shared(error) => Self::from(&**error),
+            Error::Busy => Self::unavailable(error.to_string()),
             Error::Invalid(_) | Error::Future | Error::Impossible(_) => Self::invalid_argument(error.to_string()),
             Error::Database(db::Error::Unavailable(source)) => {
                 tracing::warn!(%source, "the database is unavailable");
@@ -68,6 +84,8 @@ mod tests {
             (Error::Dialog(Status::unavailable("secret")), Code::Internal),
             (Error::Behind { missing: 3, head: 2 }, Code::Internal),
             (Error::Impossible(crate::event::Impossible("a seq is not a seq")), Code::InvalidArgument),
+            (Error::Busy, Code::Unavailable),
+            (Arc::new(Error::Future).into(), Code::InvalidArgument),
             (Error::Database(db::Error::Refused("secret".to_owned())), Code::Internal),
             (Error::Database(db::Error::Unavailable(sqlx::Error::PoolTimedOut)), Code::Unavailable),
         ] {

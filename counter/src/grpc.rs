@@ -29,7 +29,7 @@ impl Counters for App {
         let request = request.into_inner();
         let first = page(request.first)?;
         let at_least = request.at_least.as_ref().map(version);
-        let unread = unread::of(&self.db, &self.cache, user_id, first, at_least).await?;
+        let unread = unread::of(&self.fills, user_id, first, at_least).await?;
         Ok(Response::new(UnreadReply {
             version: Some(version_wire(unread.version)),
             total: unread.total,

@@ -7,6 +7,7 @@ mod cache;
 mod count;
 mod error;
 pub mod event;
+mod fills;
 mod grpc;
 pub mod kernel;
 mod publish;
@@ -23,8 +24,9 @@ use events::{Consumer, Log, Stopped};
 use proto::{Peer, counter::counters_server::CountersServer, topic};
 use tokio_util::sync::CancellationToken;
 
-pub use cache::Cache;
+pub use cache::{Cache, Trouble};
 pub use error::Error;
+use fills::Fills;
 
 /// This service's migrations; its database needs those of `db` and `events` too.
 pub static MIGRATIONS: db::Migrations =
@@ -36,6 +38,7 @@ pub struct App {
     db: Db,
     log: Log,
     cache: Cache,
+    fills: Fills,
     guard: Guard,
     service_token: ServiceToken,
 }
@@ -43,7 +46,8 @@ pub struct App {
 impl App {
     /// The service over its migrated database; the guard knows who calls, and the token is shown to dialog.
     pub fn new(db: Db, log: Log, cache: Cache, guard: Guard, service_token: ServiceToken) -> Self {
-        Self { db, log, cache, guard, service_token }
+        let fills = Fills::new(db.clone(), cache.clone());
+        Self { db, log, cache, fills, guard, service_token }
     }
 
     /// The generated server.
@@ -67,7 +71,7 @@ impl App {
             }
             stopped
         });
-        let cache = Box::pin(self.cache.run(&self.log, shutdown.clone()));
+        let cache = Box::pin(self.cache.run(&self.log, &self.db, shutdown.clone()));
         let (stopped, (), ()) = tokio::join!(counting, cache, Box::pin(repair.run(shutdown.clone())));
         stopped
     }

@@ -111,121 +111,20 @@ fn advance(unread: &Unread, delta: &Delta) -> Option<Slot> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
     use uuid::Uuid;
 
     use super::*;
+    use crate::cache::histories::{Apply, Fill, History};
 
-    /// The database of one user: the rows at every version, and the steps between them.
-    struct Database {
-        states: Vec<BTreeMap<DialogId, Row>>,
-        steps: Vec<Delta>,
-        epoch: i64,
-    }
-
-    type Apply = fn(&Slot, &Delta) -> Option<Slot>;
-    type Fill = fn(&Slot, u64, &Unread) -> Option<Slot>;
-
-    impl Database {
-        fn version(&self, number: usize) -> Version {
-            Version { epoch: self.epoch, number: number as i64 }
-        }
-
-        fn write(&mut self, rng: &mut SmallRng) {
-            let mut state = self.states.last().expect("there is one from the beginning").clone();
-            let mut rows = Vec::new();
-            for n in 0..rng.random_range(1..=2) {
-                let dialog_id = DialogId::new(Uuid::from_u128(rng.random_range(0..3) * 2 + n));
-                let was = state.get(&dialog_id).map_or(0, |row| row.unread);
-                let unread = rng.random_range(0..4);
-                let row = Row { dialog_id, unread, read_seq: rng.random_range(0..9), last_seq: 9 };
-                state.insert(dialog_id, row);
-                rows.push((row, was));
-            }
-            let (version, previous) = (self.version(self.states.len()), self.version(self.states.len() - 1));
-            self.states.push(state);
-            self.steps.push(Delta { version, previous, rows });
-        }
-
-        fn read(&self) -> Unread {
-            let rows: Vec<Row> =
-                self.states.last().expect("one").values().filter(|row| row.unread > 0).copied().collect();
-            let total = rows.iter().map(|row| row.unread).sum();
-            Unread { version: self.version(self.states.len() - 1), total, rows, truncated: false }
-        }
-
-        fn holds(&self, unread: &Unread) -> bool {
-            let Some(state) = self.states.get(usize::try_from(unread.version.number).unwrap()) else { return false };
-            let expected: BTreeMap<DialogId, Row> =
-                state.iter().filter(|(_, row)| row.unread > 0).map(|(id, row)| (*id, *row)).collect();
-            let held: BTreeMap<DialogId, Row> = unread.rows.iter().map(|row| (row.dialog_id, *row)).collect();
-            held.len() == unread.rows.len()
-                && held == expected
-                && unread.total == expected.values().map(|row| row.unread).sum::<i64>()
-                && unread.version.epoch == self.epoch
-        }
-    }
-
-    /// Writes, misses, fills that come late, events that come late and again, and evictions, in any order. Gives the
-    /// number of answers, or `None` after a wrong one.
-    fn interleave(seed: u64, apply: Apply, fill: Fill) -> Option<u32> {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let mut database = Database { states: vec![BTreeMap::new()], steps: Vec::new(), epoch: 1 };
-        let (mut slot, mut tickets, mut read, mut told, mut answers) = (None, 0, Vec::new(), 0, 0);
-        for _ in 0..60 {
-            match rng.random_range(0..20) {
-                0..=4 => database.write(&mut rng),
-                5..=7 => {
-                    slot = Some(Slot::miss(slot.as_ref(), tickets));
-                    read.push((tickets, None));
-                    tickets += 1;
-                }
-                8..=10 => {
-                    if let Some((_, unread)) = read.iter_mut().filter(|(_, unread)| unread.is_none()).last() {
-                        *unread = Some(database.read());
-                    }
-                }
-                11..=13 => {
-                    let done: Vec<usize> = (0..read.len()).filter(|n| read[*n].1.is_some()).collect();
-                    if let Some(n) = done.choose(&mut rng) {
-                        let (ticket, unread) = read.remove(*n);
-                        let next = slot.as_ref().and_then(|slot| fill(slot, ticket, &unread.expect("it is done")));
-                        slot = next.or(slot);
-                    }
-                }
-                14..=17 => {
-                    // The log is read in order; after a crash some of it again, and some of it may be gone.
-                    told = match rng.random_range(0..20) {
-                        0 | 1 => told - told.min(3),
-                        2 => told + 1,
-                        _ => told,
-                    };
-                    if let Some(delta) = database.steps.get(told) {
-                        slot = slot.as_ref().and_then(|slot| apply(slot, delta)).or(slot);
-                        told += 1;
-                    }
-                }
-                18 => slot = None,
-                _ => {}
-            }
-            if let Some(unread) = slot.as_ref().and_then(Slot::unread) {
-                answers += 1;
-                if !database.holds(&unread) {
-                    return None;
-                }
-            }
-        }
-        Some(answers)
+    fn answers(seed: u64, apply: Apply, fill: Fill) -> Option<usize> {
+        let history = History::random(seed);
+        history.answers(&history.play(apply, fill))
     }
 
     #[test]
     fn whatever_comes_when_a_version_has_its_own_rows() {
-        let answers: u32 = (0..20_000)
-            .map(|seed| {
-                interleave(seed, Slot::apply, Slot::fill).unwrap_or_else(|| panic!("wrong rows with seed {seed}"))
-            })
+        let answers: usize = (0..20_000)
+            .map(|seed| answers(seed, Slot::apply, Slot::fill).unwrap_or_else(|| panic!("wrong rows with seed {seed}")))
             .sum();
         assert!(answers > 100_000, "the cache held something often enough: {answers}");
     }
@@ -236,14 +135,14 @@ mod tests {
             Slot::Held(unread) if delta.version > unread.version => advance(unread, delta),
             _ => slot.apply(delta),
         };
-        assert!((0..1_000).any(|seed| interleave(seed, newer_wins, Slot::fill).is_none()));
+        assert!((0..1_000).any(|seed| answers(seed, newer_wins, Slot::fill).is_none()));
         let any_fill: Fill = |_, _, unread| Some(Slot::Held(Arc::new(unread.clone())));
-        assert!((0..1_000).any(|seed| interleave(seed, newer_wins, any_fill).is_none()));
+        assert!((0..1_000).any(|seed| answers(seed, newer_wins, any_fill).is_none()));
         let repeated: Apply = |slot, delta| match slot {
             Slot::Held(unread) => advance(unread, delta),
             Slot::Stub { .. } => slot.apply(delta),
         };
-        assert!((0..1_000).any(|seed| interleave(seed, repeated, Slot::fill).is_none()));
+        assert!((0..1_000).any(|seed| answers(seed, repeated, Slot::fill).is_none()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use db::Db;
 use proto::{DialogId, UserId};
 
-use crate::{Cache, Error, store};
+use crate::{Error, fills::Fills, store};
 
 /// Dialogs of one answer, at most.
 pub const ROWS: usize = 1_000;
@@ -74,28 +74,11 @@ pub type ReadStates = Vec<(UserId, i64)>;
 /// The `first` dialogs with something unread, newest activity first, and the exact total.
 ///
 /// # Errors
-/// [`Error::Future`] where `at_least` was never given to anyone; else as the database has them.
+/// [`Error::Future`] where `at_least` was never given to anyone; [`Error::Busy`]; else as the database has them.
 #[tracing::instrument(name = "counter.unread.of", skip_all, fields(%user_id))]
-pub async fn of(
-    db: &Db,
-    cache: &Cache,
-    user_id: UserId,
-    first: usize,
-    at_least: Option<Version>,
-) -> Result<Unread, Error> {
-    if let Some(cached) = cache.get(user_id).await.filter(|cached| Some(cached.version) >= at_least) {
-        return Ok(cut(cached, first));
-    }
-    let ticket = cache.miss(user_id).await;
-    let mut tx = db.snapshot().await?;
-    let (version, total) = store::version(&mut tx, user_id).await?;
-    let rows = store::unread(&mut tx, user_id, ROWS as i64 + 1).await?;
-    tx.rollback().await?;
-    let unread = Unread { version, total, rows, truncated: false };
-    if unread.rows.len() <= ROWS {
-        cache.fill(user_id, ticket, &unread).await;
-    }
-    never_older(version, at_least)?;
+pub async fn of(fills: &Fills, user_id: UserId, first: usize, at_least: Option<Version>) -> Result<Unread, Error> {
+    let unread = fills.unread(user_id, at_least).await?;
+    never_older(unread.version, at_least)?;
     Ok(cut(unread, first))
 }
 

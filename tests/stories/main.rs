@@ -9,6 +9,7 @@
 
 mod app;
 mod bad_input;
+mod cache;
 mod cost;
 mod device;
 mod engines;

@@ -18,7 +18,7 @@ use tokio::{
     sync::{Mutex, MutexGuard},
 };
 
-use crate::place::Place;
+use crate::{person::Person, place::Place};
 
 /// The roles that hold data or talk to people, as the tests name them.
 pub const ROLES: [&str; 5] = ["auth", "dialog", "counter", "gateway1", "gateway2"];
@@ -74,7 +74,11 @@ impl Stack {
             migrate.insert(setting, databases[role].clone());
         }
         run_once("migrate", folder.path(), &migrate).await;
-        let settings = settings(&common, &databases);
+        let mut settings = settings(&common, &databases);
+        if let Some(redis) = engine("TEST_REDIS_URL") {
+            engine_does("start", "redis").await;
+            settings.get_mut("counter").unwrap().insert("REDIS_URL", redis);
+        }
         let at = |role: &str| format!("http://{}", settings[role]["LISTEN"]);
         let suffix = format!("_{:06x}", rand::random::<u32>() & 0xff_ffff);
         let place = Place { url: at("gateway1"), other: at("gateway2"), suffix };
@@ -117,6 +121,16 @@ impl Stack {
     /// A role's database, for looking into it.
     pub async fn database(&self, role: &str) -> Db {
         Db::open(&self.databases[role], 2).await.unwrap()
+    }
+
+    /// What Redis holds of a person: the total of all rows. `None`: nothing.
+    pub async fn cached_total(&self, person: &Person) -> Option<i64> {
+        let client = redis::Client::open(self.settings["counter"]["REDIS_URL"].as_str()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let hash = redis::Cmd::hgetall(format!("tidings:unread:{}", person.id));
+        let fields: BTreeMap<String, String> = hash.query_async(&mut connection).await.unwrap();
+        let unread = |row: &String| row.split(' ').nth(1).map_or(0, |unread| unread.parse().unwrap());
+        fields.contains_key("version").then(|| fields.values().map(unread).sum())
     }
 
     fn log(&self, role: &str) -> std::path::PathBuf {

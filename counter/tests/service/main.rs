@@ -1,6 +1,7 @@
 //! The counter as its neighbours see it: events come in through the log, calls through the generated client, and what it
 //! tells is read from the log.
 
+mod redis;
 mod talk;
 mod world;
 

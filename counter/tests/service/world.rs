@@ -44,17 +44,27 @@ pub(crate) struct World {
     running: JoinHandle<Result<(), Stopped>>,
 }
 
-/// A running counter on every kind of database.
+/// A running counter on every kind of database, and with its cache in Redis where there is one.
 pub(crate) async fn databases() -> Vec<World> {
     let mut worlds = Vec::new();
-    for database in testkit::databases(&[&db::MIGRATIONS, &events::MIGRATIONS, &counter::MIGRATIONS]).await {
-        worlds.push(World::start(database).await);
+    for database in testkit::databases(MIGRATIONS).await {
+        worlds.push(World::start(database, Cache::in_process()).await);
+    }
+    if let Some(url) = testkit::redis_url() {
+        worlds.push(World::cached_at(&url).await);
     }
     worlds
 }
 
+const MIGRATIONS: &[&db::Migrations] = &[&db::MIGRATIONS, &events::MIGRATIONS, &counter::MIGRATIONS];
+
 impl World {
-    async fn start(database: TestDb) -> Self {
+    /// On SQLite, with its cache in the Redis at this URL.
+    pub(crate) async fn cached_at(url: &str) -> Self {
+        Self::start(testkit::sqlite(MIGRATIONS).await, Cache::redis(url).expect("it is a URL")).await
+    }
+
+    async fn start(database: TestDb, cache: Cache) -> Self {
         let neighbours = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
         let (own, foreign) = (&database.db, &neighbours.db);
         let topics = [(topic::COUNTER, own), (topic::UNREAD, own), (topic::DEAD, own)];
@@ -64,7 +74,7 @@ impl World {
         let jwks = keys.jwks();
         let set = KeySet::new(move || std::future::ready(Ok::<String, BoxError>(jwks.clone())));
         let guard = Guard::new(set, service_token.clone(), "tidings");
-        let app = App::new(own.clone(), log.clone(), Cache::in_process(), guard, service_token.clone());
+        let app = App::new(own.clone(), log.clone(), cache, guard, service_token.clone());
         let (dialog, shutdown) = (Dialog::default(), CancellationToken::new());
         let running = tokio::spawn({
             let (app, dialog, shutdown) = (app.clone(), proto::local(dialog.clone()), shutdown.clone());

@@ -30,6 +30,16 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What a consumer does with records.
 pub trait Apply: Send + Sync + 'static {
+    /// What is done with the records before the transaction begins, and again where that or the transaction fails: an
+    /// effect outside of the database, for which no transaction is kept open.
+    ///
+    /// # Errors
+    /// Any error repeats the batch later.
+    fn before(&self, records: &[Record]) -> impl Future<Output = Result<(), BoxError>> + Send {
+        let _ = records;
+        std::future::ready(Ok(()))
+    }
+
     /// Applies the records, oldest first within a partition, inside the transaction that moves the offsets. It may run again
     /// with the same records after an error or a crash. What cannot be applied by any repetition goes to the dead letters
     /// inside.
@@ -99,6 +109,7 @@ impl<A: Apply> Consumer<A> {
 
     /// Applies records and moves the offsets that lead past them, both or neither.
     async fn apply(&self, records: &[Record], moves: &[Move]) -> Result<(), BoxError> {
+        self.handler.before(records).await?;
         let mut tx = self.db.begin().await?;
         self.handler.apply(&mut tx, records).await?;
         for Move { topic, partition, from, to } in moves {

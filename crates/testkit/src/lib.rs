@@ -1,9 +1,13 @@
 //! What tests share: databases of their own, and waiting for conditions instead of sleeping.
 
+mod redis;
+
 use std::{future::Future, time::Duration};
 
 use db::{Db, Migrations, query};
 use tempfile::TempDir;
+
+pub use redis::{RedisServer, redis_url};
 
 /// A database of a test's own, removed when dropped (of Postgres: when the next run begins).
 #[derive(Debug)]

@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots check fmt lint docs tidy deny web engines engines-down test-engines engine-tests
+.PHONY: help run test test-browser screenshots check fmt lint docs tidy deny web engines engines-down test-engines engine-tests bench-sockets
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ engine-tests:
 	@: $${TEST_POSTGRES_URL:?} $${TEST_REDIS_URL:?} $${TEST_KAFKA_URL:?}
 	$(CARGO) test $(LOCKED) -p db -p events -p auth -p dialog -p counter -- --test-threads=2
 	$(CARGO) test $(LOCKED) --test stories -- --nocapture engines::
+
+bench-sockets: ## 10,000 sockets against one optimised process: memory for each, and what those who leave leave behind
+	@CARGO="$(CARGO)" bench/sockets $(LOCKED)
 
 engines-down: ## stops what `make engines` started
 	@deploy/engines/down.sh

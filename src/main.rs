@@ -3,6 +3,7 @@
 
 mod engine;
 mod keygen;
+mod limits;
 mod migrate;
 mod peer;
 mod process;

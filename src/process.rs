@@ -57,6 +57,8 @@ impl Process {
     pub fn serve_http(&mut self, setting: &'static str, listener: TcpListener, router: Router) {
         let shutdown = self.shutdown.clone().cancelled_owned();
         self.spawn(async move {
+            // Where the other end is travels with each request.
+            let router = router.into_make_service_with_connect_info::<SocketAddr>();
             if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown).await {
                 tracing::error!(setting, %error, "the port is closed");
             }

@@ -80,6 +80,7 @@ pub async fn counter(settings: settings::Counter) -> anyhow::Result<()> {
 /// # Errors
 /// Where a setting is wrong or missing.
 pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
+    let limiter = engine::limiter(&settings.cache)?;
     let token = service_token(&settings.peer)?;
     let listener = listen("LISTEN", settings.listen).await?;
     let (mut process, _) = Process::start(settings.ops_listen).await?;
@@ -95,6 +96,9 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
         max_sockets_per_user: settings.gateway.max_sockets_per_user as usize,
         drain_window: settings.peer.drain_window,
         access_token_ttl: settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL),
+        limits: settings.gateway.rates.limits(),
+        limiter,
+        trusted_proxies: settings.gateway.rates.trusted_proxies.clone().unwrap_or_default(),
     };
     let app = wiring::gateway(&mut process, told, Peers::new(auth, dialog, counter), guard, &token, &log);
     tracing::info!(address = %listener.local_addr()?, "the gateway listens");

@@ -30,7 +30,7 @@ const ACCESS_TOKEN_TTL: Duration = Duration::from_secs(3600);
 /// # Errors
 /// Where a setting is wrong or missing.
 pub async fn run(settings: Serve) -> anyhow::Result<()> {
-    let cache = engine::cache(&settings.cache)?;
+    let (cache, limiter) = (engine::cache(&settings.cache)?, engine::limiter(&settings.cache)?);
     let _lock = lock(&settings.data_dir)?;
     let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
@@ -66,6 +66,9 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
         max_sockets_per_user: settings.gateway.max_sockets_per_user as usize,
         drain_window: settings.drain_window,
         access_token_ttl: access_ttl,
+        limits: settings.gateway.rates.limits(),
+        limiter,
+        trusted_proxies: settings.gateway.rates.trusted_proxies.clone().unwrap_or_default(),
     };
     let peers = Peers::new(auth_peer, dialog_peer, counter_peer);
     let gateway = wiring::gateway(&mut process, gateway_settings, peers, guard, &token, &log);

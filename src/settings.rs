@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use gateway::origins::Origins;
 
+use crate::limits::RateLimits;
+
 /// A backend for conversations whose unread counts are exact and live.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -105,11 +107,12 @@ pub struct Kafka {
     pub kafka_url: Option<String>,
 }
 
-/// The counter's cache on many machines.
+/// What processes of one role share on many machines.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engines")]
 pub struct Redis {
-    /// Cache of unread counts: redis://host:port, of one counter database alone [default: a bounded map in each process]
+    /// Cache of unread counts, and rate limits that gateways share: redis://host:port, of one counter database alone
+    /// [default: bounded maps in each process]
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<Secret>,
 }
@@ -247,6 +250,8 @@ pub struct GatewayRole {
     #[arg(long, env = "COUNTER_URL")]
     pub counter_url: String,
     #[command(flatten)]
+    pub cache: Redis,
+    #[command(flatten)]
     pub tokens: Tokens,
     #[command(flatten)]
     pub gateway: Gateway,
@@ -299,6 +304,8 @@ pub struct Gateway {
     /// Sockets that a user may have open here
     #[arg(long, env = "MAX_SOCKETS_PER_USER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_sockets_per_user: u32,
+    #[command(flatten)]
+    pub rates: RateLimits,
 }
 
 /// The settings of `keygen`.

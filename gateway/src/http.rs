@@ -3,6 +3,8 @@
 
 mod answer;
 mod media;
+#[cfg(test)]
+mod rate_tests;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -22,10 +24,12 @@ use http_body_util::{BodyExt, Limited};
 use telemetry::Call;
 
 use crate::{
+    address::Address,
     documents::affordable,
     error::{Code, Error, Rejected},
     pipeline::{Admitted, Incoming, Pipeline},
-    viewer::{Authenticator, Viewer},
+    rates::Asker,
+    viewer::Authenticator,
 };
 
 use answer::{Answer, Executed, refusal};
@@ -50,6 +54,7 @@ pub struct Door {
 pub async fn post(
     State(door): State<Door>,
     Extension(call): Extension<Call>,
+    Extension(Address(address)): Extension<Address>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -64,19 +69,26 @@ pub async fn post(
         Ok(viewer) => viewer,
         Err(error) => return Answer::refused(media, Rejected::of(error, &call.request_id)).into(),
     };
+    let asker = Asker { viewer, address };
     let bytes = match read(&headers, body).await {
         Ok(bytes) => bytes,
         Err(refused) => return refused.into(),
     };
     match request::parse(&bytes) {
-        Ok(Asked::One(incoming)) => door.one(media, incoming, viewer, call, Method::POST).await.into(),
-        Ok(Asked::Batch(batch)) => door.batch(media, batch, viewer, call).await.into(),
+        Ok(Asked::One(incoming)) => door.one(media, incoming, asker, call, Method::POST).await.into(),
+        Ok(Asked::Batch(batch)) => door.batch(media, batch, asker, call).await.into(),
         Err(error) => Answer::refused(media, error.into()).into(),
     }
 }
 
 /// `GET /graphql`: queries alone, so that nothing is changed by following a link.
-pub async fn get(State(door): State<Door>, Extension(call): Extension<Call>, headers: HeaderMap, uri: Uri) -> Response {
+pub async fn get(
+    State(door): State<Door>,
+    Extension(call): Extension<Call>,
+    Extension(Address(address)): Extension<Address>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Response {
     let media = match Media::accepted(&headers) {
         Ok(media) => media,
         Err(refused) => return refused.into(),
@@ -86,43 +98,40 @@ pub async fn get(State(door): State<Door>, Extension(call): Extension<Call>, hea
         Err(error) => return Answer::refused(media, Rejected::of(error, &call.request_id)).into(),
     };
     match request::parse_query(uri.query().unwrap_or_default()) {
-        Ok(incoming) => door.one(media, incoming, viewer, call, Method::GET).await.into(),
+        Ok(incoming) => door.one(media, incoming, Asker { viewer, address }, call, Method::GET).await.into(),
         Err(error) => Answer::refused(media, error.into()).into(),
     }
 }
 
 impl Door {
-    async fn one(
-        &self,
-        media: Media,
-        incoming: Incoming,
-        viewer: Option<Viewer>,
-        call: Call,
-        method: Method,
-    ) -> Answer {
-        let admitted = match self.pipeline.admit(incoming, &call).await {
+    async fn one(&self, media: Media, incoming: Incoming, asker: Asker, call: Call, method: Method) -> Answer {
+        let admitted = match self.pipeline.admit(incoming, &asker, &call).await {
             Ok(admitted) => admitted,
             Err(rejected) => return Answer::rejected(media, rejected),
         };
         match admitted.kind() {
             OperationType::Mutation if method == Method::GET => refusal::mutation_by_get(media),
             OperationType::Subscription => Answer::refused(media, no_stream().into()),
-            _ => Answer::executed(media, self.pipeline.execute(&admitted, viewer, call).await),
+            _ => Answer::executed(media, self.pipeline.execute(&admitted, asker.viewer, call).await),
         }
     }
 
-    /// Every operation is admitted before the first is executed; one that is refused is answered in its place.
-    async fn batch(&self, media: Media, batch: Vec<Incoming>, viewer: Option<Viewer>, call: Call) -> Answer {
+    /// Every operation is admitted before the first is executed; one that is refused is answered in its place. Where one
+    /// comes too soon, none is executed: the client sends the batch again.
+    async fn batch(&self, media: Media, batch: Vec<Incoming>, asker: Asker, call: Call) -> Answer {
         let mut admitted = Vec::with_capacity(batch.len());
         for incoming in batch {
-            admitted.push(self.pipeline.admit(incoming, &call).await.and_then(streamless));
+            match self.pipeline.admit(incoming, &asker, &call).await.and_then(streamless) {
+                Err(limited) if limited.code() == Code::RateLimited => return Answer::refused(media, limited),
+                answer => admitted.push(answer),
+            }
         }
         let cost = admitted.iter().flatten().map(Admitted::cost).sum();
         if let Err(error) = affordable(cost) {
             return Answer::refused(media, error.into());
         }
         let answers = admitted.into_iter().map(|admitted| {
-            let (viewer, call) = (viewer.clone(), call.clone());
+            let (viewer, call) = (asker.viewer.clone(), call.clone());
             async move {
                 match admitted {
                     Ok(admitted) => Executed::Answered(self.pipeline.execute(&admitted, viewer, call).await),

@@ -1,5 +1,6 @@
 //! The gateway: GraphQL for people, over the services that hold the data. A hub pushes what changes to those who watch.
 
+pub mod address;
 pub mod batch;
 pub mod check;
 pub mod cursor;
@@ -17,6 +18,7 @@ pub mod loaders;
 pub mod origins;
 pub mod peers;
 pub mod pipeline;
+pub mod rates;
 pub mod scan;
 pub mod schema;
 pub mod sessions;
@@ -26,6 +28,7 @@ pub mod socket;
 mod stage;
 pub mod tail;
 pub mod turn;
+pub mod upstream;
 pub mod variables;
 pub mod version;
 pub mod viewer;
@@ -39,6 +42,7 @@ use axum::{
     routing,
 };
 use events::Log;
+use limit::Limiter;
 use telemetry::Readiness;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
@@ -47,6 +51,7 @@ use tower_http::{
 };
 
 use crate::{
+    address::TrustedProxies,
     floor::Floor,
     http::Door,
     hub::{Hubs, Service},
@@ -54,6 +59,7 @@ use crate::{
     origins::Origins,
     peers::Peers,
     pipeline::Pipeline,
+    rates::{Limits, Rates},
     sessions::Revoked,
     socket::Sockets,
     tail::Reader,
@@ -76,6 +82,12 @@ pub struct Settings {
     pub drain_window: Duration,
     /// How long access tokens live: for so long a revoked session must be remembered.
     pub access_token_ttl: Duration,
+    /// How often somebody may come.
+    pub limits: Limits,
+    /// Where that is counted.
+    pub limiter: Limiter,
+    /// Whose word is taken about where clients are.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// The gateway. Cheap to clone; all clones are one.
@@ -100,10 +112,12 @@ impl App {
         log: Log,
         readiness: Readiness,
     ) -> Self {
+        let peers = peers.limited(&settings.limits);
+        let rates = Rates::new(settings.limits, settings.limiter.clone());
         let (floor, revoked) = (Floor::default(), Revoked::new(settings.access_token_ttl));
         let service = Service::new(peers.clone(), service_token);
         let hubs = Hubs::new(&service);
-        let pipeline = Pipeline::new(peers, floor.clone(), settings.introspection);
+        let pipeline = Pipeline::new(peers, floor.clone(), rates, settings.introspection);
         let live = Live::new(pipeline.clone(), hubs.clone(), floor);
         let authenticator = Arc::new(Authenticator::new(guard, revoked.clone()));
         let sockets = Sockets::new(socket::Parts {
@@ -124,6 +138,7 @@ impl App {
     pub fn router(&self) -> Router {
         let graphql = routing::get(http::get).post(http::post).with_state(self.door.clone());
         let graphql = graphql.layer(from_fn_with_state(self.sockets.clone(), socket::handshake));
+        let graphql = graphql.layer(from_fn_with_state(self.settings.trusted_proxies.clone(), address::find));
         let router = Router::new().route("/graphql", graphql).merge(telemetry::ops::health(self.readiness.clone()));
         let router = if self.settings.introspection { router.merge(ide::routes()) } else { router };
         router.layer(CompressionLayer::new()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))

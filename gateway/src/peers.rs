@@ -8,6 +8,8 @@ use telemetry::{Call, grpc::client_layer};
 use tonic::service::interceptor::InterceptedService;
 use tower::{Layer, util::BoxCloneSyncService};
 
+use crate::{rates::Limits, upstream::UpstreamLimit};
+
 /// A page of long messages is larger than tonic's default of 4 MB. What is larger than this is not read.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
 
@@ -26,6 +28,15 @@ impl Peers {
     /// The services to call; every call is seen in the log and the metrics.
     pub fn new(auth: Peer, dialog: Peer, counter: Peer) -> Self {
         Self { auth: seen("auth", auth), dialog: seen("dialog", dialog), counter: seen("counter", counter) }
+    }
+
+    /// The same services, each called as often as the limits have it.
+    #[must_use]
+    pub fn limited(self, limits: &Limits) -> Self {
+        let Some(rate) = limits.upstream.0 else { return self };
+        let limited = |name, peer| BoxCloneSyncService::new(UpstreamLimit::new(name, rate).layer(peer));
+        let Self { auth, dialog, counter } = self;
+        Self { auth: limited("auth", auth), dialog: limited("dialog", dialog), counter: limited("counter", counter) }
     }
 
     /// The auth service.

@@ -1,7 +1,7 @@
 //! The one place where an operation is admitted and executed, for every transport: bounds before parsing, parsing,
 //! bounds of the document, validation; then the schema, under a deadline, with loaders of the operation's own.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{any::Any, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_graphql::{PathSegment, Request, Response, ValidationMode, Variables};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
@@ -14,7 +14,8 @@ use crate::{
     error::{Code, Error, Rejected, finish},
     floor::Floor,
     peers::Peers,
-    schema::{self, Schema, Scope},
+    rates::{Asker, Rates},
+    schema::{self, Schema, Scope, SignIns},
     turn::Turn,
     viewer::Viewer,
 };
@@ -65,6 +66,7 @@ pub struct Admitted {
     variables: Variables,
     identity: Identity,
     cost: usize,
+    address: IpAddr,
 }
 
 impl Admitted {
@@ -96,22 +98,24 @@ pub struct Pipeline {
     documents: Documents,
     peers: Peers,
     floor: Floor,
+    rates: Rates,
 }
 
 impl Pipeline {
-    /// Over these services. Introspection lets clients read the schema.
-    pub fn new(peers: Peers, floor: Floor, introspection: bool) -> Self {
+    /// Over these services, as often as the rates have it. Introspection lets clients read the schema.
+    pub fn new(peers: Peers, floor: Floor, rates: Rates, introspection: bool) -> Self {
         // What comes here has been validated.
         let schema = schema::build().validation_mode(ValidationMode::Fast).limit_recursive_depth(RECURSION_MAX);
         let schema = if introspection { schema } else { schema.disable_introspection() };
-        Self { schema: schema.finish(), documents: Documents::new(introspection), peers, floor }
+        Self { schema: schema.finish(), documents: Documents::new(introspection), peers, floor, rates }
     }
 
-    /// Checks an operation against every bound and the schema, executing nothing.
+    /// Checks an operation against the asker's rate, then against every bound and the schema, executing nothing.
     ///
     /// # Errors
     /// [`Rejected`], with the code of what is wrong.
-    pub async fn admit(&self, incoming: Incoming, call: &Call) -> Result<Admitted, Rejected> {
+    pub async fn admit(&self, incoming: Incoming, asker: &Asker, call: &Call) -> Result<Admitted, Rejected> {
+        self.rates.request(asker).await?;
         let Incoming { query, operation_name, variables, .. } = incoming;
         let text: Arc<str> = query.into();
         let name = operation_name.filter(|name| !name.is_empty());
@@ -119,7 +123,7 @@ impl Pipeline {
         let found = found.await.map_err(|_| Rejected::of(Error::internal("admitting panicked"), &call.request_id))?;
         let Ready { operation, variables, cost } = found?;
         let identity = Identity::new(text, name, &variables);
-        Ok(Admitted { operation, variables, identity, cost })
+        Ok(Admitted { operation, variables, identity, cost, address: asker.address })
     }
 
     /// Executes a query or a mutation. Every error of the answer carries its code.
@@ -154,7 +158,8 @@ impl Pipeline {
 
     fn request(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call, turn: &Turn) -> Request {
         let scope = Scope::new(viewer, call, self.peers.clone(), self.floor.clone(), turn);
-        let mut request = Request::new("").variables(admitted.variables.clone()).data(scope);
+        let sign_ins = SignIns { rates: self.rates.clone(), address: admitted.address };
+        let mut request = Request::new("").variables(admitted.variables.clone()).data(scope).data(sign_ins);
         request.set_parsed_query(admitted.operation.document.clone());
         request
     }

@@ -82,7 +82,7 @@ impl Fixture {
             max_sockets_per_user: 20,
             drain_window: Duration::from_millis(100),
             access_token_ttl: Duration::from_secs(300),
-            limits: limits,
+            limits,
             limiter: Limiter::local(),
             trusted_proxies: "10.0.0.0/8".parse().expect("a network"),
         };

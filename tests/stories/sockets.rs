@@ -119,6 +119,11 @@ async fn memory_stays(app: &App, cycles: usize) -> (u64, u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leaves_a_quiet_stream_leaves_nothing_behind() {
     let app = App::start().await;
+    let one = Crowd::of(&app).device().await;
+    for gauge in GAUGES {
+        assert_eq!(app.metric(gauge).await, 1.0, "{gauge}");
+    }
+    drop(one);
     let (before, after) = memory_stays(&app, 200).await;
     println!("memory {} kB, after 200 more who came and went {} kB", before / 1024, after / 1024);
     assert!(after as f64 <= before as f64 * 1.10, "{before} bytes became {after}");

@@ -78,9 +78,10 @@ impl FromStr for Limit {
         if text == "0" {
             return Ok(Self(None));
         }
-        let number = |text: &str| text.parse().ok().filter(|number| (1..=MAX).contains(number)).ok_or(InvalidLimit);
+        let number =
+            |text: &str| text.parse::<u32>().ok().filter(|number| (1..=MAX).contains(number)).ok_or(InvalidLimit);
         let (count, rest) = text.split_once('/').ok_or(InvalidLimit)?;
-        let (unit, burst) = rest.split_once(':').map_or((rest, count), |(unit, burst)| (unit, burst));
+        let (unit, burst) = rest.split_once(':').unwrap_or((rest, count));
         let period_s = match unit {
             "s" => 1,
             "m" => 60,

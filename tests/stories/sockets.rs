@@ -98,7 +98,7 @@ async fn come_and_go(app: &App, cycles: usize) {
     let crowd = &crowd;
     let cycle = |number: usize| async move {
         let mut device = crowd.device().await;
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             device.leave().await;
         }
     };

@@ -126,7 +126,7 @@ mod tests {
         let answers: usize = (0..20_000)
             .map(|seed| answers(seed, Slot::apply, Slot::fill).unwrap_or_else(|| panic!("wrong rows with seed {seed}")))
             .sum();
-        assert!(answers > 100_000, "the cache held something often enough: {answers}");
+        assert!(answers > 50_000, "the cache held something often enough: {answers}");
     }
 
     #[test]

@@ -122,6 +122,9 @@ pub async fn roles_are_killed_under_load(stack: &mut Stack, kills_each: usize) {
     }
     retry_what_was_not_answered(&people, &dialogs, &acknowledged).await;
     everything_acknowledged_is_there_once(&people, &dialogs, &acknowledged).await;
+    for person in &people {
+        stack.cache_agrees(person).await;
+    }
     let (kills, messages) = (kills_each * ROLES.len(), acknowledged.lock().unwrap().len());
     println!("{kills} kills of roles, {messages} messages acknowledged, each there once and counted");
     oracle::the_engines_agree_with_the_kernel(stack, &log).await;

@@ -13,6 +13,7 @@ use std::{
 
 use db::{Db, query};
 use tempfile::TempDir;
+use testkit::eventually;
 use tokio::{
     process::{Child, Command},
     sync::{Mutex, MutexGuard},
@@ -137,8 +138,18 @@ impl Stack {
         Db::open(&self.databases[role], 2).await.unwrap()
     }
 
+    /// Waits until the person's total is what Redis holds of it, where there is one.
+    pub async fn cache_agrees(&self, person: &Person) {
+        if self.settings["counter"].contains_key("REDIS_URL") {
+            eventually("GraphQL and the cache agree", || async {
+                Some(person.total().await) == self.cached_total(person).await
+            })
+            .await;
+        }
+    }
+
     /// What Redis holds of a person: the total of all rows. `None`: nothing.
-    pub async fn cached_total(&self, person: &Person) -> Option<i64> {
+    async fn cached_total(&self, person: &Person) -> Option<i64> {
         let client = redis::Client::open(self.settings["counter"]["REDIS_URL"].as_str()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let hash = redis::Cmd::hgetall(format!("tidings:unread:{}", person.id));

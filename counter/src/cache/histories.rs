@@ -202,25 +202,26 @@ async fn the_script_does_what_the_rules_say_after_every_step() {
 #[tokio::test]
 async fn a_script_with_other_rules_is_caught() {
     let Some(mut redis) = redis().await else { return };
-    for (what, rule, planted) in [
-        ("newer wins", "if held ~= previous then return stub(version) end", ""),
-        ("repeated events apply", "held and below(held, version)", "held"),
-        ("any fill wins", "known[2] ~= ticket or below(version, known[1])", "false"),
-        ("a fill below the floor wins", " or below(version, known[1])", ""),
+    // Without the last three an old state may stay, which is right at its version still: only the comparison shows them.
+    for (what, is_wrong, rule, planted) in [
+        ("newer wins", true, "if held ~= previous then return stub(version) end", ""),
+        ("a repeated event counts", false, "held and below(held, version)", "held"),
+        ("any fill wins", false, "known[2] ~= ticket or below(version, known[1])", "false"),
+        ("a fill below the floor wins", false, " or below(version, known[1])", ""),
     ] {
         let rules = include_str!("slot.lua");
         assert_eq!(rules.matches(rule).count(), 1, "{what}: the rule is there");
         let hash = Hash::running(&rules.replace(rule, planted), std::time::Duration::from_secs(60));
-        let (mut differs, mut wrong) = (false, false);
-        for seed in 0..500 {
+        let (mut differs, mut wrong) = (0, 0);
+        for seed in 0..300 {
             let history = History::random(seed);
             let there = history.play_there(&mut redis, &hash).await;
-            differs |= there != history.play(Slot::apply, Slot::fill);
-            wrong |= history.answers(&there).is_none();
+            differs += u32::from(there != history.play(Slot::apply, Slot::fill));
+            wrong += u32::from(history.answers(&there).is_none());
         }
-        assert!(differs, "{what}: it does not do what the rules say");
-        // A state below the floor is old, and still right at its version.
-        assert_eq!(wrong, what != "a fill below the floor wins", "{what}: wrong rows at a version");
+        println!("{what}: caught in {differs} of 300 histories, wrong at a version in {wrong}");
+        assert!(differs > 0, "{what}: it does not do what the rules say");
+        assert_eq!(wrong > 0, is_wrong, "{what}: wrong rows at a version in {wrong}");
     }
 }
 

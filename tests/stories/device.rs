@@ -115,6 +115,15 @@ impl Device {
         }
     }
 
+    /// Stays connected, as an idle client's library does, until dropped or closed.
+    pub async fn stay(mut self) {
+        while let Some(Ok(message)) = self.socket.next().await {
+            if matches!(&message, Message::Text(text) if text.as_str() == r#"{"type":"ping"}"#) {
+                drop(self.socket.send(Message::text(r#"{"type":"pong"}"#)).await);
+            }
+        }
+    }
+
     /// Closes in good order.
     pub async fn leave(&mut self) {
         self.socket.close(None).await.unwrap();

@@ -9,6 +9,7 @@ use std::{
 use access::{Claims, SigningKeys};
 use futures_util::{StreamExt, stream};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::{
     app::App,
@@ -54,8 +55,14 @@ impl Crowd {
         device
     }
 
-    async fn devices(&self, count: usize) -> Vec<Device> {
-        stream::iter(0..count).map(|_| self.device()).buffer_unordered(SIDE_BY_SIDE).collect().await
+    /// So many, which stay until dropped.
+    async fn devices(&self, count: usize) -> JoinSet<()> {
+        let mut devices = JoinSet::new();
+        let mut coming = stream::iter(0..count).map(|_| self.device()).buffer_unordered(SIDE_BY_SIDE);
+        while let Some(device) = coming.next().await {
+            devices.spawn(device.stay());
+        }
+        devices
     }
 }
 

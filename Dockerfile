@@ -27,6 +27,8 @@ COPY proto/Cargo.toml proto/
 COPY crates/access/Cargo.toml crates/access/
 COPY crates/db/Cargo.toml crates/db/
 COPY crates/events/Cargo.toml crates/events/
+COPY crates/limit/Cargo.toml crates/limit/
+COPY crates/redis-link/Cargo.toml crates/redis-link/
 COPY crates/resilience/Cargo.toml crates/resilience/
 COPY crates/telemetry/Cargo.toml crates/telemetry/
 COPY crates/testkit/Cargo.toml crates/testkit/

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use counter::Cache;
 use db::{Db, Migrations};
 use events::{Kafka, Local, Log, Relay, Topic};
+use limit::Limiter;
 use proto::topic;
 use telemetry::{Readiness, readiness::Component};
 use tokio_util::sync::CancellationToken;
@@ -132,6 +133,17 @@ pub fn cache(settings: &settings::Redis) -> anyhow::Result<Cache> {
     match &settings.redis_url {
         Some(url) => Cache::redis(url).context("REDIS_URL"),
         None => Ok(Cache::in_process()),
+    }
+}
+
+/// Where rate limits are counted: in this process, or in Redis, which need not be there yet.
+///
+/// # Errors
+/// Where the URL is none.
+pub fn limiter(settings: &settings::Redis) -> anyhow::Result<Limiter> {
+    match &settings.redis_url {
+        Some(url) => Limiter::shared(url, "tidings:rate:").context("REDIS_URL"),
+        None => Ok(Limiter::local()),
     }
 }
 

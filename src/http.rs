@@ -2,6 +2,7 @@
 //! may take to come, and how many connections there are ([`Limited`]).
 
 use std::{
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, http::Request, serve::Listener};
+use axum::{Router, body::Body, extract::ConnectInfo, http::Request, serve::Listener};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -63,8 +64,8 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdo
     let (connections, mut limited) = (TaskTracker::new(), Limited::new(listener, bounds.connections));
     let accepting = async {
         loop {
-            let (stream, _) = limited.accept().await;
-            connections.spawn(connection(stream, router.clone(), bounds, shutdown.clone()));
+            let (stream, address) = limited.accept().await;
+            connections.spawn(connection(stream, address, router.clone(), bounds, shutdown.clone()));
         }
     };
     shutdown.run_until_cancelled(accepting).await;
@@ -74,12 +75,21 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdo
 }
 
 /// Serves one connection to its end.
-async fn connection(stream: Connection, router: Router, bounds: Bounds, shutdown: CancellationToken) {
+async fn connection(
+    stream: Connection,
+    address: SocketAddr,
+    router: Router,
+    bounds: Bounds,
+    shutdown: CancellationToken,
+) {
     let asked = Arc::new(AtomicBool::new(false));
     let heard = asked.clone();
     let service = ServiceExt::<Request<Body>>::map_request(router, move |request: Request<Incoming>| {
         heard.store(true, Ordering::Relaxed);
-        request.map(Body::new)
+        let mut request = request.map(Body::new);
+        // Where the other end is travels with each request.
+        request.extensions_mut().insert(ConnectInfo(address));
+        request
     });
     let builder = builder(bounds);
     let serving =

@@ -8,6 +8,7 @@ mod http;
 #[cfg(test)]
 mod http_tests;
 mod keygen;
+mod limits;
 mod migrate;
 mod patient;
 mod peer;

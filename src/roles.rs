@@ -82,6 +82,7 @@ pub async fn counter(settings: settings::Counter) -> anyhow::Result<()> {
 /// # Errors
 /// Where a setting is wrong or missing.
 pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
+    let limiter = engine::limiter(&settings.cache)?;
     let token = service_token(&settings.peer)?;
     let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
     let listener = listen("LISTEN", settings.listen).await?;
@@ -101,6 +102,9 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
         drain_window: settings.peer.drain_window,
         access_token_ttl: settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL),
         operation_deadline: settings.gateway.upstream.operation_deadline,
+        limits: settings.gateway.rates.limits(),
+        limiter,
+        trusted_proxies: settings.gateway.rates.trusted_proxies.clone().unwrap_or_default(),
     };
     let peers = Peers::new(auth, dialog, counter).resilient(settings.gateway.upstream.resilience(true));
     let app = wiring::gateway(&mut process, told, peers, guard, &token, &log);

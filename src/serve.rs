@@ -32,8 +32,8 @@ const ACCESS_TOKEN_TTL: Duration = Duration::from_secs(3600);
 /// # Errors
 /// Where a setting is wrong or missing.
 pub async fn run(settings: Serve) -> anyhow::Result<()> {
-    let cache = engine::cache(&settings.cache)?;
     let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
+    let (cache, limiter) = (engine::cache(&settings.cache)?, engine::limiter(&settings.cache)?);
     let _lock = lock(&settings.data_dir)?;
     let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
@@ -72,6 +72,9 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
         drain_window: settings.drain_window,
         access_token_ttl: access_ttl,
         operation_deadline: settings.gateway.upstream.operation_deadline,
+        limits: settings.gateway.rates.limits(),
+        limiter,
+        trusted_proxies: settings.gateway.rates.trusted_proxies.clone().unwrap_or_default(),
     };
     // A second question to the same process would be answered no sooner.
     let resilience = settings.gateway.upstream.resilience(false);

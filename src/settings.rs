@@ -5,6 +5,7 @@ use std::{convert::Infallible, fmt, net::SocketAddr, ops::Deref, path::PathBuf, 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use gateway::origins::Origins;
 
+use crate::limits::RateLimits;
 use crate::upstream::Upstream;
 
 /// A backend for conversations whose unread counts are exact and live.
@@ -109,11 +110,12 @@ pub struct Kafka {
     pub kafka_url: Option<String>,
 }
 
-/// The counter's cache on many machines.
+/// What processes of one role share on many machines.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engines")]
 pub struct Redis {
-    /// Cache of unread counts: redis://host:port, of one counter database alone [default: a bounded map in each process]
+    /// Cache of unread counts, and rate limits that gateways share: redis://host:port, of one counter database alone
+    /// [default: bounded maps in each process]
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<Url>,
 }
@@ -228,6 +230,8 @@ pub struct GatewayRole {
     #[arg(long, env = "COUNTER_URL")]
     pub counter_url: String,
     #[command(flatten)]
+    pub cache: Redis,
+    #[command(flatten)]
     pub tokens: Tokens,
     #[command(flatten)]
     pub gateway: Gateway,
@@ -292,6 +296,8 @@ pub struct Gateway {
     pub max_connections: u32,
     #[command(flatten)]
     pub upstream: Upstream,
+    #[command(flatten)]
+    pub rates: RateLimits,
 }
 
 /// The settings of `keygen`.

@@ -7,7 +7,6 @@
 mod hash;
 #[cfg(test)]
 pub(crate) mod histories;
-mod link;
 mod map;
 mod remote;
 
@@ -36,10 +35,8 @@ pub enum Cache {
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
     /// A URL that names no Redis.
-    #[error(
-        "a Redis URL is redis://host:port, with user:password@ before the host and a database's /number behind the port where needed"
-    )]
-    Url,
+    #[error(transparent)]
+    Url(#[from] redis_link::InvalidUrl),
     /// Redis is away, slow or refuses.
     #[error(transparent)]
     Redis(#[from] redis::RedisError),

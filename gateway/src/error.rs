@@ -1,9 +1,14 @@
 //! The codes of the public API: one table, and one match from what the services answer. Whatever fails carries its code
 //! in `extensions.code`; what is our own fault is logged once, here, and shown as an id that leads to the log.
 
-use async_graphql::{ErrorExtensionValues, Response, ServerError};
+use std::time::Duration;
+
+use async_graphql::{ErrorExtensionValues, Response, ServerError, Value};
 use http::StatusCode;
 use telemetry::RequestId;
+
+/// The extension that says when to try again, in milliseconds.
+const RETRY_AFTER_MS: &str = "retryAfterMs";
 
 /// What went wrong, as a client can act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,12 +100,20 @@ impl Code {
 pub struct Error {
     code: Code,
     message: String,
+    /// When it may be tried again.
+    retry_after: Option<Duration>,
 }
 
 impl Error {
     /// A failure of this kind.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_after: None }
+    }
+
+    /// Too many requests; after this time there may be one more.
+    pub fn rate_limited(retry_after: Duration) -> Self {
+        let error = Self::new(Code::RateLimited, "too many requests, try again later");
+        Self { retry_after: Some(retry_after), ..error }
     }
 
     /// A value out of its bounds.
@@ -136,14 +149,23 @@ impl Error {
     }
 
     fn show(self, error: &mut ServerError, request_id: &RequestId) {
-        let mut extensions = ErrorExtensionValues::default();
-        extensions.set("code", self.code.name());
-        error.message = self.message;
-        if self.code == Code::Internal {
+        let ours = self.code == Code::Internal;
+        self.tell(error);
+        if ours {
             tracing::error!(request_id = %request_id, error = %error.message, "an internal error");
             "internal error".clone_into(&mut error.message);
-            extensions.set("requestId", request_id.as_str());
+            error.extensions.get_or_insert_default().set("requestId", request_id.as_str());
         }
+    }
+
+    /// Message, code, and when to try again.
+    fn tell(self, error: &mut ServerError) {
+        let mut extensions = ErrorExtensionValues::default();
+        extensions.set("code", self.code.name());
+        if let Some(wait) = self.retry_after {
+            extensions.set(RETRY_AFTER_MS, u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
+        }
+        error.message = self.message;
         error.extensions = Some(extensions);
     }
 }
@@ -212,6 +234,23 @@ impl Rejected {
         &self.errors
     }
 
+    /// What an executed operation comes to that has no data because there was too much of something: it is refused like
+    /// one that was not executed.
+    pub fn limited(response: &Response) -> Option<Self> {
+        let limited = |error: &ServerError| extension(error, "code") == Some(&Value::from(Code::RateLimited.name()));
+        let refused = response.data == Value::Null && response.errors.iter().any(limited);
+        refused.then(|| Self { code: Code::RateLimited, errors: response.errors.clone() })
+    }
+
+    /// After how many seconds it may be tried again, where that is known.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        let wait_ms = self.errors.iter().filter_map(|error| match extension(error, RETRY_AFTER_MS) {
+            Some(Value::Number(wait_ms)) => wait_ms.as_u64(),
+            _ => None,
+        });
+        wait_ms.max().map(|wait_ms| wait_ms.div_ceil(1000).max(1))
+    }
+
     /// The answer.
     pub fn into_response(self) -> Response {
         Response::from_errors(self.errors)
@@ -221,8 +260,14 @@ impl Rejected {
 impl From<Error> for Rejected {
     /// A failure of the one who asks; ours are of a request ([`Rejected::of`]).
     fn from(error: Error) -> Self {
-        Self::coded(error.code, vec![ServerError::new(error.message, None)])
+        let (code, mut shown) = (error.code, ServerError::new(String::new(), None));
+        error.tell(&mut shown);
+        Self { code, errors: vec![shown] }
     }
+}
+
+fn extension<'a>(error: &'a ServerError, name: &str) -> Option<&'a Value> {
+    error.extensions.as_ref().and_then(|extensions| extensions.get(name))
 }
 
 /// Gives every error of an executed operation its code. Those of resolvers know theirs; one without a source is
@@ -256,7 +301,6 @@ fn without_value(mut message: String) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use async_graphql::Value;
     use tonic::{Code as Grpc, Status};
 
     use super::*;

@@ -14,6 +14,7 @@ use axum::{
 };
 use events::{Local, Log};
 use http_body_util::{BodyExt, StreamBody};
+use limit::Limiter;
 use prost::Message;
 use proto::{Peer, SessionId, UserId};
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use telemetry::Readiness;
 use tonic::Status;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 
-use crate::{App, Settings, origins::Origins, peers::Peers};
+use crate::{App, Settings, origins::Origins, peers::Peers, rates::Limits};
 
 /// What a played service answers: by the method's name and the request's bytes, the reply's.
 pub type Play = fn(&str, &[u8]) -> Result<Vec<u8>, Status>;
@@ -57,6 +58,12 @@ impl Fixture {
         Self::over(introspection, everywhere(&played(play, calls.clone())), calls)
     }
 
+    /// With services that are played, as often as the limits have it, behind a proxy at 10.0.0.0/8.
+    pub fn limited(limits: Limits, play: Play) -> Self {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        Self::within(limits, true, everywhere(&played(play, calls.clone())), calls)
+    }
+
     /// With services that take every call and never answer.
     pub fn hanging() -> Self {
         let hang = service_fn(|_: Request<tonic::body::Body>| std::future::pending());
@@ -65,6 +72,10 @@ impl Fixture {
 
     /// Over these services, whose calls somebody writes down.
     pub fn over(introspection: bool, peers: Peers, calls: Arc<Mutex<Vec<String>>>) -> Self {
+        Self::within(Limits::default(), introspection, peers, calls)
+    }
+
+    fn within(limits: Limits, introspection: bool, peers: Peers, calls: Arc<Mutex<Vec<String>>>) -> Self {
         let keys = SigningKeys::generate();
         let jwks = keys.jwks();
         let set = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
@@ -79,6 +90,9 @@ impl Fixture {
             drain_window: Duration::from_millis(100),
             access_token_ttl: Duration::from_secs(300),
             operation_deadline: crate::pipeline::OPERATION_LIMIT,
+            limits,
+            limiter: Limiter::local(),
+            trusted_proxies: "10.0.0.0/8".parse().expect("a network"),
         };
         let log = Log::Local(Local::new(Vec::new()));
         let app = App::new(settings, peers, guard, &service_token, log, Readiness::new());

@@ -3,6 +3,8 @@
 
 mod answer;
 mod media;
+#[cfg(test)]
+mod rate_tests;
 pub mod request;
 mod stream;
 #[cfg(test)]
@@ -10,7 +12,7 @@ mod stream_tests;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_graphql_parser::types::OperationType;
 use axum::{
@@ -25,11 +27,13 @@ use http_body_util::{BodyExt, Limited};
 use telemetry::Call;
 
 use crate::{
+    address::Address,
     documents::affordable,
     error::{Code, Error, Rejected},
     pipeline::{Admitted, Incoming, Pipeline},
+    rates::Asker,
     socket::Sockets,
-    viewer::{Authenticator, Viewer},
+    viewer::Authenticator,
 };
 
 use answer::{Answer, Executed, refusal};
@@ -59,7 +63,7 @@ pub struct Door {
 /// A request whose head was read.
 struct Head {
     accepted: Accepted,
-    viewer: Option<Viewer>,
+    asker: Asker,
     /// Where the client was in a stream that broke off.
     cursor: Option<String>,
     call: Call,
@@ -70,6 +74,7 @@ struct Head {
 pub async fn post(
     State(door): State<Door>,
     Extension(call): Extension<Call>,
+    Extension(Address(address)): Extension<Address>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -80,7 +85,7 @@ pub async fn post(
     if !media::is_json(&headers) {
         return refusal::unsupported_type().into();
     }
-    let head = match door.head(&headers, accepted, call, Method::POST).await {
+    let head = match door.head(&headers, accepted, address, call, Method::POST).await {
         Ok(head) => head,
         Err(refused) => return refused.into(),
     };
@@ -96,12 +101,18 @@ pub async fn post(
 }
 
 /// `GET /graphql`: queries and subscriptions alone, so that nothing is changed by following a link.
-pub async fn get(State(door): State<Door>, Extension(call): Extension<Call>, headers: HeaderMap, uri: Uri) -> Response {
+pub async fn get(
+    State(door): State<Door>,
+    Extension(call): Extension<Call>,
+    Extension(Address(address)): Extension<Address>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Response {
     let accepted = match Accepted::of(&headers) {
         Ok(accepted) => accepted,
         Err(refused) => return refused.into(),
     };
-    let head = match door.head(&headers, accepted, call, Method::GET).await {
+    let head = match door.head(&headers, accepted, address, call, Method::GET).await {
         Ok(head) => head,
         Err(refused) => return refused.into(),
     };
@@ -117,7 +128,14 @@ pub async fn single_connection() -> Response {
 }
 
 impl Door {
-    async fn head(&self, headers: &HeaderMap, accepted: Accepted, call: Call, method: Method) -> Result<Head, Answer> {
+    async fn head(
+        &self,
+        headers: &HeaderMap,
+        accepted: Accepted,
+        address: IpAddr,
+        call: Call,
+        method: Method,
+    ) -> Result<Head, Answer> {
         if headers.contains_key(STREAM_TOKEN) {
             return Err(refusal::single_connection_token());
         }
@@ -125,12 +143,18 @@ impl Door {
         let viewer =
             viewer.map_err(|error| Answer::refused(accepted.media(), Rejected::of(error, &call.request_id)))?;
         let cursor = headers.get(LAST_EVENT_ID).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        Ok(Head { accepted, viewer, cursor: cursor.filter(|cursor| !cursor.is_empty()), call, method })
+        Ok(Head {
+            accepted,
+            asker: Asker { viewer, address },
+            cursor: cursor.filter(|cursor| !cursor.is_empty()),
+            call,
+            method,
+        })
     }
 
     async fn one(&self, head: Head, incoming: Incoming) -> Response {
         let (accepted, media) = (head.accepted, head.accepted.media());
-        let admitted = match self.pipeline.admit(incoming, &head.call).await {
+        let admitted = match self.pipeline.admit(incoming, &head.asker, &head.call).await {
             Ok(admitted) => admitted,
             Err(rejected) => return stream::rejected(accepted, rejected),
         };
@@ -141,28 +165,32 @@ impl Door {
                 None => Answer::refused(media, no_stream().into()).into(),
             },
             (_, Accepted::Single(media, _)) => {
-                Answer::executed(media, self.pipeline.execute(&admitted, head.viewer, head.call).await).into()
+                Answer::executed(media, self.pipeline.execute(&admitted, head.asker.viewer, head.call).await).into()
             }
             (_, Accepted::Stream(format)) => {
-                let executed = self.pipeline.execute(&admitted, head.viewer, head.call).await;
+                let executed = self.pipeline.execute(&admitted, head.asker.viewer, head.call).await;
                 stream::whole(format, &Executed::Answered(executed))
             }
         }
     }
 
-    /// Every operation is admitted before the first is executed; one that is refused is answered in its place.
+    /// Every operation is admitted before the first is executed; one that is refused is answered in its place. Where one
+    /// comes too soon, none is executed: the client sends the batch again.
     async fn batch(&self, head: Head, batch: Vec<Incoming>) -> Answer {
         let Accepted::Single(media, _) = head.accepted else { return refusal::not_acceptable() };
         let mut admitted = Vec::with_capacity(batch.len());
         for incoming in batch {
-            admitted.push(self.pipeline.admit(incoming, &head.call).await.and_then(streamless));
+            match self.pipeline.admit(incoming, &head.asker, &head.call).await.and_then(streamless) {
+                Err(limited) if limited.code() == Code::RateLimited => return Answer::refused(media, limited),
+                answer => admitted.push(answer),
+            }
         }
         let cost = admitted.iter().flatten().map(Admitted::cost).sum();
         if let Err(error) = affordable(cost) {
             return Answer::refused(media, error.into());
         }
         let answers = admitted.into_iter().map(|admitted| {
-            let (viewer, call) = (head.viewer.clone(), head.call.clone());
+            let (viewer, call) = (head.asker.viewer.clone(), head.call.clone());
             async move {
                 match admitted {
                     Ok(admitted) => Executed::Answered(self.pipeline.execute(&admitted, viewer, call).await),

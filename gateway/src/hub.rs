@@ -15,7 +15,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Response, Status};
 
-use crate::{error::Error, peers::Peers, viewer::Viewer};
+use crate::{
+    error::Error,
+    peers::Peers,
+    viewer::{Authorization, Viewer},
+};
 
 /// The hubs of a process. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -69,6 +73,7 @@ impl Service {
 pub struct Person {
     /// Who.
     pub user: UserId,
+    authorization: Authorization,
     call: Call,
 }
 
@@ -76,12 +81,13 @@ impl Person {
     /// For calls with this person's own token that belong to a request.
     pub fn new(viewer: &Viewer, request: &Call) -> Self {
         let call = Call { deadline: None, ..request.clone() };
-        Self { user: viewer.user, call: call.with_authorization(viewer.authorization.expose()) }
+        Self { user: viewer.user, authorization: viewer.authorization.clone(), call }
     }
 
     /// What travels with a call that must be answered within this time.
     fn call(&self, patience: Duration) -> Call {
-        self.call.clone().with_deadline(Instant::now() + patience)
+        let call = self.call.clone().with_deadline(Instant::now() + patience);
+        call.with_authorization(self.authorization.newest().expose())
     }
 }
 

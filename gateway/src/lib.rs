@@ -1,5 +1,6 @@
 //! The gateway: GraphQL for people, over the services that hold the data. A hub pushes what changes to those who watch.
 
+pub mod address;
 pub mod batch;
 pub mod check;
 pub mod cursor;
@@ -18,6 +19,7 @@ pub mod origins;
 pub mod peers;
 pub mod persisted;
 pub mod pipeline;
+pub mod rates;
 pub mod scan;
 pub mod schema;
 pub mod sdl;
@@ -28,6 +30,7 @@ pub mod socket;
 mod stage;
 pub mod tail;
 pub mod turn;
+pub mod upstream;
 #[cfg(test)]
 mod upstream_tests;
 pub mod variables;
@@ -43,6 +46,7 @@ use axum::{
     routing,
 };
 use events::Log;
+use limit::Limiter;
 use telemetry::Readiness;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
@@ -54,6 +58,7 @@ use tower_http::{
 };
 
 use crate::{
+    address::TrustedProxies,
     floor::Floor,
     http::Door,
     hub::{Hubs, Service},
@@ -62,6 +67,7 @@ use crate::{
     peers::Peers,
     persisted::TrustedDocuments,
     pipeline::Pipeline,
+    rates::{Limits, Rates},
     sessions::Revoked,
     socket::Sockets,
     tail::Reader,
@@ -93,6 +99,12 @@ pub struct Settings {
     pub access_token_ttl: Duration,
     /// How long an operation may take: a second at least.
     pub operation_deadline: Duration,
+    /// How often somebody may come.
+    pub limits: Limits,
+    /// Where that is counted.
+    pub limiter: Limiter,
+    /// Whose word is taken about where clients are.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// The gateway. Cheap to clone; all clones are one.
@@ -117,11 +129,13 @@ impl App {
         log: Log,
         readiness: Readiness,
     ) -> Self {
+        let peers = peers.limited(&settings.limits);
+        let rates = Rates::new(settings.limits, settings.limiter.clone());
         let (floor, revoked) = (Floor::default(), Revoked::new(settings.access_token_ttl));
         let service = Service::new(peers.clone(), service_token);
         let hubs = Hubs::new(&service);
         let trusted = settings.trusted_documents.clone();
-        let pipeline = Pipeline::new(peers, floor.clone(), settings.introspection, trusted);
+        let pipeline = Pipeline::new(peers, floor.clone(), rates, settings.introspection, trusted);
         let pipeline = pipeline.with_limit(settings.operation_deadline);
         let live = Live::new(pipeline.clone(), hubs.clone(), floor);
         let authenticator = Arc::new(Authenticator::new(guard, revoked.clone()));
@@ -147,6 +161,7 @@ impl App {
         let graphql = graphql.put(http::single_connection).delete(http::single_connection);
         let graphql = graphql.with_state(self.door.clone());
         let graphql = graphql.layer(from_fn_with_state(self.sockets.clone(), socket::handshake));
+        let graphql = graphql.layer(from_fn_with_state(self.settings.trusted_proxies.clone(), address::find));
         let router = Router::new().route("/graphql", graphql).merge(telemetry::ops::health(self.readiness.clone()));
         let router =
             if self.settings.introspection { router.merge(ide::routes()).merge(sdl::routes()) } else { router };

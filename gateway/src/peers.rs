@@ -9,6 +9,8 @@ use telemetry::{Call, grpc::client_layer};
 use tonic::service::interceptor::InterceptedService;
 use tower::{Layer, util::BoxCloneSyncService};
 
+use crate::{rates::Limits, upstream::UpstreamLimit};
+
 /// The calls that change nothing and may be made again, as the .proto files have them; and of the counters' those that cost
 /// them little (a snapshot is of up to 1,000 people).
 const AUTH: Target = Target { service: "auth", reads: &["Users", "Search", "Revoked"], hedged: &[] };
@@ -50,6 +52,15 @@ impl Peers {
             dialog: around(self.dialog, DIALOG),
             counter: around(self.counter, COUNTER),
         }
+    }
+
+    /// The same services, each called as often as the limits have it.
+    #[must_use]
+    pub fn limited(self, limits: &Limits) -> Self {
+        let Some(rate) = limits.upstream.0 else { return self };
+        let limited = |name, peer| BoxCloneSyncService::new(UpstreamLimit::new(name, rate).layer(peer));
+        let Self { auth, dialog, counter } = self;
+        Self { auth: limited("auth", auth), dialog: limited("dialog", dialog), counter: limited("counter", counter) }
     }
 
     /// The auth service.

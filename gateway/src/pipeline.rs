@@ -1,7 +1,7 @@
 //! The one place where an operation is admitted and executed, for every transport: bounds before parsing, parsing,
 //! bounds of the document, validation; then the schema, under a deadline, with loaders of the operation's own.
 
-use std::{any::Any, fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{any::Any, fmt, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_graphql::{PathSegment, Request, Response, ValidationMode, Variables};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
@@ -17,7 +17,8 @@ use crate::{
     floor::Floor,
     peers::Peers,
     persisted::{Persisted, TrustedDocuments},
-    schema::{self, Schema, Scope},
+    rates::{Asker, Rates},
+    schema::{self, Schema, Scope, SignIns},
     turn::Turn,
     viewer::Viewer,
 };
@@ -82,6 +83,7 @@ pub struct Admitted {
     variables: Variables,
     identity: Identity,
     cost: usize,
+    address: IpAddr,
 }
 
 impl fmt::Debug for Admitted {
@@ -120,20 +122,28 @@ pub struct Pipeline {
     persisted: Persisted,
     peers: Peers,
     floor: Floor,
+    rates: Rates,
     limit: Duration,
     /// Mutations under way: they end whether or not their client waits.
     writes: TaskTracker,
 }
 
 impl Pipeline {
-    /// Over these services. Introspection lets clients read the schema; with a list of trusted documents nothing else runs.
-    pub fn new(peers: Peers, floor: Floor, introspection: bool, trusted: Option<TrustedDocuments>) -> Self {
+    /// Over these services, as often as the rates have it. Introspection lets clients read the schema; with a list of trusted
+    /// documents nothing else runs.
+    pub fn new(
+        peers: Peers,
+        floor: Floor,
+        rates: Rates,
+        introspection: bool,
+        trusted: Option<TrustedDocuments>,
+    ) -> Self {
         // What comes here has been validated.
         let schema = schema::build().validation_mode(ValidationMode::Fast).limit_recursive_depth(RECURSION_MAX);
         let schema = if introspection { schema } else { schema.disable_introspection() };
         let (documents, persisted) = (Documents::new(introspection), Persisted::new(trusted));
         let (limit, writes) = (OPERATION_LIMIT, TaskTracker::new());
-        Self { schema: schema.finish(), documents, persisted, peers, floor, limit, writes }
+        Self { schema: schema.finish(), documents, persisted, peers, floor, rates, limit, writes }
     }
 
     /// The same, whose operations may take so long: a second at least.
@@ -149,11 +159,12 @@ impl Pipeline {
         self.writes.wait().await;
     }
 
-    /// Checks an operation against every bound and the schema, executing nothing.
+    /// Checks an operation against the asker's rate, then against every bound and the schema, executing nothing.
     ///
     /// # Errors
     /// [`Rejected`], with the code of what is wrong.
-    pub async fn admit(&self, incoming: Incoming, call: &Call) -> Result<Admitted, Rejected> {
+    pub async fn admit(&self, incoming: Incoming, asker: &Asker, call: &Call) -> Result<Admitted, Rejected> {
+        self.rates.request(asker).await?;
         let document = self.persisted.document(&incoming).await?;
         let Incoming { operation_name, variables, .. } = incoming;
         let text = document.text.clone();
@@ -166,7 +177,7 @@ impl Pipeline {
         let Ready { operation, variables, cost } = found?;
         self.persisted.keep(document).await;
         let identity = Identity::new(text, name, &variables);
-        Ok(Admitted { operation, variables, identity, cost })
+        Ok(Admitted { operation, variables, identity, cost, address: asker.address })
     }
 
     /// Executes a query or a mutation. Every error of the answer carries its code. Where nobody waits for the answer any
@@ -215,7 +226,8 @@ impl Pipeline {
     fn request(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call, turn: &Turn) -> Request {
         let scope = Scope::new(viewer, call, self.peers.clone(), self.floor.clone(), turn);
         let request = Request::new("").variables(admitted.variables.clone());
-        let mut request = request.data(scope).data(admitted.operation.clone());
+        let sign_ins = SignIns { rates: self.rates.clone(), address: admitted.address };
+        let mut request = request.data(scope).data(sign_ins).data(admitted.operation.clone());
         request.set_parsed_query(admitted.operation.document.clone());
         request
     }

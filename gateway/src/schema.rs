@@ -22,6 +22,8 @@ mod time;
 mod unread;
 mod user;
 
+use std::net::IpAddr;
+
 use async_graphql::{Context, SDLExportOptions, SchemaBuilder};
 use telemetry::Call;
 
@@ -30,6 +32,7 @@ use crate::{
     floor::Floor,
     loaders::{Loaders, Source},
     peers::Peers,
+    rates::Rates,
     turn::Turn,
     viewer::Viewer,
 };
@@ -60,6 +63,25 @@ pub fn sdl() -> String {
     build().finish().sdl_with_options(options)
 }
 
+/// What the resolvers that sign somebody in ask first, each time that they are called.
+pub struct SignIns {
+    /// How often they may.
+    pub rates: Rates,
+    /// From where.
+    pub address: IpAddr,
+}
+
+impl SignIns {
+    /// One more attempt, as this login where it is told.
+    ///
+    /// # Errors
+    /// RATE_LIMITED.
+    pub async fn admit(ctx: &Context<'_>, login: Option<&str>) -> Result<(), Error> {
+        let Self { rates, address } = ctx.data_unchecked();
+        rates.sign_in(*address, login).await
+    }
+}
+
 /// What the resolvers of one operation share.
 pub struct Scope {
     viewer: Option<Viewer>,
@@ -74,7 +96,7 @@ impl Scope {
     /// For one operation of this viewer, whose loaders follow these turns.
     pub fn new(viewer: Option<Viewer>, call: Call, peers: Peers, floor: Floor, turn: &Turn) -> Self {
         let call = match &viewer {
-            Some(viewer) => call.with_authorization(viewer.authorization.expose()),
+            Some(viewer) => call.with_authorization(viewer.authorization.newest().expose()),
             None => call,
         };
         let source = Source { peers, call, viewer: viewer.as_ref().map(|viewer| viewer.user), floor };

@@ -14,12 +14,15 @@ mod operations;
 pub mod protocol;
 #[cfg(test)]
 mod protocol_tests;
+mod renewal;
+#[cfg(test)]
+mod renewal_tests;
 mod seats;
 #[cfg(test)]
 mod tests;
 pub mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Request, State, ws::WebSocketUpgrade},
@@ -30,9 +33,11 @@ use axum::{
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{live::Live, origins::Origins, pipeline::Pipeline, sessions::Revoked, viewer::Authenticator};
+use crate::{
+    address::Address, live::Live, origins::Origins, pipeline::Pipeline, sessions::Revoked, viewer::Authenticator,
+};
 use dialect::Dialect;
-use driver::Driver;
+use driver::{Client, Driver};
 use message::Token;
 use protocol::FRAME_MAX;
 use seats::Seats;
@@ -51,7 +56,7 @@ pub async fn handshake(State(sockets): State<Sockets>, request: Request, next: N
     }
     let (mut parts, _) = request.into_parts();
     match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
-        Ok(upgrade) => sockets.upgrade(&parts.headers, upgrade),
+        Ok(upgrade) => sockets.upgrade(&parts.headers, Address::of(&parts.extensions), upgrade),
         Err(rejection) => rejection.into_response(),
     }
 }
@@ -96,7 +101,7 @@ impl Sockets {
 
     /// Answers a handshake: 403 for a page that may not come, 400 without a subprotocol of ours, 503 when the
     /// gateway stops or too many sockets are of nobody, else 101 and a task.
-    fn upgrade(&self, headers: &HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+    fn upgrade(&self, headers: &HeaderMap, address: IpAddr, upgrade: WebSocketUpgrade) -> Response {
         if !self.0.parts.origins.admit(headers) {
             return (StatusCode::FORBIDDEN, "this origin may not open a WebSocket here\n").into_response();
         }
@@ -121,9 +126,8 @@ impl Sockets {
             .max_message_size(FRAME_MAX)
             .on_upgrade(move |socket| {
                 let tasks = sockets.0.tasks.clone();
-                tasks.track_future(async move {
-                    Box::pin(Driver::new(sockets, dialect, socket, seat, header_token).run()).await
-                })
+                let client = Client { dialect, address, header_token };
+                tasks.track_future(async move { Box::pin(Driver::new(sockets, socket, seat, client).run()).await })
             })
     }
 

@@ -15,6 +15,7 @@ use access::{Claims, Guard, KeySet, ServiceToken, SigningKeys};
 use axum::Router;
 use events::{Event, Headers, Local, Log, outbox};
 use futures_util::{SinkExt, StreamExt};
+use limit::Limiter;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use prost::Message as _;
 use proto::{DialogId, SessionId, UserId, auth, counter, dialog, events::event::Kind, topic};
@@ -32,9 +33,10 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tower::{ServiceExt, util::BoxCloneSyncService};
 use uuid::Uuid;
 
-use crate::{App, Settings, fixture::played, peers::Peers};
+use crate::{App, Settings, address::TrustedProxies, fixture::played, peers::Peers, rates::Limits};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,6 +53,8 @@ pub struct World {
     pub gone: Vec<UserId>,
     /// The sessions that auth says are over.
     pub revoked: Vec<SessionId>,
+    /// How often people may come.
+    pub limits: Limits,
     /// The methods whose service is away.
     pub away: BTreeSet<&'static str>,
     /// The methods at which our own code panics.
@@ -66,6 +70,8 @@ pub struct Stage {
     pub world: Arc<Mutex<World>>,
     pub calls: Arc<Mutex<Vec<String>>>,
     pub readiness: Readiness,
+    /// The authorization of the last call of a service.
+    shown: Arc<Mutex<Option<String>>>,
     address: String,
     outbox: TestDb,
     shutdown: CancellationToken,
@@ -80,6 +86,7 @@ impl Stage {
 
     /// Started over this world, and ready.
     pub async fn start_with(world: World) -> Self {
+        let limits = world.limits;
         let (world, calls) = (Arc::new(Mutex::new(world)), Arc::new(Mutex::new(Vec::new())));
         let keys = SigningKeys::generate();
         let jwks = keys.jwks();
@@ -95,20 +102,29 @@ impl Stage {
             drain_window: Duration::from_millis(300),
             access_token_ttl: Duration::from_secs(300),
             operation_deadline: crate::pipeline::OPERATION_LIMIT,
+            limits,
+            limiter: Limiter::local(),
+            trusted_proxies: TrustedProxies::default(),
         };
         let outbox = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
         let topics = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];
         let log = Log::Local(Local::new(topics.map(|topic| (topic, outbox.db.clone())).to_vec()));
+        let shown = Arc::new(Mutex::new(None));
         let peer = || {
-            let world = world.clone();
-            played(
+            let (world, shown) = (world.clone(), shown.clone());
+            let service = played(
                 move |method: &str, bytes: &[u8]| {
                     let broken = world.lock().expect("not poisoned").broken.contains(method);
                     assert!(!broken, "the secret reason");
                     world.lock().expect("not poisoned").answer(method, bytes)
                 },
                 calls.clone(),
-            )
+            );
+            BoxCloneSyncService::new(service.map_request(move |request: http::Request<tonic::body::Body>| {
+                let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+                *shown.lock().expect("not poisoned") = authorization.map(str::to_owned);
+                request
+            }))
         };
         let readiness = Readiness::new();
         let peers = Peers::new(peer(), peer(), peer());
@@ -121,7 +137,7 @@ impl Stage {
             tokio::spawn(async move { runner.run(stop).await }),
             tokio::spawn(serve(listener, app.router(), shutdown.clone())),
         ];
-        let stage = Self { app, keys, world, calls, readiness, address, outbox, shutdown, tasks };
+        let stage = Self { app, keys, world, calls, readiness, shown, address, outbox, shutdown, tasks };
         testkit::eventually("the gateway is ready", || async { stage.readiness.is_ready() }).await;
         stage
     }
@@ -133,6 +149,11 @@ impl Stage {
     /// How often a method was called.
     pub fn called(&self, method: &str) -> usize {
         self.calls.lock().expect("not poisoned").iter().filter(|called| *called == method).count()
+    }
+
+    /// The authorization that the last call of a service carried.
+    pub fn shown(&self) -> Option<String> {
+        self.shown.lock().expect("not poisoned").clone()
     }
 
     /// A token of a person, for a session.

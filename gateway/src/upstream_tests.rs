@@ -353,20 +353,22 @@ async fn each_call_is_told_what_is_left_of_the_operation() {
 async fn an_operation_has_the_time_that_is_set() {
     let hang: Peer = BoxCloneSyncService::new(tower::service_fn(|_: Request<Body>| std::future::pending()));
     let peers = everywhere(&hang);
-    let pipeline = crate::pipeline::Pipeline::new(peers, crate::floor::Floor::default(), true, None);
+    let rates = crate::rates::Rates::new(crate::rates::Limits::default(), limit::Limiter::local());
+    let pipeline = crate::pipeline::Pipeline::new(peers, crate::floor::Floor::default(), rates, true, None);
     let pipeline = pipeline.with_limit(Duration::from_secs(2));
     let fixture = Fixture::alone();
     let viewer = crate::viewer::Viewer {
         user: fixture.user,
         session: proto::SessionId::now(),
         expires_at_s: i64::MAX,
-        authorization: telemetry::Secret::new("Bearer x"),
+        authorization: crate::viewer::Authorization::new("Bearer x", i64::MAX),
     };
     let incoming = crate::pipeline::Incoming { query: Some(UNREAD.to_owned()), ..Default::default() };
     let call = telemetry::Call::new();
-    let admitted = pipeline.admit(incoming, &call).await.expect("a query");
+    let asker = crate::rates::Asker { viewer: Some(viewer), address: std::net::Ipv4Addr::LOCALHOST.into() };
+    let admitted = pipeline.admit(incoming, &asker, &call).await.expect("a query");
     let begun = Instant::now();
-    let response = pipeline.execute(&admitted, Some(viewer), call).await;
+    let response = pipeline.execute(&admitted, asker.viewer, call).await;
     assert_eq!(begun.elapsed(), Duration::from_millis(1_750));
     let shown = serde_json::to_value(&response.errors[0]).expect("JSON");
     assert_eq!(shown["extensions"]["code"], "DEADLINE_EXCEEDED");

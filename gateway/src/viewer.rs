@@ -1,6 +1,9 @@
 //! Who asks: the person and the session that an access token proves, on every transport.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use access::{Guard, Refused};
 use http::{HeaderMap, header};
@@ -21,8 +24,42 @@ pub struct Viewer {
     pub session: SessionId,
     /// When the token expires, in seconds since the epoch.
     pub expires_at_s: i64,
-    /// The header that travels with calls on this person's behalf, `Bearer …`.
-    pub authorization: Secret,
+    /// The header that travels with calls on this person's behalf.
+    pub authorization: Authorization,
+}
+
+/// The header of somebody's newest token, `Bearer …`. All clones are one: whoever holds it has the newest.
+#[derive(Clone, Debug)]
+pub struct Authorization(Arc<Mutex<(i64, Secret)>>);
+
+impl Authorization {
+    /// A header, and when its token expires, in seconds since the epoch.
+    pub fn new(header: &str, expires_at_s: i64) -> Self {
+        Self(Arc::new(Mutex::new((expires_at_s, Secret::new(header)))))
+    }
+
+    /// The header.
+    pub fn newest(&self) -> Secret {
+        self.lock().1.clone()
+    }
+
+    /// When its token expires, in seconds since the epoch.
+    pub fn expires_at_s(&self) -> i64 {
+        self.lock().0
+    }
+
+    /// Takes over another one's, where it lives longer.
+    pub fn renew(&self, other: &Self) {
+        let newer = other.lock().clone();
+        let mut own = self.lock();
+        if newer.0 > own.0 {
+            *own = newer;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (i64, Secret)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Says who asks.
@@ -58,7 +95,7 @@ impl Authenticator {
             user: UserId::new(caller.user),
             session,
             expires_at_s: caller.expires_at_s,
-            authorization: Secret::new(&format!("Bearer {token}")),
+            authorization: Authorization::new(&format!("Bearer {token}"), caller.expires_at_s),
         })
     }
 

@@ -26,6 +26,11 @@ pub struct App {
     child: Child,
 }
 
+/// The program: the one that was built with the tests, or another build of it.
+fn program() -> String {
+    std::env::var("TIDINGS_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_tidings").to_owned())
+}
+
 impl Deref for App {
     type Target = Place;
 
@@ -52,9 +57,11 @@ impl App {
 
     /// Starts with its log going there.
     pub async fn start_saying(folder: TempDir, settings: &[(&str, &str)], log: Stdio) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        let mut command = Command::new(program());
         command.env("DATA_DIR", folder.path()).env("LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
-        command.env("LOG_FORMAT", "json").env("RUST_LOG", "warn,tidings=info").envs(settings.iter().copied());
+        command.env("LOG_FORMAT", "json").env("RUST_LOG", "warn,tidings=info");
+        // Stories sign in often, and from one address; those of the limits set them.
+        command.env("RATE_LIMIT_REQUESTS", "0").env("RATE_LIMIT_SIGN_IN", "0").envs(settings.iter().copied());
         command.stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -81,6 +88,13 @@ impl App {
         let url: String = url.unwrap();
         let place = Place { other: url.clone(), url, suffix: String::new() };
         Self { place, ops: ops.unwrap(), folder, said, child }
+    }
+
+    /// What the program holds in memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
     /// SIGKILL, now; the folder is handed back.

@@ -107,6 +107,40 @@ impl Device {
         }
     }
 
+    /// The next message for an operation, or the code with which the gateway closes; 1006 where it says none.
+    pub async fn next_or_close(&mut self, id: &str) -> Result<Value, u16> {
+        if let Some(message) = self.waiting.get_mut(id).and_then(VecDeque::pop_front) {
+            return Ok(message);
+        }
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).unwrap();
+                    if message["id"] == id {
+                        return Ok(message);
+                    }
+                }
+                Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
+                Some(Ok(_)) => {}
+                None | Some(Err(_)) => return Err(1006),
+            }
+        }
+    }
+
+    /// Stays connected, as an idle client's library does, until dropped or closed.
+    pub async fn stay(mut self) {
+        while let Some(Ok(message)) = self.socket.next().await {
+            if matches!(&message, Message::Text(text) if text.as_str() == r#"{"type":"ping"}"#) {
+                drop(self.socket.send(Message::text(r#"{"type":"pong"}"#)).await);
+            }
+        }
+    }
+
+    /// Closes in good order.
+    pub async fn leave(&mut self) {
+        self.socket.close(None).await.unwrap();
+    }
+
     /// The next frame of a subscription field.
     pub async fn frame(&mut self, id: &str, field: &str) -> Value {
         let mut message = self.hear_of(id).await;

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::{
     device::Device,
-    kill, oracle,
+    gateways, kill, limits, oracle,
     person::Person,
     stack::{Stack, engine_does},
     story,
@@ -152,6 +152,21 @@ async fn redis_may_be_stopped_and_flushed_in_the_middle_of_reads() {
     phone.until_total(sent).await;
     assert_eq!(b.total().await, sent);
     stack.cache_agrees(&b).await;
+}
+
+#[tokio::test]
+async fn log_outs_close_that_sessions_sockets_on_the_other_gateway() {
+    gateways::log_outs_close_that_sessions_sockets_on_the_other_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_under_load_hands_every_socket_over_and_loses_no_frame() {
+    gateways::a_drain_under_load_hands_every_socket_over_and_loses_no_frame().await;
+}
+
+#[tokio::test]
+async fn rate_limits_are_shared_between_gateways() {
+    limits::the_limits_are_shared_between_gateways().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

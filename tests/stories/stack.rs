@@ -79,6 +79,8 @@ impl Stack {
             ("SIGNING_KEY_FILE", folder.path().join("signing-key.pem").display().to_string()),
             ("RUST_LOG", "info,access=warn".to_owned()),
             ("LOG_FORMAT", "text".to_owned()),
+            ("RATE_LIMIT_REQUESTS", "0".to_owned()),
+            ("RATE_LIMIT_SIGN_IN", "0".to_owned()),
         ]);
         common.extend(extra.iter().map(|(name, value)| (*name, (*value).to_owned())));
         run_once("keygen", folder.path(), &common).await;
@@ -92,7 +94,9 @@ impl Stack {
         let mut settings = settings(&common, &databases);
         if let Ok(redis) = std::env::var("TEST_REDIS_URL") {
             engine_does("start", "redis").await;
-            settings.get_mut("counter").unwrap().insert("REDIS_URL", redis);
+            for role in ["counter", "gateway1", "gateway2"] {
+                settings.get_mut(role).unwrap().insert("REDIS_URL", redis.clone());
+            }
         }
         let at = |role: &str| format!("http://{}", settings[role]["LISTEN"]);
         let suffix = format!("_{:06x}", rand::random::<u32>() & 0xff_ffff);
@@ -123,6 +127,16 @@ impl Stack {
     /// SIGKILL, now.
     pub async fn kill(&mut self, role: &'static str) {
         self.children.remove(role).unwrap().kill().await.unwrap();
+    }
+
+    /// SIGTERM; how long it took to end well.
+    pub async fn stop(&mut self, role: &'static str) -> Duration {
+        let mut child = self.children.remove(role).unwrap();
+        let begun = Instant::now();
+        assert!(Command::new("kill").arg(child.id().unwrap().to_string()).status().await.unwrap().success());
+        let status = child.wait().await.unwrap();
+        assert!(status.success(), "a stop that was asked for is a success: {status}");
+        begun.elapsed()
     }
 
     /// Waits until every role that runs says that it is ready.

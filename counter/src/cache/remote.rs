@@ -13,14 +13,14 @@ use std::{
 use db::{Db, Tx};
 use events::{Apply, BoxError, Consumer, Log, Record};
 use proto::{UserId, topic};
-use redis::{Client, Cmd, FromRedisValue};
+use redis::{Cmd, FromRedisValue, RedisError};
+use redis_link::{Breaker, Link};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
     Trouble,
     hash::{self, Fields, Hash},
-    link::{Breaker, Link},
     step,
 };
 use crate::unread::Unread;
@@ -55,12 +55,10 @@ impl fmt::Debug for Redis {
 
 impl Redis {
     pub(super) fn open(url: &str) -> Result<Self, Trouble> {
-        let url = Some(url).filter(|url| url.starts_with("redis://")).ok_or(Trouble::Url)?;
-        let client = Client::open(url).map_err(|_| Trouble::Url)?;
         Ok(Self(Arc::new(Shared {
             hash: Hash::new(),
-            requests: Link::new(client.clone(), PATIENCE),
-            events: Link::new(client, BATCH_PATIENCE),
+            requests: Link::open(url, PATIENCE)?,
+            events: Link::open(url, BATCH_PATIENCE)?,
             breaker: Breaker::new(MOMENT),
             stopped: AtomicBool::new(false),
         })))
@@ -111,7 +109,7 @@ impl Redis {
     }
 }
 
-fn measure<T>(call: &'static str, begun: Instant, answer: &Result<T, Trouble>) {
+fn measure<T>(call: &'static str, begun: Instant, answer: &Result<T, RedisError>) {
     metrics::histogram!("counter_redis_call_seconds", "call" => call).record(begun.elapsed());
     if let Err(error) = answer {
         metrics::counter!("counter_redis_errors_total", "call" => call).increment(1);
@@ -161,7 +159,7 @@ mod tests {
             "redis://:secret@x:y",
         ] {
             let error = Cache::redis(url).map(drop).expect_err(url);
-            assert!(matches!(error, Trouble::Url), "{url}: {error:?}");
+            assert!(matches!(error, Trouble::Url(_)), "{url}: {error:?}");
             assert!(!format!("{error} {error:?}").contains("secret"), "{url}");
         }
     }

@@ -26,7 +26,7 @@ pub enum Executed {
 pub struct Answer {
     media: Media,
     status: StatusCode,
-    extra: Option<(HeaderName, &'static str)>,
+    extra: Option<(HeaderName, HeaderValue)>,
     body: Vec<u8>,
 }
 
@@ -56,6 +56,9 @@ impl fmt::Debug for Answer {
 impl Answer {
     /// The answer of an operation that has been executed.
     pub fn executed(media: Media, response: async_graphql::Response) -> Self {
+        if let Some(rejected) = Rejected::limited(&response) {
+            return Self::refused(media, rejected);
+        }
         let status = if is_failure(&response) { Code::Internal.status() } else { StatusCode::OK };
         Self::new(media, status, &Shown::from(&Executed::Answered(response)))
     }
@@ -77,7 +80,10 @@ impl Answer {
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             code => code.status(),
         };
-        let extra = (status == StatusCode::UNAUTHORIZED).then_some((header::WWW_AUTHENTICATE, "Bearer"));
+        let sign_in = (status == StatusCode::UNAUTHORIZED).then(|| HeaderValue::from_static("Bearer"));
+        let extra = sign_in.map(|value| (header::WWW_AUTHENTICATE, value));
+        let later = rejected.retry_after_s().map(|wait_s| (header::RETRY_AFTER, HeaderValue::from(wait_s)));
+        let extra = extra.or(later);
         Self { extra, ..Self::new(media, status, &Shown::from(&Executed::Refused(rejected))) }
     }
 
@@ -114,7 +120,7 @@ impl From<Answer> for Response {
         let mut response = Response::new(Body::from(answer.body));
         *response.status_mut() = answer.status;
         if let Some((name, value)) = answer.extra {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value);
         }
         response.headers_mut().insert(header::CONTENT_TYPE, answer.media.header());
         common(response.headers_mut());
@@ -124,7 +130,7 @@ impl From<Answer> for Response {
 
 /// Refusals of requests that are not GraphQL over HTTP.
 pub mod refusal {
-    use axum::http::{HeaderName, StatusCode, header};
+    use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 
     use super::{Answer, Media};
     use crate::error::{Code, Error};
@@ -193,6 +199,6 @@ pub mod refusal {
     }
 
     fn with(answer: Answer, name: HeaderName, value: &'static str) -> Answer {
-        Answer { extra: Some((name, value)), ..answer }
+        Answer { extra: Some((name, HeaderValue::from_static(value))), ..answer }
     }
 }

@@ -85,7 +85,7 @@ impl Door {
     /// The stream of a subscription that was admitted.
     pub(super) fn stream(&self, head: Head, format: Format, admitted: Admitted) -> Response {
         let media = head.accepted.media();
-        let (sockets, viewer) = (self.sockets.clone(), head.viewer);
+        let (sockets, viewer) = (self.sockets.clone(), head.asker.viewer);
         if sockets.is_stopping() {
             return Answer::refused(media, Cut::Restart.error().into()).into();
         }

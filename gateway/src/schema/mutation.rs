@@ -7,7 +7,7 @@ use crate::error::{Code, Error};
 
 use super::{
     CreateDialogInput, Dialog, LoginInput, MarkReadInput, MarkReadPayload, Message, RegisterInput, Scope,
-    SendMessageInput, Session, User,
+    SendMessageInput, Session, SignIns, User,
 };
 
 /// The root of mutations.
@@ -23,6 +23,7 @@ impl Mutation {
     #[graphql(complexity = "PASSWORD_COST + child_complexity")]
     async fn register(&self, ctx: &Context<'_>, input: RegisterInput) -> Result<Session, Error> {
         let RegisterInput { login, password, name } = input;
+        SignIns::admit(ctx, Some(&login)).await?;
         let scope = Scope::of(ctx);
         let request = auth::RegisterRequest { login, password, name };
         scope.peers().auth(scope.call()).register(request).await?.into_inner().try_into()
@@ -32,6 +33,7 @@ impl Mutation {
     #[graphql(complexity = "PASSWORD_COST + child_complexity")]
     async fn login(&self, ctx: &Context<'_>, input: LoginInput) -> Result<Session, Error> {
         let LoginInput { login, password } = input;
+        SignIns::admit(ctx, Some(&login)).await?;
         let scope = Scope::of(ctx);
         let request = auth::LoginRequest { login, password };
         scope.peers().auth(scope.call()).login(request).await?.into_inner().try_into()
@@ -40,6 +42,7 @@ impl Mutation {
     /// Exchanges a refresh token for a new pair of tokens. Needs no sign-in. UNAUTHENTICATED where it is unknown, used,
     /// expired or revoked.
     async fn refresh_session(&self, ctx: &Context<'_>, refresh_token: String) -> Result<Session, Error> {
+        SignIns::admit(ctx, None).await?;
         let scope = Scope::of(ctx);
         let request = auth::RefreshRequest { refresh_token };
         scope.peers().auth(scope.call()).refresh(request).await?.into_inner().try_into()

@@ -41,6 +41,8 @@ impl Close {
     pub const SILENT: Self = Self::of(4408, "Nothing was heard for too long");
     /// A second `connection_init`.
     pub const SECOND_INIT: Self = Self::of(4429, "Too many initialisation requests");
+    /// Messages come too fast.
+    pub const TOO_FAST: Self = Self::of(4429, "Too many messages: 20 a second, 100 at once");
     /// The user's sockets are all taken.
     pub const TOO_MANY_SOCKETS: Self = Self::of(4429, "Too many sockets of this user");
 

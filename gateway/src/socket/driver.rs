@@ -3,6 +3,7 @@
 
 use std::{
     future::pending,
+    net::IpAddr,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -26,13 +27,15 @@ use super::{
     message::{Request, Token},
     operations::{Operations, Running, Said},
     protocol::{Action, Input, Operation, Protocol, Refusal},
+    renewal::renew,
     seats::Seat,
     wire::{Event, Wire},
 };
 use crate::{
-    error::{Code, Error},
+    error::{Code, Error, Rejected},
     hub::Counted,
     pipeline::Incoming,
+    rates::Asker,
     sessions::Watch,
     viewer::Viewer,
 };
@@ -41,6 +44,16 @@ use crate::{
 pub const STUCK_MAX: Duration = Duration::from_secs(30);
 /// How long it may take to find out who a client is.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is known of a client when its socket is opened.
+pub struct Client {
+    /// What it speaks.
+    pub dialect: Dialect,
+    /// Where it is.
+    pub address: IpAddr,
+    /// The token of the request that opened the socket.
+    pub header_token: Option<Token>,
+}
 
 /// A client that was let in.
 struct Admission {
@@ -54,11 +67,10 @@ struct Admission {
 /// One socket.
 pub struct Driver {
     sockets: Sockets,
-    dialect: Dialect,
+    client: Client,
     wire: Wire,
     protocol: Protocol,
     operations: Operations,
-    header_token: Option<Token>,
     authentication: Option<BoxFuture<'static, Result<Admission, Refusal>>>,
     admission: Option<Admission>,
     /// Held until it is known who it is.
@@ -68,21 +80,14 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// For a socket that was just opened, by a request with this token.
-    pub fn new(
-        sockets: Sockets,
-        dialect: Dialect,
-        socket: WebSocket,
-        anonymous: OwnedSemaphorePermit,
-        header_token: Option<Token>,
-    ) -> Self {
+    /// For a socket that was just opened.
+    pub fn new(sockets: Sockets, socket: WebSocket, anonymous: OwnedSemaphorePermit, client: Client) -> Self {
         Self {
             sockets,
-            dialect,
             wire: Wire::new(socket),
-            protocol: Protocol::new(dialect, Instant::now()),
+            protocol: Protocol::new(client.dialect, Instant::now()),
+            client,
             operations: Operations::default(),
-            header_token,
             authentication: None,
             admission: None,
             anonymous: Some(anonymous),
@@ -133,7 +138,7 @@ impl Driver {
             }
             answer = optional(self.authentication.as_mut()) => self.authenticated(answer),
             () = over(session) => self.handle(Input::Revoked),
-            () = at(timer_at) => self.handle(Input::Timer),
+            () = at(timer_at) => self.timer(),
             () = at(stuck_at) => self.handle(Input::Stalled),
             () = at(self.restart_at) => self.handle(Input::Restart),
             () = self.sockets.stopping(), if !restarting => {
@@ -165,17 +170,29 @@ impl Driver {
         self.handle(Input::Authenticated(expires_at))
     }
 
+    /// An operation may have come with a newer token since the machine was told when the socket's expires.
+    fn timer(&mut self) -> Step {
+        if let Some(viewer) = self.admission.as_mut().and_then(|admission| admission.viewer.as_mut()) {
+            let newest_s = viewer.authorization.expires_at_s();
+            if newest_s > viewer.expires_at_s {
+                viewer.expires_at_s = newest_s;
+                self.handle(Input::Renewed(instant(newest_s)));
+            }
+        }
+        self.handle(Input::Timer)
+    }
+
     fn handle(&mut self, input: Input<'_>) -> Step {
         for action in self.protocol.handle(input, Instant::now()) {
             match action {
                 Action::Send(message) => {
-                    if let Some(text) = message.text(self.dialect) {
+                    if let Some(text) = message.text(self.client.dialect) {
                         self.wire.send(text);
                     }
                 }
                 Action::Probe => self.wire.probe(),
                 Action::Authenticate(token) => {
-                    let token = token.or_else(|| self.header_token.take());
+                    let token = token.or_else(|| self.client.header_token.take());
                     self.authentication = Some(admit(self.sockets.clone(), token).boxed());
                 }
                 Action::Start(operation, request) => self.start(operation, *request),
@@ -190,7 +207,8 @@ impl Driver {
         let viewer = self.admission.as_ref().and_then(|admission| admission.viewer.clone());
         let call = Call::new();
         let request_id = call.request_id.clone();
-        let running = stream::once(begin(self.sockets.clone(), request, viewer, call)).flatten();
+        let asker = Asker { viewer, address: self.client.address };
+        let running = stream::once(begin(self.sockets.clone(), request, asker, call)).flatten();
         // What the pipeline does not catch ends the operation and not the socket.
         let running = AssertUnwindSafe(running).catch_unwind().map(move |said| {
             said.unwrap_or_else(|payload| {
@@ -226,11 +244,18 @@ async fn admit(sockets: Sockets, token: Option<Token>) -> Result<Admission, Refu
 
 /// Runs an operation: its results as a stream, or why there are none. A line in the access log says how it went, for a
 /// subscription how its beginning did.
-async fn begin(sockets: Sockets, request: Request, viewer: Option<Viewer>, call: Call) -> Running {
+async fn begin(sockets: Sockets, mut request: Request, asker: Asker, call: Call) -> Running {
     let begun = Instant::now();
     let span = tracing::info_span!("gateway.socket.operation", request_id = %call.request_id);
     let work = async {
-        let (kind, answer) = execute(&sockets, request, viewer, call).await;
+        let renewed = match request.take_token() {
+            Some(token) => renew(sockets.authenticator(), &token, asker.viewer.as_ref()).await,
+            None => Ok(()),
+        };
+        let (kind, answer) = match renewed {
+            Ok(()) => execute(&sockets, request, asker, call).await,
+            Err(error) => (None, refused(&[error.into_server_error(&call.request_id)])),
+        };
         let seconds = begun.elapsed().as_secs_f64();
         let (operation, duration_ms) = (kind.map_or("refused", name), seconds * 1000.0);
         tracing::info!(target: "access", transport = "websocket", operation, duration_ms, "operation");
@@ -241,12 +266,7 @@ async fn begin(sockets: Sockets, request: Request, viewer: Option<Viewer>, call:
 }
 
 /// Of what kind an operation that was let in is, and what it has to say.
-async fn execute(
-    sockets: &Sockets,
-    request: Request,
-    viewer: Option<Viewer>,
-    call: Call,
-) -> (Option<OperationType>, Running) {
+async fn execute(sockets: &Sockets, request: Request, asker: Asker, call: Call) -> (Option<OperationType>, Running) {
     let variables = request.variables.map(|variables| Variables::from_json(variables.into()));
     let incoming = Incoming {
         query: request.query,
@@ -255,16 +275,19 @@ async fn execute(
         variables: variables.unwrap_or_default(),
         extensions: request.extensions.unwrap_or_default(),
     };
-    let admitted = match sockets.pipeline().admit(incoming, &call).await {
+    let admitted = match sockets.pipeline().admit(incoming, &asker, &call).await {
         Ok(admitted) => admitted,
         Err(rejected) => return (None, refused(rejected.errors())),
     };
     let kind = Some(admitted.kind());
     if kind != Some(OperationType::Subscription) {
-        let response = sockets.pipeline().execute(&admitted, viewer, call).await;
+        let response = sockets.pipeline().execute(&admitted, asker.viewer, call).await;
+        if let Some(rejected) = Rejected::limited(&response) {
+            return (None, refused(rejected.errors()));
+        }
         return (kind, stream::iter([Said::Next(json(&response))]).boxed());
     }
-    match sockets.live().open(admitted, viewer, call).await {
+    match sockets.live().open(admitted, asker.viewer, call).await {
         Ok(opened) => (kind, opened.into_stream().map(|payload| Said::Next(payload.json)).boxed()),
         Err(errors) => (None, refused(&errors)),
     }

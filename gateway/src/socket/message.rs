@@ -17,6 +17,9 @@ use super::dialect::Dialect;
 
 /// The longest id of an operation, in bytes. A UUID has 36.
 const ID_MAX: usize = 256;
+/// The names of a token, the first one in any letter case.
+const AUTHORIZATION: &str = "authorization";
+const AUTH_TOKEN: &str = "authToken";
 
 /// What a client says.
 #[derive(Debug)]
@@ -108,6 +111,15 @@ impl Request {
     fn has_document(&self) -> bool {
         let named = self.extensions.as_ref().is_some_and(|extensions| extensions.contains_key("persistedQuery"));
         named || self.query.is_some() || self.document_id.is_some()
+    }
+
+    /// The newer token that its extensions hold, under the names that `connection_init` has for it. It is taken out: what
+    /// goes further has no secret in it.
+    pub fn take_token(&mut self) -> Option<Token> {
+        let extensions = self.extensions.as_mut()?;
+        let found = token(extensions);
+        extensions.retain(|name, _| !is_token(name));
+        found
     }
 }
 
@@ -211,10 +223,14 @@ fn object(payload: Option<&RawValue>) -> Result<Map<String, Value>, &'static str
     )
 }
 
+fn is_token(name: &str) -> bool {
+    name.eq_ignore_ascii_case(AUTHORIZATION) || name == AUTH_TOKEN
+}
+
 /// `authorization` in any letter case, else `authToken`.
 fn token(payload: &Map<String, Value>) -> Option<Token> {
-    let authorization = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
-    let value = authorization.map(|(_, value)| value).or_else(|| payload.get("authToken"))?;
+    let authorization = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case(AUTHORIZATION));
+    let value = authorization.map(|(_, value)| value).or_else(|| payload.get(AUTH_TOKEN))?;
     match value {
         Value::Null => None,
         Value::String(text) => Token::read(text),

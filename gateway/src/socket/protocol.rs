@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use limit::Rate;
 use serde_json::{json, value::RawValue};
 use tokio::time::Instant;
 
@@ -28,6 +29,9 @@ pub const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
 pub const FRAME_MAX: usize = 64 * 1024;
 /// Operations of a socket at once.
 pub const OPERATIONS_MAX: usize = 50;
+
+/// How often a client may say something; `connection_init` and `pong` are not counted.
+pub const MESSAGES: Rate = Rate::new(20, Duration::from_secs(1), 100);
 
 /// An operation of a socket, never used twice: an id that is free again belongs to another operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +65,8 @@ pub enum Input<'a> {
     Malformed,
     /// The answer to [`Action::Authenticate`]: when the token expires; `None` for nobody.
     Authenticated(Result<Option<Instant>, Refusal>),
+    /// The socket has a newer token, which expires then.
+    Renewed(Instant),
     /// A result of an operation.
     Next(Operation, Arc<str>),
     /// An operation was refused, with the errors as a JSON array.
@@ -117,7 +123,10 @@ struct Expiry {
 pub struct Protocol {
     dialect: Dialect,
     phase: Phase,
+    opened_at: Instant,
     heard_at: Instant,
+    /// When the messages until now are paid for, since the opening.
+    paid: Duration,
     by_id: HashMap<Arc<str>, Operation>,
     ids: BTreeMap<Operation, Arc<str>>,
     started: u64,
@@ -129,7 +138,9 @@ impl Protocol {
         Self {
             dialect,
             phase: Phase::New { until: now + INIT_TIMEOUT },
+            opened_at: now,
             heard_at: now,
+            paid: Duration::ZERO,
             by_id: HashMap::new(),
             ids: BTreeMap::new(),
             started: 0,
@@ -169,7 +180,7 @@ impl Protocol {
         match input {
             Input::Text(text) => {
                 self.heard_at = now;
-                self.text(text)
+                self.text(text, now)
             }
             Input::Binary => self.close(Close::bad_message("binary")),
             Input::Control => {
@@ -180,6 +191,7 @@ impl Protocol {
             Input::NotText => self.close(Close::bad_message("not UTF-8")),
             Input::Malformed => self.close(Close::MALFORMED),
             Input::Authenticated(answer) => self.authenticated(answer, now),
+            Input::Renewed(expires_at) => self.renewed(expires_at),
             Input::Next(operation, payload) => {
                 self.answer(operation, |id| Outgoing::Next { id, payload }).into_iter().collect()
             }
@@ -200,27 +212,36 @@ impl Protocol {
         }
     }
 
-    fn text(&mut self, text: &str) -> Vec<Action> {
+    fn text(&mut self, text: &str, now: Instant) -> Vec<Action> {
         if text.len() > FRAME_MAX {
             return self.close(Close::TOO_LARGE);
         }
-        match Incoming::read(text, self.dialect) {
-            Err(reason) => self.close(Close::bad_message(reason)),
-            Ok(Incoming::Init { token }) => {
+        let message = match Incoming::read(text, self.dialect) {
+            Ok(message) => message,
+            Err(reason) => return self.close(Close::bad_message(reason)),
+        };
+        if !matches!(message, Incoming::Init { .. } | Incoming::Pong) {
+            match MESSAGES.take(self.paid, now.duration_since(self.opened_at)) {
+                Ok(paid) => self.paid = paid,
+                Err(_) => return self.close(Close::TOO_FAST),
+            }
+        }
+        match message {
+            Incoming::Init { token } => {
                 if !matches!(self.phase, Phase::New { .. }) {
                     return self.close(Close::SECOND_INIT);
                 }
                 self.phase = Phase::Authenticating;
                 vec![Action::Authenticate(token)]
             }
-            Ok(Incoming::Subscribe { id, request }) => self.subscribe(id, request),
-            Ok(Incoming::Complete { id }) => {
+            Incoming::Subscribe { id, request } => self.subscribe(id, request),
+            Incoming::Complete { id } => {
                 let operation = self.by_id.get(&*id).copied();
                 operation.map(|operation| self.stop(operation)).into_iter().collect()
             }
-            Ok(Incoming::Ping { payload }) => pong(payload),
-            Ok(Incoming::Pong) => Vec::new(),
-            Ok(Incoming::Terminate) => self.close(Close::GOODBYE),
+            Incoming::Ping { payload } => pong(payload),
+            Incoming::Pong => Vec::new(),
+            Incoming::Terminate => self.close(Close::GOODBYE),
         }
     }
 
@@ -259,6 +280,16 @@ impl Protocol {
         let expiry = expires_at.map(|at| Expiry { at, announced: false });
         self.phase = Phase::Open { ping_at: now + self.dialect.alive_every(), expiry };
         vec![Action::Send(Outgoing::Ack)]
+    }
+
+    /// The client is told of the new end as it was of the old one.
+    fn renewed(&mut self, expires_at: Instant) -> Vec<Action> {
+        if let Phase::Open { expiry: Some(expiry), .. } = &mut self.phase
+            && expiry.at < expires_at
+        {
+            *expiry = Expiry { at: expires_at, announced: false };
+        }
+        Vec::new()
     }
 
     fn timer(&mut self, now: Instant) -> Vec<Action> {

@@ -11,6 +11,7 @@ use proto::{
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::renewal_tests::now_s;
 use crate::stage::{Gauges, Stage};
 
 const PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "graphql-transport-ws");
@@ -196,12 +197,14 @@ async fn the_51st_operation_is_refused_and_the_socket_lives() {
 #[tokio::test]
 async fn a_token_that_expires_is_announced_and_closes_with_4403() {
     let stage = Stage::start().await;
-    let token = stage.token(UserId::now(), SessionId::now(), 2);
+    let (token, ends_s) = stage.token_and_its_end(UserId::now(), SessionId::now(), 2);
     let mut client = stage.sign_in_with(&token).await;
     let notice = client.hear().await;
     assert_eq!(notice["type"], "ping");
     assert!((1..=2).contains(&notice["payload"]["expiresIn"].as_i64().expect("seconds")), "{notice}");
     assert_eq!(client.closed().await.0, 4403);
+    let late_s = now_s() - ends_s;
+    assert!(late_s.abs() < 1.0, "a second early or late at most: {late_s}");
 }
 
 #[tokio::test]
@@ -245,9 +248,13 @@ async fn a_gateway_that_stops_closes_every_socket_with_1012_within_the_window() 
     }
     clients.push(stage.connect().await);
     let stopped = tokio::spawn(stage.stop());
-    for client in &mut clients {
-        assert_eq!(client.closed().await.0, 1012);
-    }
+    let begun = std::time::Instant::now();
+    let closes = clients.iter_mut().map(|client| async move { (client.closed().await.0, begun.elapsed()) });
+    let closes = futures_util::future::join_all(closes).await;
+    assert!(closes.iter().all(|(code, _)| *code == 1012), "{closes:?}");
+    // Each has a moment of its own: that all 21 fall into one half of the window happens once in a million runs.
+    let early = closes.iter().filter(|(_, after)| *after < Duration::from_millis(150)).count();
+    assert!((1..=20).contains(&early), "spread over the window: {closes:?}");
     drop(clients);
     stopped.await.expect("it stops");
 }
@@ -335,8 +342,14 @@ async fn a_client_that_does_not_read_delays_nobody_and_is_let_go() {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(31)).await;
         tokio::time::resume();
+        // It may take a moment to notice.
+        for _ in 0..20 {
+            if gauges.sum("gateway_sockets") == 2.0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
     }
-    drop(stalled);
+    assert_eq!(stalled.closed().await.0, 1013, "should it read again at once, it hears why");
     stage.stop().await;
 }
 

@@ -2,7 +2,11 @@
 //! a moment. What failed gives its connection up, so that the next call begins with a new one.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,26 +16,49 @@ use redis::{
 };
 use tokio::{sync::Mutex, time::timeout};
 
-use super::Trouble;
-
 /// Calls that wait to be sent, at most; more wait for their turn within their bound.
 const QUEUE: usize = 1_000;
 
-/// A connection, made when it is needed.
-pub(super) struct Link {
+/// A URL that names no Redis; it is not repeated, there may be a password in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a Redis URL is redis://host:port, with user:password@ before the host and a database's /number behind the port where needed"
+)]
+pub struct InvalidUrl;
+
+/// A connection, made when it is needed. Cheap to clone; all clones share it.
+#[derive(Clone)]
+pub struct Link(Arc<Shared>);
+
+struct Shared {
     client: Client,
     /// How long a call may take, a new connection included.
     patience: Duration,
     connection: Mutex<Option<MultiplexedConnection>>,
 }
 
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("patience", &self.0.patience).finish_non_exhaustive()
+    }
+}
+
 impl Link {
-    pub(super) fn new(client: Client, patience: Duration) -> Self {
-        Self { client, patience, connection: Mutex::default() }
+    /// To the Redis at this URL, which need not be there yet; a call may take as long as `patience`.
+    ///
+    /// # Errors
+    /// Where the URL is none.
+    pub fn open(url: &str, patience: Duration) -> Result<Self, InvalidUrl> {
+        let url = Some(url).filter(|url| url.starts_with("redis://")).ok_or(InvalidUrl)?;
+        let client = Client::open(url).map_err(|_| InvalidUrl)?;
+        Ok(Self(Arc::new(Shared { client, patience, connection: Mutex::default() })))
     }
 
     /// Asks, and sends `load` first where the script is not there.
-    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd, load: &Cmd) -> Result<T, Trouble> {
+    ///
+    /// # Errors
+    /// Redis' own, and a time-out.
+    pub async fn ask<T: FromRedisValue>(&self, command: &Cmd, load: &Cmd) -> Result<T, RedisError> {
         self.bounded(async |mut connection| match command.query_async(&mut connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 load.exec_async(&mut connection).await?;
@@ -43,30 +70,33 @@ impl Link {
     }
 
     /// Sends many at once.
-    pub(super) async fn send(&self, pipeline: &Pipeline) -> Result<(), Trouble> {
+    ///
+    /// # Errors
+    /// Redis' own, and a time-out.
+    pub async fn send(&self, pipeline: &Pipeline) -> Result<(), RedisError> {
         self.bounded(async |mut connection| pipeline.exec_async(&mut connection).await).await
     }
 
     async fn bounded<T>(
         &self,
         call: impl AsyncFnOnce(MultiplexedConnection) -> Result<T, RedisError>,
-    ) -> Result<T, Trouble> {
-        let answer = timeout(self.patience, async { call(self.connection().await?).await }).await;
+    ) -> Result<T, RedisError> {
+        let answer = timeout(self.0.patience, async { call(self.connection().await?).await }).await;
         let answer = answer.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
         if answer.is_err() {
-            *self.connection.lock().await = None;
+            *self.0.connection.lock().await = None;
         }
-        Ok(answer?)
+        answer
     }
 
     async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut held = self.connection.lock().await;
+        let mut held = self.0.connection.lock().await;
         if let Some(connection) = &*held {
             return Ok(connection.clone());
         }
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
         let config = config.set_pipeline_buffer_size(QUEUE);
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let connection = self.0.client.get_multiplexed_async_connection_with_config(&config).await?;
         *held = Some(connection.clone());
         Ok(connection)
     }
@@ -74,7 +104,7 @@ impl Link {
 
 /// Makes an outage cheap: after a failure nobody asks for a moment, then one does, and all others when that went well.
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub struct Breaker {
     begun: Instant,
     moment: Duration,
     /// Nobody asks before this, since `begun`; 0: everybody may.
@@ -82,12 +112,13 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    pub(super) fn new(moment: Duration) -> Self {
+    /// Closed; after a failure nobody asks for this long.
+    pub fn new(moment: Duration) -> Self {
         Self { begun: Instant::now(), moment, open_until_us: AtomicU64::new(0) }
     }
 
     /// Whether to ask now.
-    pub(super) fn allows(&self) -> bool {
+    pub fn allows(&self) -> bool {
         let until_us = self.open_until_us.load(Ordering::Acquire);
         if until_us == 0 {
             return true;
@@ -100,7 +131,7 @@ impl Breaker {
     }
 
     /// What came of asking.
-    pub(super) fn saw(&self, well: bool) {
+    pub fn saw(&self, well: bool) {
         let until_us = if well { 0 } else { self.elapsed_us(self.moment) };
         self.open_until_us.store(until_us, Ordering::Release);
     }
@@ -130,14 +161,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_takes_connections_and_says_nothing_is_slow_and_one_that_is_away_is_away() {
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = silent.local_addr().unwrap();
-        let link = Link::new(Client::open(format!("redis://{address}")).unwrap(), Duration::from_millis(50));
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = silent.local_addr().expect("an address");
+        let link = Link::open(&format!("redis://{address}"), Duration::from_millis(50)).expect("a URL");
         let ping = redis::cmd("PING");
         let asked = link.ask::<String>(&ping, &ping).await;
-        assert!(matches!(&asked, Err(Trouble::Redis(error)) if error.is_timeout()), "{asked:?}");
+        assert!(matches!(&asked, Err(error) if error.is_timeout()), "{asked:?}");
         drop(silent);
         let asked = link.ask::<String>(&ping, &ping).await;
-        assert!(matches!(&asked, Err(Trouble::Redis(error)) if error.is_io_error()), "{asked:?}");
+        assert!(matches!(&asked, Err(error) if error.is_io_error()), "{asked:?}");
     }
 }

@@ -169,7 +169,6 @@ pub fn carry(process: &mut Process, log: &Log, outboxes: &[(&'static str, &Db)])
 
 /// Without its cache the counter works on: it reads its database.
 pub async fn watch_cache(cache: Cache, readiness: Readiness, shutdown: CancellationToken) {
-    let Cache::Redis(_) = &cache else { return };
     let component = readiness.register("redis");
     while !shutdown.is_cancelled() {
         match cache.check().await {

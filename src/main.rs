@@ -17,6 +17,7 @@ mod roles;
 mod serve;
 mod settings;
 mod upstream;
+mod url;
 mod wiring;
 
 use std::process::ExitCode;

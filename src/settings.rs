@@ -1,12 +1,11 @@
 //! Every setting, as a flag and as an environment variable; the doc comments are the `--help`.
 
-use std::{convert::Infallible, fmt, net::SocketAddr, ops::Deref, path::PathBuf, str::FromStr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use gateway::origins::Origins;
 
-use crate::limits::RateLimits;
-use crate::upstream::Upstream;
+use crate::{limits::RateLimits, upstream::Upstream, url::Url};
 
 /// A backend for conversations whose unread counts are exact and live.
 #[derive(Debug, Parser)]
@@ -319,32 +318,6 @@ pub struct Healthcheck {
     /// Address of the role's /readyz
     #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9090", value_parser = address)]
     pub ops_listen: SocketAddr,
-}
-
-/// Where an engine is. It may hold a password: Debug and `--help` do not show it.
-#[derive(Clone)]
-pub struct Url(String);
-
-impl FromStr for Url {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl Deref for Url {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Url(..)")
-    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

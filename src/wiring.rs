@@ -57,7 +57,9 @@ pub fn run_dialog(process: &mut Process, app: &dialog::App, log: &Log, counter: 
 
 /// Runs counter's loops. A consumer that stops says so itself, in the log and to readiness; the rest goes on.
 pub fn run_counter(process: &mut Process, app: &counter::App, cache: Cache, dialog: Peer) {
-    process.spawn(engine::watch_cache(cache, process.readiness.clone(), process.shutdown.clone()));
+    if matches!(cache, Cache::Redis(_)) {
+        process.spawn(engine::watch_cache(cache, process.readiness.clone(), process.shutdown.clone()));
+    }
     let (app, shutdown) = (app.clone(), process.shutdown.clone());
     let component = process.readiness.register("counter consumer");
     process.spawn(async move { drop(app.run(dialog, component, shutdown).await) });

@@ -87,11 +87,15 @@ if [ "${BALANCER:-1}" != 0 ]; then haproxy_install && roles+=(balancer); fi
 if [ "${FRESH:-0}" = 1 ]; then forget 9>&-; fi
 prepare
 
-start auth DATABASE_URL="$(database_url auth)" SIGNING_KEY_FILE="$stack_dir/signing-key.pem" 9>&-
-start dialog DATABASE_URL="$(database_url dialog)" 9>&-
-start counter DATABASE_URL="$(database_url counter)" ${TEST_REDIS_URL:+REDIS_URL="$(cache_url)"} 9>&-
-start gateway1 ALLOWED_ORIGINS=loopback 9>&-
-start gateway2 ALLOWED_ORIGINS=loopback 9>&-
+start auth INSTANCE=auth DATABASE_URL="$(database_url auth)" SIGNING_KEY_FILE="$stack_dir/signing-key.pem" 9>&-
+start dialog INSTANCE=dialog DATABASE_URL="$(database_url dialog)" 9>&-
+cache=(${TEST_REDIS_URL:+REDIS_URL="$(cache_url)"})
+start counter INSTANCE=counter DATABASE_URL="$(database_url counter)" "${cache[@]}" 9>&-
+for gateway in gateway1 gateway2; do
+    # The balancer is the one proxy there is.
+    start "$gateway" ALLOWED_ORIGINS=loopback TRUSTED_PROXIES=127.0.0.1 "${cache[@]}" \
+        RATE_LIMIT_REQUESTS="${RATE_LIMIT_REQUESTS:-100/s:200}" RATE_LIMIT_SIGN_IN="${RATE_LIMIT_SIGN_IN:-30/m,10/m}" 9>&-
+done
 if [ "${BALANCER:-1}" != 0 ]; then start_balancer 9>&-; fi
 for role in "${roles[@]}"; do wait_for 60 "$role" is_ready "$role"; done
 

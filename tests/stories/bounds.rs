@@ -159,7 +159,7 @@ fn documents() -> Vec<Bound> {
     };
     let directives =
         |count: usize| format!("{{ me {{ {} name @include(if: true) }} }}", times(count - 1, "id @include(if: true)"));
-    let nested = |count: usize| format!("{{ me {} id {} }}", "{ ... ".repeat(count), "}".repeat(count));
+    let nested = |count: usize| format!("{{ me {}{{ id }}{} }}", "{ ... ".repeat(count), " }".repeat(count));
     let introspection = |depth: usize| deep("__type(name: \"User\")", "ofType", depth - 2, "{ name }");
     let costs = |messages: usize, users: &str| {
         format!("{{ dialogs(first: 100) {{ nodes {{ messages(first: {messages}) {{ nodes {{ seq }} }} }} }} {users} }}")

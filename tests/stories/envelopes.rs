@@ -91,9 +91,9 @@ async fn bodies_batches_and_variables_have_their_bounds_alone_and_in_a_batch() {
             assert_eq!(app.metric("grpc_client_calls_total").await, calls, "{what}: nothing was executed");
         }
     }
-    for (bytes, status) in [(60_000, "HTTP/1.1 200"), (66_000, "HTTP/1.1 414")] {
+    for (bytes, status) in [(60_000, "HTTP/1.1 200"), (66_000, "HTTP/1.1 431")] {
         let (told, _) = get(&app, &format!("/graphql?query=%7B__typename%7D%23{}", "x".repeat(bytes))).await;
-        assert_eq!(told, status, "an address of {bytes} bytes, where 64 kB are the bound");
+        assert_eq!(told, status, "a head of {bytes} bytes, where 64 kB are the bound");
     }
     println!("bounds of requests: {} cells tried", cells.len() + 2);
 }

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
                 Command::Auth(settings) => roles::auth(settings).await,
                 Command::Dialog(settings) => roles::dialog(settings).await,
                 Command::Counter(settings) => roles::counter(settings).await,
-                Command::Gateway(settings) => roles::gateway(settings).await,
+                Command::Gateway(settings) => roles::gateway(*settings).await,
                 Command::Migrate(settings) => migrate::run(settings).await,
                 Command::Keygen(settings) => keygen::run(&settings),
                 Command::Healthcheck(settings) => return Ok(healthcheck::run(&settings)),

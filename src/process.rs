@@ -131,14 +131,7 @@ impl Process {
     /// [`Broken`] where a task has panicked or ended by itself, and where signals cannot be received.
     pub async fn until_stopped(mut self, databases: &[&Db], drain_window: Duration) -> anyhow::Result<()> {
         self.start.ready();
-        let mut broken = tokio::select! {
-            stopped = stop_signal() => stopped.map(|()| None)?,
-            Some(ended) = self.tasks.join_next() => Some(ended.map_or_else(Broken::Panicked, |()| Broken::Ended)),
-        };
-        match &broken {
-            None => tracing::info!("stopping; asked again, at once"),
-            Some(error) => tracing::error!(%error, "stopping"),
-        }
+        let mut broken = self.stopped().await?;
         self.shutdown.cancel();
         tokio::select! {
             ended = tokio::time::timeout(drain_window + GRACE, self.end(databases)) => match ended {
@@ -148,6 +141,22 @@ impl Process {
             again = stop_signal() => again?,
         }
         broken.map_or(Ok(()), |broken| Err(broken.into()))
+    }
+
+    /// Waits for a signal, or for a task that breaks.
+    async fn stopped(&mut self) -> anyhow::Result<Option<Broken>> {
+        tokio::select! {
+            stopped = stop_signal() => {
+                stopped?;
+                tracing::info!("stopping; asked again, at once");
+                Ok(None)
+            }
+            Some(ended) = self.tasks.join_next() => {
+                let broken = ended.map_or_else(Broken::Panicked, |()| Broken::Ended);
+                tracing::error!(error = %broken, "stopping");
+                Ok(Some(broken))
+            }
+        }
     }
 
     /// Waits for every task, then closes the databases; the first panic on the way.

@@ -32,7 +32,7 @@ pub enum Command {
     /// Run the counter service
     Counter(Counter),
     /// Run the gateway
-    Gateway(GatewayRole),
+    Gateway(Box<GatewayRole>),
     /// Bring the databases up to date and make the topics
     Migrate(Migrate),
     /// Make the signing key and the service token, or add a new signing key before the present one

@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use crate::files::{Files, environment, port, role, strings};
 
+type Fits = fn(&Value) -> bool;
+
 /// The keys of a service that are used here, and what stands there: a compose file that needs another one adds it.
-const KEYS: [(&str, fn(&Value) -> bool); 22] = [
+const KEYS: [(&str, Fits); 22] = [
     ("build", Value::is_object),
     ("cap_drop", Value::is_array),
     ("command", Value::is_array),

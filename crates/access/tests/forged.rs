@@ -1,10 +1,6 @@
 //! Every forged token is refused by the guard: where a person calls, and where a service does.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that cannot go on fails there; figures are printed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! Rate limits: so many in a period and so many at once, for each key. The rule is one pure function ([`gcra`]), and a
+//! Rate limits: so many in a period and so many at once, for each key. The rule is one pure function (`gcra`), and a
 //! script on a Redis that several processes share is tested against it. Promise: nobody waits for Redis longer than 50 ms,
 //! and without it every process keeps the limits by itself.
 

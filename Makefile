@@ -83,7 +83,7 @@ balancer:
 # with other features.
 engine-tests:
 	@: $${TEST_POSTGRES_URL:?} $${TEST_REDIS_URL:?} $${TEST_KAFKA_URL:?}
-	$(CARGO) test $(LOCKED) --workspace --lib --test databases --test kafka --test local --test service -- --test-threads=2
+	$(CARGO) test $(LOCKED) --workspace --lib --test databases --test kafka --test local --test service -- --test-threads=2 --skip kernel::
 	$(CARGO) test $(LOCKED) --workspace --test stories -- --nocapture engines:: balancer:: cache:: refreshing:: sessions:: signing_in:: users::
 
 bench-latency: engines ## from a send to the frame on the other gateway, on a release build and real engines

@@ -80,8 +80,10 @@ impl Device {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => {
                         let message: Value = serde_json::from_str(&text).unwrap();
-                        if message["type"] != "ping" && message["type"] != "ka" {
-                            return Ok(message);
+                        match message["type"].as_str() {
+                            Some("ping") => self.pong().await,
+                            Some("ka") => {}
+                            _ => return Ok(message),
                         }
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
@@ -119,6 +121,9 @@ impl Device {
                     if message["id"] == id {
                         return Ok(message);
                     }
+                    if message["type"] == "ping" {
+                        self.pong().await;
+                    }
                 }
                 Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
                 Some(Ok(_)) => {}
@@ -131,9 +136,14 @@ impl Device {
     pub async fn stay(mut self) {
         while let Some(Ok(message)) = self.socket.next().await {
             if matches!(&message, Message::Text(text) if text.as_str() == r#"{"type":"ping"}"#) {
-                drop(self.socket.send(Message::text(r#"{"type":"pong"}"#)).await);
+                self.pong().await;
             }
         }
+    }
+
+    /// A sign of life, where somebody is there to hear it.
+    async fn pong(&mut self) {
+        drop(self.socket.send(Message::text(r#"{"type":"pong"}"#)).await);
     }
 
     /// Closes in good order.

@@ -45,7 +45,7 @@ docs:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps
 
 tidy:
-	$(CARGO) test $(LOCKED) --quiet --test tidy
+	$(CARGO) test $(LOCKED) --workspace --quiet --test tidy
 
 deny:
 	@if command -v cargo-deny >/dev/null; \
@@ -54,7 +54,7 @@ deny:
 	@echo "skipped: advisories, which need their database (cargo deny check advisories)"
 
 sbom: ## every package that is built in, as CycloneDX, into target/sbom.json
-	$(CARGO) test $(LOCKED) --quiet --test tidy -- --nocapture the_bill_of_materials_names_every_package
+	$(CARGO) test $(LOCKED) --workspace --quiet --test tidy -- --nocapture the_bill_of_materials_names_every_package
 
 fuzz: ## every reader of foreign bytes, FUZZ_SECONDS (60) each; FUZZ_RUNS, FUZZ_TARGET, FUZZ_SEED narrow it
 	$(CARGO) run $(LOCKED) --profile fuzz -p fuzz

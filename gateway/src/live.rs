@@ -43,7 +43,9 @@ impl fmt::Debug for Payload {
 
 /// Opens subscriptions. Cheap to clone.
 #[derive(Clone)]
-pub struct Live {
+pub struct Live(Arc<Parts>);
+
+struct Parts {
     pipeline: Pipeline,
     hubs: Hubs,
     floor: Floor,
@@ -53,7 +55,7 @@ pub struct Live {
 impl Live {
     /// Over these hubs. What is pushed raises the floor.
     pub fn new(pipeline: Pipeline, hubs: Hubs, floor: Floor) -> Self {
-        Self { pipeline, hubs, floor, share: Share::new() }
+        Self(Arc::new(Parts { pipeline, hubs, floor, share: Share::new() }))
     }
 
     /// Opens the stream of an admitted subscription. It takes as long as the services that know its beginning are away.
@@ -93,7 +95,7 @@ impl Live {
     /// What the operation subscribes to.
     async fn probe(&self, admitted: &Admitted, viewer: Option<Viewer>, call: &Call) -> Result<Start, Vec<ServerError>> {
         let (feed, started) = Feed::probe();
-        let response = self.pipeline.frame(admitted, feed, viewer, call.clone()).await;
+        let response = self.0.pipeline.frame(admitted, feed, viewer, call.clone()).await;
         if let Some(response) = response.filter(Response::is_err) {
             return Err(response.errors);
         }
@@ -113,12 +115,12 @@ impl Live {
     async fn source(&self, start: Start, viewer: &Viewer, call: &Call) -> Result<Source, Error> {
         let person = Person::new(viewer, call);
         Ok(match start {
-            Start::Unread { since } => Source::Unread(self.hubs.unread.subscribe(viewer.user, since)),
+            Start::Unread { since } => Source::Unread(self.0.hubs.unread.subscribe(viewer.user, since)),
             Start::Messages { dialog, since } => {
-                Source::Messages(dialog, self.hubs.messages.subscribe(&person, dialog, since).await?)
+                Source::Messages(dialog, self.0.hubs.messages.subscribe(&person, dialog, since).await?)
             }
             Start::ReadStates { dialog } => {
-                Source::ReadStates(dialog, self.hubs.read_states.subscribe(&person, dialog).await?)
+                Source::ReadStates(dialog, self.0.hubs.read_states.subscribe(&person, dialog).await?)
             }
         })
     }
@@ -131,6 +133,14 @@ enum Source {
 }
 
 impl Source {
+    /// Whether nobody else gets what this one gets: there is nothing to share then.
+    fn is_alone(&self) -> bool {
+        match self {
+            Self::Unread(subscription) => subscription.is_alone(),
+            Self::Messages(..) | Self::ReadStates(..) => false,
+        }
+    }
+
     fn field(&self) -> &'static str {
         match self {
             Self::Unread(_) => "unread",
@@ -175,13 +185,12 @@ impl Stream {
         };
         let cursor = frame.cursor();
         if let Frame::Unread(frame) = &frame {
-            self.live.floor.raise(self.viewer.user, frame.version);
+            self.live.0.floor.raise(self.viewer.user, frame.version);
         }
         let field = self.source.field();
         metrics::counter!("gateway_frames_total", "field" => field).increment(1);
-        let reader = self.private.then_some(self.viewer.user);
-        let key = Key::new(self.admitted.identity().clone(), &frame, self.viewer.user, reader);
-        let json = self.live.share.get(key, self.execute(frame, cursor)).await;
+        // Boxed: a stream waits far longer than it works, and what work takes is given back meanwhile.
+        let json = Box::pin(self.result(frame, cursor)).await;
         Some(Payload { json, cursor })
     }
 
@@ -190,11 +199,21 @@ impl Stream {
         stream::unfold(self, |mut stream| async move { stream.next().await.map(|payload| (payload, stream)) })
     }
 
+    /// The result of one frame, shared with whoever else would get the same.
+    async fn result(&self, frame: Frame, cursor: Option<Version>) -> Arc<str> {
+        if self.source.is_alone() {
+            return self.execute(frame, cursor).await.0;
+        }
+        let reader = self.private.then_some(self.viewer.user);
+        let key = Key::new(self.admitted.identity().clone(), &frame, self.viewer.user, reader);
+        self.live.0.share.get(key, self.execute(frame, cursor)).await
+    }
+
     /// The response to one frame, and whether others may be given it too.
     async fn execute(&self, frame: Frame, cursor: Option<Version>) -> (Arc<str>, bool) {
         let feed = Feed::frame(frame);
         let span = tracing::info_span!("gateway.live.frame", request_id = %self.call.request_id);
-        let work = self.live.pipeline.frame(&self.admitted, feed, Some(self.viewer.clone()), self.call.clone());
+        let work = self.live.0.pipeline.frame(&self.admitted, feed, Some(self.viewer.clone()), self.call.clone());
         let response = work.instrument(span).await;
         let mut response = response.unwrap_or_default();
         if let Some(cursor) = cursor {

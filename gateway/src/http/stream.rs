@@ -109,7 +109,7 @@ impl Door {
         let (sender, receiver) = mpsc::channel(1);
         let writer = Writer {
             format,
-            results: stream::once(opened).flatten().boxed(),
+            results: stream::once(opened.boxed()).flatten().boxed(),
             cut: cut(sockets.clone(), session, expires_at).boxed(),
             sender,
             _seat: seat,

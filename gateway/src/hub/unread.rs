@@ -216,6 +216,11 @@ impl Subscription {
         metrics::counter!("gateway_merged_frames_total", "field" => "unread").increment(frame.merged);
         frame
     }
+
+    /// Whether it is the only one of its user here.
+    pub fn is_alone(&self) -> bool {
+        self.hub.state().users.get(&self.user).is_none_or(|user| user.entry.streams() < 2)
+    }
 }
 
 impl Drop for Subscription {

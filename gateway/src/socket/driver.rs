@@ -208,7 +208,8 @@ impl Driver {
         let call = Call::new();
         let request_id = call.request_id.clone();
         let asker = Asker { viewer, address: self.client.address };
-        let running = stream::once(begin(self.sockets.clone(), request, asker, call)).flatten();
+        // Boxed, so that what beginning takes is given back before the results come.
+        let running = stream::once(begin(self.sockets.clone(), request, asker, call).boxed()).flatten();
         // What the pipeline does not catch ends the operation and not the socket.
         let running = AssertUnwindSafe(running).catch_unwind().map(move |said| {
             said.unwrap_or_else(|payload| {

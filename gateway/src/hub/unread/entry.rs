@@ -70,6 +70,11 @@ impl Entry {
         self.subscribers.is_empty()
     }
 
+    /// How many streams there are.
+    pub fn streams(&self) -> usize {
+        self.subscribers.len()
+    }
+
     /// The next frame of a stream, where there is one.
     pub fn take(&mut self, id: u64) -> Option<Frame> {
         let frame = self.subscribers.get_mut(&id)?.take(self.head);

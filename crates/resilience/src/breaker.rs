@@ -4,18 +4,16 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Request, Response};
 use telemetry::{call, grpc::code_of};
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Service, ServiceExt};
 
-use crate::retry::PUSHBACK;
+use crate::{retry::PUSHBACK, rule::Rule};
 
 /// How long calls are refused before one is let out.
 pub const OPEN: Duration = Duration::from_secs(1);
@@ -25,66 +23,30 @@ const FAILURES_MAX: u32 = REMEMBERED / 2;
 /// A call that had less time than this when it went out says nothing about the service: others have used it up.
 const TIME_ENOUGH: Duration = Duration::from_millis(500);
 
-/// Makes [`Breaker`]s of one service, which share what is known about it.
+/// A service is left alone while it fails: what is known about it.
 #[derive(Clone, Debug)]
-pub struct BreakerLayer(Circuit);
-
-impl BreakerLayer {
-    /// For this service, of which nothing is known yet.
-    pub fn new(service: &'static str) -> Self {
-        let circuit = Circuit { service, state: Arc::new(Mutex::new(State::Closed { failures: 0 })) };
-        circuit.show(0);
-        Self(circuit)
-    }
+pub struct Breaker {
+    service: &'static str,
+    state: Arc<Mutex<State>>,
 }
 
-impl<S> Layer<S> for BreakerLayer {
-    type Service = Breaker<S>;
-
-    fn layer(&self, inner: S) -> Breaker<S> {
-        Breaker { circuit: self.0.clone(), inner }
-    }
-}
-
-/// A service that is left alone while it fails.
-#[derive(Clone, Debug)]
-pub struct Breaker<S> {
-    circuit: Circuit,
-    inner: S,
-}
-
-impl<S> Service<Request<Body>> for Breaker<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Send,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
-
-    /// Always ready: each call waits for a service of its own.
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (circuit, inner) = (self.circuit.clone(), self.inner.clone());
-        async move {
-            let Some(pass) = circuit.enter(Instant::now()) else { return Ok(refused()) };
-            let hasty = call::time_left(request.headers()).is_some_and(|left| left < TIME_ENOUGH);
-            let answer = inner.oneshot(request).await;
-            pass.end(match &answer {
-                Err(_) => Some(Told::Failed),
-                Ok(answer) => match code_of(answer.headers()) {
-                    Code::Unavailable => Some(Told::Failed),
-                    Code::DeadlineExceeded => (!hasty).then_some(Told::Failed),
-                    _ => Some(Told::Well),
-                },
-            });
-            answer
-        }
-        .boxed()
+impl Rule for Breaker {
+    async fn call<S>(self, inner: S, request: Request<Body>) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send> + Clone + Send + 'static,
+    {
+        let Some(pass) = self.enter(Instant::now()) else { return Ok(refused()) };
+        let hasty = call::time_left(request.headers()).is_some_and(|left| left < TIME_ENOUGH);
+        let answer = inner.oneshot(request).await;
+        pass.end(match &answer {
+            Err(_) => Some(Told::Failed),
+            Ok(answer) => match code_of(answer.headers()) {
+                Code::Unavailable => Some(Told::Failed),
+                Code::DeadlineExceeded => (!hasty).then_some(Told::Failed),
+                _ => Some(Told::Well),
+            },
+        });
+        answer
     }
 }
 
@@ -93,13 +55,6 @@ fn refused() -> Response<Body> {
     let mut answer = Status::unavailable("a service is away").into_http();
     answer.headers_mut().insert(PUSHBACK, HeaderValue::from_static("-1"));
     answer
-}
-
-/// What is known about a service.
-#[derive(Clone, Debug)]
-struct Circuit {
-    service: &'static str,
-    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug)]
@@ -121,11 +76,18 @@ enum Told {
 
 /// A call that was let out.
 struct Pass {
-    circuit: Circuit,
+    breaker: Breaker,
     probe: bool,
 }
 
-impl Circuit {
+impl Breaker {
+    /// For this service, of which nothing is known yet.
+    pub fn new(service: &'static str) -> Self {
+        let breaker = Self { service, state: Arc::new(Mutex::new(State::Closed { failures: 0 })) };
+        breaker.show(0);
+        breaker
+    }
+
     /// `None` while calls are refused.
     fn enter(&self, now: Instant) -> Option<Pass> {
         let mut state = self.state();
@@ -139,7 +101,7 @@ impl Circuit {
             State::Open { .. } | State::HalfOpen => return None,
         };
         drop(state);
-        Some(Pass { circuit: self.clone(), probe })
+        Some(Pass { breaker: self.clone(), probe })
     }
 
     fn told(&self, probe: bool, told: Told, now: Instant) {
@@ -182,7 +144,7 @@ impl Circuit {
 impl Pass {
     fn end(mut self, told: Option<Told>) {
         if let Some(told) = told {
-            self.circuit.told(self.probe, told, Instant::now());
+            self.breaker.told(self.probe, told, Instant::now());
             self.probe = false;
         }
     }
@@ -192,7 +154,7 @@ impl Drop for Pass {
     /// A probe that told nothing, or that nobody waited for: the next call is the probe.
     fn drop(&mut self) {
         if self.probe {
-            *self.circuit.state() = State::Open { until: Instant::now() };
+            *self.breaker.state() = State::Open { until: Instant::now() };
         }
     }
 }
@@ -202,12 +164,15 @@ mod tests {
     use telemetry::recorder;
 
     use super::*;
-    use crate::script::{Played, Script, Step, ask, metric};
+    use crate::{
+        rule::Ruled,
+        script::{Played, Script, Step, ask, metric},
+    };
 
     const AWAY: Step = Step::Fails(Code::Unavailable);
     const WELL: Step = Step::Answers(Duration::ZERO);
 
-    async fn calls(peer: &Breaker<Played>, count: usize) -> Vec<Code> {
+    async fn calls(peer: &Ruled<Breaker, Played>, count: usize) -> Vec<Code> {
         let mut codes = Vec::new();
         for _ in 0..count {
             codes.push(ask(peer, "Any", &[("grpc-timeout", "5S")]).await);
@@ -215,9 +180,9 @@ mod tests {
         codes
     }
 
-    fn broken(service: &'static str, script: &Script) -> Breaker<Played> {
+    fn broken(service: &'static str, script: &Script) -> Ruled<Breaker, Played> {
         recorder::install();
-        BreakerLayer::new(service).layer(script.service())
+        Ruled::new(Breaker::new(service), script.service())
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,28 +5,24 @@
 use std::{
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, Either, select},
-};
+use futures_util::future::{Either, select};
 use http::{Request, Response};
 use telemetry::grpc::code_of;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, body::Body};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Service, ServiceExt};
 
-use crate::{Target, budget::Budget, listed, repeatable::Repeatable, window::Window};
+use crate::{Target, budget::Budget, listed, repeatable::Repeatable, rule::Rule, window::Window};
 
 /// Second calls a hundred reads.
 const PERCENT: u32 = 5;
 
-/// Makes [`Hedge`]s of one service, which share a budget and what is known about its answers.
+/// Late reads of one service are asked twice: the budget, and what is known about its answers.
 #[derive(Clone, Debug)]
-pub struct HedgeLayer {
+pub struct Hedge {
     service: &'static str,
     methods: &'static [&'static str],
     /// One a method, in their order.
@@ -34,7 +30,7 @@ pub struct HedgeLayer {
     budget: Budget,
 }
 
-impl HedgeLayer {
+impl Hedge {
     /// For this service.
     pub fn new(target: Target) -> Self {
         let windows = target.hedged.iter().map(|_| Mutex::default()).collect();
@@ -42,46 +38,19 @@ impl HedgeLayer {
     }
 }
 
-impl<S> Layer<S> for HedgeLayer {
-    type Service = Hedge<S>;
-
-    fn layer(&self, inner: S) -> Hedge<S> {
-        Hedge { rules: self.clone(), inner }
-    }
-}
-
-/// A service whose late reads are asked twice.
-#[derive(Clone, Debug)]
-pub struct Hedge<S> {
-    rules: HedgeLayer,
-    inner: S,
-}
-
-impl<S> Service<Request<Body>> for Hedge<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Send,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
-
-    /// Always ready: each call waits for a service of its own.
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (rules, inner) = (self.rules.clone(), self.inner.clone());
-        match listed(rules.methods, &request) {
-            Some(method) => rules.timed(inner, method, request).boxed(),
-            None => inner.oneshot(request).boxed(),
+impl Rule for Hedge {
+    async fn call<S>(self, inner: S, request: Request<Body>) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send> + Clone + Send + 'static,
+    {
+        match listed(self.methods, &request) {
+            Some(method) => self.timed(inner, method, request).await,
+            None => inner.oneshot(request).await,
         }
     }
 }
 
-impl HedgeLayer {
+impl Hedge {
     async fn timed<S>(self, inner: S, method: &'static str, request: Request<Body>) -> Result<Response<Body>, S::Error>
     where
         S: Service<Request<Body>, Response = Response<Body>> + Clone,
@@ -148,6 +117,7 @@ fn unavailable<E>(answer: &Result<Response<Body>, E>) -> bool {
 mod tests {
     use super::*;
     use crate::{
+        rule::Ruled,
         script::{Played, Script, Step, ask, metric},
         window,
     };
@@ -156,9 +126,9 @@ mod tests {
     const STUCK: Step = Step::Answers(Duration::from_secs(4));
 
     /// A service that has answered within 10 ms for a whole window, and will be late after them.
-    async fn known(service: &'static str, script: &Script) -> Hedge<Played> {
+    async fn known(service: &'static str, script: &Script) -> Ruled<Hedge, Played> {
         let target = Target { service, reads: &["Read"], hedged: &["Other", "Read"] };
-        let peer = HedgeLayer::new(target).layer(script.service());
+        let peer = Ruled::new(Hedge::new(target), script.service());
         script.then(Step::Answers(10 * MS));
         for _ in 0..100 {
             ask(&peer, "Read", &[]).await;
@@ -167,7 +137,7 @@ mod tests {
         peer
     }
 
-    async fn took(peer: &Hedge<Played>) -> (Code, Duration) {
+    async fn took(peer: &Ruled<Hedge, Played>) -> (Code, Duration) {
         let begun = Instant::now();
         (ask(peer, "Read", &[("grpc-timeout", "5S")]).await, begun.elapsed())
     }
@@ -206,7 +176,7 @@ mod tests {
     async fn nothing_is_asked_twice_while_nobody_knows_how_long_it_takes() {
         let script = Script::always(Step::Answers(10 * MS));
         let peer =
-            HedgeLayer::new(Target { service: "unknown", reads: &[], hedged: &["Read"] }).layer(script.service());
+            Ruled::new(Hedge::new(Target { service: "unknown", reads: &[], hedged: &["Read"] }), script.service());
         for _ in 0..50 {
             took(&peer).await;
         }

@@ -1,5 +1,5 @@
 //! What stands between a caller and a gRPC service that may be ill: reads that failed are made again, late ones are asked
-//! a second time, and a service that answers nothing is left alone for a moment. Each is a layer of its own, each has a
+//! a second time, and a service that answers nothing is left alone for a moment. Each is a rule of its own, each has a
 //! budget, and none outlasts the call's deadline. Calls that change something pass through once, untouched.
 
 pub mod breaker;
@@ -7,15 +7,16 @@ pub mod budget;
 pub mod hedge;
 mod repeatable;
 pub mod retry;
+pub mod rule;
 #[cfg(test)]
 mod script;
 mod window;
 
 use http::{Request, Response};
 use tonic::body::Body;
-use tower::{Layer, Service, util::BoxCloneSyncService};
+use tower::{Service, util::BoxCloneSyncService};
 
-use crate::{breaker::BreakerLayer, hedge::HedgeLayer, retry::RetryLayer};
+use crate::{breaker::Breaker, hedge::Hedge, retry::Retry, rule::Ruled};
 
 /// How often a read may be made again where nothing else is said.
 pub const RETRIES_DEFAULT: u32 = 3;
@@ -57,13 +58,13 @@ where
 {
     let mut peer = BoxCloneSyncService::new(service);
     if settings.breaker {
-        peer = BoxCloneSyncService::new(BreakerLayer::new(target.service).layer(peer));
+        peer = BoxCloneSyncService::new(Ruled::new(Breaker::new(target.service), peer));
     }
     if settings.hedge && !target.hedged.is_empty() {
-        peer = BoxCloneSyncService::new(HedgeLayer::new(target).layer(peer));
+        peer = BoxCloneSyncService::new(Ruled::new(Hedge::new(target), peer));
     }
     if settings.retries > 0 {
-        peer = BoxCloneSyncService::new(RetryLayer::new(target, settings.retries).layer(peer));
+        peer = BoxCloneSyncService::new(Ruled::new(Retry::new(target, settings.retries), peer));
     }
     peer
 }

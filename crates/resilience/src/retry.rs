@@ -2,19 +2,15 @@
 //! and never beyond the deadline. UNAVAILABLE alone is a reason: everything else is an answer, and one that came too late
 //! has used up its time.
 
-use std::{
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::time::Duration;
 
-use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, Request, Response};
 use telemetry::grpc::code_of;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, body::Body};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Service, ServiceExt};
 
-use crate::{Target, budget::Budget, listed, repeatable::Repeatable};
+use crate::{Target, budget::Budget, listed, repeatable::Repeatable, rule::Rule};
 
 /// Repetitions a hundred reads.
 const PERCENT: u32 = 10;
@@ -24,61 +20,34 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// design, A6).
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// Makes [`Retry`]s of one service, which share a budget.
+/// Reads of one service that failed are made again: how often, and the budget.
 #[derive(Clone, Debug)]
-pub struct RetryLayer {
+pub struct Retry {
     target: Target,
     retries: u32,
     budget: Budget,
 }
 
-impl RetryLayer {
+impl Retry {
     /// For this service, whose reads are made again at most so often.
     pub fn new(target: Target, retries: u32) -> Self {
         Self { target, retries, budget: Budget::of_percent(PERCENT) }
     }
 }
 
-impl<S> Layer<S> for RetryLayer {
-    type Service = Retry<S>;
-
-    fn layer(&self, inner: S) -> Retry<S> {
-        Retry { rules: self.clone(), inner }
-    }
-}
-
-/// A service whose reads are made again.
-#[derive(Clone, Debug)]
-pub struct Retry<S> {
-    rules: RetryLayer,
-    inner: S,
-}
-
-impl<S> Service<Request<Body>> for Retry<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Send,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
-
-    /// Always ready: each call waits for a service of its own.
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (rules, inner) = (self.rules.clone(), self.inner.clone());
-        match listed(rules.target.reads, &request) {
-            Some(method) => rules.repeatedly(inner, method, request).boxed(),
-            None => inner.oneshot(request).boxed(),
+impl Rule for Retry {
+    async fn call<S>(self, inner: S, request: Request<Body>) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send> + Clone + Send + 'static,
+    {
+        match listed(self.target.reads, &request) {
+            Some(method) => self.repeatedly(inner, method, request).await,
+            None => inner.oneshot(request).await,
         }
     }
 }
 
-impl RetryLayer {
+impl Retry {
     async fn repeatedly<S>(
         self,
         inner: S,
@@ -130,14 +99,17 @@ fn jittered(longest: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::{Played, Script, Step, ask, metric};
+    use crate::{
+        rule::Ruled,
+        script::{Played, Script, Step, ask, metric},
+    };
 
     const UNAVAILABLE: Step = Step::Fails(Code::Unavailable);
     const WELL: Step = Step::Answers(Duration::ZERO);
 
-    fn retrying(service: &'static str, script: &Script) -> Retry<Played> {
+    fn retrying(service: &'static str, script: &Script) -> Ruled<Retry, Played> {
         let target = Target { service, reads: &["Read"], hedged: &[] };
-        RetryLayer::new(target, 3).layer(script.service())
+        Ruled::new(Retry::new(target, 3), script.service())
     }
 
     #[tokio::test(start_paused = true)]

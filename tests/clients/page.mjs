@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { WebSocket } from 'ws';
-import { Frames, Line, Person } from './story.mjs';
+import { Frames, Line, Person, STORY } from './story.mjs';
 
 const LINES_MAX = 30;
 
@@ -17,7 +17,11 @@ export const FOLDER = mkdtempSync(new URL('.page-', import.meta.url).pathname);
 process.on('exit', () => rmSync(FOLDER, { recursive: true, force: true }));
 
 const page = readFileSync(new URL('../../docs/clients.md', import.meta.url), 'utf8');
+
+/** The pieces of code that stand there, by name. */
+export const PIECES = new Map();
 for (const [, name, code] of page.matchAll(/^```\w+ (\S+)\n(.*?)^```$/gms)) {
+  PIECES.set(name, code);
   const lines = code.trimEnd().split('\n').length;
   assert(lines <= LINES_MAX, `${name} has ${lines} lines, ${LINES_MAX} at most`);
   writeFileSync(`${FOLDER}/${name}`, code);
@@ -62,7 +66,7 @@ export function tellsTheStory(watch, also = () => {}) {
     line?.close();
   });
 
-  test('sign in, subscribe, receive a send, read, receive the zero, lose the connection, resume', async () => {
+  test(STORY, async () => {
     const refreshes = countRefreshes();
     session = await old(line.url, bob);
     stop = await watch(line.url, session, frames);

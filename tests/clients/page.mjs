@@ -72,8 +72,11 @@ export function tellsTheStory(watch, also = () => {}) {
     stop = await watch(line.url, session, frames);
     const first = await frames.next();
     assert.deepEqual([first.kind, first.total], ['SNAPSHOT', 0], JSON.stringify(first));
+    assert.equal(await bob.unread(), 0);
     await ann.send(dialog);
-    assert.equal((await frames.untilTotal(1)).kind, 'CHANGE');
+    const { kind, version } = await frames.untilTotal(1);
+    assert.equal(kind, 'CHANGE');
+    assert.equal(await bob.unread(version), 1, 'what was seen at one gateway is what another one answers');
     await also({ ann, bob, dialog, session, url: line.url });
     assert.equal(refreshes.count, 1, 'one refresh for all who wanted a token');
     await bob.read(dialog);

@@ -60,6 +60,11 @@ export class Person {
     return (await this.ask(document, { input: { dialogId, text, clientKey } })).sendMessage.id;
   }
 
+  /** The total of what is unread, at this version at least. */
+  async unread(atLeast) {
+    return (await this.ask('query($atLeast: String) { unread(atLeast: $atLeast) { total } }', { atLeast })).unread.total;
+  }
+
   async read(dialogId) {
     await this.ask('mutation($input: MarkReadInput!) { markRead(input: $input) { total } }', { input: { dialogId } });
   }

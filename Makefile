@@ -9,10 +9,10 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests bench-latency bench-sockets stack stack-down test-stack env up down logs
+.PHONY: help run test test-browser screenshots test-clients test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests bench-latency bench-sockets stack stack-down test-stack env up down logs
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## everything in one process, on SQLite in ./data (RELEASE=1 optimises, ARGS="…" are passed on)
 	$(CARGO) run $(LOCKED) $(PROFILE) -- $(ARGS)
@@ -32,6 +32,10 @@ screenshots: ## the same, and its pictures into docs/images
 
 test-clients: ## the audits of GraphQL over HTTP, and clients that people use, against the real program (needs Node)
 	@CARGO="$(CARGO)" tests/clients/run $(LOCKED) $(PROFILE)
+
+test-clients-stack: engines balancer ## the same against every role as a process, two gateways behind HAProxy, and gateways killed (empties Kafka)
+	@[ -n "$$TIDINGS" ] || $(CARGO) build $(LOCKED) $(PROFILE)
+	@TIDINGS="$${TIDINGS:-$${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/tidings}" tests/clients/run-stack
 
 check: fmt lint docs tidy deny ## formatting, lints, docs, the shape of the sources, licences
 

@@ -2,10 +2,11 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { after, before, test } from 'node:test';
+import { inspect, isDeepStrictEqual } from 'node:util';
 import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/client';
 import { CombinedProtocolErrors } from '@apollo/client/errors';
 import { PersistedQueryLink } from '@apollo/client/link/persisted-queries';
-import { Frames, Line, Person, UNREAD } from './story.mjs';
+import { Frames, GATEWAYS, Line, Person, STORY, UNREAD } from './story.mjs';
 
 let ann, bob, dialog, line;
 const clients = [];
@@ -36,7 +37,7 @@ function watch(client, since) {
   return { frames, stop: () => subscription.unsubscribe() };
 }
 
-test('sign in, subscribe, receive a send, read, receive the zero, lose the connection, resume', async () => {
+test(STORY, async () => {
   const client = connect(bob);
   const { frames } = watch(client);
   const first = await frames.next();
@@ -81,11 +82,14 @@ test('a document is sent once, by POST, and its hash from then on, by GET', asyn
   const client = connect(ann, hashes, seen);
   // Unlike all that was ever sent to this program: nobody has registered it.
   const query = gql(`query Once${Date.now()} { me { id login } }`);
-  for (let time = 0; time < 2; time += 1) {
-    const { data } = await client.query({ query, fetchPolicy: 'network-only' });
-    assert.equal(data.me.id, ann.id);
-  }
-  assert.deepEqual(requests, [['GET', false], ['POST', true], ['GET', false]]);
-  const other = connect(ann, hashes);
-  assert.equal((await other.query({ query })).data.me.id, ann.id, 'it is known to everyone');
+  const ask = async (someone) => (await someone.query({ query, fetchPolicy: 'network-only' })).data.me.id;
+  for (let time = 0; time < 2; time += 1) assert.equal(await ask(client), ann.id);
+  assert.deepEqual(requests.slice(0, 3), [['GET', false], ['POST', true], ['GET', false]]);
+  // Each gateway has documents of its own. A balancer may lead to one that does not know this one yet, which is then sent.
+  const again = GATEWAYS.length > 1 ? [['POST', true]] : [];
+  assert(requests.length === 3 || isDeepStrictEqual(requests.slice(3), again), inspect(requests));
+  assert.equal(await ask(connect(ann, hashes)), ann.id, 'it is known to everyone');
+
+  line.turn();
+  assert.equal(await ask(connect(ann, hashes)), ann.id, 'where it is not known it is sent by itself');
 });

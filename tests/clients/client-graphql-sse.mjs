@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { createClient } from 'graphql-sse';
-import { Frames, Line, Person, UNREAD } from './story.mjs';
+import { Frames, Line, Person, STORY, UNREAD } from './story.mjs';
 
 let ann, bob, dialog, line, client, cursor;
 const connections = [];
@@ -41,7 +41,7 @@ test('what does not fit the schema is shown at once, without another try', async
   assert.deepEqual([refused.errors[0].extensions.code, more], ['GRAPHQL_VALIDATION_FAILED', []]);
 });
 
-test('sign in, subscribe, receive a send, read, receive the zero, lose the connection, resume', async () => {
+test(STORY, async () => {
   const frames = new Frames();
   const stop = client.subscribe({ query: UNREAD }, {
     next: (result) => frames.push(result.data.unread),

@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { WebSocket } from 'ws';
-import { Frames, Line, Person } from './story.mjs';
+import { Frames, Line, Person, STORY } from './story.mjs';
 
 const LINES_MAX = 30;
 
@@ -17,7 +17,11 @@ export const FOLDER = mkdtempSync(new URL('.page-', import.meta.url).pathname);
 process.on('exit', () => rmSync(FOLDER, { recursive: true, force: true }));
 
 const page = readFileSync(new URL('../../docs/clients.md', import.meta.url), 'utf8');
+
+/** The pieces of code that stand there, by name. */
+export const PIECES = new Map();
 for (const [, name, code] of page.matchAll(/^```\w+ (\S+)\n(.*?)^```$/gms)) {
+  PIECES.set(name, code);
   const lines = code.trimEnd().split('\n').length;
   assert(lines <= LINES_MAX, `${name} has ${lines} lines, ${LINES_MAX} at most`);
   writeFileSync(`${FOLDER}/${name}`, code);
@@ -62,14 +66,17 @@ export function tellsTheStory(watch, also = () => {}) {
     line?.close();
   });
 
-  test('sign in, subscribe, receive a send, read, receive the zero, lose the connection, resume', async () => {
+  test(STORY, async () => {
     const refreshes = countRefreshes();
     session = await old(line.url, bob);
     stop = await watch(line.url, session, frames);
     const first = await frames.next();
     assert.deepEqual([first.kind, first.total], ['SNAPSHOT', 0], JSON.stringify(first));
+    assert.equal(await bob.unread(), 0);
     await ann.send(dialog);
-    assert.equal((await frames.untilTotal(1)).kind, 'CHANGE');
+    const { kind, version } = await frames.untilTotal(1);
+    assert.equal(kind, 'CHANGE');
+    assert.equal(await bob.unread(version), 1, 'what was seen at one gateway is what another one answers');
     await also({ ann, bob, dialog, session, url: line.url });
     assert.equal(refreshes.count, 1, 'one refresh for all who wanted a token');
     await bob.read(dialog);

@@ -1,17 +1,29 @@
 // What the stories of all clients share: people who register and talk over plain fetch, frames that are waited for, and a
-// line to the program that can be cut. A client's file is `client-NAME.mjs`; the runner finds it by its name.
+// line to the program that can be cut. A client's file is `client-NAME.mjs`; the runners find it by its name. Where there
+// are two gateways, clients watch at one of them, people write and read at the other, and a line that is cut leads to the other.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import net from 'node:net';
+import { basename } from 'node:path';
 import { inspect } from 'node:util';
 
-/** Where the program is: `http://127.0.0.1:port`. */
+/** Where the program is, for clients: `http://127.0.0.1:port`. */
 export const PROGRAM = process.env.TIDINGS_URL;
 assert(PROGRAM, 'TIDINGS_URL says where the program is: see tests/clients/run');
 
+/** Where people write and read: another gateway, or the same. */
+export const OTHER = process.env.TIDINGS_OTHER_URL || PROGRAM;
+
+/** The gateways that stand behind the first address, by the names that the stack has for them. */
+export const GATEWAYS = (process.env.TIDINGS_GATEWAYS || 'alone').split(' ');
+
 /** How long something that was asked for may take. */
 export const PATIENCE_MS = 15_000;
+
+const CLIENT = basename(process.argv[1], '.mjs');
+/** What every client does, as the name of its test. */
+export const STORY = `${CLIENT}: sign in, subscribe, receive a send, read, receive the zero, lose the connection, resume`;
 
 export const UNREAD = 'subscription Unread($since: String) { unread(since: $since) { kind version total } }';
 
@@ -43,9 +55,14 @@ export class Person {
     return (await this.ask(document, { input })).createDialog.id;
   }
 
-  async send(dialogId, text = 'hello') {
+  async send(dialogId, text = 'hello', clientKey = undefined) {
     const document = 'mutation($input: SendMessageInput!) { sendMessage(input: $input) { id } }';
-    return (await this.ask(document, { input: { dialogId, text } })).sendMessage.id;
+    return (await this.ask(document, { input: { dialogId, text, clientKey } })).sendMessage.id;
+  }
+
+  /** The total of what is unread, at this version at least. */
+  async unread(atLeast) {
+    return (await this.ask('query($atLeast: String) { unread(atLeast: $atLeast) { total } }', { atLeast })).unread.total;
   }
 
   async read(dialogId) {
@@ -55,7 +72,7 @@ export class Person {
 
 async function ask(query, variables, authorization) {
   const headers = { 'content-type': 'application/json', ...(authorization && { authorization }) };
-  const answer = await fetch(`${PROGRAM}/graphql`, { method: 'POST', headers, body: JSON.stringify({ query, variables }) });
+  const answer = await fetch(`${OTHER}/graphql`, { method: 'POST', headers, body: JSON.stringify({ query, variables }) });
   const { data, errors } = await answer.json();
   assert.equal(errors, undefined, JSON.stringify(errors));
   return data;
@@ -96,11 +113,12 @@ export class Frames {
 /** A line to the program that can be cut as networks do: without a word. */
 export class Line {
   #sockets = new Set();
+  #ends = [new URL(PROGRAM), new URL(OTHER)];
 
   static async open() {
     const line = new Line();
-    const { hostname, port } = new URL(PROGRAM);
     line.server = net.createServer((near) => {
+      const [{ hostname, port }] = line.#ends;
       const far = net.connect(port, hostname);
       for (const [one, other] of [[near, far], [far, near]]) {
         line.#sockets.add(one);
@@ -115,8 +133,14 @@ export class Line {
     return line;
   }
 
-  /** Resets every connection; new ones come through. */
+  /** New connections lead to the other gateway. */
+  turn() {
+    this.#ends.reverse();
+  }
+
+  /** Resets every connection; new ones come through, to the other gateway. */
   cut() {
+    this.turn();
     for (const socket of this.#sockets) socket.resetAndDestroy();
   }
 

@@ -74,11 +74,11 @@ fn row(row: &Row) -> Result<unread::Row, Error> {
 /// Versions and totals of these users, in no order; a user that nobody knows has version 0.
 pub(crate) async fn versions(tx: &mut Tx, users: &[UserId]) -> Result<Vec<(UserId, unread::Version, i64)>, Error> {
     let select = query(
-        "select u.id, e.number as epoch, coalesce(v.version, 0) as version,
+        "select u.id, (select number from epoch) as epoch, coalesce(v.version, 0) as version,
              (select coalesce(cast(sum(m.unread) as bigint), 0) from member_counter m
               where m.user_id = u.id and m.unread > 0) as total
          from (select distinct id from rows($1: id uuid) as r) as u
-         cross join epoch e left join user_version v on v.user_id = u.id",
+         left join user_version v on v.user_id = u.id",
     );
     let rows = select.bind(lock::ids(users.iter().map(|id| id.uuid()))).all(tx).await?;
     rows.iter()

@@ -30,8 +30,8 @@ pub async fn messages(
     limit: i64,
 ) -> Result<Option<Messages>, Error> {
     let select = query(
-        "select e.number as epoch, d.version as head, m.*
-         from membership p join dialog d on d.id = p.dialog_id cross join epoch e
+        "select (select number from epoch) as epoch, d.version as head, m.*
+         from membership p join dialog d on d.id = p.dialog_id
          left join (
              select * from message where dialog_id = $1 and changed_version > $3 order by changed_version limit $4
          ) as m on true

@@ -30,6 +30,7 @@ pub struct Hubs {
     pub messages: messages::Hub,
     /// Of read states.
     pub read_states: read_states::Hub,
+    followed: CancellationToken,
 }
 
 impl Hubs {
@@ -39,7 +40,25 @@ impl Hubs {
             unread: unread::Hub::new(service.clone()),
             messages: messages::Hub::new(service.clone()),
             read_states: read_states::Hub::new(service.clone()),
+            followed: CancellationToken::new(),
         }
+    }
+
+    /// From now on whatever happens is heard here.
+    pub fn follow(&self) {
+        self.followed.cancel();
+    }
+
+    /// Waits until whatever happens is heard: a stream that began before could miss what happens in between.
+    pub async fn followed(&self) {
+        self.followed.cancelled().await;
+    }
+
+    /// Events are missing: what streams know is made good by what the services say now.
+    pub fn refresh(&self) {
+        self.unread.refresh();
+        self.messages.refresh();
+        self.read_states.refresh();
     }
 
     /// Asks the services what streams need, until shut down.

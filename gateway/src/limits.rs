@@ -18,6 +18,9 @@ pub const DEPTH_MAX: usize = 12;
 pub const INTROSPECTION_DEPTH_MAX: usize = 20;
 /// Lists of fields or types inside each other in introspection: each multiplies the answer by the size of the schema.
 pub const INTROSPECTION_LISTS_MAX: usize = 2;
+/// Fields below introspection when all fragments are laid out: each may be answered for every field of the schema. The usual
+/// query has some 200.
+pub const INTROSPECTION_FIELDS_MAX: usize = 1_000;
 /// Fields under another name.
 pub const ALIASES_MAX: usize = 30;
 /// Directives on anything.
@@ -72,6 +75,7 @@ struct Walk<'a> {
     fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>,
     introspection: bool,
     selections: usize,
+    introspected: usize,
     aliases: usize,
     directives: usize,
     root_fields: usize,
@@ -95,9 +99,9 @@ type Seen<'a> = HashMap<&'a str, usize>;
 
 impl<'a> Walk<'a> {
     fn new(fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>, introspection: bool) -> Self {
-        let (selections, aliases, directives, root_fields) = (0, 0, 0, 0);
+        let (selections, introspected, aliases, directives, root_fields) = (0, 0, 0, 0, 0);
         let (measure, inside) = (Measure::default(), Vec::new());
-        Self { fragments, introspection, selections, aliases, directives, root_fields, measure, inside }
+        Self { fragments, introspection, selections, introspected, aliases, directives, root_fields, measure, inside }
     }
 
     /// Each operation has the bounds for itself, but for the selections: those are what this walk costs.
@@ -145,6 +149,8 @@ impl<'a> Walk<'a> {
         at_most(REPEATS_MAX, *repeats, "repetitions of one field")?;
 
         let introspects = place.introspects || (place.depth == 0 && matches!(name, "__schema" | "__type"));
+        self.introspected += usize::from(introspects);
+        at_most(INTROSPECTION_FIELDS_MAX, self.introspected, "fields of introspection, its fragments laid out")?;
         let depth = place.depth + 1;
         let depth_max = if introspects { INTROSPECTION_DEPTH_MAX } else { DEPTH_MAX };
         at_most(depth_max, depth, if introspects { "levels of introspection" } else { "levels" })?;
@@ -265,6 +271,11 @@ mod tests {
         let lists = |lists| format!("{{ __schema {} }}", deep(lists, "types { fields { type { name } } } fields"));
         passes(&lists(INTROSPECTION_LISTS_MAX));
         exceeds(&lists(INTROSPECTION_LISTS_MAX + 1), "lists inside each other in introspection");
+
+        let fields =
+            |count| format!("{{ __schema {{ types {{ {} }} }} }}", times(count - 2, |n| format!("f{}", n / 2)));
+        passes(&fields(INTROSPECTION_FIELDS_MAX));
+        exceeds(&fields(INTROSPECTION_FIELDS_MAX + 1), "fields of introspection, its fragments laid out");
 
         let aliases = |count| format!("{{ me {{ {} }} }}", times(count, |n| format!("a{n}: id")));
         passes(&aliases(ALIASES_MAX));

@@ -14,12 +14,12 @@ use telemetry::Call;
 use tracing::Instrument;
 
 pub use feed::{Feed, Frame, Start};
-use share::{Key, Share};
+use share::{Key, Made, Share};
 
 use crate::{
     error::{Code, Error},
     floor::Floor,
-    hub::{Counted, Hubs, Person, messages, read_states, unread},
+    hub::{Backoff, Counted, Hubs, Person, messages, read_states, unread},
     pipeline::{Admitted, Pipeline},
     version::Version,
     viewer::Viewer,
@@ -82,6 +82,8 @@ impl Live {
         viewer: Option<Viewer>,
         call: Call,
     ) -> Result<Stream, Vec<ServerError>> {
+        // A deadline is one of the request; the stream goes on.
+        let call = Call { deadline: None, ..call };
         let start = self.probe(&admitted, viewer.clone(), &call).await?;
         let shown = |error: Error| vec![error.into_server_error(&call.request_id)];
         let viewer = viewer.ok_or_else(|| shown(Error::sign_in()))?;
@@ -89,7 +91,16 @@ impl Live {
         let source = self.source(start, &viewer, &call).await.map_err(shown)?;
         let gauge = metrics::gauge!("gateway_subscriptions", "field" => source.field());
         let private = feed::looks_beyond(admitted.document());
-        Ok(Stream { live: self.clone(), admitted, viewer, call, source, private, _counted: Counted::of(gauge) })
+        Ok(Stream {
+            live: self.clone(),
+            admitted,
+            viewer,
+            call,
+            source,
+            private,
+            failing: None,
+            _counted: Counted::of(gauge),
+        })
     }
 
     /// What the operation subscribes to.
@@ -114,6 +125,7 @@ impl Live {
 
     async fn source(&self, start: Start, viewer: &Viewer, call: &Call) -> Result<Source, Error> {
         let person = Person::new(viewer, call);
+        self.0.hubs.followed().await;
         Ok(match start {
             Start::Unread { since } => Source::Unread(self.0.hubs.unread.subscribe(viewer.user, since)),
             Start::Messages { dialog, since } => {
@@ -133,6 +145,15 @@ enum Source {
 }
 
 impl Source {
+    /// What was given last could not be shown: all of it comes again.
+    fn again(&mut self) {
+        match self {
+            Self::Unread(subscription) => subscription.again(),
+            Self::Messages(_, subscription) => subscription.again(),
+            Self::ReadStates(_, subscription) => subscription.again(),
+        }
+    }
+
     /// Whether nobody else gets what this one gets: there is nothing to share then.
     fn is_alone(&self) -> bool {
         match self {
@@ -170,28 +191,48 @@ pub struct Stream {
     call: Call,
     source: Source,
     private: bool,
+    /// While nothing can be shown.
+    failing: Option<Backoff>,
     _counted: Counted,
 }
 
 impl Stream {
     /// The next result, made from the newest state when it is asked for. `None`: there will be none.
+    ///
+    /// A frame of which nothing could be shown is told once, without a cursor, and made good: what comes next is the whole
+    /// state, as soon as it can be shown.
     pub async fn next(&mut self) -> Option<Payload> {
-        let frame = match self.source.next().await {
-            Ok(frame) => frame?,
-            Err(error) => {
-                tracing::debug!(%error, "a stream ends");
-                return None;
+        loop {
+            if let Some(backoff) = &mut self.failing {
+                tokio::time::sleep(backoff.next()).await;
             }
-        };
-        let cursor = frame.cursor();
-        if let Frame::Unread(frame) = &frame {
-            self.live.0.floor.raise(self.viewer.user, frame.version);
+            let frame = match self.source.next().await {
+                Ok(frame) => frame?,
+                Err(error) => {
+                    tracing::debug!(%error, "a stream ends");
+                    return None;
+                }
+            };
+            let field = self.source.field();
+            let cursor = frame.cursor();
+            let unread = if let Frame::Unread(frame) = &frame { Some(frame.version) } else { None };
+            // Boxed: a stream waits far longer than it works, and what work takes is given back meanwhile.
+            let made = Box::pin(self.made(frame, cursor)).await;
+            if made.failed {
+                self.source.again();
+                let told = self.failing.replace(Backoff::new()).is_some();
+                if told {
+                    continue;
+                }
+                return Some(Payload { json: made.json, cursor: None });
+            }
+            self.failing = None;
+            if let Some(version) = unread {
+                self.live.0.floor.raise(self.viewer.user, version);
+            }
+            metrics::counter!("gateway_frames_total", "field" => field).increment(1);
+            return Some(Payload { json: made.json, cursor });
         }
-        let field = self.source.field();
-        metrics::counter!("gateway_frames_total", "field" => field).increment(1);
-        // Boxed: a stream waits far longer than it works, and what work takes is given back meanwhile.
-        let json = Box::pin(self.result(frame, cursor)).await;
-        Some(Payload { json, cursor })
     }
 
     /// The results as a stream for `futures`.
@@ -199,27 +240,28 @@ impl Stream {
         stream::unfold(self, |mut stream| async move { stream.next().await.map(|payload| (payload, stream)) })
     }
 
-    /// The result of one frame, shared with whoever else would get the same.
-    async fn result(&self, frame: Frame, cursor: Option<Version>) -> Arc<str> {
-        if self.source.is_alone() {
-            return self.execute(frame, cursor).await.0;
+    /// The result of one frame, shared with whoever else would get the same. One that looks beyond the frame is not: it
+    /// may have changed meanwhile, and whoever makes it waits for services, with this reader's token.
+    async fn made(&self, frame: Frame, cursor: Option<Version>) -> Made {
+        if self.private || self.source.is_alone() {
+            return self.execute(frame, cursor).await;
         }
-        let reader = self.private.then_some(self.viewer.user);
-        let key = Key::new(self.admitted.identity().clone(), &frame, self.viewer.user, reader);
+        let key = Key::new(self.admitted.identity().clone(), &frame, self.viewer.user);
         self.live.0.share.get(key, self.execute(frame, cursor)).await
     }
 
-    /// The response to one frame, and whether others may be given it too.
-    async fn execute(&self, frame: Frame, cursor: Option<Version>) -> (Arc<str>, bool) {
+    /// The response to one frame.
+    async fn execute(&self, frame: Frame, cursor: Option<Version>) -> Made {
         let feed = Feed::frame(frame);
         let span = tracing::info_span!("gateway.live.frame", request_id = %self.call.request_id);
         let work = self.live.0.pipeline.frame(&self.admitted, feed, Some(self.viewer.clone()), self.call.clone());
         let response = work.instrument(span).await;
         let mut response = response.unwrap_or_default();
-        if let Some(cursor) = cursor {
+        let (erred, failed) = (response.is_err(), response.is_err() && response.data == Value::Null);
+        if let Some(cursor) = cursor.filter(|_| !failed) {
             response.extensions.insert("cursor".to_owned(), Value::from(cursor.to_string()));
         }
         let json = serde_json::to_string(&response).expect("a response has string keys alone");
-        (json.into(), response.is_ok())
+        Made { json: json.into(), erred, failed }
     }
 }

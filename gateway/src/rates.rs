@@ -1,5 +1,5 @@
 //! How often somebody may come: operations of a user (of an address where nobody is signed in), and attempts to sign in of
-//! an address and of a login, which are slow on purpose. Every transport asks here, before anything is parsed or hashed.
+//! an address, of a login and of a person who shows the password again, which are slow on purpose. Every transport asks here, before anything is parsed or hashed.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -7,6 +7,7 @@ use std::{
 };
 
 use limit::{Limit, Limiter, Want};
+use proto::UserId;
 
 use crate::{error::Error, viewer::Viewer};
 
@@ -20,7 +21,7 @@ pub struct Limits {
     pub requests: Limit,
     /// Registrations, logins and refreshes of an address.
     pub sign_in_address: Limit,
-    /// Registrations and logins of a login.
+    /// Registrations and logins of a login; changes of a person's password.
     pub sign_in_login: Limit,
     /// Calls of one service.
     pub upstream: Limit,
@@ -67,11 +68,22 @@ impl Rates {
     /// RATE_LIMITED.
     pub async fn sign_in(&self, address: IpAddr, login: Option<&str>) -> Result<(), Error> {
         let login = login.filter(|login| login.len() <= LOGIN_MAX);
+        self.attempt(address, login.map(|login| format!("login:{login}"))).await
+    }
+
+    /// One more attempt of a person who is signed in to show the password.
+    ///
+    /// # Errors
+    /// RATE_LIMITED.
+    pub async fn password(&self, address: IpAddr, user: UserId) -> Result<(), Error> {
+        self.attempt(address, Some(format!("user:{user}"))).await
+    }
+
+    async fn attempt(&self, address: IpAddr, of: Option<String>) -> Result<(), Error> {
         let of_address = self.limits.sign_in_address.0;
         let of_address = of_address.map(|rate| Want { key: format!("sign-in:address:{}", network(address)), rate });
-        let of_login = self.limits.sign_in_login.0.zip(login);
-        let of_login = of_login.map(|(rate, login)| Want { key: format!("sign-in:login:{login}"), rate });
-        let wants: Vec<Want> = of_address.into_iter().chain(of_login).collect();
+        let of = self.limits.sign_in_login.0.zip(of).map(|(rate, of)| Want { key: format!("sign-in:{of}"), rate });
+        let wants: Vec<Want> = of_address.into_iter().chain(of).collect();
         self.take("sign_in", &wants).await
     }
 
@@ -95,7 +107,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use proto::{SessionId, UserId};
+    use proto::SessionId;
 
     use super::*;
     use crate::{error::Code, viewer::Authorization};

@@ -80,6 +80,15 @@ impl SignIns {
         let Self { rates, address } = ctx.data_unchecked();
         rates.sign_in(*address, login).await
     }
+
+    /// One more attempt of a person who is signed in to show the password.
+    ///
+    /// # Errors
+    /// RATE_LIMITED.
+    pub async fn admit_password(ctx: &Context<'_>, user: proto::UserId) -> Result<(), Error> {
+        let Self { rates, address } = ctx.data_unchecked();
+        rates.password(*address, user).await
+    }
 }
 
 /// What the resolvers of one operation share.

@@ -46,7 +46,7 @@ pub(crate) use driver::{STUCK_MAX, at, instant, over};
 pub(crate) use seats::Seat;
 
 /// What sockets are buffered with for reading, in bytes: most of them are idle, and frames are small.
-pub const READ_BUFFER: usize = 2048;
+pub const READ_BUFFER: usize = 1024;
 
 /// A middleware: takes handshakes of WebSockets out of the path's requests.
 pub async fn handshake(State(sockets): State<Sockets>, request: Request, next: Next) -> Response {
@@ -109,6 +109,8 @@ impl Sockets {
             return (StatusCode::BAD_REQUEST, "the subprotocol is graphql-transport-ws or graphql-ws\n")
                 .into_response();
         };
+        // Taken before the look: a gateway that stops meanwhile waits for this socket too.
+        let task = self.0.tasks.token();
         if self.is_stopping() {
             return (StatusCode::SERVICE_UNAVAILABLE, "the gateway stops\n").into_response();
         }
@@ -116,7 +118,7 @@ impl Sockets {
             let message = "too many sockets wait for their users to sign in, try again later\n";
             return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "3")], message).into_response();
         };
-        let header_token = headers.get(header::AUTHORIZATION).and_then(Token::of_header);
+        let header_token = Token::of_headers(headers);
         let sockets = self.clone();
         upgrade
             .protocols([dialect.subprotocol()])
@@ -125,9 +127,12 @@ impl Sockets {
             .max_frame_size(FRAME_MAX)
             .max_message_size(FRAME_MAX)
             .on_upgrade(move |socket| {
-                let tasks = sockets.0.tasks.clone();
                 let client = Client { dialect, address, header_token };
-                tasks.track_future(async move { Box::pin(Driver::new(sockets, socket, seat, client).run()).await })
+                let running = Box::new(Driver::new(sockets, socket, seat, client)).run();
+                async move {
+                    running.await;
+                    drop(task);
+                }
             })
     }
 

@@ -43,6 +43,7 @@ impl Reader {
 
     async fn follow(&self, log: Log) {
         let mut tail = self.begin(&log).await;
+        self.hubs.follow();
         self.learn_revoked().await;
         self.component.ready();
         let mut backoff = Backoff::new();

@@ -114,3 +114,17 @@ async fn an_address_signs_in_so_often_by_whatever_door() {
     is_limited(&fixture.send(request.body(Body::from(body)).expect("a request")).await);
     assert_eq!(from(&fixture, "192.0.2.2", &mutation(&[refresh.to_owned()])).await.code(), "UNAUTHENTICATED");
 }
+
+#[tokio::test]
+async fn a_password_is_shown_so_often_with_whatever_token() {
+    let fixture = Fixture::limited(limits("0", "0", "1/h:2"), wrong);
+    let change = "changePassword(old: \"x\", new: \"long enough\") { accessToken }";
+    for _ in 0..2 {
+        let answer = fixture.ask(&format!("mutation {{ {change} }}")).await;
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAUTHENTICATED", "{answer}");
+    }
+    let body = mutation(&[change.to_owned()]).to_string();
+    let request = post(&body).header("authorization", format!("Bearer {}", fixture.token(200)));
+    is_limited(&fixture.send(request.body(Body::from(body)).expect("a request")).await);
+    assert_eq!(fixture.calls.lock().expect("not poisoned").len(), 2, "the third was not hashed");
+}

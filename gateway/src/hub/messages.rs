@@ -112,6 +112,11 @@ impl Hub {
         }
     }
 
+    /// Events are missing: every stream is owed a RESET.
+    pub fn refresh(&self) {
+        self.state().dialogs.values_mut().for_each(|dialog| dialog.entry.refresh());
+    }
+
     /// Fetches what streams are owed, until shut down. While the dialog service is away, it is asked again.
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new();
@@ -230,6 +235,13 @@ impl Subscription {
             Next::Wait => None,
         };
         self.wake.next(next).await
+    }
+
+    /// The last frame could not be shown: a RESET comes in its place.
+    pub fn again(&self) {
+        if let Some(Dialog { entry, .. }) = self.hub.state().dialogs.get_mut(&self.dialog) {
+            entry.refresh_one(self.id);
+        }
     }
 }
 

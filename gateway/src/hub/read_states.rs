@@ -58,7 +58,7 @@ struct Entry {
 struct Subscriber {
     user: UserId,
     owed: BTreeMap<UserId, i64>,
-    /// Too many people moved: everyone's state is to be asked for again.
+    /// Too many people moved, or events are missing: everyone's state is to be asked for again.
     stale: bool,
     over: bool,
     wake: Wake,
@@ -135,9 +135,14 @@ impl Subscriber {
         }
         self.owed.insert(state.user, state.read_seq);
         if self.owed.len() > PEOPLE_MAX {
-            self.owed.clear();
-            self.stale = true;
+            self.forget();
         }
+        self.wake.raise();
+    }
+
+    fn forget(&mut self) {
+        self.owed.clear();
+        self.stale = true;
         self.wake.raise();
     }
 }
@@ -154,9 +159,7 @@ impl Hub {
     /// NOT_FOUND where the person takes no part, or as the services say.
     pub async fn subscribe(&self, person: &Person, dialog: DialogId) -> Result<Subscription, Error> {
         let subscription = self.register(person.clone(), dialog);
-        // The counters may not have heard yet that the person has left. Who leaves after this answer is heard of here.
-        subscription.check_membership().await?;
-        subscription.open().await?;
+        subscription.begin().await?;
         Ok(subscription)
     }
 
@@ -167,7 +170,7 @@ impl Hub {
         let id = state.last;
         state.dialogs.entry(dialog).or_default().register(id, person.user, wake.clone());
         drop(state);
-        Subscription { hub: self.clone(), person, dialog, id, wake }
+        Subscription { hub: self.clone(), person, dialog, id, wake, stale: false }
     }
 
     /// Somebody has read, by the log.
@@ -184,6 +187,12 @@ impl Hub {
         }
     }
 
+    /// Events are missing: every stream asks for everyone's state again.
+    pub fn refresh(&self) {
+        let mut state = self.state();
+        state.dialogs.values_mut().flat_map(|entry| entry.subscribers.values_mut()).for_each(Subscriber::forget);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,6 +205,8 @@ pub struct Subscription {
     dialog: DialogId,
     id: u64,
     wake: Wake,
+    /// Everyone's state is still to be asked for.
+    stale: bool,
 }
 
 impl Subscription {
@@ -205,19 +216,36 @@ impl Subscription {
     /// Where everyone's state has to be asked for again and the services refuse.
     pub async fn next(&mut self) -> Result<Option<ReadState>, Error> {
         loop {
+            if self.stale {
+                // Boxed, because it happens seldom and is large.
+                Box::pin(self.begin()).await?;
+                self.stale = false;
+            }
             match self.wake.next(|| self.take()).await {
                 Next::State(state) => return Ok(Some(state)),
                 Next::Over => return Ok(None),
-                Next::Stale => self.open().await?,
+                Next::Stale => self.stale = true,
                 Next::Wait => {}
             }
         }
+    }
+
+    /// The last state could not be shown: everyone's comes in its place.
+    pub fn again(&mut self) {
+        self.stale = true;
     }
 
     /// What there is but waiting.
     fn take(&self) -> Option<Next> {
         let next = self.hub.state().dialogs.get_mut(&self.dialog).map_or(Next::Over, |entry| entry.take(self.id));
         (!matches!(next, Next::Wait)).then_some(next)
+    }
+
+    /// Asks whether the person takes part, and for everyone's state.
+    async fn begin(&self) -> Result<(), Error> {
+        // The counters may not have heard yet that the person has left. Who leaves after this answer is heard of here.
+        self.check_membership().await?;
+        self.open().await
     }
 
     /// Asks for everyone's state.

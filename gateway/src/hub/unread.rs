@@ -93,6 +93,18 @@ impl Hub {
         Ok(())
     }
 
+    /// Events are missing: every stream is owed a snapshot.
+    pub fn refresh(&self) {
+        let mut state = self.state();
+        let users: Vec<UserId> = state.users.keys().copied().collect();
+        for user in users {
+            if let Some(User { entry, .. }) = state.users.get_mut(&user) {
+                entry.refresh();
+                self.ask_if_wanted(&mut state, user);
+            }
+        }
+    }
+
     /// Asks the counter for snapshots where they are needed, until shut down.
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new();
@@ -215,6 +227,13 @@ impl Subscription {
         let frame = self.wake.next(|| self.hub.take(self.user, self.id)).await;
         metrics::counter!("gateway_merged_frames_total", "field" => "unread").increment(frame.merged);
         frame
+    }
+
+    /// The last frame could not be shown: a snapshot comes in its place.
+    pub fn again(&self) {
+        if let Some(User { entry, .. }) = self.hub.state().users.get_mut(&self.user) {
+            entry.refresh_one(self.id);
+        }
     }
 
     /// Whether it is the only one of its user here.

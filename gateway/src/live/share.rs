@@ -25,8 +25,6 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 pub struct Key {
     operation: Identity,
     frame: FrameKey,
-    /// Whose token asks, where that may make a difference.
-    reader: Option<UserId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,8 +35,8 @@ enum FrameKey {
 }
 
 impl Key {
-    /// The key of this operation's result for a frame that a user gets. `reader`: whose results are that user's alone.
-    pub fn new(operation: Identity, frame: &Frame, user: UserId, reader: Option<UserId>) -> Self {
+    /// The key of this operation's result for a frame that a user gets.
+    pub fn new(operation: Identity, frame: &Frame, user: UserId) -> Self {
         let frame = match frame {
             Frame::Unread(it) => FrameKey::Unread { user, kind: it.kind, previous: it.previous, version: it.version },
             Frame::Message(dialog, it) => {
@@ -48,33 +46,42 @@ impl Key {
                 FrameKey::ReadState { dialog: *dialog, user: it.user, read_seq: it.read_seq }
             }
         };
-        Self { operation, frame, reader }
+        Self { operation, frame }
     }
+}
+
+/// A result.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// The response.
+    pub json: Arc<str>,
+    /// There are errors in it, which may be over in a moment.
+    pub erred: bool,
+    /// There is nothing else in it.
+    pub failed: bool,
 }
 
 /// The results that are shared. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct Share(Cache<Key, Arc<str>>);
+pub struct Share(Cache<Key, Made>);
 
 impl Share {
     /// None yet.
     pub fn new() -> Self {
-        let weigher = |key: &Key, json: &Arc<str>| {
-            u32::try_from(key.operation.size_bytes() + json.len() + WEIGHT_BYTES).unwrap_or(u32::MAX)
+        let weigher = |key: &Key, made: &Made| {
+            u32::try_from(key.operation.size_bytes() + made.json.len() + WEIGHT_BYTES).unwrap_or(u32::MAX)
         };
         Self(Cache::builder().max_capacity(KEPT_BYTES).time_to_live(KEPT_FOR).weigher(weigher).build())
     }
 
-    /// The result under this key, made by `make` where nobody is making it already. One that `make` says is not to be
-    /// kept (it has errors that may be over in a moment) goes to those who were waiting for it, and no further.
-    pub async fn get(&self, key: Key, make: impl Future<Output = (Arc<str>, bool)>) -> Arc<str> {
+    /// The result under this key, made by `make` where nobody is making it already. One with errors goes to those who were
+    /// waiting for it, and no further.
+    pub async fn get(&self, key: Key, make: impl Future<Output = Made>) -> Made {
         let made = async {
-            match make.await {
-                (json, true) => Ok(json),
-                (json, false) => Err(json),
-            }
+            let made = make.await;
+            if made.erred { Err(made) } else { Ok(made) }
         };
-        self.0.try_get_with(key, made).await.unwrap_or_else(|not_kept| Arc::clone(&*not_kept))
+        self.0.try_get_with(key, made).await.unwrap_or_else(|erred| (*erred).clone())
     }
 }
 
@@ -88,7 +95,27 @@ mod tests {
     fn key(document: &str, read_seq: i64) -> Key {
         let (dialog, user) = (DialogId::now(), UserId::now());
         let identity = Identity::new(document.into(), None, &Variables::default());
-        Key::new(identity, &Frame::ReadState(dialog, ReadState { user, read_seq }), user, None)
+        Key::new(identity, &Frame::ReadState(dialog, ReadState { user, read_seq }), user)
+    }
+
+    fn made(json: &str, erred: bool) -> Made {
+        Made { json: json.into(), erred, failed: erred }
+    }
+
+    #[tokio::test]
+    async fn what_is_alike_is_made_once_and_one_with_errors_is_not_kept() {
+        let (share, key) = (Share::new(), key("{ a }", 1));
+        let slow = |made: Made| async {
+            tokio::task::yield_now().await;
+            made
+        };
+        let both = tokio::join!(
+            share.get(key.clone(), slow(made("first", true))),
+            share.get(key.clone(), slow(made("second", true)))
+        );
+        assert_eq!((&*both.0.json, &*both.1.json), ("first", "first"));
+        assert_eq!(&*share.get(key.clone(), slow(made("third", false))).await.json, "third");
+        assert_eq!(&*share.get(key.clone(), slow(made("fourth", false))).await.json, "third");
     }
 
     #[tokio::test]
@@ -97,8 +124,8 @@ mod tests {
             let share = Share::new();
             let (document, result) = ("x".repeat(document_bytes), "y".repeat(result_bytes));
             for read_seq in 0..1_000 {
-                let made = share.get(key(&document, read_seq), async { (Arc::from(result.as_str()), true) }).await;
-                assert_eq!(made.len(), result_bytes);
+                let made = share.get(key(&document, read_seq), async { made(&result, false) }).await;
+                assert_eq!(made.json.len(), result_bytes);
             }
             share.0.run_pending_tasks().await;
             assert!(share.0.weighted_size() <= KEPT_BYTES);

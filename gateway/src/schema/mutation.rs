@@ -70,6 +70,7 @@ impl Mutation {
         #[graphql(desc = "As it is to be: 8 to 256 characters.")] new: String,
     ) -> Result<Session, Error> {
         let scope = Scope::writing(ctx)?;
+        SignIns::admit_password(ctx, scope.viewer()?.user).await?;
         let request = auth::ChangePasswordRequest { old, new };
         scope.peers().auth(scope.call()).change_password(request).await?.into_inner().try_into()
     }

@@ -96,8 +96,8 @@ impl Driver {
         }
     }
 
-    /// Runs until the socket is closed.
-    pub async fn run(mut self) {
+    /// Runs until the socket is closed. Boxed, because a future holds what it is called on twice.
+    pub async fn run(mut self: Box<Self>) {
         let close = loop {
             match self.step().await {
                 Step::On => {}
@@ -109,14 +109,14 @@ impl Driver {
         match close {
             Some(close) => {
                 metrics::counter!("gateway_socket_closes_total", "code" => close.code.to_string()).increment(1);
-                wire.close(close).await;
+                Box::pin(wire.close(close)).await;
             }
-            None => wire.end().await,
+            None => Box::pin(wire.end()).await,
         }
     }
 
     /// Nothing runs and no seat is taken while the connection ends.
-    fn into_wire(self) -> Wire {
+    fn into_wire(self: Box<Self>) -> Wire {
         self.wire
     }
 

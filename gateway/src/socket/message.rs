@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use http::HeaderValue;
+use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -67,9 +67,14 @@ impl Token {
         (!bare.is_empty() && !bare.eq_ignore_ascii_case("bearer")).then(|| Self(bare.to_owned()))
     }
 
-    /// The token of an authorization header; one that no text can be read from is a token that does not hold.
-    pub fn of_header(value: &HeaderValue) -> Option<Self> {
-        value.to_str().map_or_else(|_| Some(Self(String::new())), Self::read)
+    /// The token of the authorization header. One that no text can be read from is a token that does not hold, and so are
+    /// two: nobody can say which of them is meant.
+    pub fn of_headers(headers: &HeaderMap) -> Option<Self> {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        match (values.next()?.to_str(), values.next()) {
+            (Ok(text), None) => Self::read(text),
+            _ => Some(Self(String::new())),
+        }
     }
 
     /// The token alone.
@@ -193,8 +198,10 @@ impl Incoming {
                 Ok(Self::Subscribe { id: id.into(), request: Box::new(request) })
             }
             (Dialect::New, "complete") | (Dialect::Old, "stop") => Ok(Self::Complete { id: id(message.id)?.into() }),
-            (Dialect::New, "ping") => object(payload).map(|_| Self::Ping { payload: payload.map(RawValue::to_owned) }),
-            (Dialect::New, "pong") => object(payload).map(|_| Self::Pong),
+            (Dialect::New, "ping") => {
+                is_object(payload).map(|()| Self::Ping { payload: payload.map(RawValue::to_owned) })
+            }
+            (Dialect::New, "pong") => is_object(payload).map(|()| Self::Pong),
             (Dialect::Old, "connection_terminate") => Ok(Self::Terminate),
             _ => Err("unknown type"),
         }
@@ -221,6 +228,12 @@ fn object(payload: Option<&RawValue>) -> Result<Map<String, Value>, &'static str
         || Ok(Map::new()),
         |payload| serde_json::from_str(payload.get()).map_err(|_| "the payload is not an object"),
     )
+}
+
+/// It is JSON already: its first letter tells.
+fn is_object(payload: Option<&RawValue>) -> Result<(), &'static str> {
+    let is_object = payload.is_none_or(|payload| payload.get().starts_with('{'));
+    is_object.then_some(()).ok_or("the payload is not an object")
 }
 
 fn is_token(name: &str) -> bool {
@@ -337,11 +350,17 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_no_text_is_a_token_that_does_not_hold() {
-        let read = |bytes: &[u8]| Token::of_header(&HeaderValue::from_bytes(bytes).expect("a header"));
-        assert_eq!(read(b"Bearer abc").as_ref().map(Token::expose), Some("abc"));
-        assert_eq!(read(b"Bearer \xfc").as_ref().map(Token::expose), Some(""), "refused, and not taken for nobody");
-        assert_eq!(read(b""), None);
+    fn a_header_that_is_no_text_or_comes_twice_is_a_token_that_does_not_hold() {
+        let read = |values: &[&[u8]]| {
+            let value =
+                |bytes: &&[u8]| (header::AUTHORIZATION, header::HeaderValue::from_bytes(bytes).expect("a header"));
+            Token::of_headers(&values.iter().map(value).collect())
+        };
+        let refused = Some(Token(String::new()));
+        assert_eq!(read(&[b"Bearer abc"]).as_ref().map(Token::expose), Some("abc"));
+        assert_eq!(read(&[b"Bearer \xfc"]), refused, "refused, and not taken for nobody");
+        assert_eq!(read(&[b"Bearer abc", b"Bearer abc"]), refused, "of two nobody knows which is meant");
+        assert_eq!((read(&[b""]), read(&[])), (None, None));
     }
 
     #[test]

@@ -25,6 +25,8 @@ const KEPT_MAX: usize = 512;
 #[derive(Debug)]
 pub struct Entry {
     heard: Option<i64>,
+    /// Events are missing, and every stream knows it.
+    skipped: bool,
     subscribers: HashMap<u64, Subscriber>,
     owed: HashMap<MessageId, Owed>,
     kept: VecDeque<MessageId>,
@@ -83,6 +85,7 @@ impl Entry {
     pub fn new(bound: usize) -> Self {
         Self {
             heard: None,
+            skipped: false,
             subscribers: HashMap::new(),
             owed: HashMap::new(),
             kept: VecDeque::new(),
@@ -124,7 +127,8 @@ impl Entry {
         if self.heard >= Some(version) {
             return;
         }
-        let gap = self.heard.is_some_and(|heard| heard + 1 < version);
+        let skipped = std::mem::take(&mut self.skipped);
+        let gap = !skipped && self.heard.is_some_and(|heard| heard + 1 < version);
         self.heard = Some(version);
         for subscriber in self.subscribers.values_mut() {
             if !subscriber.hears(version) {
@@ -150,6 +154,20 @@ impl Entry {
             }
         }
         self.forget_unowed();
+    }
+
+    /// Events are missing: every stream is owed a RESET in place of everything.
+    pub fn refresh(&mut self) {
+        self.skipped = true;
+        self.subscribers.values_mut().for_each(|subscriber| reset(&mut self.owed, subscriber));
+        self.forget_unowed();
+    }
+
+    /// What this stream was given could not be shown: it is owed a RESET in place of everything.
+    pub fn refresh_one(&mut self, id: u64) {
+        if let Some(subscriber) = self.subscribers.get_mut(&id) {
+            reset(&mut self.owed, subscriber);
+        }
     }
 
     /// What to ask now, where something is to be fetched and nothing is on its way.
@@ -188,7 +206,8 @@ impl Entry {
         self.forget_unowed();
     }
 
-    /// The answer to the question. `false`: it is older than the question, and asking again at once is no use.
+    /// The answer to the question. `false`: it is older than the question, and asking again at once is no use: nobody is
+    /// told to look, and what was asked is still wanted.
     pub fn answered(&mut self, question: &Question, answer: Answer) -> bool {
         let asked_at = self.fetching.take().unwrap_or_default();
         let members: Arc<BTreeMap<_, _>> =
@@ -203,16 +222,22 @@ impl Entry {
             }
         }
         self.trim();
+        let is_new = answer.head.number >= asked_at;
+        if !is_new {
+            self.wanted.extend(&question.messages);
+            self.forget_unowed();
+        }
         for subscriber in self.subscribers.values_mut() {
             let gone = members.get(&subscriber.user) == Some(&false);
             match subscriber.state {
                 State::Live { base, .. } if gone && base <= answer.head.number => {
                     leave(&mut self.owed, subscriber, i64::MAX);
                 }
-                _ => subscriber.wake(),
+                _ if is_new => subscriber.wake(),
+                _ => {}
             }
         }
-        answer.head.number >= asked_at
+        is_new
     }
 
     /// What a stream has to give now.

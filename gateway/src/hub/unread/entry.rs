@@ -2,10 +2,7 @@
 //! holding the rows; events that do not fit yet; and the user's subscribers. Whatever is lost, doubled, reordered or
 //! merged on the way, each subscriber's frames add up to what the counter has (I9): what cannot be computed is asked for.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use wake::Wake;
 
@@ -34,7 +31,8 @@ pub struct Entry {
     held: BTreeMap<(Version, i64), Vec<(Row, i64)>>,
     held_rows: usize,
     ask: Ask,
-    subscribers: HashMap<u64, Subscriber>,
+    /// By their ids, which grow. Mostly there is one.
+    subscribers: Vec<(u64, Subscriber)>,
     bound: usize,
 }
 
@@ -47,7 +45,7 @@ impl Entry {
             held: BTreeMap::new(),
             held_rows: 0,
             ask: Ask::Idle,
-            subscribers: HashMap::new(),
+            subscribers: Vec::new(),
             bound,
         }
     }
@@ -57,16 +55,17 @@ impl Entry {
         self.head.map(|(version, _)| version)
     }
 
-    /// Adds a stream whose reader knows `since`. From now on nothing is missed for it.
+    /// Adds a stream whose reader knows `since`; `id` is above those before. From now on nothing is missed for it.
     pub fn register(&mut self, id: u64, since: Option<Version>, wake: Wake) {
         let floor = self.newest.max(self.version());
-        self.subscribers.insert(id, Subscriber::new(since, floor, self.bound, wake));
+        self.subscribers.reserve_exact(1);
+        self.subscribers.push((id, Subscriber::new(since, floor, self.bound, wake)));
         self.want_if_needed();
     }
 
     /// Removes a stream. `true`: it was the last, and this entry can go.
     pub fn remove(&mut self, id: u64) -> bool {
-        self.subscribers.remove(&id);
+        self.subscribers.retain(|(other, _)| *other != id);
         self.subscribers.is_empty()
     }
 
@@ -77,7 +76,8 @@ impl Entry {
 
     /// The next frame of a stream, where there is one.
     pub fn take(&mut self, id: u64) -> Option<Frame> {
-        let frame = self.subscribers.get_mut(&id)?.take(self.head);
+        let at = self.place(id).ok()?;
+        let frame = self.subscribers.get_mut(at)?.1.take(self.head);
         if frame.is_none() {
             self.want_if_needed();
         }
@@ -96,7 +96,7 @@ impl Entry {
         if self.head.is_some() {
             return None;
         }
-        let mut waiting = self.subscribers.values().filter_map(Subscriber::waiting);
+        let mut waiting = self.subscribers.iter().filter_map(|(_, subscriber)| subscriber.waiting());
         let since = waiting.next()??;
         waiting.all(|other| other == Some(since)).then_some(since)
     }
@@ -124,7 +124,7 @@ impl Entry {
                 self.head = Some((snapshot.version, snapshot.total));
             }
             let snapshot = Arc::new(snapshot);
-            for subscriber in self.subscribers.values_mut() {
+            for (_, subscriber) in &mut self.subscribers {
                 subscriber.snapshot(&snapshot, above);
             }
             self.lay();
@@ -143,6 +143,25 @@ impl Entry {
         self.hold(change);
         self.lay();
         self.want_if_needed();
+    }
+
+    /// Events are missing: nobody knows how many. Every stream is owed a snapshot of now.
+    pub fn refresh(&mut self) {
+        if let Some(version) = self.version() {
+            self.subscribers.iter_mut().for_each(|(_, subscriber)| subscriber.refresh(version));
+        }
+        if let Ask::Sent(_) = self.ask {
+            // Its answer may be of before.
+            self.ask = Ask::Idle;
+        }
+        self.want_if_needed();
+    }
+
+    /// What this stream was given could not be shown: it is owed a snapshot.
+    pub fn refresh_one(&mut self, id: u64) {
+        if let (Some(version), Ok(at)) = (self.version(), self.place(id)) {
+            self.subscribers.get_mut(at).into_iter().for_each(|(_, subscriber)| subscriber.refresh(version));
+        }
     }
 
     fn hold(&mut self, change: Change) {
@@ -175,7 +194,7 @@ impl Entry {
             // Numbers that no counter of ours writes must not end the process either.
             let moved = |total: i64, (row, was): &(Row, i64)| total.saturating_add(row.unread.saturating_sub(*was));
             self.head = Some((next.0, rows.iter().fold(total, moved)));
-            for subscriber in self.subscribers.values_mut() {
+            for (_, subscriber) in &mut self.subscribers {
                 subscriber.change(next.0, &rows);
             }
         }
@@ -184,10 +203,14 @@ impl Entry {
     /// Asks where somebody waits for a snapshot or where events are missing.
     fn want_if_needed(&mut self) {
         let behind = self.newest > self.version();
-        let needed = behind || self.subscribers.values().any(|subscriber| subscriber.waiting().is_some());
+        let needed = behind || self.subscribers.iter().any(|(_, subscriber)| subscriber.waiting().is_some());
         if needed && self.ask == Ask::Idle {
             self.ask = Ask::Wanted;
         }
+    }
+
+    fn place(&self, id: u64) -> Result<usize, usize> {
+        self.subscribers.binary_search_by_key(&id, |(id, _)| *id)
     }
 
     fn is_sent(&self, ticket: u64) -> bool {

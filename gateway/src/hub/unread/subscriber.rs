@@ -59,6 +59,12 @@ impl Subscriber {
         self.wake.raise();
     }
 
+    /// What it was told may not be all: only a snapshot of this version or a later one helps now.
+    pub fn refresh(&mut self, version: Version) {
+        self.forget(version);
+        self.wake.raise();
+    }
+
     /// Too much: only a snapshot of this version or a later one helps now.
     fn forget(&mut self, version: Version) {
         self.dirty.clear();

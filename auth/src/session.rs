@@ -149,7 +149,7 @@ mod tests {
             assert_eq!(revoked(&app).await.unwrap(), ids[..1], "{}", test.name);
             let mut kinds = Vec::new();
             while kinds.len() < ids.len() + 1 {
-                kinds.extend(tail.next().await.unwrap());
+                kinds.extend(tail.next().await.unwrap().records);
             }
             let revoked = proto::events::SessionRevoked { user_id: ann.bytes(), session_ids: vec![ids[0].bytes()] };
             let (last, before) = kinds.split_last().unwrap();

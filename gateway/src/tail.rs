@@ -49,10 +49,10 @@ impl Reader {
         let mut backoff = Backoff::new();
         loop {
             match tail.next().await {
-                Ok(records) => {
+                Ok(next) => {
                     backoff.reset();
                     self.component.ready();
-                    records.iter().for_each(|record| self.read(record));
+                    next.records.iter().for_each(|record| self.read(record));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the log cannot be read; live frames wait");

@@ -25,8 +25,8 @@ impl Followed {
         let reader = tokio::spawn(async move {
             loop {
                 // An error is the broker being away; the reader goes on where it was.
-                if let Ok(more) = tail.next().await {
-                    all.lock().unwrap().extend(more);
+                if let Ok(next) = tail.next().await {
+                    all.lock().unwrap().extend(next.records);
                 }
             }
         });

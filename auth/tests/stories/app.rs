@@ -110,7 +110,7 @@ impl Service {
     pub async fn records(&mut self, count: usize) -> Vec<Record> {
         while self.unread.len() < count {
             let more = tokio::time::timeout(Duration::from_secs(10), self.tail.next()).await;
-            self.unread.extend(more.expect("an event that should be there").unwrap());
+            self.unread.extend(more.expect("an event that should be there").unwrap().records);
         }
         assert_eq!(self.unread.len(), count, "{}: {:?}", self.name, self.unread);
         std::mem::take(&mut self.unread)

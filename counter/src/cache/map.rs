@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use events::{Log, Tail};
+use events::{Log, Next, Tail};
 use moka::ops::compute::Op;
 use proto::{UserId, topic};
 use tokio_util::sync::CancellationToken;
@@ -73,13 +73,9 @@ impl Map {
     pub(super) async fn run(&self, log: &Log, shutdown: CancellationToken) {
         let Some(mut tail) = shutdown.run_until_cancelled(begin(log)).await else { return };
         self.shared.open.store(true, Ordering::Release);
-        while let Some(records) = shutdown.run_until_cancelled(tail.next()).await {
-            match records {
-                Ok(records) => {
-                    for step in records.iter().filter_map(|record| step(&record.payload)) {
-                        self.apply(step).await;
-                    }
-                }
+        while let Some(next) = shutdown.run_until_cancelled(tail.next()).await {
+            match next {
+                Ok(next) => self.hear(&next).await,
                 Err(error) => {
                     tracing::warn!(%error, "the cache could not read the log");
                     shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
@@ -88,6 +84,17 @@ impl Map {
         }
         self.shared.open.store(false, Ordering::Release);
         self.slots.invalidate_all();
+    }
+
+    /// Applies what the log tells. After a gap in it nothing that is held can be trusted: the step that would have changed
+    /// a row may be among what is missing.
+    async fn hear(&self, next: &Next) {
+        if next.skipped {
+            self.slots.invalidate_all();
+        }
+        for step in next.records.iter().filter_map(|record| step(&record.payload)) {
+            self.apply(step).await;
+        }
     }
 
     /// Changes a slot, one change at a time; `None` leaves it as it is.
@@ -180,6 +187,23 @@ mod tests {
         map.told(event(user_id, 3, dialog_id, 1, 2)).await;
         map.fill(user_id, late, &unread(2, vec![row(dialog_id, 1)])).await;
         assert_eq!(map.get(user_id).await, None, "an event has told of a newer version");
+    }
+
+    #[tokio::test]
+    async fn after_a_gap_in_the_log_nothing_is_held_and_no_fill_of_before_is_taken() {
+        let (map, user_id, other) = (open(), UserId::now(), UserId::now());
+        let ticket = map.miss(user_id).await.expect("it is open");
+        map.fill(user_id, ticket, &unread(1, vec![row(DialogId::now(), 1)])).await;
+        let late = map.miss(other).await.expect("it is open");
+        map.hear(&Next::default()).await;
+        assert!(map.get(user_id).await.is_some(), "where nothing is missing, it stays");
+        map.hear(&Next { skipped: true, records: Vec::new() }).await;
+        assert_eq!(map.get(user_id).await, None);
+        map.fill(other, late, &unread(1, vec![])).await;
+        assert_eq!(map.get(other).await, None, "it was read before the gap was known");
+        let ticket = map.miss(user_id).await.expect("it is open");
+        map.fill(user_id, ticket, &unread(2, vec![])).await;
+        assert_eq!(map.get(user_id).await, Some(unread(2, vec![])), "what is read from now on is held");
     }
 
     #[tokio::test]

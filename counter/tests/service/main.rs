@@ -33,7 +33,7 @@ async fn a_message_is_counted_answered_and_told() {
         assert_eq!(world.unread(ada, None).await.unwrap().total, 0, "nobody's own message is unread");
         let (mut counted, mut changed) = (false, false);
         while !(counted && changed) {
-            for record in told.next().await.unwrap() {
+            for record in told.next().await.unwrap().records {
                 assert_eq!(record.headers.request_id.as_deref(), Some("cause"), "{}", record.kind);
                 match Kind::read(&record.payload).unwrap() {
                     Kind::Counted(answer) => counted = answer.message_id == sent.message_id,
@@ -115,7 +115,7 @@ async fn an_impossible_event_goes_to_the_dead_letters_and_holds_up_nothing() {
         world.unread_is(bob, 2).await;
         let mut errors = Vec::new();
         while errors.len() < 3 {
-            for record in dead.next().await.unwrap() {
+            for record in dead.next().await.unwrap().records {
                 let Some(Kind::DeadLetter(letter)) = Kind::read(&record.payload) else { panic!("{record:?}") };
                 assert_eq!((&*letter.topic, &*letter.consumer), (topic::DIALOG, "counter"));
                 errors.push(letter.error);
@@ -182,7 +182,7 @@ async fn settling_tells_what_became_of_messages() {
             assert!(outcomes.iter().all(|outcome| outcome.refused.is_none()));
         }
         world.unread_is(bob, 2).await;
-        assert_eq!(told.next().await.unwrap().len(), 1, "it is told once");
+        assert_eq!(told.next().await.unwrap().records.len(), 1, "it is told once");
         world.stop().await;
     }
 }
@@ -215,7 +215,7 @@ async fn a_message_out_of_bounds_does_not_hold_up_those_that_are_settled_with_it
         assert_eq!(counted, [vec![true], vec![false; bad], vec![true]].concat());
         assert!(outcomes.iter().all(|outcome| outcome.refused.is_none()), "an outage or a fault of ours fails nothing");
         world.unread_is(bob, 2).await;
-        assert_eq!(dead.next().await.unwrap().len(), bad, "each goes to the dead letters");
+        assert_eq!(dead.next().await.unwrap().records.len(), bad, "each goes to the dead letters");
         world.stop().await;
     }
 }

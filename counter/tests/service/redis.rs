@@ -239,7 +239,7 @@ async fn what_is_answered_at_a_version_is_what_was_true_then_whatever_becomes_of
             newest.snapshots.pop();
             continue;
         }
-        for record in told.next().await.unwrap() {
+        for record in told.next().await.unwrap().records {
             if let Some(Kind::UnreadChanged(event)) = Kind::read(&record.payload) {
                 note(&mut states, event);
             }

@@ -23,7 +23,7 @@ pub use local::Local;
 pub use offset::{Mismatch, Stopped};
 pub use record::{Event, Headers, Record};
 pub use relay::Relay;
-pub use tail::Tail;
+pub use tail::{Next, Tail};
 
 /// The log that carries events from outboxes to consumers.
 #[derive(Debug, Clone)]

@@ -157,7 +157,7 @@ async fn a_tail_sees_what_comes_after_it_and_nothing_twice() {
     append(&producer.db, OTHER, 100..101).await;
     let mut seen = Vec::new();
     while seen.len() < 3 {
-        seen.extend(tail.next().await.unwrap().iter().map(|record| record.version));
+        seen.extend(tail.next().await.unwrap().records.iter().map(|record| record.version));
     }
     seen.sort_unstable();
     assert_eq!(seen, [5, 6, 100]);
@@ -187,7 +187,7 @@ async fn a_tail_is_given_at_most_500_records_at_once() {
     append(&producer.db, TOPIC, 0..1_201).await;
     let (mut sizes, mut versions) = (Vec::new(), Vec::new());
     while versions.len() < 1_201 {
-        let records = tail.next().await.unwrap();
+        let records = tail.next().await.unwrap().records;
         sizes.push(records.len());
         versions.extend(records.iter().map(|record| record.version));
     }

@@ -1,5 +1,5 @@
 //! All partitions of some topics, read from their ends by one reader that is no member of a group. After an outage it goes
-//! on where it was; where the log no longer has that place, it goes on with the first record that is there.
+//! on where it was; where the log no longer has that place, it says so and goes on with the first record that is there.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
     client::{Closing, Context},
     settings, wire,
 };
-use crate::{Error, Record};
+use crate::{Error, Next, Record};
 
 /// Records of one call, at most.
 const LIMIT: usize = 500;
@@ -29,6 +29,8 @@ pub(crate) struct Tail {
     next: BTreeMap<Place, i64>,
     /// Some place is no longer in the log.
     astray: bool,
+    /// Some place was lost, which is yet to be told.
+    skipped: bool,
     /// No broker answers.
     away: bool,
     /// To be told where no record comes first.
@@ -42,37 +44,45 @@ impl Kafka {
     /// # Errors
     /// Where Kafka does not answer, or a topic is not there.
     pub async fn tail(&self, topics: &[&'static str]) -> Result<crate::Tail, Error> {
-        let client = settings::tail(self.config()).create_with_context(Context::quiet("tail"))?;
-        let client: Closing<StreamConsumer<Context>> = Closing::new(client);
-        let mut next = BTreeMap::new();
-        for topic in topics {
-            for partition in 0..self.partitions(topic).await? {
-                next.insert((*topic, partition), i64::MAX);
-            }
-        }
-        let mut tail = Tail { client, next, astray: true, away: false, failure: None, kafka: self.clone() };
-        tail.align().await?;
-        Ok(crate::Tail::kafka(tail))
+        Tail::begin(self, topics).await.map(crate::Tail::kafka)
     }
 }
 
 impl Tail {
-    pub(crate) async fn next(&mut self) -> Result<Vec<Record>, Error> {
+    async fn begin(kafka: &Kafka, topics: &[&'static str]) -> Result<Self, Error> {
+        let client = settings::tail(kafka.config()).create_with_context(Context::quiet("tail"))?;
+        let client: Closing<StreamConsumer<Context>> = Closing::new(client);
+        let mut next = BTreeMap::new();
+        for topic in topics {
+            for partition in 0..kafka.partitions(topic).await? {
+                next.insert((*topic, partition), i64::MAX);
+            }
+        }
+        let kafka = kafka.clone();
+        let mut tail = Self { client, next, astray: true, skipped: false, away: false, failure: None, kafka };
+        tail.align().await?;
+        Ok(tail)
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Next, Error> {
         loop {
             if self.astray {
                 self.align().await?;
+            }
+            if std::mem::take(&mut self.skipped) {
+                return Ok(Next { skipped: true, records: Vec::new() });
             }
             let first = tokio::select! {
                 first = read(&self.client, &self.next) => first,
                 () = answers(&self.kafka), if self.away => {
                     self.away = false;
-                    return Ok(Vec::new());
+                    return Ok(Next::default());
                 }
             };
             let records = self.take(first);
             if !records.is_empty() {
                 (self.away, self.failure) = (false, None);
-                return Ok(records);
+                return Ok(Next { skipped: false, records });
             }
             if let Some(error) = self.failure.take() {
                 return Err(error.into());
@@ -125,6 +135,7 @@ impl Tail {
             } else if *next < low || *next > high {
                 tracing::warn!(topic, partition, was = *next, low, high, "the log no longer has our place");
                 *next = low;
+                self.skipped = true;
             }
             list.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
         }
@@ -145,5 +156,40 @@ async fn read(client: &StreamConsumer<Context>, known: &BTreeMap<Place, i64>) ->
 async fn answers(kafka: &Kafka) {
     while kafka.ping().await.is_err() {
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        mocking::MockCluster,
+        producer::{FutureProducer, FutureRecord},
+    };
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_tail_whose_place_is_gone_says_so_once_and_goes_on_with_what_is_there() {
+        let mock = MockCluster::new(1).expect("a mock");
+        mock.create_topic("test.tail", 1, 1).expect("a topic");
+        let kafka = Kafka::new(&format!("kafka://{}", mock.bootstrap_servers()), None).expect("a URL");
+        let mut tail = Tail::begin(&kafka, &["test.tail"]).await.expect("the log's end");
+        let producer: FutureProducer = kafka.config().create().expect("a producer");
+        for _ in 0..2 {
+            let record = FutureRecord::<str, str>::to("test.tail").key("k").payload("p").partition(0);
+            producer.send(record, PATIENCE).await.expect("it is written");
+        }
+        // The log that it has read was longer.
+        tail.next.insert(("test.tail", 0), 7);
+        tail.astray = true;
+        let told = tail.next().await.expect("the log can be read");
+        assert!(told.skipped, "{told:?}");
+        let mut offsets = Vec::new();
+        while offsets.len() < 2 {
+            let next = tail.next().await.expect("the log can be read");
+            assert!(!next.skipped, "it is told once");
+            offsets.extend(next.records.iter().map(|record| record.offset));
+        }
+        assert_eq!(offsets, [0, 1]);
     }
 }

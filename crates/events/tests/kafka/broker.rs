@@ -22,7 +22,7 @@ async fn while_the_broker_is_away_the_outbox_grows_and_afterwards_it_drains() {
         let mut idle = Log::Kafka(kafka.clone()).tail(&[world.topic]).await.unwrap();
         let told = tokio::spawn(async move {
             let first = idle.next().await;
-            (first.is_err(), idle.next().await.map(|records| records.len()))
+            (first.is_err(), idle.next().await.map(|next| next.records.len()))
         });
         mock.broker_down(1).unwrap();
         append(&producer.db, world.topic, 10, 10..20).await;
@@ -40,7 +40,7 @@ async fn while_the_broker_is_away_the_outbox_grows_and_afterwards_it_drains() {
         let mut failures = 0;
         while seen < 300 {
             match tokio::time::timeout(Duration::from_secs(20), tail.next()).await.unwrap() {
-                Ok(records) => seen += records.len(),
+                Ok(next) => seen += next.records.len(),
                 Err(_) => failures += 1,
             }
         }

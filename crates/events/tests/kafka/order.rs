@@ -139,8 +139,8 @@ async fn through_the_relay_nothing_is_lost_swapped_or_missing() {
     println!("and relayed in {:?}", began.elapsed());
     let (mut log, total) = (Vec::new(), usize::try_from(written.values().sum::<i64>()).unwrap());
     let mut distinct = BTreeSet::new();
-    while let Ok(records) = tokio::time::timeout(Duration::from_secs(2), tail.next()).await {
-        for record in records.unwrap() {
+    while let Ok(next) = tokio::time::timeout(Duration::from_secs(2), tail.next()).await {
+        for record in next.unwrap().records {
             distinct.insert((record.key.clone(), record.version));
             log.push((record.key, record.version));
         }

@@ -22,7 +22,7 @@ async fn first_occurrences(tail: &mut Tail, keys: usize, last: i64) -> BTreeMap<
     let mut places: BTreeMap<i64, i64> = BTreeMap::new();
     while seen.values().filter(|versions| versions.contains(&last)).count() < keys {
         let next = tokio::time::timeout(Duration::from_secs(40), tail.next()).await.expect("records come");
-        for record in next.unwrap_or_default() {
+        for record in next.unwrap_or_default().records {
             let before = places.insert(record.partition, record.offset);
             assert!(before.is_none_or(|before| before + 1 == record.offset), "the tail jumped: {before:?}, {record:?}");
             let versions = seen.entry(record.key).or_default();

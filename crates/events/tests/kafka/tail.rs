@@ -10,7 +10,7 @@ async fn versions(tail: &mut Tail, count: usize) -> Vec<i64> {
     let mut seen = Vec::new();
     while seen.len() < count {
         let next = tokio::time::timeout(Duration::from_secs(20), tail.next()).await.expect("records come");
-        for record in next.unwrap() {
+        for record in next.unwrap().records {
             assert!(!record.is_malformed() && record.kind == "Tested" && record.created_at_us > 0);
             assert_eq!(record.headers.request_id.as_deref(), Some("r-1"));
             assert_eq!(record.payload, record.version.to_be_bytes().as_slice());

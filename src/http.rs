@@ -12,6 +12,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::ConnectInfo, http::Request, serve::Listener};
+use gateway::socket::Written;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -84,16 +85,19 @@ async fn connection(
 ) {
     let asked = Arc::new(AtomicBool::new(false));
     let heard = asked.clone();
+    let written = Written::default();
+    let counted = written.clone();
     let service = ServiceExt::<Request<Body>>::map_request(router, move |request: Request<Incoming>| {
         heard.store(true, Ordering::Relaxed);
         let mut request = request.map(Body::new);
-        // Where the other end is travels with each request.
+        // Where the other end is travels with each request, and how much it has taken.
         request.extensions_mut().insert(ConnectInfo(address));
+        request.extensions_mut().insert(counted.clone());
         request
     });
     let builder = builder(bounds);
-    let serving =
-        builder.serve_connection_with_upgrades(TokioIo::new(Patient::new(stream)), TowerToHyperService::new(service));
+    let stream = TokioIo::new(Patient::new(stream, written));
+    let serving = builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
     let (mut serving, mut patience) = (pin!(serving), pin!(sleep(bounds.first_head)));
     let (mut waiting, mut stopping) = (true, false);
     loop {

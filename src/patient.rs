@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use gateway::socket::Written;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
@@ -21,17 +22,25 @@ const PATIENCE: Duration = Duration::from_secs(35);
 pub struct Patient<S> {
     stream: S,
     patience: Duration,
+    written: Written,
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncWrite + Unpin> Patient<S> {
-    /// As patient as a port is.
-    pub fn new(stream: S) -> Self {
-        Self::within(PATIENCE, stream)
+    /// As patient as a port is. What is written is counted there.
+    pub fn new(stream: S, written: Written) -> Self {
+        Self::within(PATIENCE, stream, written)
     }
 
-    fn within(patience: Duration, stream: S) -> Self {
-        Self { stream, patience, blocked: None }
+    fn within(patience: Duration, stream: S, written: Written) -> Self {
+        Self { stream, patience, written, blocked: None }
+    }
+
+    fn wrote(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = outcome {
+            self.written.add(bytes);
+        }
+        self.moved(context, outcome)
     }
 
     fn moved<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -58,7 +67,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.moved(context, outcome)
+        self.wrote(context, outcome)
     }
 
     fn poll_write_vectored(
@@ -67,7 +76,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.moved(context, outcome)
+        self.wrote(context, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -95,7 +104,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
         let ((ours, mut theirs), patience) = (duplex(16), Duration::from_secs(1));
-        let mut connection = Patient::within(patience, ours);
+        let mut connection = Patient::within(patience, ours, Written::default());
         let reading = async {
             for _ in 0..3 {
                 sleep(patience / 2).await;

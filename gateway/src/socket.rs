@@ -22,11 +22,11 @@ mod seats;
 mod tests;
 pub mod wire;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Request, State, ws::WebSocketUpgrade},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header, request},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -44,6 +44,7 @@ use seats::Seats;
 
 pub(crate) use driver::{STUCK_MAX, at, instant, over};
 pub(crate) use seats::Seat;
+pub use wire::Written;
 
 /// What sockets are buffered with for reading, in bytes: most of them are idle, and frames are small.
 pub const READ_BUFFER: usize = 1024;
@@ -56,7 +57,7 @@ pub async fn handshake(State(sockets): State<Sockets>, request: Request, next: N
     }
     let (mut parts, _) = request.into_parts();
     match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
-        Ok(upgrade) => sockets.upgrade(&parts.headers, Address::of(&parts.extensions), upgrade),
+        Ok(upgrade) => sockets.upgrade(&parts, upgrade),
         Err(rejection) => rejection.into_response(),
     }
 }
@@ -101,7 +102,8 @@ impl Sockets {
 
     /// Answers a handshake: 403 for a page that may not come, 400 without a subprotocol of ours, 503 when the
     /// gateway stops or too many sockets are of nobody, else 101 and a task.
-    fn upgrade(&self, headers: &HeaderMap, address: IpAddr, upgrade: WebSocketUpgrade) -> Response {
+    fn upgrade(&self, parts: &request::Parts, upgrade: WebSocketUpgrade) -> Response {
+        let headers = &parts.headers;
         if !self.0.parts.origins.admit(headers) {
             return (StatusCode::FORBIDDEN, "this origin may not open a WebSocket here\n").into_response();
         }
@@ -118,7 +120,12 @@ impl Sockets {
             let message = "too many sockets wait for their users to sign in, try again later\n";
             return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "3")], message).into_response();
         };
-        let header_token = Token::of_headers(headers);
+        let client = Client {
+            dialect,
+            address: Address::of(&parts.extensions),
+            header_token: Token::of_headers(headers),
+            written: parts.extensions.get().cloned().unwrap_or_default(),
+        };
         let sockets = self.clone();
         upgrade
             .protocols([dialect.subprotocol()])
@@ -127,7 +134,6 @@ impl Sockets {
             .max_frame_size(FRAME_MAX)
             .max_message_size(FRAME_MAX)
             .on_upgrade(move |socket| {
-                let client = Client { dialect, address, header_token };
                 let running = Box::new(Driver::new(sockets, socket, seat, client)).run();
                 async move {
                     running.await;

@@ -1,5 +1,6 @@
 //! The one consumer of the log in a gateway: it feeds the hubs, and tells which sessions are over. It begins at the log's
-//! end, and the gateway is not ready before its place is taken and the sessions revoked until then are known.
+//! end, and the gateway is not ready before its place is taken and the sessions revoked until then are known. Where the place
+//! is lost, what streams and sessions have missed is asked for.
 
 use std::time::Duration;
 
@@ -51,6 +52,10 @@ impl Reader {
             match tail.next().await {
                 Ok(next) => {
                     backoff.reset();
+                    if next.skipped {
+                        self.hubs.refresh();
+                        self.learn_revoked().await;
+                    }
                     self.component.ready();
                     next.records.iter().for_each(|record| self.read(record));
                 }

@@ -1,13 +1,25 @@
 //! Live streams through a running gateway: over services that answer, lag, are away and come back.
 
+use std::{pin::pin, time::Duration};
+
 use proto::{
     DialogId, MessageId, SessionId, TransactionId, UserId, counter,
     dialog::{self, Status},
     events::{self, event::Kind},
 };
 use serde_json::{Value, json};
+use telemetry::Call;
+use tokio::time::timeout;
 
-use crate::stage::{Client, Stage};
+use super::Live;
+use crate::{
+    floor::Floor,
+    hub::Hubs,
+    pipeline::Incoming,
+    rates::Asker,
+    stage::{Client, Stage},
+    viewer::{Authorization, Viewer},
+};
 
 const UNREAD: &str = "subscription($since: String) { unread(since: $since) { kind version previousVersion total changed { dialogId unread } } }";
 const MESSAGES: &str = "subscription($id: ID!, $since: String) { messages(dialogId: $id, since: $since) { kind version message { id text status failureReason } } }";
@@ -239,7 +251,7 @@ async fn what_a_token_opens_is_not_shared_with_other_people() {
     for client in &mut clients {
         assert_eq!(client.result("s").await["data"]["messages"]["message"]["sender"]["name"], "somebody");
     }
-    assert_eq!((stage.called("Live"), stage.called("Users")), (1, 2), "once for each person, not for each socket");
+    assert_eq!((stage.called("Live"), stage.called("Users")), (1, 3), "each asks with its own");
 }
 
 #[tokio::test]
@@ -339,6 +351,81 @@ async fn read_states_begin_with_everyones_and_go_on_with_every_move() {
         assert!(read_seq > last, "never back, never twice");
         last = read_seq;
     }
+}
+
+#[tokio::test]
+async fn nothing_is_asked_for_a_stream_before_the_log_is_followed() {
+    let stage = Stage::start().await;
+    let (hubs, pipeline) = (Hubs::new(&stage.app.reader.service), &stage.app.door.pipeline);
+    let live = Live::new(pipeline.clone(), hubs.clone(), Floor::default());
+    let (user, session) = (UserId::now(), SessionId::now());
+    let viewer = Viewer { user, session, expires_at_s: 0, authorization: Authorization::new("Bearer x", 0) };
+    let asker = Asker { viewer: Some(viewer.clone()), address: [127, 0, 0, 1].into() };
+    let incoming = Incoming { query: Some(UNREAD.to_owned()), ..Incoming::default() };
+    let admitted = pipeline.admit(incoming, &asker, &Call::new()).await.expect("it is valid");
+    let mut opening = pin!(live.open(admitted, Some(viewer), Call::new()));
+    let early = timeout(Duration::from_millis(200), opening.as_mut()).await;
+    assert!(early.is_err(), "what happens before the place in the log is taken would be missed");
+    hubs.follow();
+    assert!(opening.await.is_ok());
+}
+
+#[tokio::test]
+async fn where_events_are_missing_every_stream_is_told_the_state_of_now() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    let dialog = DialogId::now();
+    stage.world().unread.insert(talk.ann, (4, vec![row(dialog, 2)]));
+    let mut counters = stage.sign_in(talk.ann).await;
+    counters.subscribe("u", UNREAD, json!({})).await;
+    assert_eq!(unread(&mut counters, "u").await["total"], 2);
+    let mut messages = talk.watch(&stage, talk.ann, MESSAGES).await;
+    assert_eq!(message(&mut messages, "s").await["kind"], "CURRENT");
+    let mut receipts = talk.watch(&stage, talk.ann, READ_STATES).await;
+    let people = [receipts.result("s").await, receipts.result("s").await];
+    // What nobody hears of.
+    stage.world().unread.insert(talk.ann, (6, vec![row(dialog, 5)]));
+    stage.app.reader.hubs.refresh();
+    let frame = unread(&mut counters, "u").await;
+    assert_eq!((&frame["kind"], &frame["version"], &frame["total"]), (&json!("SNAPSHOT"), &json!("1-6"), &json!(5)));
+    assert_eq!(message(&mut messages, "s").await["kind"], "RESET");
+    for _ in &people {
+        assert!(receipts.result("s").await["data"]["readStates"]["readSeq"].is_number());
+    }
+    counters.is_quiet().await;
+    messages.is_quiet().await;
+    stage.emit(changed(talk.ann, 7, dialog, 6, 5)).await;
+    let frame = unread(&mut counters, "u").await;
+    assert_eq!(
+        (&frame["kind"], &frame["previousVersion"], &frame["total"]),
+        (&json!("CHANGE"), &json!("1-6"), &json!(6))
+    );
+}
+
+#[tokio::test]
+async fn a_frame_that_cannot_be_shown_is_told_without_a_cursor_and_made_good() {
+    let stage = Stage::start().await;
+    let (user, dialog) = (UserId::now(), DialogId::now());
+    let mut client = stage.sign_in(user).await;
+    let query = "subscription { unread { kind version total changed { unread dialog { id } } } }";
+    client.subscribe("u", query, json!({})).await;
+    assert_eq!(unread(&mut client, "u").await["kind"], "SNAPSHOT");
+    stage.world().broken.insert("Get");
+    stage.world().unread.insert(user, (1, vec![row(dialog, 1)]));
+    stage.emit(changed(user, 1, dialog, 1, 0)).await;
+    let failed = client.result("u").await;
+    assert_eq!(failed["errors"][0]["extensions"]["code"], "INTERNAL", "{failed}");
+    assert_eq!(
+        (&failed["data"], &failed["extensions"]),
+        (&Value::Null, &Value::Null),
+        "there is nothing to resume from"
+    );
+    client.is_quiet().await;
+    stage.world().broken.clear();
+    let good = unread(&mut client, "u").await;
+    assert_eq!((&good["kind"], &good["version"], &good["total"]), (&json!("SNAPSHOT"), &json!("1-1"), &json!(1)));
+    assert_eq!(good["changed"], json!([{ "unread": 1, "dialog": null }]), "nothing of it is lost");
+    client.is_quiet().await;
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ use super::{
     protocol::{Action, Input, Operation, Protocol, Refusal},
     renewal::renew,
     seats::Seat,
-    wire::{Event, Wire},
+    wire::{Event, Wire, Written},
 };
 use crate::{
     error::{Code, Error, Rejected},
@@ -40,7 +40,7 @@ use crate::{
     viewer::Viewer,
 };
 
-/// How long a client may take nothing of what is written.
+/// How long a client may take nothing of what is written, not a byte of it.
 pub const STUCK_MAX: Duration = Duration::from_secs(30);
 /// How long it may take to find out who a client is.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,6 +53,8 @@ pub struct Client {
     pub address: IpAddr,
     /// The token of the request that opened the socket.
     pub header_token: Option<Token>,
+    /// What its connection has taken.
+    pub written: Written,
 }
 
 /// A client that was let in.
@@ -84,7 +86,7 @@ impl Driver {
     pub fn new(sockets: Sockets, socket: WebSocket, anonymous: OwnedSemaphorePermit, client: Client) -> Self {
         Self {
             sockets,
-            wire: Wire::new(socket),
+            wire: Wire::new(socket, client.written.clone()),
             protocol: Protocol::new(client.dialect, Instant::now()),
             client,
             operations: Operations::default(),
@@ -139,7 +141,7 @@ impl Driver {
             answer = optional(self.authentication.as_mut()) => self.authenticated(answer),
             () = over(session) => self.handle(Input::Revoked),
             () = at(timer_at) => self.timer(),
-            () = at(stuck_at) => self.handle(Input::Stalled),
+            () = at(stuck_at) => self.stalled(),
             () = at(self.restart_at) => self.handle(Input::Restart),
             () = self.sockets.stopping(), if !restarting => {
                 self.restart_at = Some(self.sockets.turn());
@@ -180,6 +182,14 @@ impl Driver {
             }
         }
         self.handle(Input::Timer)
+    }
+
+    /// A part of a message may have been taken since it was looked at last.
+    fn stalled(&mut self) -> Step {
+        match self.wire.stuck_since() {
+            Some(since) if since.elapsed() >= STUCK_MAX => self.handle(Input::Stalled),
+            _ => Step::On,
+        }
     }
 
     fn handle(&mut self, input: Input<'_>) -> Step {

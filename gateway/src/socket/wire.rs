@@ -4,6 +4,10 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -25,6 +29,22 @@ const WAITING_MAX: usize = 16;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the connection is kept for a client whose frames cannot be read any more, so that it hears the reason.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// How many bytes a connection has taken. The server counts and puts it into the extensions of the connection's requests; all
+/// clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Written(Arc<AtomicU64>);
+
+impl Written {
+    /// So many more.
+    pub fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// What the wire has to say.
 #[derive(Debug)]
@@ -53,13 +73,36 @@ pub struct Wire {
     waiting: VecDeque<Message>,
     unflushed: bool,
     unreadable: bool,
-    moved_at: Instant,
+    moved: Moved,
+}
+
+/// When a connection took something last.
+struct Moved {
+    written: Written,
+    seen: u64,
+    at: Instant,
+}
+
+impl Moved {
+    fn new(written: Written) -> Self {
+        Self { seen: written.get(), written, at: Instant::now() }
+    }
+
+    /// As far as is known now.
+    fn at(&mut self) -> Instant {
+        let written = self.written.get();
+        if self.seen != written {
+            (self.seen, self.at) = (written, Instant::now());
+        }
+        self.at
+    }
 }
 
 impl Wire {
-    /// Over a socket that was just opened.
-    pub fn new(socket: WebSocket) -> Self {
-        Self { socket, waiting: VecDeque::new(), unflushed: false, unreadable: false, moved_at: Instant::now() }
+    /// Over a socket that was just opened, whose connection counts there.
+    pub fn new(socket: WebSocket, written: Written) -> Self {
+        let moved = Moved::new(written);
+        Self { socket, waiting: VecDeque::new(), unflushed: false, unreadable: false, moved }
     }
 
     /// Has a text written.
@@ -77,9 +120,9 @@ impl Wire {
         self.unflushed || !self.waiting.is_empty()
     }
 
-    /// Since when what is to be written does not move.
-    pub fn stuck_since(&self) -> Option<Instant> {
-        self.is_busy().then_some(self.moved_at)
+    /// Since when what is to be written does not move, as far as is known now: the client takes nothing, not even a part.
+    pub fn stuck_since(&mut self) -> Option<Instant> {
+        self.is_busy().then(|| self.moved.at())
     }
 
     /// What happens next. Dropped while it waits, it loses nothing.
@@ -89,7 +132,7 @@ impl Wire {
 
     fn queue(&mut self, message: Message) {
         if !self.is_busy() {
-            self.moved_at = Instant::now();
+            self.moved.at = Instant::now();
         }
         self.waiting.push_back(message);
     }
@@ -122,7 +165,7 @@ impl Wire {
             ready!(self.socket.poll_ready_unpin(context))?;
             if let Some(message) = self.waiting.pop_front() {
                 self.unflushed = true;
-                self.moved_at = Instant::now();
+                self.moved.at = Instant::now();
                 self.socket.start_send_unpin(message)?;
             }
         }
@@ -165,5 +208,24 @@ pub fn broken(error: &(dyn std::error::Error + 'static)) -> Event {
         Some(SocketError::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => Event::Gone,
         Some(SocketError::Protocol(_) | SocketError::AttackAttempt) => Event::Malformed,
         _ => Event::Gone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_moves_with_every_byte_that_it_takes() {
+        let (written, begun) = (Written::default(), Instant::now());
+        let mut moved = Moved::new(written.clone());
+        advance(Duration::from_secs(20)).await;
+        assert_eq!(moved.at(), begun);
+        written.add(1);
+        assert_eq!(moved.at(), begun + Duration::from_secs(20));
+        advance(Duration::from_secs(20)).await;
+        assert_eq!(moved.at(), begun + Duration::from_secs(20), "nothing more was taken");
     }
 }

@@ -24,6 +24,8 @@ const KEPT_MAX: usize = 512;
 /// A dialog with at least one live stream.
 #[derive(Debug)]
 pub struct Entry {
+    /// The dialog service's, as far as it was told. It rises where its data was restored.
+    epoch: Option<i64>,
     heard: Option<i64>,
     /// Events are missing, and every stream knows it.
     skipped: bool,
@@ -84,6 +86,7 @@ impl Entry {
     /// A dialog without streams. `bound`: how many messages a stream may be owed.
     pub fn new(bound: usize) -> Self {
         Self {
+            epoch: None,
             heard: None,
             skipped: false,
             subscribers: HashMap::new(),
@@ -102,6 +105,7 @@ impl Entry {
 
     /// What a new stream has missed.
     pub fn open(&mut self, id: u64, missed: Missed) {
+        self.learn(missed.head);
         if self.heard.is_none() {
             // The answer is the first to say where the dialog is; from there on no event may be missing.
             let head = missed.head.number;
@@ -111,6 +115,21 @@ impl Entry {
         let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
         let settled = subscriber.open(missed, self.heard);
         settled.into_iter().for_each(|message| release(&mut self.owed, message));
+    }
+
+    /// In a new epoch versions begin anew, maybe below what was heard: all that streams know is of before.
+    fn learn(&mut self, head: Version) {
+        if self.epoch.is_some_and(|epoch| epoch < head.epoch) {
+            self.heard = Some(head.number);
+            for subscriber in self.subscribers.values_mut() {
+                if let State::Live { epoch, base } = &mut subscriber.state {
+                    (*epoch, *base) = (head.epoch, head.number);
+                    reset(&mut self.owed, subscriber);
+                }
+            }
+            self.forget_unowed();
+        }
+        self.epoch = self.epoch.max(Some(head.epoch));
     }
 
     /// Removes a stream. `true`: it was the last, and this entry can go.
@@ -210,6 +229,7 @@ impl Entry {
     /// told to look, and what was asked is still wanted.
     pub fn answered(&mut self, question: &Question, answer: Answer) -> bool {
         let asked_at = self.fetching.take().unwrap_or_default();
+        self.learn(answer.head);
         let members: Arc<BTreeMap<_, _>> =
             Arc::new(question.users.iter().map(|user| (*user, answer.members.contains(user))).collect());
         let mut found: HashMap<_, _> =

@@ -154,6 +154,28 @@ fn replayed(since: Version, messages: Vec<dialog::Message>, reset: bool) -> Vec<
 }
 
 #[test]
+fn after_the_dialog_service_was_restored_every_stream_loads_the_history_again_and_goes_on() {
+    let mut entry = at_five(1000);
+    entry.hear(sent(6));
+    answer(&mut entry, Version::new(1, 6));
+    assert_eq!(given(&mut entry), (Kind::Sent, "1-6".to_owned()));
+    entry.hear(sent(3));
+    assert_eq!(entry.take(1), Next::Wait, "it is below what was heard, and nobody knows yet why");
+    entry.register(2, user(1), Wake::new());
+    entry.open(2, Missed { since: None, head: Version::new(2, 3), messages: Vec::new(), reset: false });
+    assert_eq!(given(&mut entry), (Kind::Reset, "2-3".to_owned()), "a version that there is");
+    assert!(matches!(entry.take(2), Next::Frame(frame) if frame.version == Version::new(2, 3)));
+    entry.hear(sent(4));
+    answer(&mut entry, Version::new(2, 4));
+    assert_eq!(given(&mut entry), (Kind::Sent, "2-4".to_owned()));
+    assert!(matches!(entry.take(2), Next::Frame(_)));
+    entry.hear(sent(5));
+    answer(&mut entry, Version::new(3, 1));
+    assert_eq!(given(&mut entry), (Kind::Reset, "3-1".to_owned()), "an answer tells it too");
+    assert_eq!((entry.take(1), entry.wants(), entry.owed()), (Next::Wait, false, 0));
+}
+
+#[test]
 fn a_replay_tells_the_newest_state_of_each_message_by_version() {
     let messages = || {
         vec![

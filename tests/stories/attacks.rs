@@ -186,8 +186,8 @@ fn print(lines: &[Line], times: usize) {
 /// first was closed.
 async fn silence(app: &App, count: usize) -> (usize, usize, Duration) {
     let open = |_: usize| async {
-        let opened = Device::try_open(&app.url, "graphql-transport-ws").await;
         let begun = Instant::now();
+        let opened = Device::try_open(&app.url, "graphql-transport-ws").await;
         match opened {
             Ok(mut device) => Some(tokio::spawn(async move { (device.closed().await.0, begun.elapsed()) })),
             Err(Error::Http(answer)) if answer.status() == 503 => None,
@@ -216,7 +216,7 @@ async fn what_is_sent_to_hurt_is_refused_before_anything_is_done_for_it() {
     for _ in ["to warm up", "to be measured"] {
         lines = target.suffer(&attacks, times).await;
         let (sockets, refused, first) = silence(&target.app, count).await;
-        assert!(first >= Duration::from_millis(2_900), "{first:?}");
+        assert!(first >= Duration::from_secs(3), "{first:?}");
         assert!(sockets >= ANONYMOUS_MAX.parse::<usize>().unwrap().min(count), "{sockets} were let in");
         println!("of {count} silent sockets {sockets} were closed with 4408, {refused} refused with 503; none is left");
         resident.push(target.app.resident());

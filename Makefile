@@ -9,7 +9,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests bench-latency bench-sockets stack stack-down test-stack env up down logs
+.PHONY: help run test test-browser screenshots test-clients test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks bench-latency bench-sockets stack stack-down test-stack env up down logs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +93,9 @@ engine-tests:
 bench-latency: engines ## from a send to the frame on the other gateway, on a release build and real engines
 	set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
 	$(CARGO) test $(LOCKED) --release --workspace --test stories -- --nocapture engines::from_a_send
+
+attacks: ## what is sent to hurt, each ATTACKS (100) times against an optimised process: its refusal, its time, and the memory
+	@CARGO="$(CARGO)" bench/attacks $(LOCKED)
 
 bench-sockets: ## 10,000 sockets against one optimised process: memory for each, and what those who leave leave behind
 	@CARGO="$(CARGO)" bench/sockets $(LOCKED)

@@ -113,6 +113,7 @@ impl Documents {
         given: &Variables,
     ) -> Result<(Operation, Variables, usize), Rejected> {
         scan::check(text)?;
+        metrics::counter!("gateway_documents_parsed_total").increment(1);
         let whole = parse_query(text).map_err(unparsed)?;
         let measure = limits::check(&whole, name, self.introspection)?;
         let mut document = select(&whole, name)?;

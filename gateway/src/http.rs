@@ -169,7 +169,10 @@ impl Door {
             }
             (_, Accepted::Stream(format)) => {
                 let executed = self.pipeline.execute(&admitted, head.asker.viewer, head.call).await;
-                stream::whole(format, &Executed::Answered(executed))
+                match Rejected::limited(&executed) {
+                    Some(limited) => stream::rejected(accepted, limited),
+                    None => stream::whole(format, &Executed::Answered(executed)),
+                }
             }
         }
     }

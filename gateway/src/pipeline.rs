@@ -195,6 +195,7 @@ impl Pipeline {
     }
 
     async fn run(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call) -> Response {
+        metrics::counter!("gateway_operations_total", "operation" => admitted.kind().to_string()).increment(1);
         let (turn, request_id) = (Turn::default(), call.request_id.clone());
         let deadline = Instant::now() + self.limit;
         let request = self.request(admitted, viewer, call.with_deadline(deadline - ANSWER), &turn);

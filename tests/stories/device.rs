@@ -4,7 +4,7 @@ use std::{collections::HashMap, collections::VecDeque, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
@@ -62,6 +62,12 @@ impl Device {
 
     pub async fn say(&mut self, message: Value) {
         self.socket.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    /// The head of a text frame of so many bytes, and none of them.
+    pub async fn announce(&mut self, bytes: u64) {
+        let head = [&[0x81, 0xff][..], &bytes.to_be_bytes(), &[0; 4]].concat();
+        self.socket.get_mut().write_all(&head).await.unwrap();
     }
 
     pub async fn say_raw(&mut self, message: Message) {

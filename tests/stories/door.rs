@@ -1,15 +1,9 @@
 //! The ports of the real program: what every answer carries, and what they do with more than they take.
 
-use std::time::Duration;
-
 use reqwest::header::HeaderMap;
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
-use crate::{app::App, person::Person};
+use crate::{app::App, person::Person, raw};
 
 #[track_caller]
 fn guarded(headers: &HeaderMap, of: &str) {
@@ -40,13 +34,7 @@ async fn every_answer_of_both_ports_says_how_it_is_to_be_handled() {
 
 /// What comes back on a connection of its own until it is closed.
 async fn answer(address: &str, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(address.trim_start_matches("http://")).await.unwrap();
-    // The program may close before it has read everything.
-    let _refused = stream.write_all(bytes).await;
-    let mut text = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut text)).await;
-    let _cut_off = read.expect("closed within ten seconds");
-    String::from_utf8_lossy(&text).into_owned()
+    raw::say(address, [bytes]).await.text
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{app::App, device::Device, person::Person, place::Place, stack::Stack};
 
-const LOGIN: &str = "mutation($input: LoginInput!) { login(input: $input) { accessToken } }";
+pub const LOGIN: &str = "mutation($input: LoginInput!) { login(input: $input) { accessToken } }";
 
 fn login(place: &Place, login: &str) -> RequestBuilder {
     let body = json!({"query": LOGIN, "variables": {"input": {"login": format!("{login}{}", place.suffix), "password": "wrong"}}});

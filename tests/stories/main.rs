@@ -9,12 +9,15 @@
 )]
 
 mod app;
+mod attacks;
+mod attacks_table;
 mod bad_input;
 mod balancer;
 mod bounds;
 mod cache;
 mod calls;
 mod calls_table;
+mod codes;
 mod cost;
 mod device;
 mod door;
@@ -31,6 +34,7 @@ mod old_protocol;
 mod oracle;
 mod person;
 mod place;
+mod raw;
 mod rights;
 mod rights_table;
 mod secrets;

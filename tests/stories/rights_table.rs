@@ -45,6 +45,7 @@ pub enum Outcome {
 use Outcome::{Data, NotFound, Null, SignIn, Token};
 
 /// What a document speaks of.
+#[derive(Clone)]
 pub struct Scene {
     pub dialog: String,
     pub message: String,

@@ -73,7 +73,7 @@ fn key_file(folder: &Path) -> std::path::PathBuf {
 }
 
 /// How many sockets there may be: both ends of each are on this machine, each in a process of its own.
-fn most(wanted: usize) -> usize {
+pub fn most(wanted: usize) -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let soft: usize = line.split_whitespace().nth(3).unwrap().parse().unwrap_or(usize::MAX);
@@ -84,7 +84,8 @@ fn most(wanted: usize) -> usize {
     most
 }
 
-async fn are_gone(app: &App, within: Duration) {
+/// No socket, stream or person of a socket is left, soon.
+pub async fn are_gone(app: &App, within: Duration) {
     let begun = Instant::now();
     loop {
         let mut left = 0.0;

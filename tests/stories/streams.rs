@@ -7,17 +7,38 @@ use serde_json::{Value, json};
 
 use crate::{app::App, device::UNREAD, person::Person};
 
-const EVENTS: &str = "text/event-stream";
+/// Server-sent events, and nothing else.
+pub const EVENTS: &str = "text/event-stream";
 const PARTS: &str = "multipart/mixed;boundary=\"graphql\";subscriptionSpec=1.0,application/json";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A stream of a person's counters.
-struct Stream {
+/// An answer as it comes.
+pub struct Stream {
     answer: Response,
     text: String,
 }
 
 impl Stream {
+    fn of(answer: Response) -> Self {
+        Self { answer, text: String::new() }
+    }
+
+    /// The first result, as an event, a part or the whole body; null where there is none. Nothing more is read.
+    pub async fn first(answer: Response) -> Value {
+        let kind = answer.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
+        let mut stream = Self::of(answer);
+        if kind.starts_with(EVENTS) {
+            assert_eq!(stream.line("event: ").await.as_deref(), Some("next"));
+            return serde_json::from_str(&stream.line("data: ").await.expect("a result")).unwrap();
+        }
+        if kind.starts_with("multipart/mixed") {
+            assert_eq!(stream.line("{").await.as_deref(), Some("}"), "a heartbeat comes first");
+            return stream.part().await.expect("a result")["payload"].take();
+        }
+        stream.answer.json().await.unwrap_or_default()
+    }
+
+    /// A stream of a person's counters.
     async fn open(person: &Person, accept: &str, last: Option<&str>) -> Self {
         let mut request = person.http.post(format!("{}/graphql", person.url)).bearer_auth(&person.token);
         if let Some(last) = last {
@@ -25,7 +46,7 @@ impl Stream {
         }
         let answer = request.header("accept", accept).json(&json!({ "query": UNREAD })).send().await.unwrap();
         assert_eq!(answer.status(), 200);
-        Self { answer, text: String::new() }
+        Self::of(answer)
     }
 
     /// The next line that begins so, without it; `None` where the stream has ended.

@@ -107,11 +107,12 @@ async fn an_address_signs_in_so_often_by_whatever_door() {
     for field in [register, refresh, &login("a", "bob")] {
         is_limited(&from(&fixture, "192.0.2.1", &mutation(&[field.to_owned()])).await);
     }
-    let media = "application/graphql-response+json";
-    let body = mutation(&[login("a", "bob")]).to_string();
-    let request = post(&body).header("accept", media).header("x-forwarded-for", "192.0.2.1");
-    let request = request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([10, 0, 0, 1], 1))));
-    is_limited(&fixture.send(request.body(Body::from(body)).expect("a request")).await);
+    for media in ["application/graphql-response+json", "text/event-stream", "multipart/mixed;subscriptionSpec=1.0"] {
+        let body = mutation(&[login("a", "bob")]).to_string();
+        let request = post(&body).header("accept", media).header("x-forwarded-for", "192.0.2.1");
+        let request = request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([10, 0, 0, 1], 1))));
+        is_limited(&fixture.send(request.body(Body::from(body)).expect("a request")).await);
+    }
     assert_eq!(from(&fixture, "192.0.2.2", &mutation(&[refresh.to_owned()])).await.code(), "UNAUTHENTICATED");
 }
 

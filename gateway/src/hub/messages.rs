@@ -19,9 +19,13 @@ use std::{
 use entry::{Answer, Entry, Next, Question};
 use frame::{Event, Frame};
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use prost::Message;
 use proto::{DialogId, MessageId, UserId, dialog};
 use subscriber::Missed;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use wake::Wake;
 
@@ -35,6 +39,10 @@ const QUESTIONS: usize = 16;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What all streams together may hold of messages that they replay, in kB. Who comes when there is no more is told to load
+/// the history.
+const REPLAYS_MAX_KB: usize = 128 * 1024;
+
 /// The streams of all dialogs of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Hub(Arc<Shared>);
@@ -43,6 +51,7 @@ struct Shared {
     state: Mutex<State>,
     wanted: Notify,
     service: Service,
+    replays: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -62,7 +71,8 @@ struct Dialog {
 impl Hub {
     /// Without streams. Live messages are asked with the service token.
     pub fn new(service: Service) -> Self {
-        Self(Arc::new(Shared { state: Mutex::default(), wanted: Notify::new(), service }))
+        let replays = Arc::new(Semaphore::new(REPLAYS_MAX_KB));
+        Self(Arc::new(Shared { state: Mutex::default(), wanted: Notify::new(), service, replays }))
     }
 
     /// A new stream of a dialog for a person who knows `since`. While the dialog service is away, it is asked again.
@@ -75,7 +85,7 @@ impl Hub {
         dialog: DialogId,
         since: Option<Version>,
     ) -> Result<Subscription, Error> {
-        let subscription = self.register(person.user, dialog);
+        let mut subscription = self.register(person.user, dialog);
         let request = dialog::MessagesSinceRequest { dialog_id: dialog.bytes(), since: since.map(Version::into) };
         let reply = persistently(|| {
             let call = person.call(PATIENCE);
@@ -85,7 +95,12 @@ impl Hub {
         });
         let reply = reply.await?.into_inner();
         let head = reply.head.ok_or_else(|| Error::internal("missed messages without a version"))?;
-        let missed = Missed { since, head: head.into(), messages: reply.messages, reset: reply.reset };
+        let size_bytes: usize = reply.messages.iter().map(Message::encoded_len).sum();
+        let size_kb = u32::try_from(size_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        subscription.replay = self.0.replays.clone().try_acquire_many_owned(size_kb).ok();
+        let messages = if subscription.replay.is_some() { reply.messages } else { Vec::new() };
+        let reset = reply.reset || subscription.replay.is_none();
+        let missed = Missed { since, head: head.into(), messages, reset };
         if let Some(Dialog { entry, .. }) = self.state().dialogs.get_mut(&dialog) {
             entry.open(subscription.id, missed);
         }
@@ -100,7 +115,7 @@ impl Hub {
         let new = || Dialog { entry: Entry::new(OWED_MAX), life: id, _counted: Counted::new("gateway_hub_dialogs") };
         state.dialogs.entry(dialog).or_insert_with(new).entry.register(id, user, wake.clone());
         drop(state);
-        Subscription { hub: self.clone(), dialog, id, wake }
+        Subscription { hub: self.clone(), dialog, id, wake, replay: None }
     }
 
     /// An event of the log.
@@ -146,6 +161,19 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// As if other streams held all of it, until dropped.
+    #[cfg(test)]
+    pub fn without_room(&self) -> OwnedSemaphorePermit {
+        let all = u32::try_from(REPLAYS_MAX_KB).expect("a small number");
+        self.0.replays.clone().try_acquire_many_owned(all).expect("nothing is held")
+    }
+
+    /// Whether no stream holds anything of it.
+    #[cfg(test)]
+    pub fn has_room(&self) -> bool {
+        self.0.replays.available_permits() == REPLAYS_MAX_KB
     }
 
     fn question(&self) -> Option<(DialogId, u64, Question)> {
@@ -224,17 +252,23 @@ pub struct Subscription {
     dialog: DialogId,
     id: u64,
     wake: Wake,
+    /// Room for what it replays, until it has given all of it.
+    replay: Option<OwnedSemaphorePermit>,
 }
 
 impl Subscription {
     /// The next frame; `None` when the person has left the dialog. Dropped while it waits, it loses nothing.
     pub async fn next(&mut self) -> Option<Frame> {
-        let next = || match self.hub.take(self.dialog, self.id) {
+        let Self { hub, dialog, id, wake, replay } = self;
+        let next = || match hub.take(*dialog, *id) {
             Next::Frame(frame) => Some(Some(frame)),
             Next::Over => Some(None),
-            Next::Wait => None,
+            Next::Wait => {
+                *replay = None;
+                None
+            }
         };
-        self.wake.next(next).await
+        wake.next(next).await
     }
 
     /// The last frame could not be shown: a RESET comes in its place.

@@ -288,6 +288,25 @@ async fn a_reader_that_comes_back_is_told_what_it_has_missed() {
 }
 
 #[tokio::test]
+async fn where_too_much_is_replayed_already_a_reader_loads_the_history_instead() {
+    let stage = Stage::start().await;
+    let talk = Talk::begin(&stage);
+    talk.store(&stage, MessageId::now(), Status::Committed);
+    let back = async |since: &str| {
+        let mut bob = stage.sign_in(talk.bob).await;
+        stage.world().caller = Some(talk.bob);
+        bob.subscribe("s", MESSAGES, json!({ "id": talk.id.to_string(), "since": since })).await;
+        message(&mut bob, "s").await["kind"].clone()
+    };
+    let held = stage.app.reader.hubs.messages.without_room();
+    assert_eq!((back("0").await, back("1-5").await), (json!("RESET"), json!("CURRENT")));
+    drop(held);
+    assert_eq!(back("0").await, "COMMITTED");
+    let all_is_given = || async { stage.app.reader.hubs.messages.has_room() };
+    testkit::eventually("what was replayed is let go", all_is_given).await;
+}
+
+#[tokio::test]
 async fn strangers_find_nothing_and_who_leaves_is_told_that_it_is_over() {
     let stage = Stage::start().await;
     let talk = Talk::begin(&stage);

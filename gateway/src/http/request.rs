@@ -20,6 +20,9 @@ use crate::{
 /// The most operations of a batch.
 pub const BATCH_MAX: usize = 10;
 
+/// Lists and objects inside each other in a body: what the parser of variables follows.
+const NESTING_MAX: usize = 128;
+
 /// What a body asks.
 #[derive(Debug)]
 pub enum Asked {
@@ -50,6 +53,9 @@ struct Fields<'a> {
 /// # Errors
 /// BAD_REQUEST for what has the wrong shape, LIMIT_EXCEEDED for a batch or variables over their bounds.
 pub fn parse(body: &[u8]) -> Result<Asked, Error> {
+    if nests_too_deep(body) {
+        return Err(bad(format!("the body has more than {NESTING_MAX} lists and objects inside each other")));
+    }
     let raw: &RawValue = serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
     match raw.get().as_bytes().first() {
         Some(b'{') => Ok(Asked::One(operation(raw)?)),
@@ -63,6 +69,27 @@ pub fn parse(body: &[u8]) -> Result<Asked, Error> {
         }
         _ => Err(bad("the body must be an object, or a list of objects")),
     }
+}
+
+/// Found before anything is read, since what is not looked into is read at any depth.
+fn nests_too_deep(body: &[u8]) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => {
+                depth += 1;
+                if depth > NESTING_MAX {
+                    return true;
+                }
+            }
+            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
 }
 
 fn operation(raw: &RawValue) -> Result<Incoming, Error> {
@@ -192,7 +219,19 @@ mod tests {
         }
         assert_eq!(parse(b"{\"query\": \"\xff\"}").expect_err("not UTF-8").code(), Code::BadRequest);
         let deep = format!(r#"{{"query": "a", "variables": {{"x": {}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(refused(&deep).0, Code::BadRequest);
+        assert_eq!(
+            refused(&deep),
+            (Code::BadRequest, "the body has more than 128 lists and objects inside each other".to_owned())
+        );
+    }
+
+    #[test]
+    fn brackets_count_where_they_nest_and_not_in_texts() {
+        let nested =
+            |depth: usize| format!(r#"{{"query": "a", "z": {}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
+        one(&nested(NESTING_MAX));
+        assert_eq!(refused(&nested(NESTING_MAX + 1)).0, Code::BadRequest);
+        one(&format!(r#"{{"query": "a \\\" {}", "z": [{}[]]}}"#, "{[".repeat(500), "[{}],".repeat(500)));
     }
 
     #[test]

@@ -128,7 +128,7 @@ async fn start(
     let direct_url = settings.database_direct_url.as_deref();
     let db = engine::open("DATABASE_URL", &settings.database_url, direct_url, migrations).await?;
     let outboxes = [(name, &db)];
-    let log = engine::log(Some(&settings.peer.kafka_url), settings.instance.as_deref(), &outboxes)?;
+    let log = engine::log(Some(&settings.peer.kafka_url), settings.instance.as_deref(), &outboxes, &[])?;
     engine::carry(&mut process, &log, &outboxes);
     tracing::info!(role = name, address = %listener.local_addr()?, "the service listens");
     Ok(Ready { process, listener, db, log, token })

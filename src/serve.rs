@@ -39,14 +39,13 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let listener = listen("LISTEN", settings.listen).await?;
     let (mut process, ops_address) = Process::start(settings.ops_listen).await?;
     let [auth_db, dialog_db, counter_db] = databases(&settings.data_dir, &settings.databases).await?;
-    // Dead letters are for people: nothing here reads them.
     let outboxes = [
         (topic::AUTH, &auth_db),
         (topic::DIALOG, &dialog_db),
         (topic::COUNTER, &counter_db),
         (topic::UNREAD, &counter_db),
     ];
-    let log = engine::log(settings.log.kafka_url.as_deref(), None, &outboxes)?;
+    let log = engine::log(settings.log.kafka_url.as_deref(), None, &outboxes, &[&dialog_db, &counter_db])?;
     let databases = [("auth", &auth_db), ("dialog", &dialog_db), ("counter", &counter_db)];
     engine::carry(&mut process, &log, &databases);
 

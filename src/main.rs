@@ -2,6 +2,7 @@
 //! hands each what it needs.
 
 mod connections;
+mod descriptors;
 mod engine;
 mod healthcheck;
 mod http;
@@ -64,7 +65,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// A wrong setting is one clear line and exit code 2.
 /// Does the work. What other threads still wait for then, a name that nobody resolves, is not waited for: whatever has to
 /// end in good order is awaited by the work.
 fn to_its_end<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
@@ -74,6 +74,7 @@ fn to_its_end<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
     Ok(outcome)
 }
 
+/// A wrong setting is one clear line and exit code 2.
 #[expect(clippy::print_stderr, reason = "the one line that a person who starts the program reads")]
 fn refuse(why: &str) -> ExitCode {
     let line = why.lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");

@@ -11,9 +11,7 @@ use proto::Peer;
 use tokio::net::TcpListener;
 
 use crate::{
-    engine,
-    http::Bounds,
-    peer,
+    engine, peer,
     process::{Process, listen},
     settings::{self, PeerRole},
     wiring,
@@ -109,7 +107,7 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
     let peers = Peers::new(auth, dialog, counter).resilient(settings.gateway.upstream.resilience(true));
     let app = wiring::gateway(&mut process, told, peers, guard, &token, &log);
     tracing::info!(address = %listener.local_addr()?, "the gateway listens");
-    let bounds = Bounds { connections: settings.gateway.max_connections, ..Bounds::SERVICE };
+    let bounds = process.bounds(settings.gateway.max_connections);
     process.serve_http(listener, app.router(), bounds);
     process.until_stopped(&[], settings.peer.drain_window).await
 }

@@ -16,9 +16,7 @@ use telemetry::grpc::server_layer;
 use tower::Layer;
 
 use crate::{
-    engine,
-    http::Bounds,
-    keygen,
+    engine, keygen,
     process::{Process, listen},
     settings::{Databases, Serve},
     wiring,
@@ -80,7 +78,7 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let peers = Peers::new(auth_peer, dialog_peer, counter_peer).resilient(resilience);
     let gateway = wiring::gateway(&mut process, gateway_settings, peers, guard, &token, &log);
     let address = listener.local_addr()?;
-    let bounds = Bounds { connections: settings.gateway.max_connections, ..Bounds::SERVICE };
+    let bounds = process.bounds(settings.gateway.max_connections);
     process.serve_http(listener, gateway.router(), bounds);
     welcome(&settings, introspection, (address, ops_address));
     process.until_stopped(&[&auth_db, &dialog_db, &counter_db], settings.drain_window).await

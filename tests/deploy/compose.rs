@@ -9,7 +9,7 @@ use crate::files::{Files, environment, port, role, strings};
 type Fits = fn(&Value) -> bool;
 
 /// The keys of a service that are used here, and what stands there: a compose file that needs another one adds it.
-const KEYS: [(&str, Fits); 22] = [
+const KEYS: [(&str, Fits); 23] = [
     ("build", Value::is_object),
     ("cap_drop", Value::is_array),
     ("command", Value::is_array),
@@ -30,6 +30,7 @@ const KEYS: [(&str, Fits); 22] = [
     ("stop_grace_period", Value::is_string),
     ("stop_signal", Value::is_string),
     ("tmpfs", Value::is_array),
+    ("ulimits", Value::is_object),
     ("user", Value::is_string),
     ("volumes", Value::is_array),
 ];

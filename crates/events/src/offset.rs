@@ -7,7 +7,9 @@ use crate::Record;
 
 /// A consumer stopped for good: applying on would count from the wrong place. An operator decides.
 #[derive(Debug, thiserror::Error)]
-#[error("{consumer} stopped at {topic}/{partition} before offset {next}: {why}; to go on: rebuild")]
+#[error(
+    "{consumer} stopped at {topic}/{partition} before offset {next}: {why}; restore the log or the database so that they fit, and start it again"
+)]
 pub struct Stopped {
     /// Who.
     pub consumer: &'static str,

@@ -111,7 +111,10 @@ impl Local {
 
     /// Registers a durable consumer, so that pruning waits for it.
     pub(crate) fn register(&self, consumer: &'static str, topic: &'static str, db: &Db) {
-        self.cursors().push(Cursor { consumer, topic, db: db.clone() });
+        let mut cursors = self.cursors();
+        if !cursors.iter().any(|cursor| (cursor.consumer, cursor.topic) == (consumer, topic)) {
+            cursors.push(Cursor { consumer, topic, db: db.clone() });
+        }
     }
 
     fn cursors(&self) -> std::sync::MutexGuard<'_, Vec<Cursor>> {

@@ -139,6 +139,26 @@ pub fn confined(files: &Files) -> Vec<String> {
     wrong
 }
 
+/// Whoever has clients may have them open, and makes no more threads than it may.
+pub fn roomy(files: &Files) -> Vec<String> {
+    /// A gateway's connections by default, and what else it has open; the balancer's take two each.
+    const OPEN: u64 = 20_000;
+    let services = files.services();
+    let mut wrong = Vec::new();
+    for (name, service) in services.iter().filter(|(name, of)| *name == "balancer" || role(of) == Some("gateway")) {
+        let open = service["ulimits"]["nofile"]["soft"].as_u64().unwrap_or_default();
+        if open < OPEN {
+            wrong.push(format!("{name}: it may open {open} files"));
+        }
+    }
+    let threads = files.text("deploy/haproxy.cfg").lines().find_map(|line| line.trim().strip_prefix("nbthread "));
+    let threads = threads.and_then(|threads| threads.parse().ok()).unwrap_or(u64::MAX);
+    if services["balancer"]["pids_limit"].as_u64().is_none_or(|allowed| threads >= allowed) {
+        wrong.push(format!("balancer: {threads} threads"));
+    }
+    wrong
+}
+
 /// What can be reached from outside, and from where.
 pub fn published(files: &Files) -> Vec<String> {
     let mut wrong = Vec::new();

@@ -131,6 +131,8 @@ impl Tail {
     /// Assigns every partition at its place, after a look where the log begins and ends: at its end where we have not been
     /// yet, at its beginning where ours is no longer in it.
     async fn align(&mut self) -> Result<(), Error> {
+        // A question would wait behind what is being fetched, half a second each.
+        self.client.unassign()?;
         let (client, places) = (self.client.shared(), self.next.keys().copied().collect::<Vec<_>>());
         let bounds = blocking(move || {
             places.iter().map(|(topic, partition)| client.fetch_watermarks(topic, *partition, PATIENCE)).collect()

@@ -6,7 +6,7 @@ use std::{future::Future, path::Path, time::Duration};
 use anyhow::{Context, bail};
 use counter::Cache;
 use db::{Db, Migrations};
-use events::{Kafka, Local, Log, Relay, Topic};
+use events::{Aside, Kafka, Local, Log, Relay, Topic};
 use limit::Limiter;
 use proto::topic;
 use telemetry::{Readiness, readiness::Component};
@@ -25,12 +25,15 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Parts of a topic: as many instances of a role as can share its work.
 const PARTITIONS: i32 = 12;
 
+/// How long dead letters stay, wherever they are.
+const DEAD_KEEP: Duration = DAY.saturating_mul(30);
+
 /// Every topic, as `tidings migrate` makes it.
 pub fn topics() -> Vec<Topic> {
     let topic = |name, days| Topic { name, partitions: PARTITIONS, retention: DAY * days };
     let mut topics: Vec<Topic> =
         [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD].map(|name| topic(name, 7)).into();
-    topics.push(topic(topic::DEAD, 30));
+    topics.push(Topic { name: topic::DEAD, partitions: PARTITIONS, retention: DEAD_KEEP });
     topics
 }
 
@@ -108,17 +111,25 @@ async fn pause(setting: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The log: outboxes of this process, or Kafka.
+/// The log: outboxes of this process, of which some have dead letters, or Kafka.
 ///
 /// # Errors
 /// Where databases and log do not go together, or the URL is none.
-pub fn log(kafka_url: Option<&str>, instance: Option<&str>, outboxes: &[(&'static str, &Db)]) -> anyhow::Result<Log> {
+pub fn log(
+    kafka_url: Option<&str>,
+    instance: Option<&str>,
+    outboxes: &[(&'static str, &Db)],
+    with_dead_letters: &[&Db],
+) -> anyhow::Result<Log> {
     let sqlite = outboxes.iter().filter(|(_, db)| db.dialect() == db::Dialect::Sqlite).count();
     match kafka_url {
         Some(url) if sqlite == 0 => Ok(Log::Kafka(Kafka::new(url, instance).context("KAFKA_URL")?)),
         None if sqlite == outboxes.len() => {
             let outboxes = outboxes.iter().map(|(topic, db)| (*topic, (*db).clone()));
-            Ok(Log::Local(Local::new(outboxes.collect())))
+            // Dead letters are for people: nothing here reads them.
+            let dead = with_dead_letters.iter();
+            let dead = dead.map(|db| Aside { topic: topic::DEAD, db: (*db).clone(), keep: DEAD_KEEP });
+            Ok(Log::Local(Local::with_asides(outboxes.collect(), dead.collect())))
         }
         Some(_) => bail!("KAFKA_URL goes with databases at postgres: URLs"),
         None => bail!("databases at postgres: URLs want KAFKA_URL"),
@@ -200,5 +211,39 @@ async fn watch_broker(kafka: Kafka, component: Component, shutdown: Cancellation
             Err(error) => component.degraded(error.to_string()),
         }
         shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use db::query;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn dead_letters_of_one_process_stay_for_thirty_days() {
+        let test = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
+        let Ok(Log::Local(local)) = log(None, None, &[(topic::DIALOG, &test.db)], &[&test.db]) else {
+            panic!("SQLite without Kafka is the local log")
+        };
+        let mut tx = test.db.begin().await.unwrap();
+        for days in [29_i64, 31] {
+            let letter = events::Event {
+                event_id: uuid::Uuid::now_v7(),
+                topic: topic::DEAD,
+                key: "k".to_owned(),
+                version: days,
+                kind: "DeadLetter",
+                payload: Vec::new(),
+                headers: events::Headers::default(),
+            };
+            events::outbox::append(&mut tx, &[letter]).await.unwrap();
+        }
+        let age = query("update outbox set created_at_us = created_at_us - version * 86400000000");
+        age.execute(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(local.prune(DAY).await.unwrap(), 1);
+        let left = query("select version from outbox").one(&test.db).await.unwrap();
+        assert_eq!(left.get::<i64>("version").unwrap(), 29);
     }
 }

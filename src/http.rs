@@ -53,7 +53,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The gateway's port. 20,000 descriptors are what a process has on many systems.
+    /// The gateway's port. Each connection is a descriptor: fewer where the system does not let the process have so many
+    /// ([`crate::descriptors`]).
     pub const SERVICE: Self =
         Self { first_head: Duration::from_secs(10), next_head: Duration::from_secs(75), connections: 19_000 };
     /// The operations port.

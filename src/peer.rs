@@ -34,6 +34,8 @@ pub struct Addresses {
     /// What the balancer knows, with a client for questions about health.
     known: BTreeMap<SocketAddr, HealthClient<Channel>>,
     balanced: BTreeSet<SocketAddr>,
+    /// What could not be resolved, which is told once.
+    unresolved: BTreeSet<String>,
 }
 
 /// The service at these URLs, `http://host:port`, separated by commas; and its addresses, to be watched.
@@ -53,29 +55,50 @@ pub fn at(setting: &'static str, urls: &str) -> anyhow::Result<(Peer, Addresses)
     }
     let (channel, changes) = Channel::balance_channel(64);
     let peer = Peer::new(channel.map_err(|error| TransportError::from(BoxError::from(error))));
-    Ok((peer, Addresses { setting, hosts, changes, known: BTreeMap::new(), balanced: BTreeSet::new() }))
+    let (known, balanced, unresolved) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+    Ok((peer, Addresses { setting, hosts, changes, known, balanced, unresolved }))
 }
 
 impl Addresses {
     /// Keeps the balancer's addresses true, until shut down.
     pub async fn watch(mut self, shutdown: CancellationToken) {
-        loop {
-            if let Err(error) = self.look().await {
-                tracing::warn!(setting = self.setting, %error, "addresses cannot be found");
+        let watching = async {
+            loop {
+                if let Err(error) = self.look().await {
+                    tracing::warn!(setting = self.setting, %error, "addresses cannot be found");
+                }
+                tokio::time::sleep(EVERY).await;
             }
-            if shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
-                return;
+        };
+        shutdown.run_until_cancelled(watching).await;
+    }
+
+    /// The addresses of all names; one that has none costs none of the others.
+    async fn resolve(&mut self) -> anyhow::Result<BTreeSet<SocketAddr>> {
+        let mut found = BTreeSet::new();
+        let answers = futures_util::future::join_all(self.hosts.iter().map(|host| lookup(host))).await;
+        for (host, answer) in self.hosts.iter().zip(answers) {
+            match answer {
+                Ok(addresses) => {
+                    self.unresolved.remove(host);
+                    found.extend(addresses);
+                }
+                Err(error) if self.unresolved.insert(host.clone()) => {
+                    tracing::warn!(setting = self.setting, host, %error, "a name cannot be resolved");
+                }
+                Err(_) => {}
             }
         }
+        if found.is_empty() {
+            bail!("none of {} can be resolved", self.hosts.join(", "));
+        }
+        Ok(found)
     }
 
     /// Resolves the names, asks every address, and tells the balancer. Where none serves, all stay: a call then fails at
     /// once instead of waiting for one.
     async fn look(&mut self) -> anyhow::Result<()> {
-        let mut found = BTreeSet::new();
-        for host in &self.hosts {
-            found.extend(tokio::net::lookup_host(host).await.with_context(|| format!("`{host}` cannot be resolved"))?);
-        }
+        let found = self.resolve().await?;
         self.known.retain(|address, _| found.contains(address));
         for address in &found {
             if !self.known.contains_key(address) {
@@ -97,6 +120,11 @@ impl Addresses {
         self.balanced = wanted;
         Ok(())
     }
+}
+
+/// The addresses of a host.
+async fn lookup(host: &str) -> anyhow::Result<BTreeSet<SocketAddr>> {
+    Ok(timeout(PATIENCE, tokio::net::lookup_host(host)).await.context("nobody answers")??.collect())
 }
 
 fn endpoint(address: SocketAddr) -> anyhow::Result<Endpoint> {
@@ -125,5 +153,31 @@ mod tests {
             let error = at("AUTH_URL", wrong).map(|_| ()).unwrap_err().to_string();
             assert!(error.starts_with("AUTH_URL: ") && !error.contains('\n'), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_gone_takes_its_address_out_and_nothing_else() {
+        let (_peer, mut addresses) = at("AUTH_URL", "http://127.0.0.1:1,http://127.0.0.2:1").unwrap();
+        let balanced = |addresses: &Addresses| addresses.balanced.iter().map(ToString::to_string).collect::<Vec<_>>();
+        addresses.look().await.unwrap();
+        assert_eq!(balanced(&addresses), ["127.0.0.1:1", "127.0.0.2:1"]);
+        // No name is so long: nobody has to be asked.
+        addresses.hosts[0] = format!("{}:1", "a".repeat(300));
+        addresses.look().await.unwrap();
+        assert_eq!(balanced(&addresses), ["127.0.0.2:1"]);
+        addresses.hosts.pop();
+        addresses.look().await.unwrap_err();
+        assert_eq!(balanced(&addresses), ["127.0.0.2:1"], "where nothing is found, all stay");
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_waits_for_nobody_who_is_asked() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (_peer, addresses) = at("AUTH_URL", &format!("http://{}", silent.local_addr().unwrap())).unwrap();
+        let shutdown = CancellationToken::new();
+        let watching = tokio::spawn(addresses.watch(shutdown.clone()));
+        let _asked = silent.accept().await.unwrap();
+        shutdown.cancel();
+        timeout(PATIENCE / 2, watching).await.expect("it ends before its patience does").unwrap();
     }
 }

@@ -24,7 +24,10 @@ use tonic::{
 };
 use tower::Layer;
 
-use crate::http::{self, Bounds};
+use crate::{
+    descriptors,
+    http::{self, Bounds},
+};
 
 /// What the process may take beyond `DRAIN_WINDOW` to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -56,19 +59,22 @@ pub struct Process {
     /// Not ready until everything that has to be is registered: before that, all of it could seem ready.
     start: Component,
     tasks: JoinSet<()>,
+    /// What the system lets it have open.
+    descriptors: u64,
 }
 
 impl Process {
-    /// A process with its operations port, which tells from now on how far it is.
+    /// A process with all the descriptors that it can have and its operations port, which tells from now on how far it is.
     ///
     /// # Errors
     /// Where nothing can listen there.
     pub async fn start(ops: SocketAddr) -> anyhow::Result<(Self, SocketAddr)> {
+        let descriptors = descriptors::raise();
         let listener = listen("OPS_LISTEN", ops).await?;
         let address = listener.local_addr()?;
         let (shutdown, readiness) = (CancellationToken::new(), Readiness::new());
         let start = readiness.register("start");
-        let mut process = Self { shutdown, readiness, start, tasks: JoinSet::new() };
+        let mut process = Self { shutdown, readiness, start, tasks: JoinSet::new(), descriptors };
         process.serve_http(listener, telemetry::ops::router(process.readiness.clone()), Bounds::OPERATIONS);
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
         Ok((process, address))
@@ -83,6 +89,11 @@ impl Process {
                 std::panic::resume_unwind(payload);
             }
         });
+    }
+
+    /// The bounds of the gateway's port: so many connections, or what the system allows.
+    pub fn bounds(&self, connections_max: u32) -> Bounds {
+        Bounds { connections: descriptors::cut(connections_max, self.descriptors), ..Bounds::SERVICE }
     }
 
     /// Answers HTTP until shut down.

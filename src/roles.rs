@@ -11,9 +11,7 @@ use proto::Peer;
 use tokio::net::TcpListener;
 
 use crate::{
-    engine,
-    http::Bounds,
-    peer,
+    engine, peer,
     process::{Process, listen},
     settings::{self, PeerRole},
     wiring,
@@ -109,7 +107,7 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
     let peers = Peers::new(auth, dialog, counter).resilient(settings.gateway.upstream.resilience(true));
     let app = wiring::gateway(&mut process, told, peers, guard, &token, &log);
     tracing::info!(address = %listener.local_addr()?, "the gateway listens");
-    let bounds = Bounds { connections: settings.gateway.max_connections, ..Bounds::SERVICE };
+    let bounds = process.bounds(settings.gateway.max_connections);
     process.serve_http(listener, app.router(), bounds);
     process.until_stopped(&[], settings.peer.drain_window).await
 }
@@ -128,7 +126,7 @@ async fn start(
     let direct_url = settings.database_direct_url.as_deref();
     let db = engine::open("DATABASE_URL", &settings.database_url, direct_url, migrations).await?;
     let outboxes = [(name, &db)];
-    let log = engine::log(Some(&settings.peer.kafka_url), settings.instance.as_deref(), &outboxes)?;
+    let log = engine::log(Some(&settings.peer.kafka_url), settings.instance.as_deref(), &outboxes, &[])?;
     engine::carry(&mut process, &log, &outboxes);
     tracing::info!(role = name, address = %listener.local_addr()?, "the service listens");
     Ok(Ready { process, listener, db, log, token })

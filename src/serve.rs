@@ -16,9 +16,7 @@ use telemetry::grpc::server_layer;
 use tower::Layer;
 
 use crate::{
-    engine,
-    http::Bounds,
-    keygen,
+    engine, keygen,
     process::{Process, listen},
     settings::{Databases, Serve},
     wiring,
@@ -39,14 +37,13 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let listener = listen("LISTEN", settings.listen).await?;
     let (mut process, ops_address) = Process::start(settings.ops_listen).await?;
     let [auth_db, dialog_db, counter_db] = databases(&settings.data_dir, &settings.databases).await?;
-    // Dead letters are for people: nothing here reads them.
     let outboxes = [
         (topic::AUTH, &auth_db),
         (topic::DIALOG, &dialog_db),
         (topic::COUNTER, &counter_db),
         (topic::UNREAD, &counter_db),
     ];
-    let log = engine::log(settings.log.kafka_url.as_deref(), None, &outboxes)?;
+    let log = engine::log(settings.log.kafka_url.as_deref(), None, &outboxes, &[&dialog_db, &counter_db])?;
     let databases = [("auth", &auth_db), ("dialog", &dialog_db), ("counter", &counter_db)];
     engine::carry(&mut process, &log, &databases);
 
@@ -81,7 +78,7 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let peers = Peers::new(auth_peer, dialog_peer, counter_peer).resilient(resilience);
     let gateway = wiring::gateway(&mut process, gateway_settings, peers, guard, &token, &log);
     let address = listener.local_addr()?;
-    let bounds = Bounds { connections: settings.gateway.max_connections, ..Bounds::SERVICE };
+    let bounds = process.bounds(settings.gateway.max_connections);
     process.serve_http(listener, gateway.router(), bounds);
     welcome(&settings, introspection, (address, ops_address));
     process.until_stopped(&[&auth_db, &dialog_db, &counter_db], settings.drain_window).await

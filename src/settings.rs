@@ -290,7 +290,7 @@ pub struct Gateway {
     /// WebSockets that may be open here before their users have signed in
     #[arg(long, env = "MAX_ANONYMOUS_SOCKETS", default_value = "2000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_anonymous_sockets: u32,
-    /// Connections that may be open here at once, WebSockets included; what comes beyond is answered 503
+    /// Connections that may be open here at once, WebSockets included, or fewer where the system allows fewer open files; what comes beyond is answered 503
     #[arg(long, env = "MAX_CONNECTIONS", default_value = "19000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
     #[command(flatten)]

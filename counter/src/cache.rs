@@ -40,9 +40,9 @@ pub enum Trouble {
     /// Redis is away, slow or refuses.
     #[error(transparent)]
     Redis(#[from] redis::RedisError),
-    /// The log is not the one that the cache was fed from before.
-    #[error("the cache's writer has stopped")]
-    Stopped,
+    /// The cache's writer has lost its place in the log: what was held before is not read, until it is gone.
+    #[error("the cache is closed: its writer has lost its place in the log")]
+    Closed,
 }
 
 /// The place that a miss has taken for its fill.

@@ -9,7 +9,7 @@ use crate::files::{Files, environment, port, role, strings};
 type Fits = fn(&Value) -> bool;
 
 /// The keys of a service that are used here, and what stands there: a compose file that needs another one adds it.
-const KEYS: [(&str, Fits); 22] = [
+const KEYS: [(&str, Fits); 23] = [
     ("build", Value::is_object),
     ("cap_drop", Value::is_array),
     ("command", Value::is_array),
@@ -30,6 +30,7 @@ const KEYS: [(&str, Fits); 22] = [
     ("stop_grace_period", Value::is_string),
     ("stop_signal", Value::is_string),
     ("tmpfs", Value::is_array),
+    ("ulimits", Value::is_object),
     ("user", Value::is_string),
     ("volumes", Value::is_array),
 ];
@@ -134,6 +135,26 @@ pub fn confined(files: &Files) -> Vec<String> {
         if !named && role(&service).is_none() && !image.starts_with(NOBODY) {
             wrong.push(format!("{name}: it runs as root"));
         }
+    }
+    wrong
+}
+
+/// Whoever has clients may have them open, and makes no more threads than it may.
+pub fn roomy(files: &Files) -> Vec<String> {
+    /// A gateway's connections by default, and what else it has open; the balancer's take two each.
+    const OPEN: u64 = 20_000;
+    let services = files.services();
+    let mut wrong = Vec::new();
+    for (name, service) in services.iter().filter(|(name, of)| *name == "balancer" || role(of) == Some("gateway")) {
+        let open = service["ulimits"]["nofile"]["soft"].as_u64().unwrap_or_default();
+        if open < OPEN {
+            wrong.push(format!("{name}: it may open {open} files"));
+        }
+    }
+    let threads = files.text("deploy/haproxy.cfg").lines().find_map(|line| line.trim().strip_prefix("nbthread "));
+    let threads = threads.and_then(|threads| threads.parse().ok()).unwrap_or(u64::MAX);
+    if services["balancer"]["pids_limit"].as_u64().is_none_or(|allowed| threads >= allowed) {
+        wrong.push(format!("balancer: {threads} threads"));
     }
     wrong
 }

@@ -77,6 +77,14 @@ fn a_container_may_do_no_more_than_it_must() {
 }
 
 #[test]
+fn whoever_has_clients_has_room_for_them() {
+    hold(compose::roomy);
+    breaks(compose::roomy, COMPOSE, "nofile: { soft: 65536", "nofile: { soft: 1024", "gateway1: it may open 1024");
+    breaks(compose::roomy, COMPOSE, "    ulimits: *descriptors\n    depends", "    depends", "balancer: it may open 0");
+    breaks(compose::roomy, "deploy/haproxy.cfg", "    nbthread 2\n", "", "threads");
+}
+
+#[test]
 fn only_the_balancer_can_be_reached_from_outside() {
     hold(compose::published);
     breaks(

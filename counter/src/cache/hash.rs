@@ -13,7 +13,7 @@ use crate::{
 
 /// How long a slot lives after its fill: what nobody asks for goes away, and nothing is older than this whatever becomes of
 /// its events.
-const LIFE: Duration = Duration::from_secs(600);
+pub(super) const LIFE: Duration = Duration::from_secs(600);
 /// What every key begins with.
 const PREFIX: &str = "tidings:unread:";
 

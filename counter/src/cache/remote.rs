@@ -1,12 +1,10 @@
 //! The cache of many processes: a hash per user in Redis, changed by one script on the server, and fed by a durable consumer
-//! whose cursor moves after the write. Away, slow or flushed, it slows and nothing else.
+//! whose cursor moves after the write. Away, slow or flushed, it slows and nothing else. Where the log has a gap, nothing from
+//! before it is read again.
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,7 +18,7 @@ use uuid::Uuid;
 
 use super::{
     Trouble,
-    hash::{self, Fields, Hash},
+    hash::{self, Fields, Hash, LIFE},
     step,
 };
 use crate::unread::Unread;
@@ -30,6 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const MOMENT: Duration = Duration::from_millis(500);
 /// How long a batch of events may take: no request waits for it.
 const BATCH_PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait after the writer has lost its place, and after it could not be moved.
+const PAUSE: Duration = Duration::from_secs(1);
 /// The writer's name: its offsets are kept under it, in the counter's database.
 const CONSUMER: &str = "counter-cache";
 
@@ -43,31 +43,53 @@ struct Shared {
     /// A connection of its own: no request waits behind a batch.
     events: Link,
     breaker: Breaker,
-    stopped: AtomicBool,
+    /// How long a slot lives.
+    life: Duration,
+    /// Until when there may be slots that have missed an event.
+    closed_until: Mutex<Option<Instant>>,
 }
 
 /// Nothing of the URL: there may be a password in it.
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("breaker", &self.0.breaker).field("stopped", &self.0.stopped).finish()
+        f.debug_struct("Redis").field("breaker", &self.0.breaker).field("closed", &self.0.is_closed()).finish()
+    }
+}
+
+impl Shared {
+    fn is_closed(&self) -> bool {
+        let closed_until = *self.closed_until.lock().unwrap_or_else(PoisonError::into_inner);
+        closed_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Nothing is read or filled until all that was filled before is gone.
+    fn close(&self) {
+        let until = Instant::now() + self.life + PATIENCE;
+        *self.closed_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 }
 
 impl Redis {
     pub(super) fn open(url: &str) -> Result<Self, Trouble> {
+        Self::holding(url, Hash::new(), LIFE)
+    }
+
+    /// With slots of another life.
+    fn holding(url: &str, hash: Hash, life: Duration) -> Result<Self, Trouble> {
         Ok(Self(Arc::new(Shared {
-            hash: Hash::new(),
+            hash,
             requests: Link::open(url, PATIENCE)?,
             events: Link::open(url, BATCH_PATIENCE)?,
             breaker: Breaker::new(MOMENT),
-            stopped: AtomicBool::new(false),
+            life,
+            closed_until: Mutex::new(None),
         })))
     }
 
     pub(super) async fn check(&self) -> Result<(), Trouble> {
         let ping = redis::cmd("PING");
         self.0.events.ask::<String>(&ping, &ping).await?;
-        if self.0.stopped.load(Ordering::Acquire) { Err(Trouble::Stopped) } else { Ok(()) }
+        if self.0.is_closed() { Err(Trouble::Closed) } else { Ok(()) }
     }
 
     pub(super) async fn get(&self, user_id: UserId) -> Option<Unread> {
@@ -85,20 +107,31 @@ impl Redis {
         self.ask::<()>("fill", &self.0.hash.fill(user_id, ticket, unread)).await;
     }
 
-    /// Applies the steps of users' versions as they are told, until shut down. Where the log is not the known one, what is
-    /// held is of no use any more.
+    /// Applies the steps of users' versions as they are told, until shut down. Where the log is not the known one, or has
+    /// lost events that were not applied yet, what is held is of no use any more; what comes afterwards is.
     pub(super) async fn run(&self, log: &Log, db: &Db, shutdown: CancellationToken) {
-        let consumer = Consumer::new(CONSUMER, &[topic::UNREAD], log, db, Writer(self.clone()));
-        if let Err(stopped) = consumer.run(shutdown).await {
-            tracing::error!(error = %stopped, "the cache is not used any more");
-            self.0.stopped.store(true, Ordering::Release);
+        let write = || Consumer::new(CONSUMER, &[topic::UNREAD], log, db, Writer(self.clone())).run(shutdown.clone());
+        while let Err(stopped) = write().await {
+            let closed_for_s = self.0.life.as_secs();
+            tracing::error!(error = %stopped, closed_for_s, "the cache is closed until what it holds is gone");
+            loop {
+                self.0.close();
+                let skipped = stopped.skip(db).await;
+                if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                    return;
+                }
+                match skipped {
+                    Ok(()) => break,
+                    Err(error) => tracing::warn!(%error, "the cache's writer could not be moved"),
+                }
+            }
         }
     }
 
     /// `None` where there is no answer, which is measured and otherwise of no account.
     async fn ask<T: FromRedisValue>(&self, call: &'static str, command: &Cmd) -> Option<T> {
-        let Shared { hash, requests, breaker, stopped, .. } = &*self.0;
-        if stopped.load(Ordering::Acquire) || !breaker.allows() {
+        let Shared { hash, requests, breaker, .. } = &*self.0;
+        if self.0.is_closed() || !breaker.allows() {
             return None;
         }
         let begun = Instant::now();
@@ -138,8 +171,95 @@ impl Apply for Writer {
 
 #[cfg(test)]
 mod tests {
+    use db::query;
+    use events::{Event, Headers, Local, outbox};
+    use proto::{
+        DialogId,
+        events::{UnreadChanged, UnreadRow, event::Kind},
+    };
+    use testkit::{RedisServer, eventually};
+
     use super::*;
-    use crate::Cache;
+    use crate::{
+        Cache,
+        unread::{Row, Version},
+    };
+
+    /// Tells that a user's version is this.
+    async fn tell(db: &Db, user_id: UserId, dialog_id: DialogId, version: i64) {
+        let row = UnreadRow {
+            dialog_id: dialog_id.bytes(),
+            unread: version,
+            was: version - 1,
+            read_seq: 0,
+            last_seq: version,
+        };
+        let (epoch, previous, user_id) = (1, version - 1, user_id.bytes());
+        let kind = Kind::UnreadChanged(UnreadChanged { user_id, epoch, version, previous, rows: vec![row] });
+        let (event_id, key, headers) = (Uuid::now_v7(), "k".to_owned(), Headers::default());
+        let (topic, payload) = (topic::UNREAD, kind.payload());
+        let event = Event { event_id, topic, key, version, kind: "UnreadChanged", payload, headers };
+        let mut tx = db.begin().await.unwrap();
+        outbox::append(&mut tx, &[event]).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn change(db: &Db, sql: &'static str) {
+        let mut tx = db.begin().await.unwrap();
+        query(sql).execute(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn after_a_gap_in_the_log_the_cache_is_closed_until_what_it_held_is_gone() {
+        let Some(server) = RedisServer::start() else { return };
+        let test = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
+        let log = Log::Local(Local::new(vec![(topic::UNREAD, test.db.clone())]));
+        let life = Duration::from_secs(2);
+        let redis = Redis::holding(&server.url(), Hash::running(include_str!("slot.lua"), life), life).unwrap();
+        let (ada, bob, dialog_id) = (UserId::now(), UserId::now(), DialogId::now());
+        let unread = |number| Unread {
+            version: Version { epoch: 1, number },
+            total: number,
+            rows: vec![Row { dialog_id, unread: number, read_seq: 0, last_seq: number }],
+            truncated: false,
+        };
+        tell(&test.db, ada, dialog_id, 1).await;
+        let place = || async {
+            let row = query("select max(next_offset) as place from consumer_offset").one(&test.db).await.unwrap();
+            row.get::<Option<i64>>("place").unwrap().unwrap_or(0)
+        };
+        let running = |shutdown: &CancellationToken| {
+            let (redis, log, db, shutdown) = (redis.clone(), log.clone(), test.db.clone(), shutdown.clone());
+            tokio::spawn(async move { redis.run(&log, &db, shutdown).await })
+        };
+        let shutdown = CancellationToken::new();
+        let first = running(&shutdown);
+        eventually("the first is applied", || async { place().await == 2 }).await;
+        let ticket = redis.miss(ada).await.expect("it is open");
+        redis.fill(ada, ticket, &unread(1)).await;
+        assert_eq!(redis.get(ada).await, Some(unread(1)));
+        shutdown.cancel();
+        first.await.unwrap();
+
+        // Nobody writes for longer than the log keeps what it is told.
+        tell(&test.db, ada, dialog_id, 2).await;
+        tell(&test.db, bob, dialog_id, 1).await;
+        change(&test.db, "delete from outbox where id < 3").await;
+        let shutdown = CancellationToken::new();
+        let second = running(&shutdown);
+        eventually("it is closed", || async { matches!(redis.check().await, Err(Trouble::Closed)) }).await;
+        assert_eq!((redis.get(ada).await, redis.miss(ada).await), (None, None), "what it holds has missed an event");
+        eventually("it is open again", || async { redis.check().await.is_ok() }).await;
+        assert_eq!(redis.get(ada).await, None, "that is gone");
+        eventually("the writer has gone on", || async { place().await == 4 }).await;
+        let ticket = redis.miss(ada).await.expect("it is open");
+        redis.fill(ada, ticket, &unread(2)).await;
+        tell(&test.db, ada, dialog_id, 3).await;
+        eventually("it keeps what it holds up to date", || async { redis.get(ada).await == Some(unread(3)) }).await;
+        shutdown.cancel();
+        second.await.unwrap();
+    }
 
     #[test]
     fn a_url_names_a_redis_and_is_never_shown() {

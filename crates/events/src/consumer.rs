@@ -85,6 +85,7 @@ impl<A: Apply> Consumer<A> {
     /// # Errors
     /// [`Stopped`] where the log is not the one that was read before: nothing is applied then.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Stopped> {
+        metrics::gauge!("consumer_stopped", "consumer" => self.name).set(0.0);
         let mut backoff = BACKOFF_MIN;
         while !shutdown.is_cancelled() {
             let session = match &self.log {

@@ -19,7 +19,7 @@ mod tail;
 pub use consumer::{Apply, BoxError, Consumer};
 pub use error::Error;
 pub use kafka::{Kafka, Topic};
-pub use local::Local;
+pub use local::{Aside, Local};
 pub use offset::{Mismatch, Stopped};
 pub use record::{Event, Headers, Record};
 pub use relay::Relay;

@@ -31,7 +31,19 @@ pub struct Local(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     producers: Vec<(&'static str, Db)>,
+    asides: Vec<Aside>,
     cursors: Mutex<Vec<Cursor>>,
+}
+
+/// What an outbox holds for people, and no reader of the log: it goes by its age alone.
+#[derive(Debug, Clone)]
+pub struct Aside {
+    /// Its topic.
+    pub topic: &'static str,
+    /// Where it is.
+    pub db: Db,
+    /// How long it stays.
+    pub keep: Duration,
 }
 
 /// A durable consumer: what it has not applied yet must stay.
@@ -45,7 +57,12 @@ struct Cursor {
 impl Local {
     /// A log over the outboxes of these databases, each with a topic that it holds.
     pub fn new(producers: Vec<(&'static str, Db)>) -> Self {
-        Self(Arc::new(Shared { producers, cursors: Mutex::default() }))
+        Self::with_asides(producers, Vec::new())
+    }
+
+    /// The same, where these outboxes hold also what nobody here reads.
+    pub fn with_asides(producers: Vec<(&'static str, Db)>, asides: Vec<Aside>) -> Self {
+        Self(Arc::new(Shared { producers, asides, cursors: Mutex::default() }))
     }
 
     /// Follows topics from their ends, without keeping an offset.
@@ -71,7 +88,7 @@ impl Local {
     }
 
     /// Removes rows that are older than `keep` and that every durable consumer has applied; the row that a consumer
-    /// applied last stays, so that it can be recognised.
+    /// applied last stays, so that it can be recognised. An [`Aside`] goes when it is older than it is to stay.
     ///
     /// # Errors
     /// Where an outbox or a consumer's offset cannot be read or written.
@@ -84,30 +101,20 @@ impl Local {
                 let offset = crate::offset::load(&cursor.db, cursor.consumer, topic, 0).await?;
                 lowest = lowest.min(offset.map_or(0, |offset| offset.next - 1));
             }
-            let keep_us = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
-            loop {
-                let mut tx = producer.begin().await?;
-                let delete = query(
-                    "delete from outbox where id in (
-                        select id from outbox
-                        where topic = $1 and id < $2 and created_at_us < (select now_us from clock) - $3
-                        order by id limit $4)",
-                );
-                let delete = delete.bind(*topic).bind(lowest).bind(keep_us).bind(PRUNE_BATCH as i64);
-                let batch = delete.execute(&mut tx).await?;
-                tx.commit().await?;
-                pruned += batch;
-                if batch < PRUNE_BATCH {
-                    break;
-                }
-            }
+            pruned += remove(producer, topic, lowest, keep).await?;
+        }
+        for Aside { topic, db, keep } in &self.0.asides {
+            pruned += remove(db, topic, i64::MAX, *keep).await?;
         }
         Ok(pruned)
     }
 
     /// Registers a durable consumer, so that pruning waits for it.
     pub(crate) fn register(&self, consumer: &'static str, topic: &'static str, db: &Db) {
-        self.cursors().push(Cursor { consumer, topic, db: db.clone() });
+        let mut cursors = self.cursors();
+        if !cursors.iter().any(|cursor| (cursor.consumer, cursor.topic) == (consumer, topic)) {
+            cursors.push(Cursor { consumer, topic, db: db.clone() });
+        }
     }
 
     fn cursors(&self) -> std::sync::MutexGuard<'_, Vec<Cursor>> {
@@ -153,6 +160,28 @@ impl Local {
         let below = self.read(topic, at.next - 1, 1).await?;
         let foreign = below.first().is_some_and(|record| record.offset == at.next - 1 && record.event_id != last);
         Ok(foreign.then_some(Mismatch::Foreign))
+    }
+}
+
+/// Removes a topic's rows below an id that are older than `keep`; how many.
+async fn remove(db: &Db, topic: &'static str, below: i64, keep: Duration) -> Result<u64, Error> {
+    let keep_us = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
+    let mut removed = 0;
+    loop {
+        let mut tx = db.begin().await?;
+        let delete = query(
+            "delete from outbox where id in (
+                select id from outbox
+                where topic = $1 and id < $2 and created_at_us < (select now_us from clock) - $3
+                order by id limit $4)",
+        );
+        let delete = delete.bind(topic).bind(below).bind(keep_us).bind(PRUNE_BATCH as i64);
+        let batch = delete.execute(&mut tx).await?;
+        tx.commit().await?;
+        removed += batch;
+        if batch < PRUNE_BATCH {
+            return Ok(removed);
+        }
     }
 }
 

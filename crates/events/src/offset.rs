@@ -7,7 +7,9 @@ use crate::Record;
 
 /// A consumer stopped for good: applying on would count from the wrong place. An operator decides.
 #[derive(Debug, thiserror::Error)]
-#[error("{consumer} stopped at {topic}/{partition} before offset {next}: {why}; to go on: rebuild")]
+#[error(
+    "{consumer} stopped at {topic}/{partition} before offset {next}: {why}; restore the log or the database so that they fit, and start it again"
+)]
 pub struct Stopped {
     /// Who.
     pub consumer: &'static str,
@@ -19,6 +21,27 @@ pub struct Stopped {
     pub next: i64,
     /// What is wrong with the log.
     pub why: Mismatch,
+}
+
+impl Stopped {
+    /// Moves the consumer's place to where it can go on, over whatever is missing between: for one whose effect wants no
+    /// continuity. The database is the one that it keeps its offsets in.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub async fn skip(&self, db: &Db) -> Result<(), Error> {
+        let next = match self.why {
+            Mismatch::BeginsAt(place) | Mismatch::EndsAt(place) | Mismatch::CommittedAt(place) => place,
+            Mismatch::Foreign => self.next,
+        };
+        let mut tx = db.begin().await?;
+        let place = query(
+            "insert into consumer_offset (consumer, topic, partition, next_offset) values ($1, $2, $3, $4)
+             on conflict (consumer, topic, partition) do update set next_offset = $4, last_event_id = null",
+        );
+        place.bind(self.consumer).bind(self.topic).bind(self.partition).bind(next).execute(&mut tx).await?;
+        tx.commit().await
+    }
 }
 
 /// How a log shows that it is not the one that was read before.

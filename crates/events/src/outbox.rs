@@ -11,8 +11,10 @@ use uuid::Uuid;
 
 use crate::{Event, Headers};
 
-/// Events that go into one statement; more are split.
+/// Events that go into one statement, and the bytes of their payloads: more are split, and a larger one goes alone. A statement
+/// is one document of JSON, of which Postgres takes 256 MB.
 const CHUNK: usize = 500;
+const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// An event that waits for the relay.
 #[derive(Debug)]
@@ -28,12 +30,15 @@ pub(crate) struct Pending {
     pub(crate) created_at_us: i64,
 }
 
-/// Appends events to the outbox, in one statement for up to 500.
+/// Appends events to the outbox, in one statement for up to 500 of them or 1 MiB of payloads.
 ///
 /// # Errors
 /// As the database has them.
 pub async fn append(tx: &mut Tx, events: &[Event]) -> Result<(), Error> {
-    for chunk in events.chunks(CHUNK) {
+    let mut rest = events;
+    while !rest.is_empty() {
+        let (chunk, later) = rest.split_at(fitting(rest));
+        rest = later;
         let rows: Vec<_> = chunk.iter().enumerate().map(|(place, event)| row(place, event)).collect();
         let insert = query(
             "insert into outbox (event_id, topic, key, version, type, payload, request_id, traceparent)
@@ -44,6 +49,16 @@ pub async fn append(tx: &mut Tx, events: &[Event]) -> Result<(), Error> {
         insert.bind(serde_json::Value::Array(rows)).execute(&mut *tx).await?;
     }
     Ok(())
+}
+
+/// How many of the first events go into one statement: one at least.
+fn fitting(events: &[Event]) -> usize {
+    let mut bytes = 0;
+    let fits = |event: &&Event| {
+        bytes += event.payload.len();
+        bytes <= CHUNK_BYTES
+    };
+    events.iter().take(CHUNK).take_while(fits).count().max(1).min(events.len())
 }
 
 fn row(place: usize, event: &Event) -> serde_json::Value {
@@ -111,4 +126,29 @@ pub(crate) async fn backlog(db: &Db) -> Result<(i64, i64), Error> {
     );
     let row = row.one(db).await?;
     Ok((row.get("pending")?, row.get("age_us")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_bounded_by_events_and_by_bytes() {
+        let event = |bytes| Event {
+            event_id: Uuid::nil(),
+            topic: "t",
+            key: String::new(),
+            version: 0,
+            kind: "Tested",
+            payload: vec![0; bytes],
+            headers: Headers::default(),
+        };
+        let events = |sizes: &[usize]| sizes.iter().copied().map(event).collect::<Vec<_>>();
+        assert_eq!(fitting(&events(&[])), 0);
+        assert_eq!(fitting(&events(&[10; 3])), 3);
+        assert_eq!(fitting(&events(&[10; 501])), 500);
+        assert_eq!(fitting(&events(&[512 * 1024; 500])), 2);
+        assert_eq!(fitting(&events(&[10, 1024 * 1024, 10])), 1);
+        assert_eq!(fitting(&events(&[2 * 1024 * 1024, 10])), 1, "a larger one goes alone");
+    }
 }

@@ -29,6 +29,8 @@ use crate::{
     offset::Offset,
 };
 
+/// The bytes of payloads that are read at once, about.
+const READ_BYTES: usize = 8 * 1024 * 1024;
 /// How long a batch under way may take when the session ends.
 const LAST_BATCH: Duration = Duration::from_secs(5);
 
@@ -348,7 +350,7 @@ async fn apply<A: Apply>(consumer: &Consumer<A>, batch: Batch) -> Done {
     Done::Applied(batch, result)
 }
 
-/// The next records and whatever else is there, at most a batch. Cancelled while it waits, it loses none.
+/// The next records and whatever else is there, at most a batch or 8 MiB. Cancelled while it waits, it loses none.
 async fn read(client: &StreamConsumer<Context>, topics: &[&'static str]) -> Vec<Result<Record, KafkaError>> {
     let one = async || {
         let message = client.recv().await?;
@@ -356,8 +358,10 @@ async fn read(client: &StreamConsumer<Context>, topics: &[&'static str]) -> Vec<
         Ok(wire::record(topic, &message))
     };
     let mut read = vec![one().await];
-    while read.len() < BATCH {
+    let mut bytes = 0;
+    while read.len() < BATCH && bytes < READ_BYTES {
         let Some(next) = one().now_or_never() else { break };
+        bytes += next.as_ref().map_or(0, |record| record.payload.len());
         read.push(next);
     }
     read

@@ -27,7 +27,7 @@ type Place = (&'static str, i32);
 pub(crate) struct Tail {
     client: Closing<StreamConsumer<Context>>,
     next: BTreeMap<Place, i64>,
-    /// Some place is no longer in the log.
+    /// Some place may be no longer in the log.
     astray: bool,
     /// Some place was lost, which is yet to be told.
     skipped: bool,
@@ -75,12 +75,14 @@ impl Tail {
             let first = tokio::select! {
                 first = read(&self.client, &self.next) => first,
                 () = answers(&self.kafka), if self.away => {
-                    self.away = false;
+                    // What has come back may be another log.
+                    (self.away, self.astray) = (false, true);
                     return Ok(Next::default());
                 }
             };
             let records = self.take(first);
             if !records.is_empty() {
+                self.astray |= self.away;
                 (self.away, self.failure) = (false, None);
                 return Ok(Next { skipped: false, records });
             }
@@ -111,7 +113,13 @@ impl Tail {
     fn failed(&mut self, error: KafkaError) {
         tracing::debug!(%error, "the tail waits");
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => self.astray = true,
+            Some(
+                RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::OffsetOutOfRange
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => self.astray = true,
             Some(RDKafkaErrorCode::AllBrokersDown) if !self.away => {
                 self.away = true;
                 self.failure = Some(error);
@@ -123,6 +131,8 @@ impl Tail {
     /// Assigns every partition at its place, after a look where the log begins and ends: at its end where we have not been
     /// yet, at its beginning where ours is no longer in it.
     async fn align(&mut self) -> Result<(), Error> {
+        // A question would wait behind what is being fetched, half a second each.
+        self.client.unassign()?;
         let (client, places) = (self.client.shared(), self.next.keys().copied().collect::<Vec<_>>());
         let bounds = blocking(move || {
             places.iter().map(|(topic, partition)| client.fetch_watermarks(topic, *partition, PATIENCE)).collect()

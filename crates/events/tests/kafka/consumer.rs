@@ -8,6 +8,7 @@ use std::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rdkafka::{
     ClientConfig,
+    message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
 use testkit::eventually;
@@ -122,7 +123,10 @@ async fn a_record_without_our_headers_is_given_to_the_handler_and_the_rest_goes_
         append(&producer.db, world.topic, 5, 0..2).await;
         let stranger: FutureProducer = ClientConfig::new().set("bootstrap.servers", world.brokers()).create().unwrap();
         for partition in 0..crate::world::PARTITIONS {
-            let record = FutureRecord::to(world.topic).partition(partition).key(&[0xff_u8][..]).payload("noise");
+            let key = [&[0xff_u8][..], b"a\0b"][usize::try_from(partition).unwrap() % 2];
+            let nul = Header { key: "request_id", value: Some("\0") };
+            let headers = OwnedHeaders::new().insert(nul);
+            let record = FutureRecord::to(world.topic).partition(partition).key(key).payload("noise").headers(headers);
             stranger.send(record, Duration::from_secs(10)).await.unwrap();
         }
         append(&producer.db, world.topic, 5, 2..4).await;

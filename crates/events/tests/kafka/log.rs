@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use db::{Db, query};
-use events::{Mismatch, Stopped};
+use events::{Log, Mismatch, Stopped};
 use rdkafka::{
     ClientConfig, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
@@ -78,11 +78,14 @@ async fn a_consumer_that_is_reading_stops_when_its_topic_is_made_anew() {
         fill(&world, &producer.db, 0..10).await;
         let consumer = world.copier("witness", "one", &target.db, Copy::default());
         until_copied(&target.db, 200).await;
+        let mut tail = Log::Kafka(world.kafka("tail")).tail(&[world.topic]).await.unwrap();
         let again = replaced(&world).await;
         fill(&again, &producer.db, 0..5).await;
         let stopped = consumer.end().await.unwrap_err();
         assert!(matches!(stopped.why, Mismatch::EndsAt(_)), "{stopped}");
         assert_each_once(&target.db, 20, 0..10).await;
+        let told = async { while !tail.next().await.is_ok_and(|next| next.skipped) {} };
+        tokio::time::timeout(Duration::from_secs(20), told).await.expect("the tail says that its place is gone");
     }
 }
 

@@ -167,6 +167,7 @@ impl Apply for Copy {
         let call = self.calls.fetch_add(1, Relaxed);
         for record in records {
             if record.is_malformed() {
+                outbox::append(tx, &[letter(record)]).await?;
                 self.malformed.fetch_add(1, Relaxed);
                 continue;
             }
@@ -184,6 +185,19 @@ impl Apply for Copy {
             Some(every) if call.is_multiple_of(every) => Err("planted".into()),
             _ => Ok(()),
         }
+    }
+}
+
+/// What is told of a record that cannot be applied.
+fn letter(record: &Record) -> Event {
+    Event {
+        event_id: Uuid::now_v7(),
+        topic: "test.dead",
+        key: record.key.clone(),
+        version: 0,
+        kind: "Letter",
+        payload: record.payload.to_vec(),
+        headers: record.headers.clone(),
     }
 }
 

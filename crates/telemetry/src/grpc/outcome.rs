@@ -22,6 +22,9 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// The method of a call that may be none: a caller chooses the path, and what is not there must not become a label.
+    pub(super) const UNKNOWN: &str = "unknown";
+
     /// A call of this path, `/package.Service/Method`, begins now.
     pub(super) fn begin(side: Side, path: &str) -> Self {
         let method = path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -36,8 +39,8 @@ impl Outcome {
     fn record(&mut self, code: Code) {
         self.recorded = true;
         let seconds = self.begun.elapsed().as_secs_f64();
-        // A caller chooses the path: what is not there must not become a label.
-        let method = if code == Code::Unimplemented { "unknown".to_owned() } else { std::mem::take(&mut self.method) };
+        let absent = code == Code::Unimplemented;
+        let method = if absent { Self::UNKNOWN.to_owned() } else { std::mem::take(&mut self.method) };
         let code = code::name(code);
         match self.side {
             Side::Server { service } => {

@@ -73,13 +73,13 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let call = Call::read(request.headers());
+        let deadline = call.deadline.map(|deadline| deadline.checked_sub(ANSWER).unwrap_or(deadline));
+        // What nobody waits for any more is not begun: whether there is such a method stays open.
+        let over = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let rpc = request.uri().path().trim_start_matches('/');
         let span = tracing::info_span!("rpc", rpc, request_id = %call.request_id);
-        let outcome = Outcome::begin(Side::Server { service: self.service }, rpc);
-        let deadline = call.deadline.map(|deadline| deadline.checked_sub(ANSWER).unwrap_or(deadline));
+        let outcome = Outcome::begin(Side::Server { service: self.service }, if over { Outcome::UNKNOWN } else { rpc });
         request.extensions_mut().insert(call);
-        // What nobody waits for any more is not begun.
-        let over = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let answer = (!over).then(|| span.in_scope(|| self.inner.call(request)));
         let work = async move {
             let answer = match answer {
@@ -194,9 +194,11 @@ mod tests {
         let call = code_of("left", "Hang", &[]);
         tokio::time::timeout(Duration::from_millis(20), call).await.expect_err("it hangs");
         assert_eq!(code_of("left", "Invented", &[]).await, Code::Unimplemented);
+        assert_eq!(code_of("left", "Invented", &[("grpc-timeout", "0n")]).await, Code::DeadlineExceeded);
         let metrics = recorder::install().render();
         assert!(metrics.contains(r#"{service="left",method="Hang",code="CANCELLED"} 1"#), "{metrics}");
         assert!(metrics.contains(r#"{service="left",method="unknown",code="UNIMPLEMENTED"} 1"#), "{metrics}");
+        assert!(metrics.contains(r#"{service="left",method="unknown",code="DEADLINE_EXCEEDED"} 1"#), "{metrics}");
         assert!(!metrics.contains("Invented"), "{metrics}");
     }
 }

@@ -105,9 +105,8 @@ impl App {
 
     /// SIGTERM, and how long it took to end well.
     pub async fn stop(mut self) -> (TempDir, Duration) {
-        let pid = self.child.id().unwrap().to_string();
         let begun = Instant::now();
-        assert!(Command::new("kill").arg(pid).status().await.unwrap().success());
+        testkit::signal(self.child.id().unwrap(), "-TERM");
         let status = self.child.wait().await.unwrap();
         assert!(status.success(), "a stop that was asked for is a success: {status}");
         (self.folder, begun.elapsed())

@@ -133,7 +133,7 @@ impl Stack {
     pub async fn stop(&mut self, role: &'static str) -> Duration {
         let mut child = self.children.remove(role).unwrap();
         let begun = Instant::now();
-        assert!(Command::new("kill").arg(child.id().unwrap().to_string()).status().await.unwrap().success());
+        testkit::signal(child.id().unwrap(), "-TERM");
         let status = child.wait().await.unwrap();
         assert!(status.success(), "a stop that was asked for is a success: {status}");
         begun.elapsed()

@@ -4,12 +4,22 @@ pub mod forged;
 
 mod redis;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, process::Command, time::Duration};
 
 use db::{Db, Migrations, query};
 use tempfile::TempDir;
 
 pub use redis::{RedisServer, redis_url};
+
+/// Sends a signal, as `-TERM`, by the shell: a small machine has no other `kill`.
+///
+/// # Panics
+/// Where there is no such process.
+pub fn signal(process_id: u32, signal: &str) {
+    let process_id = process_id.to_string();
+    let sent = Command::new("sh").args(["-c", "kill \"$0\" \"$1\"", signal, &process_id]).status();
+    assert!(sent.expect("there is a shell").success(), "kill {signal} {process_id}");
+}
 
 /// A database of a test's own, removed when dropped (of Postgres: when the next run begins).
 #[derive(Debug)]

@@ -87,9 +87,7 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: &str) {
-        let id = self.child.as_ref().expect("it runs").id().to_string();
-        let sent = Command::new("kill").args([signal, &id]).status().expect("kill is there");
-        assert!(sent.success(), "kill {signal} {id}");
+        crate::signal(self.child.as_ref().expect("it runs").id(), signal);
     }
 
     fn answers(&self) -> bool {

@@ -91,8 +91,7 @@ engine-tests:
 	$(CARGO) test $(LOCKED) --workspace --test stories -- --nocapture engines:: balancer:: cache:: refreshing:: sessions:: signing_in:: users::
 
 bench-latency: engines ## from a send to the frame on the other gateway, on a release build and real engines
-	set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
-	$(CARGO) test $(LOCKED) --release --workspace --test stories -- --nocapture engines::from_a_send
+	@CARGO="$(CARGO)" bench/latency $(LOCKED)
 
 attacks: ## what is sent to hurt, each ATTACKS (100) times against an optimised process: its refusal, its time, and the memory
 	@CARGO="$(CARGO)" bench/attacks $(LOCKED)

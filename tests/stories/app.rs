@@ -26,8 +26,8 @@ pub struct App {
     child: Child,
 }
 
-/// The program: the one that was built with the tests, or another build of it.
-fn program() -> String {
+/// The program under test: the one that was built with the tests, or another build of it.
+pub fn program() -> String {
     std::env::var("TIDINGS_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_tidings").to_owned())
 }
 

@@ -19,7 +19,7 @@ use tokio::{
     sync::{Mutex, MutexGuard},
 };
 
-use crate::{person::Person, place::Place};
+use crate::{app::program, person::Person, place::Place};
 
 /// The roles that hold data or talk to people, as the tests name them.
 pub const ROLES: [&str; 5] = ["auth", "dialog", "counter", "gateway1", "gateway2"];
@@ -118,7 +118,7 @@ impl Stack {
     /// Starts a role that does not run.
     pub fn start_role(&mut self, role: &'static str) {
         let log = File::options().create(true).append(true).open(self.log(role)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        let mut command = Command::new(program());
         command.arg(role.trim_end_matches(['1', '2'])).env_clear().envs(&self.settings[role]);
         command.stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         self.children.insert(role, command.spawn().unwrap());
@@ -229,7 +229,7 @@ pub async fn databases(server: &str) -> BTreeMap<&'static str, String> {
 }
 
 async fn run_once(command: &str, folder: &Path, settings: &Settings) {
-    let mut run = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    let mut run = Command::new(program());
     run.arg(command).env_clear().envs(settings);
     if command == "keygen" {
         run.env("DATA_DIR", folder);

@@ -20,6 +20,7 @@ mod renewal_tests;
 mod seats;
 #[cfg(test)]
 mod tests;
+mod turns;
 pub mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -41,6 +42,7 @@ use driver::{Client, Driver};
 use message::Token;
 use protocol::FRAME_MAX;
 use seats::Seats;
+use turns::Turns;
 
 pub(crate) use driver::{STUCK_MAX, at, instant, over};
 pub(crate) use seats::Seat;
@@ -91,13 +93,14 @@ struct Shared {
     seats: Seats,
     stopping: CancellationToken,
     tasks: TaskTracker,
+    turns: Turns,
 }
 
 impl Sockets {
     /// None yet.
     pub fn new(parts: Parts) -> Self {
         let (seats, stopping) = (Seats::new(parts.each_max, parts.anonymous_max), CancellationToken::new());
-        Self(Arc::new(Shared { parts, seats, stopping, tasks: TaskTracker::new() }))
+        Self(Arc::new(Shared { parts, seats, stopping, tasks: TaskTracker::new(), turns: Turns::new() }))
     }
 
     /// Answers a handshake: 403 for a page that may not come, 400 without a subprotocol of ours, 503 when the
@@ -186,7 +189,6 @@ impl Sockets {
 
     /// When a socket is to be closed, now that the gateway stops.
     pub(crate) fn turn(&self) -> Instant {
-        let random = getrandom::u32().unwrap_or_default();
-        Instant::now() + self.0.parts.drain_window.mul_f64(f64::from(random) / f64::from(u32::MAX))
+        Instant::now() + self.0.parts.drain_window.mul_f64(self.0.turns.next())
     }
 }

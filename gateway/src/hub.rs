@@ -97,10 +97,9 @@ pub struct Person {
 }
 
 impl Person {
-    /// For calls with this person's own token that belong to a request.
+    /// For calls with this person's own token that belong to a request, which has no deadline any more.
     pub fn new(viewer: &Viewer, request: &Call) -> Self {
-        let call = Call { deadline: None, ..request.clone() };
-        Self { user: viewer.user, authorization: viewer.authorization.clone(), call }
+        Self { user: viewer.user, authorization: viewer.authorization.clone(), call: request.clone() }
     }
 
     /// What travels with a call that must be answered within this time.

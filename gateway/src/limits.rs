@@ -104,19 +104,17 @@ type Seen<'a> = HashMap<&'a str, usize>;
 
 impl<'a> Walk<'a> {
     fn new(fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>, introspection: bool) -> Self {
-        let (selections, introspected, aliases, directives, root_fields) = (0, 0, 0, 0, 0);
-        let (measure, inside, sizes) = (Measure::default(), Vec::new(), HashMap::new());
         Self {
             fragments,
             introspection,
-            selections,
-            introspected,
-            aliases,
-            directives,
-            root_fields,
-            measure,
-            inside,
-            sizes,
+            selections: 0,
+            introspected: 0,
+            aliases: 0,
+            directives: 0,
+            root_fields: 0,
+            measure: Measure::default(),
+            inside: Vec::new(),
+            sizes: HashMap::new(),
         }
     }
 

@@ -220,10 +220,10 @@ impl Stream {
             let made = Box::pin(self.made(frame, cursor)).await;
             if made.failed {
                 self.source.again();
-                let told = self.failing.replace(Backoff::new()).is_some();
-                if told {
+                if self.failing.is_some() {
                     continue;
                 }
+                self.failing = Some(Backoff::new());
                 return Some(Payload { json: made.json, cursor: None });
             }
             self.failing = None;

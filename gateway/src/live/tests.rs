@@ -440,6 +440,9 @@ async fn a_frame_that_cannot_be_shown_is_told_without_a_cursor_and_made_good() {
         "there is nothing to resume from"
     );
     client.is_quiet().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let tries = stage.called("Get");
+    assert!(tries <= 10, "{tries} tries: each waits twice as long as the one before");
     stage.world().broken.clear();
     let good = unread(&mut client, "u").await;
     assert_eq!((&good["kind"], &good["version"], &good["total"]), (&json!("SNAPSHOT"), &json!("1-1"), &json!(1)));

@@ -40,10 +40,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if env::var("TIDINGS_WEB").is_ok_and(|value| value == "skip") {
         return Ok(());
     }
-    let outcome =
-        if modified(&ready) >= newest(&web) { copy(&web.join("dist"), &target) } else { build(&web, &target) };
+    let outcome = if modified(&ready) >= newest(&web) {
+        copy(&web.join("dist"), &target)
+    } else {
+        build(&web, &target)
+    };
     if let Err(reason) = outcome {
-        println!("cargo:warning=the pages at / and /playground will be plain ones ({reason}); `make web` tries again");
+        println!(
+            "cargo:warning=the pages at / and /playground will be plain ones ({reason}); `make web` tries again"
+        );
         fs::remove_dir_all(&target)?;
         fs::create_dir_all(&target)?;
     }
@@ -57,7 +62,14 @@ fn build(web: &Path, target: &Path) -> Result<(), String> {
     let installed = web.join("node_modules/.package-lock.json");
     if modified(&installed) < modified(&web.join("package-lock.json")) {
         let mut install = Command::new("npm");
-        install.args(["ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"]);
+        install.args([
+            "ci",
+            "--ignore-scripts",
+            "--prefer-offline",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+        ]);
         // A closed network says so at once, or never: a few short tries, then the plain page.
         install.args(["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]);
         run(install.current_dir(web), "npm ci")?;
@@ -102,7 +114,8 @@ fn wait(child: &mut Child) -> io::Result<ExitStatus> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), String> {
-    let copied = fs::create_dir_all(to).and_then(|()| fs::read_dir(from)).and_then(|entries| entries.collect());
+    let copied =
+        fs::create_dir_all(to).and_then(|()| fs::read_dir(from)).and_then(|entries| entries.collect());
     let entries: Vec<fs::DirEntry> = copied.map_err(|error| format!("{}: {error}", from.display()))?;
     for entry in entries {
         let (path, target) = (entry.path(), to.join(entry.file_name()));

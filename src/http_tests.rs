@@ -80,8 +80,14 @@ fn head(headers: usize, bytes: usize) -> String {
 #[tokio::test]
 async fn a_head_over_its_bounds_is_431() {
     let port = Port::open(Bounds::SERVICE).await;
-    assert!(port.answer(head(HEADERS_MAX - 2, 10).as_bytes()).await.starts_with("HTTP/1.1 200"), "at the bound");
-    assert!(port.answer(head(HEADERS_MAX - 1, 10).as_bytes()).await.starts_with("HTTP/1.1 431"), "one too many");
+    assert!(
+        port.answer(head(HEADERS_MAX - 2, 10).as_bytes()).await.starts_with("HTTP/1.1 200"),
+        "at the bound"
+    );
+    assert!(
+        port.answer(head(HEADERS_MAX - 1, 10).as_bytes()).await.starts_with("HTTP/1.1 431"),
+        "one too many"
+    );
     assert!(port.answer(head(1, HEAD_MAX_BYTES - 500).as_bytes()).await.starts_with("HTTP/1.1 200"), "large");
     let refused = port.answer(head(1, HEAD_MAX_BYTES + 1).as_bytes()).await;
     assert!(refused.starts_with("HTTP/1.1 431"), "too large: {refused}");
@@ -106,13 +112,17 @@ async fn whoever_says_nothing_or_speaks_a_byte_at_a_time_is_cut_off() {
             std::future::pending::<()>().await;
         };
         let mut bytes = Vec::new();
-        let closed = async { timeout(PATIENCE, reading.read_to_end(&mut bytes)).await.expect("the server closes") };
+        let closed =
+            async { timeout(PATIENCE, reading.read_to_end(&mut bytes)).await.expect("the server closes") };
         tokio::select! {
             _ = closed => {}
             () = drip => {}
         }
         let took = begun.elapsed();
-        assert!(took >= SHORT.first_head && took < Duration::from_secs(5), "{beginning:?} was cut off after {took:?}");
+        assert!(
+            took >= SHORT.first_head && took < Duration::from_secs(5),
+            "{beginning:?} was cut off after {took:?}"
+        );
     }
     port.stop().await;
 }

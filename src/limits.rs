@@ -38,7 +38,8 @@ impl FromStr for SignIn {
 
     /// Reads two limits, or `0` for none of either.
     fn from_str(text: &str) -> Result<Self, InvalidLimit> {
-        let (address, login) = text.split_once(',').or((text == "0").then_some((text, text))).ok_or(InvalidLimit)?;
+        let (address, login) =
+            text.split_once(',').or((text == "0").then_some((text, text))).ok_or(InvalidLimit)?;
         Ok(Self { address: address.trim().parse()?, login: login.trim().parse()? })
     }
 }

@@ -15,7 +15,9 @@ use tonic::{
     Code,
     transport::{Channel, Endpoint, channel::Change},
 };
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use tower::ServiceExt;
 
 /// How often addresses are resolved and asked for their health.
@@ -106,7 +108,8 @@ impl Addresses {
             }
         }
         let asked = self.known.iter().map(|(address, client)| serves(*address, client.clone()));
-        let serving: BTreeSet<SocketAddr> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
+        let serving: BTreeSet<SocketAddr> =
+            futures_util::future::join_all(asked).await.into_iter().flatten().collect();
         let wanted = if serving.is_empty() { found } else { serving };
         for address in self.balanced.difference(&wanted) {
             self.changes.send(Change::Remove(*address)).await?;
@@ -128,8 +131,12 @@ async fn lookup(host: &str) -> anyhow::Result<BTreeSet<SocketAddr>> {
 }
 
 fn endpoint(address: SocketAddr) -> anyhow::Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(PATIENCE).tcp_nodelay(true);
-    Ok(endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(PATIENCE).keep_alive_while_idle(true))
+    let endpoint =
+        Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(PATIENCE).tcp_nodelay(true);
+    Ok(endpoint
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(PATIENCE)
+        .keep_alive_while_idle(true))
 }
 
 /// The address, where it says that it serves. One that knows no such question but answers serves too.
@@ -149,7 +156,8 @@ mod tests {
     #[tokio::test]
     async fn an_address_has_a_host_and_a_port() {
         assert!(at("AUTH_URL", "http://auth:50051, http://127.0.0.1:50052/").is_ok());
-        for wrong in ["", "auth:50051", "https://auth:50051", "http://auth", "http://:1", "http://auth:99999"] {
+        for wrong in ["", "auth:50051", "https://auth:50051", "http://auth", "http://:1", "http://auth:99999"]
+        {
             let error = at("AUTH_URL", wrong).map(|_| ()).unwrap_err().to_string();
             assert!(error.starts_with("AUTH_URL: ") && !error.contains('\n'), "{error}");
         }
@@ -158,7 +166,8 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_is_gone_takes_its_address_out_and_nothing_else() {
         let (_peer, mut addresses) = at("AUTH_URL", "http://127.0.0.1:1,http://127.0.0.2:1").unwrap();
-        let balanced = |addresses: &Addresses| addresses.balanced.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let balanced =
+            |addresses: &Addresses| addresses.balanced.iter().map(ToString::to_string).collect::<Vec<_>>();
         addresses.look().await.unwrap();
         assert_eq!(balanced(&addresses), ["127.0.0.1:1", "127.0.0.2:1"]);
         // No name is so long: nobody has to be asked.

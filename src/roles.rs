@@ -38,7 +38,8 @@ pub async fn auth(settings: settings::Auth) -> anyhow::Result<()> {
     let signing = SigningKeys::load(path).with_context(|| format!("SIGNING_KEY_FILE {}", path.display()))?;
     let mut ready = start("auth", &settings.role, (50_051, 9_091), &auth::MIGRATIONS).await?;
     let access_ttl = settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL);
-    let app = wiring::auth(&mut ready.process, &ready.db, signing, &ready.token, &settings.tokens, access_ttl);
+    let app =
+        wiring::auth(&mut ready.process, &ready.db, signing, &ready.token, &settings.tokens, access_ttl);
     ready.process.serve_grpc("auth", ready.listener, app.server(), settings.role.introspection);
     ready.process.until_stopped(&[&ready.db], settings.role.peer.drain_window).await
 }
@@ -69,7 +70,8 @@ pub async fn counter(settings: settings::Counter) -> anyhow::Result<()> {
     let auth = connect(&mut ready.process, "AUTH_URL", &settings.auth_url)?;
     let dialog = connect(&mut ready.process, "DIALOG_URL", &settings.dialog_url)?;
     let guard = wiring::guard(&auth, &ready.token, &settings.token_issuer);
-    let app = counter::App::new(ready.db.clone(), ready.log.clone(), cache.clone(), guard, ready.token.clone());
+    let app =
+        counter::App::new(ready.db.clone(), ready.log.clone(), cache.clone(), guard, ready.token.clone());
     wiring::run_counter(&mut ready.process, &app, cache, dialog);
     ready.process.serve_grpc("counter", ready.listener, app.server(), settings.role.introspection);
     ready.process.until_stopped(&[&ready.db], settings.role.peer.drain_window).await

@@ -54,7 +54,8 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let saga = dialog::Settings { saga_deadline: settings.saga_deadline };
     let dialog = dialog::App::new(dialog_db.clone(), guard.clone(), auth_peer.clone(), saga);
     let dialog_peer = proto::local(server_layer("dialog").layer(dialog.server()));
-    let counter = counter::App::new(counter_db.clone(), log.clone(), cache.clone(), guard.clone(), token.clone());
+    let counter =
+        counter::App::new(counter_db.clone(), log.clone(), cache.clone(), guard.clone(), token.clone());
     let counter_peer = proto::local(server_layer("counter").layer(counter.server()));
     wiring::run_dialog(&mut process, &dialog, &log, counter_peer.clone(), &token);
     wiring::run_counter(&mut process, &counter, cache, dialog_peer.clone());
@@ -105,10 +106,13 @@ async fn databases(data_dir: &Path, settings: &Databases) -> anyhow::Result<[Db;
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
     keygen::make_folder(data_dir)?;
     let path = data_dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("DATA_DIR: {} cannot be written", path.display()))?;
+    let file =
+        File::create(&path).with_context(|| format!("DATA_DIR: {} cannot be written", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("DATA_DIR {} is in use: Tidings runs on it already", data_dir.display()),
+        Err(TryLockError::WouldBlock) => {
+            bail!("DATA_DIR {} is in use: Tidings runs on it already", data_dir.display())
+        }
         Err(TryLockError::Error(error)) => Err(error).context("DATA_DIR cannot be locked"),
     }
 }

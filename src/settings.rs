@@ -357,7 +357,11 @@ fn instance(text: &str) -> Result<String, String> {
 /// A duration of a second or more: tokens count in seconds, and one of none is born expired.
 fn lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = duration(text)?;
-    if lifetime < Duration::from_secs(1) { Err("a token lives a second at least".to_owned()) } else { Ok(lifetime) }
+    if lifetime < Duration::from_secs(1) {
+        Err("a token lives a second at least".to_owned())
+    } else {
+        Ok(lifetime)
+    }
 }
 
 /// Reads `on` or `off`.
@@ -419,7 +423,8 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_names_itself() {
-        let error = Cli::try_parse_from(["tidings", "serve", "--introspection", "maybe"]).unwrap_err().to_string();
+        let error =
+            Cli::try_parse_from(["tidings", "serve", "--introspection", "maybe"]).unwrap_err().to_string();
         assert!(
             error.contains("'maybe'") && error.contains("--introspection") && error.contains("on or off"),
             "{error}"
@@ -438,8 +443,9 @@ mod tests {
 
     #[test]
     fn introspection_is_on_until_it_is_switched_off() {
-        let introspection =
-            |text: &[&str]| Cli::try_parse_from(["tidings"].iter().chain(text)).unwrap().serve.gateway.introspection;
+        let introspection = |text: &[&str]| {
+            Cli::try_parse_from(["tidings"].iter().chain(text)).unwrap().serve.gateway.introspection
+        };
         assert_eq!((introspection(&[]), introspection(&["--introspection", "on"])), (None, Some(true)));
         assert_eq!(introspection(&["--introspection", "off"]), Some(false));
         assert_eq!(introspection(&["--introspection=off"]), Some(false));
@@ -452,8 +458,12 @@ mod tests {
         command.build();
         for setting in command.get_arguments().filter(|setting| setting.get_long().is_some_and(named)) {
             let (flag, entry) = (setting.get_long().unwrap(), setting.get_help().unwrap().to_string());
-            let variable = setting.get_env().unwrap_or_else(|| panic!("--{flag} has no variable")).to_str().unwrap();
-            assert!(help.contains(&format!("--{flag} <")) && help.contains(&format!("[env: {variable}")), "--{flag}");
+            let variable =
+                setting.get_env().unwrap_or_else(|| panic!("--{flag} has no variable")).to_str().unwrap();
+            assert!(
+                help.contains(&format!("--{flag} <")) && help.contains(&format!("[env: {variable}")),
+                "--{flag}"
+            );
             let default = setting.get_default_values().iter().any(|default| !default.is_empty());
             assert!(default || entry.contains("[default: "), "--{flag} has no default");
         }
@@ -463,7 +473,8 @@ mod tests {
     fn urls_with_passwords_show_themselves_nowhere() {
         let urls = ["--auth-database-url", "--dialog-database-url", "--counter-database-url"];
         let url = "postgres://ann:hidden@localhost/auth";
-        let cli = Cli::try_parse_from(["tidings"].into_iter().chain(urls.into_iter().flat_map(|name| [name, url])));
+        let cli =
+            Cli::try_parse_from(["tidings"].into_iter().chain(urls.into_iter().flat_map(|name| [name, url])));
         let cli = cli.unwrap();
         assert_eq!(cli.serve.databases.auth_database_url.as_deref(), Some(url));
         assert!(!format!("{cli:?}").contains("hidden"));

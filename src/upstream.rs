@@ -76,10 +76,14 @@ mod tests {
         assert_eq!(default.resilience(false), settings);
         assert_eq!(default.resilience(true), resilience::Settings { hedge: true, ..settings });
         let off =
-            upstream(&["--upstream-retries", "off", "--upstream-hedge=off", "--upstream-breaker", "off"]).unwrap();
+            upstream(&["--upstream-retries", "off", "--upstream-hedge=off", "--upstream-breaker", "off"])
+                .unwrap();
         assert_eq!(off.resilience(true), resilience::Settings { retries: 0, hedge: false, breaker: false });
         assert_eq!(upstream(&["--upstream-retries", "10"]).unwrap().upstream_retries, 10);
-        assert_eq!(upstream(&["--operation-deadline", "1500ms"]).unwrap().operation_deadline.as_millis(), 1_500);
+        assert_eq!(
+            upstream(&["--operation-deadline", "1500ms"]).unwrap().operation_deadline.as_millis(),
+            1_500
+        );
         for wrong in ["0", "11", "-1", "many"] {
             assert!(
                 upstream(&[&format!("--upstream-retries={wrong}")]).unwrap_err().contains("from 1 to 10"),

@@ -73,7 +73,10 @@ pub fn trusted_documents(path: Option<&Path>) -> anyhow::Result<Option<TrustedDo
     let Some(path) = path else { return Ok(None) };
     let read = || -> anyhow::Result<_> {
         let size_bytes = std::fs::metadata(path)?.len();
-        ensure!(size_bytes <= TRUSTED_MAX_BYTES, "it has {size_bytes} bytes, at most {TRUSTED_MAX_BYTES} are read");
+        ensure!(
+            size_bytes <= TRUSTED_MAX_BYTES,
+            "it has {size_bytes} bytes, at most {TRUSTED_MAX_BYTES} are read"
+        );
         Ok(TrustedDocuments::read(&std::fs::read_to_string(path)?)?)
     };
     let listed = read().with_context(|| format!("TRUSTED_DOCUMENTS {}", path.display()))?;

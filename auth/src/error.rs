@@ -49,7 +49,9 @@ impl From<Error> for Status {
         match &error {
             Error::Invalid(_) | Error::OldPassword => Self::invalid_argument(error.to_string()),
             Error::LoginTaken => Self::already_exists(error.to_string()),
-            Error::Credentials | Error::RefreshToken | Error::SessionEnded => Self::unauthenticated(error.to_string()),
+            Error::Credentials | Error::RefreshToken | Error::SessionEnded => {
+                Self::unauthenticated(error.to_string())
+            }
             Error::Busy => Self::unavailable(error.to_string()),
             Error::TooManyRevoked(_) => {
                 tracing::error!(%error, "revoked sessions cannot be listed");

@@ -7,9 +7,9 @@ use events::Headers;
 use proto::{
     SessionId, UserId,
     auth::{
-        ChangePasswordRequest, KeysReply, KeysRequest, LoginRequest, LogoutReply, LogoutRequest, RefreshRequest,
-        RegisterRequest, RenameRequest, RevokedReply, RevokedRequest, SearchReply, SearchRequest, Session, User,
-        UsersReply, UsersRequest, auth_server::Auth,
+        ChangePasswordRequest, KeysReply, KeysRequest, LoginRequest, LogoutReply, LogoutRequest,
+        RefreshRequest, RegisterRequest, RenameRequest, RevokedReply, RevokedRequest, SearchReply,
+        SearchRequest, Session, User, UsersReply, UsersRequest, auth_server::Auth,
     },
 };
 use telemetry::Call;

@@ -27,8 +27,10 @@ pub use error::Error;
 use crate::password::Passwords;
 
 /// This crate's migrations: `account` and `session`. They want those of `db` and `events` beside them.
-pub static MIGRATIONS: db::Migrations =
-    db::Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+pub static MIGRATIONS: db::Migrations = db::Migrations {
+    sqlite: sqlx::migrate!("./migrations/sqlite"),
+    postgres: sqlx::migrate!("./migrations/postgres"),
+};
 
 /// How far the clocks of those who sign, verify and store may differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);

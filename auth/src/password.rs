@@ -34,7 +34,9 @@ impl Password {
     pub(crate) fn parse(text: String) -> Result<Self, Error> {
         let fits = text.chars().nth(LENGTH_MIN - 1).is_some() && text.chars().nth(LENGTH_MAX).is_none();
         if !fits || text.chars().any(char::is_control) {
-            return Err(Error::Invalid("a password has 8 to 256 characters, none of them control characters"));
+            return Err(Error::Invalid(
+                "a password has 8 to 256 characters, none of them control characters",
+            ));
         }
         Ok(Self(text))
     }
@@ -110,11 +112,12 @@ impl Passwords {
     pub(crate) async fn verify(&self, password: Password, hash: Option<Hash>) -> Result<bool, Error> {
         let is_known = hash.is_some();
         let hash = hash.unwrap_or_else(Hash::nobodys);
-        let check = move || match argon2().verify_password(password.0.as_bytes(), &PasswordHash::new(&hash.0)?) {
-            Ok(()) => Ok(true),
-            Err(PasswordInvalid) => Ok(false),
-            Err(error) => Err(error),
-        };
+        let check =
+            move || match argon2().verify_password(password.0.as_bytes(), &PasswordHash::new(&hash.0)?) {
+                Ok(()) => Ok(true),
+                Err(PasswordInvalid) => Ok(false),
+                Err(error) => Err(error),
+            };
         Ok(self.work("verify", check).await? && is_known)
     }
 
@@ -137,7 +140,8 @@ impl Passwords {
             drop(turn);
             done
         });
-        let done = done.await.expect("hashing does not panic, and blocking work that has begun is not cancelled");
+        let done =
+            done.await.expect("hashing does not panic, and blocking work that has begun is not cancelled");
         metrics::counter!("auth_password_work_total", "work" => name).increment(1);
         metrics::histogram!("auth_password_work_seconds", "work" => name).record(begun.elapsed());
         done.map_err(Error::Hashing)
@@ -161,7 +165,8 @@ mod tests {
         for good in ["12345678", "correct horse 🐎", &"ß".repeat(256)] {
             assert!(Password::parse(good.to_owned()).is_ok(), "{good}");
         }
-        for bad in ["", "1234567", "🐎🐎🐎🐎🐎🐎🐎", "1234567\0", "12345678\n", &"ß".repeat(257)] {
+        for bad in ["", "1234567", "🐎🐎🐎🐎🐎🐎🐎", "1234567\0", "12345678\n", &"ß".repeat(257)]
+        {
             assert!(matches!(Password::parse(bad.to_owned()), Err(Error::Invalid(_))), "{bad:?}");
         }
     }
@@ -171,12 +176,19 @@ mod tests {
         let passwords = Passwords::new();
         let hash = passwords.hash(password("correct horse")).await.unwrap();
         assert!(hash.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.as_str());
-        assert_ne!(passwords.hash(password("correct horse")).await.unwrap(), hash, "every hash has its own salt");
+        assert_ne!(
+            passwords.hash(password("correct horse")).await.unwrap(),
+            hash,
+            "every hash has its own salt"
+        );
         assert!(passwords.verify(password("correct horse"), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify(password("correct horsf"), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify(Password::nobodys(), Some(hash)).await.unwrap());
         let damaged = Hash::stored("$argon2id$damaged".to_owned());
-        assert!(matches!(passwords.verify(password("correct horse"), Some(damaged)).await, Err(Error::Hashing(_))));
+        assert!(matches!(
+            passwords.verify(password("correct horse"), Some(damaged)).await,
+            Err(Error::Hashing(_))
+        ));
     }
 
     #[tokio::test]
@@ -184,7 +196,10 @@ mod tests {
         let hash = Hash::nobodys();
         let parsed = PasswordHash::new(hash.as_str()).unwrap();
         let real = argon2().hash_password(b"correct horse").unwrap();
-        assert_eq!((parsed.algorithm, parsed.version, parsed.params), (real.algorithm, real.version, real.params));
+        assert_eq!(
+            (parsed.algorithm, parsed.version, parsed.params),
+            (real.algorithm, real.version, real.params)
+        );
         assert_eq!(parsed.hash.unwrap().len(), real.hash.unwrap().len());
         assert_eq!(parsed.salt.unwrap().len(), real.salt.unwrap().len());
         assert!(!Passwords::new().verify(password("correct horse"), None).await.unwrap());
@@ -212,7 +227,8 @@ mod tests {
         assert!(busy.await.unwrap_err().is_cancelled());
         assert!(matches!(passwords.hash(password("correct horse")).await, Err(Error::Busy)));
         finish.send(()).unwrap();
-        testkit::eventually("the turn is free again", || async { passwords.turns.available_permits() == 1 }).await;
+        testkit::eventually("the turn is free again", || async { passwords.turns.available_permits() == 1 })
+            .await;
         assert!(passwords.hash(password("correct horse")).await.is_ok());
     }
 

@@ -259,9 +259,17 @@ mod tests {
         assert_eq!(token.text().len(), 43);
         let (padded, longer) = (format!("{}=", token.text()), format!("{}A", token.text()));
         let loose = format!("{}B", "A".repeat(42));
-        for bad in
-            ["", "nonsense", "a\0", &token.text()[1..], &padded, &longer, &"é".repeat(43), &loose, &"A".repeat(5_000)]
-        {
+        for bad in [
+            "",
+            "nonsense",
+            "a\0",
+            &token.text()[1..],
+            &padded,
+            &longer,
+            &"é".repeat(43),
+            &loose,
+            &"A".repeat(5_000),
+        ] {
             assert!(matches!(Token::parse(bad), Err(Error::RefreshToken)), "{bad:?}");
         }
     }

@@ -36,10 +36,11 @@ pub(crate) async fn register(
     let (db, app) = (app.db.clone(), app.clone());
     let write = async move {
         let mut tx = app.db.begin().await?;
-        let user = store::account::insert(&mut tx, id, &login, &name, &hash).await.map_err(|error| match error {
-            db::Error::Unique(rule) if rule == "account_login" => Error::LoginTaken,
-            error => error.into(),
-        })?;
+        let user =
+            store::account::insert(&mut tx, id, &login, &name, &hash).await.map_err(|error| match error {
+                db::Error::Unique(rule) if rule == "account_login" => Error::LoginTaken,
+                error => error.into(),
+            })?;
         outbox::append(&mut tx, &[event::registered(id, &headers)]).await?;
         session::open(&app, &mut tx, id, &opening, &headers).await?;
         tx.commit().await?;

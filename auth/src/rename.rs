@@ -22,7 +22,8 @@ pub(crate) async fn rename(
     let db = app.db.clone();
     let write = async move {
         let mut tx = db.begin().await?;
-        let renamed = store::account::rename(&mut tx, user, session, &name).await?.ok_or(Error::SessionEnded)?;
+        let renamed =
+            store::account::rename(&mut tx, user, session, &name).await?.ok_or(Error::SessionEnded)?;
         outbox::append(&mut tx, &[event::renamed(user, &headers)]).await?;
         tx.commit().await?;
         Ok(renamed)

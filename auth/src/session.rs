@@ -51,8 +51,10 @@ pub(crate) async fn open(
     let ended = store::session::end_oldest(tx, user, SESSIONS_MAX - 1, *now_us).await?;
     let expires_at_us = now_us.saturating_add(app.settings.refresh_ttl_us());
     store::session::insert(tx, *id, user, token, expires_at_us).await?;
-    let events: Vec<_> =
-        event::revoked(user, &ended, headers).into_iter().chain([event::logged_in(user, *id, headers)]).collect();
+    let events: Vec<_> = event::revoked(user, &ended, headers)
+        .into_iter()
+        .chain([event::logged_in(user, *id, headers)])
+        .collect();
     outbox::append(tx, &events).await
 }
 
@@ -104,7 +106,8 @@ pub(crate) async fn logout(
 /// [`Error::TooManyRevoked`] beyond 200,000.
 #[tracing::instrument(name = "auth.session.revoked", skip_all)]
 pub(crate) async fn revoked(app: &App) -> Result<Vec<SessionId>, Error> {
-    let revoked = store::session::revoked(&app.db, app.settings.remembered_us(), REVOKED_MAX as i64 + 1).await?;
+    let revoked =
+        store::session::revoked(&app.db, app.settings.remembered_us(), REVOKED_MAX as i64 + 1).await?;
     if revoked.len() > REVOKED_MAX { Err(Error::TooManyRevoked(REVOKED_MAX as i64)) } else { Ok(revoked) }
 }
 
@@ -151,7 +154,8 @@ mod tests {
             while kinds.len() < ids.len() + 1 {
                 kinds.extend(tail.next().await.unwrap().records);
             }
-            let revoked = proto::events::SessionRevoked { user_id: ann.bytes(), session_ids: vec![ids[0].bytes()] };
+            let revoked =
+                proto::events::SessionRevoked { user_id: ann.bytes(), session_ids: vec![ids[0].bytes()] };
             let (last, before) = kinds.split_last().unwrap();
             assert_eq!(last.kind, "UserLoggedIn", "{}", test.name);
             let before = before.last().unwrap();
@@ -167,7 +171,8 @@ mod tests {
             let ann = fixture::person(&test.db, "ann", "Ann").await;
             let mut tx = test.db.begin().await.unwrap();
             let ids = (0..REVOKED_MAX).map(|_| SessionId::now().uuid());
-            let ids: serde_json::Value = ids.map(|id| json!({ "id": id, "hash": id.simple().to_string() })).collect();
+            let ids: serde_json::Value =
+                ids.map(|id| json!({ "id": id, "hash": id.simple().to_string() })).collect();
             let insert = query(
                 "insert into session (id, user_id, family_hash, newest_hash, expires_at_us, ended_at_us)
                  select r.id, $2, r.hash, r.hash, $3, now_us from rows($1: id uuid, hash bytea) as r cross join clock",

@@ -177,7 +177,8 @@ mod tests {
             assert_eq!(Name::parse(text).unwrap().as_str(), name);
         }
         assert!(Name::parse(&"ß".repeat(64)).is_ok());
-        for bad in ["", " ", "\u{3000}", "a\0b", "a\nb", "\tann", "a\u{7f}", "a\u{10ffff}", &"ß".repeat(65)] {
+        for bad in ["", " ", "\u{3000}", "a\0b", "a\nb", "\tann", "a\u{7f}", "a\u{10ffff}", &"ß".repeat(65)]
+        {
             assert!(matches!(Name::parse(bad), Err(Error::Invalid(_))), "{bad:?}");
         }
     }
@@ -185,7 +186,10 @@ mod tests {
     #[test]
     fn a_prefix_has_2_to_32_characters_in_any_case_of_letters() {
         let prefix = Prefix::parse("ΑΣ").unwrap();
-        assert!(Name::parse("Ασα").unwrap().lower().starts_with(prefix.low()), "a word's end is no other letter here");
+        assert!(
+            Name::parse("Ασα").unwrap().lower().starts_with(prefix.low()),
+            "a word's end is no other letter here"
+        );
         assert!(Prefix::parse(&"é".repeat(32)).is_ok());
         for bad in ["", "a", "é", "a\0", "an\n", &"é".repeat(33)] {
             assert!(matches!(Prefix::parse(bad), Err(Error::Invalid(_))), "{bad:?}");

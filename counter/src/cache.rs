@@ -83,7 +83,8 @@ impl Cache {
             Self::Redis(redis) => redis.get(user_id).await,
         };
         metrics::histogram!("counter_cache_seconds").record(begun.elapsed());
-        metrics::counter!("counter_cache_total", "hit" => if unread.is_some() { "yes" } else { "no" }).increment(1);
+        metrics::counter!("counter_cache_total", "hit" => if unread.is_some() { "yes" } else { "no" })
+            .increment(1);
         unread
     }
 

@@ -45,8 +45,9 @@ impl Apply for Count {
         }
         let causes = causes(&inputs, &origins);
         let epoch = store::epoch(tx).await?;
-        let cause =
-            |dialog_id, seq| causes.get(&(dialog_id, seq)).map(|headers| (*headers).clone()).unwrap_or_default();
+        let cause = |dialog_id, seq| {
+            causes.get(&(dialog_id, seq)).map(|headers| (*headers).clone()).unwrap_or_default()
+        };
         publish::publish(tx, epoch, done.effects, dead, cause).await?;
         Ok(())
     }

@@ -56,7 +56,9 @@ impl From<&Error> for Status {
         match error {
             Error::Shared(error) => Self::from(&**error),
             Error::Busy => Self::unavailable(error.to_string()),
-            Error::Invalid(_) | Error::Future | Error::Impossible(_) => Self::invalid_argument(error.to_string()),
+            Error::Invalid(_) | Error::Future | Error::Impossible(_) => {
+                Self::invalid_argument(error.to_string())
+            }
             Error::Database(db::Error::Unavailable(source)) => {
                 tracing::warn!(%source, "the database is unavailable");
                 Self::unavailable("counters cannot be reached at the moment")

@@ -162,7 +162,9 @@ mod tests {
     #[test]
     fn an_event_of_a_dialog_is_a_step_of_its_version() {
         let payload = Kind::MessageSent(message_sent(7, 9)).payload();
-        let Ok(Some(Input::Dialog { version: Some(9), change: Change::Sent(message, 5), .. })) = read(&payload) else {
+        let Ok(Some(Input::Dialog { version: Some(9), change: Change::Sent(message, 5), .. })) =
+            read(&payload)
+        else {
             panic!("{:?}", read(&payload))
         };
         assert_eq!(message.seq, 7);
@@ -175,14 +177,17 @@ mod tests {
 
     #[test]
     fn what_is_out_of_bounds_is_impossible() {
-        for sent in [message_sent(0, 1), message_sent(MAX + 1, 1), message_sent(1, 0), message_sent(1, i64::MAX)] {
+        for sent in
+            [message_sent(0, 1), message_sent(MAX + 1, 1), message_sent(1, 0), message_sent(1, i64::MAX)]
+        {
             read(&Kind::MessageSent(sent).payload()).unwrap_err();
         }
         let short = MessageSent { sender_id: vec![3; 15], ..message_sent(1, 1) };
         read(&Kind::MessageSent(short).payload()).unwrap_err();
         let before_everything = MessageSent { created_at_us: -1, ..message_sent(1, 1) };
         settled(&before_everything).unwrap_err();
-        let joined = ParticipantJoined { dialog_id: vec![1; 16], version: 1, user_id: vec![1; 16], joined_seq: -1 };
+        let joined =
+            ParticipantJoined { dialog_id: vec![1; 16], version: 1, user_id: vec![1; 16], joined_seq: -1 };
         read(&Kind::ParticipantJoined(joined).payload()).unwrap_err();
         read(b"\xff\xff").unwrap_err();
         read(&Kind::Counted(Counted::default()).payload()).unwrap_err();

@@ -4,9 +4,9 @@ use events::Headers;
 use proto::{
     DialogId, UserId,
     counter::{
-        self as wire, MarkReadReply, MarkReadRequest, ReadStatesPageReply, ReadStatesReply, ReadStatesRequest,
-        RowsReply, RowsRequest, SettleReply, SettleRequest, SnapshotsReply, SnapshotsRequest, UnreadReply,
-        UnreadRequest, counters_server::Counters,
+        self as wire, MarkReadReply, MarkReadRequest, ReadStatesPageReply, ReadStatesReply,
+        ReadStatesRequest, RowsReply, RowsRequest, SettleReply, SettleRequest, SnapshotsReply,
+        SnapshotsRequest, UnreadReply, UnreadRequest, counters_server::Counters,
     },
 };
 use telemetry::Call;
@@ -45,7 +45,10 @@ impl Counters for App {
         let dialogs = DialogId::parse_all(&request.dialog_ids).map_err(Error::from)?;
         let at_least = request.at_least.as_ref().map(version);
         let (version, rows) = unread::rows(&self.db, user_id, &dialogs, at_least).await?;
-        Ok(Response::new(RowsReply { rows: rows.iter().map(row).collect(), version: Some(version_wire(version)) }))
+        Ok(Response::new(RowsReply {
+            rows: rows.iter().map(row).collect(),
+            version: Some(version_wire(version)),
+        }))
     }
 
     async fn mark_read(&self, request: Request<MarkReadRequest>) -> Result<Response<MarkReadReply>, Status> {
@@ -64,13 +67,17 @@ impl Counters for App {
         }))
     }
 
-    async fn read_states(&self, request: Request<ReadStatesRequest>) -> Result<Response<ReadStatesReply>, Status> {
+    async fn read_states(
+        &self,
+        request: Request<ReadStatesRequest>,
+    ) -> Result<Response<ReadStatesReply>, Status> {
         let user_id = self.caller(&request).await?;
         let request = request.into_inner();
         at_most(request.pages.len(), PAGES, "at most 100 pages at once")?;
         let pages = request.pages.iter().map(states_page).collect::<Result<Vec<_>, _>>()?;
         let states = unread::read_states(&self.db, user_id, &pages).await?;
-        let state = |(user_id, read_seq): (UserId, i64)| wire::ReadState { user_id: user_id.bytes(), read_seq };
+        let state =
+            |(user_id, read_seq): (UserId, i64)| wire::ReadState { user_id: user_id.bytes(), read_seq };
         let page = |page: Option<unread::ReadStates>| ReadStatesPageReply {
             found: page.is_some(),
             states: page.into_iter().flatten().map(state).collect(),
@@ -78,7 +85,10 @@ impl Counters for App {
         Ok(Response::new(ReadStatesReply { pages: states.into_iter().map(page).collect() }))
     }
 
-    async fn snapshots(&self, request: Request<SnapshotsRequest>) -> Result<Response<SnapshotsReply>, Status> {
+    async fn snapshots(
+        &self,
+        request: Request<SnapshotsRequest>,
+    ) -> Result<Response<SnapshotsReply>, Status> {
         self.guard.service(request.metadata())?;
         let request = request.into_inner();
         at_most(request.of.len(), ROWS, "at most 1,000 users at once")?;
@@ -135,7 +145,12 @@ fn version_wire(version: Version) -> wire::Version {
 }
 
 fn row(row: &Row) -> wire::Row {
-    wire::Row { dialog_id: row.dialog_id.bytes(), unread: row.unread, read_seq: row.read_seq, last_seq: row.last_seq }
+    wire::Row {
+        dialog_id: row.dialog_id.bytes(),
+        unread: row.unread,
+        read_seq: row.read_seq,
+        last_seq: row.last_seq,
+    }
 }
 
 fn snapshot(snapshot: Snapshot) -> wire::Snapshot {

@@ -130,9 +130,10 @@ impl Change {
     /// The message that it is about.
     pub fn message(&self) -> Option<&Message> {
         match self {
-            Self::Sent(message, _) | Self::Refused(message, _) | Self::Deleted(message) | Self::Failed(message) => {
-                Some(message)
-            }
+            Self::Sent(message, _)
+            | Self::Refused(message, _)
+            | Self::Deleted(message)
+            | Self::Failed(message) => Some(message),
             _ => None,
         }
     }
@@ -140,7 +141,9 @@ impl Change {
     /// The person that it is about.
     pub fn user(&self) -> Option<UserId> {
         match self {
-            Self::Joined { user_id, .. } | Self::Left { user_id, .. } | Self::Read { user_id, .. } => Some(*user_id),
+            Self::Joined { user_id, .. } | Self::Left { user_id, .. } | Self::Read { user_id, .. } => {
+                Some(*user_id)
+            }
             _ => None,
         }
     }
@@ -265,7 +268,12 @@ pub(crate) fn apply(state: &mut State, input: &Input, journal: &mut Journal) {
             dialog.move_to(dialog_id, message, Standing::Void(Why::Deleted), journal);
         }
         Change::Failed(message) => {
-            dialog.move_to(dialog_id, message, Standing::Void(Why::Refused(FAILED_BEFORE.to_owned())), journal);
+            dialog.move_to(
+                dialog_id,
+                message,
+                Standing::Void(Why::Refused(FAILED_BEFORE.to_owned())),
+                journal,
+            );
         }
         Change::Joined { user_id, version, joined_seq } => {
             dialog.change_membership(dialog_id, *user_id, *version, Membership::Joined(*joined_seq), journal);
@@ -291,7 +299,8 @@ impl Member {
 
     fn recount(&mut self, user_id: UserId, ledger: &BTreeMap<i64, Entry>) {
         let counted = ledger.iter().filter(|(_, entry)| entry.standing == Standing::Counted);
-        self.unread = counted.filter(|(seq, entry)| self.awaits(user_id, **seq, entry.author_id)).count() as i64;
+        self.unread =
+            counted.filter(|(seq, entry)| self.awaits(user_id, **seq, entry.author_id)).count() as i64;
     }
 }
 
@@ -311,7 +320,13 @@ impl Dialog {
     }
 
     /// Moves a message towards a standing, with everyone's unread; false where another message has its place.
-    fn move_to(&mut self, dialog_id: DialogId, message: &Message, to: Standing, journal: &mut Journal) -> bool {
+    fn move_to(
+        &mut self,
+        dialog_id: DialogId,
+        message: &Message,
+        to: Standing,
+        journal: &mut Journal,
+    ) -> bool {
         let Ok(step) = ledger::step(self.ledger.get(&message.seq), message, to) else {
             journal.effects.divergences.push(journal.at);
             return false;

@@ -30,8 +30,10 @@ pub use error::Error;
 use fills::Fills;
 
 /// This service's migrations; its database needs those of `db` and `events` too.
-pub static MIGRATIONS: db::Migrations =
-    db::Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+pub static MIGRATIONS: db::Migrations = db::Migrations {
+    sqlite: sqlx::migrate!("./migrations/sqlite"),
+    postgres: sqlx::migrate!("./migrations/postgres"),
+};
 
 /// The counter service. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -63,11 +65,17 @@ impl App {
     /// # Errors
     /// [`Stopped`] where the log is not the one that was counted before: counting has stopped, told in one log line and
     /// by the component at that time, while everything else went on until shut down.
-    pub async fn run(&self, dialog: Peer, component: Component, shutdown: CancellationToken) -> Result<(), Stopped> {
+    pub async fn run(
+        &self,
+        dialog: Peer,
+        component: Component,
+        shutdown: CancellationToken,
+    ) -> Result<(), Stopped> {
         component.ready();
         let topics = &[topic::AUTH, topic::DIALOG];
         let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, count::Count);
-        let repair = repair::Repair { db: self.db.clone(), dialog, service_token: self.service_token.clone() };
+        let repair =
+            repair::Repair { db: self.db.clone(), dialog, service_token: self.service_token.clone() };
         let counting = Box::pin(async {
             let stopped = consumer.run(shutdown.clone()).await;
             if let Err(stopped) = &stopped {

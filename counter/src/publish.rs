@@ -52,7 +52,15 @@ pub(crate) async fn publish(
 }
 
 fn event(topic: &'static str, key: String, version: i64, kind: Kind, headers: Headers) -> Event {
-    Event { event_id: Uuid::now_v7(), topic, key, version, kind: kind.name(), payload: kind.payload(), headers }
+    Event {
+        event_id: Uuid::now_v7(),
+        topic,
+        key,
+        version,
+        kind: kind.name(),
+        payload: kind.payload(),
+        headers,
+    }
 }
 
 /// The saga's reply.

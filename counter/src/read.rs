@@ -28,7 +28,13 @@ pub struct Marked {
 /// # Errors
 /// As the database has them; to be repeated without harm.
 #[tracing::instrument(name = "counter.read.mark", skip_all, fields(%user_id, %dialog_id, seq))]
-pub async fn mark(db: &Db, user_id: UserId, dialog_id: DialogId, seq: i64, headers: Headers) -> Result<Marked, Error> {
+pub async fn mark(
+    db: &Db,
+    user_id: UserId,
+    dialog_id: DialogId,
+    seq: i64,
+    headers: Headers,
+) -> Result<Marked, Error> {
     // A pointer never goes back: what it has passed needs no lock and no write.
     let mut tx = db.snapshot().await?;
     let row = store::pointer(&mut tx, user_id, dialog_id).await?;
@@ -40,7 +46,13 @@ pub async fn mark(db: &Db, user_id: UserId, dialog_id: DialogId, seq: i64, heade
     db.detach(write(db.clone(), user_id, dialog_id, seq, headers)).await
 }
 
-async fn write(db: Db, user_id: UserId, dialog_id: DialogId, seq: i64, headers: Headers) -> Result<Marked, Error> {
+async fn write(
+    db: Db,
+    user_id: UserId,
+    dialog_id: DialogId,
+    seq: i64,
+    headers: Headers,
+) -> Result<Marked, Error> {
     let mut tx = db.begin().await?;
     let input = Input::Dialog { dialog_id, version: None, change: Change::Read { user_id, up_to: seq } };
     let done = store::transact(&mut tx, &[input]).await?;

@@ -78,8 +78,9 @@ impl Repair {
         let Some(first) = missing.first() else { return Ok(()) };
         let mut since = first - 1;
         loop {
-            let call =
-                Call::new().with_authorization(&self.service_token.header()).with_deadline(Instant::now() + TIMEOUT);
+            let call = Call::new()
+                .with_authorization(&self.service_token.header())
+                .with_deadline(Instant::now() + TIMEOUT);
             let headers = Headers::from(&call);
             let request = ChangesSinceRequest { dialog_id: dialog_id.bytes(), since, limit: CHANGES };
             let mut client = DialogsClient::with_interceptor(self.dialog.clone(), call)

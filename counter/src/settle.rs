@@ -51,20 +51,21 @@ async fn write(db: Db, messages: Vec<MessageSent>, headers: Headers) -> Result<V
     let answers = std::mem::take(&mut done.effects.answers).into_iter();
     let answers: HashMap<MessageId, Option<String>> =
         answers.map(|answer| (answer.message_id, answer.refused)).collect();
-    let divergent =
-        done.effects.divergences.iter().map(|at| {
-            (dead_letter(origins[*at], "another message is known at this place of the dialog"), headers.clone())
-        });
+    let divergent = done.effects.divergences.iter().map(|at| {
+        (dead_letter(origins[*at], "another message is known at this place of the dialog"), headers.clone())
+    });
     dead.extend(divergent);
     let epoch = store::epoch(&mut tx).await?;
     publish::publish(&mut tx, epoch, done.effects, dead, |_, _| headers.clone()).await?;
     tx.commit().await?;
-    let outcome =
-        |message: &MessageSent| match MessageId::parse(&message.message_id).ok().and_then(|id| answers.get(&id)) {
-            Some(None) => Outcome::Counted,
-            Some(Some(reason)) => Outcome::Refused(reason.clone()),
-            None => Outcome::Unknown,
-        };
+    let outcome = |message: &MessageSent| match MessageId::parse(&message.message_id)
+        .ok()
+        .and_then(|id| answers.get(&id))
+    {
+        Some(None) => Outcome::Counted,
+        Some(Some(reason)) => Outcome::Refused(reason.clone()),
+        None => Outcome::Unknown,
+    };
     Ok(messages.iter().map(outcome).collect())
 }
 

@@ -124,7 +124,10 @@ mod tests {
     #[test]
     fn whatever_comes_when_a_version_has_its_own_rows() {
         let answers: usize = (0..20_000)
-            .map(|seed| answers(seed, Slot::apply, Slot::fill).unwrap_or_else(|| panic!("wrong rows with seed {seed}")))
+            .map(|seed| {
+                answers(seed, Slot::apply, Slot::fill)
+                    .unwrap_or_else(|| panic!("wrong rows with seed {seed}"))
+            })
             .sum();
         assert!(answers > 50_000, "the cache held something often enough: {answers}");
     }
@@ -160,7 +163,12 @@ mod tests {
 
     #[test]
     fn more_than_a_thousand_rows_are_not_held() {
-        let row = |n: u128| Row { dialog_id: DialogId::new(Uuid::from_u128(n)), unread: 1, read_seq: 0, last_seq: 0 };
+        let row = |n: u128| Row {
+            dialog_id: DialogId::new(Uuid::from_u128(n)),
+            unread: 1,
+            read_seq: 0,
+            last_seq: 0,
+        };
         let version = |number| Version { epoch: 1, number };
         let rows: Vec<Row> = (0..ROWS as u128).map(row).collect();
         let held = Slot::Held(Arc::new(Unread { version: version(1), total: 1_000, rows, truncated: false }));

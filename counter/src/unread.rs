@@ -76,7 +76,12 @@ pub type ReadStates = Vec<(UserId, i64)>;
 /// # Errors
 /// [`Error::Future`] where `at_least` was never given to anyone; [`Error::Busy`]; else as the database has them.
 #[tracing::instrument(name = "counter.unread.of", skip_all, fields(%user_id))]
-pub async fn of(fills: &Fills, user_id: UserId, first: usize, at_least: Option<Version>) -> Result<Unread, Error> {
+pub async fn of(
+    fills: &Fills,
+    user_id: UserId,
+    first: usize,
+    at_least: Option<Version>,
+) -> Result<Unread, Error> {
     let unread = fills.unread(user_id, at_least).await?;
     never_older(unread.version, at_least)?;
     Ok(cut(unread, first))
@@ -123,8 +128,11 @@ pub async fn snapshots(db: &Db, of: &[(UserId, Option<Version>)]) -> Result<Vec<
     let versions = store::versions(&mut tx, &users).await?;
     let versions: BTreeMap<UserId, (Version, i64)> =
         versions.into_iter().map(|(user_id, version, total)| (user_id, (version, total))).collect();
-    let behind: Vec<UserId> =
-        of.iter().filter(|(user_id, since)| *since != Some(versions[user_id].0)).map(|(user_id, _)| *user_id).collect();
+    let behind: Vec<UserId> = of
+        .iter()
+        .filter(|(user_id, since)| *since != Some(versions[user_id].0))
+        .map(|(user_id, _)| *user_id)
+        .collect();
     let mut rows: BTreeMap<UserId, Vec<Row>> = BTreeMap::new();
     if !behind.is_empty() {
         for (user_id, row) in store::unread_of_many(&mut tx, &behind, ROWS as i64 + 1).await? {
@@ -149,7 +157,11 @@ pub async fn snapshots(db: &Db, of: &[(UserId, Option<Version>)]) -> Result<Vec<
 /// # Errors
 /// As the database has them.
 #[tracing::instrument(name = "counter.read.states", skip_all, fields(%user_id, pages = pages.len()))]
-pub async fn read_states(db: &Db, user_id: UserId, pages: &[StatesPage]) -> Result<Vec<Option<ReadStates>>, Error> {
+pub async fn read_states(
+    db: &Db,
+    user_id: UserId,
+    pages: &[StatesPage],
+) -> Result<Vec<Option<ReadStates>>, Error> {
     let dialogs: Vec<DialogId> = pages.iter().map(|page| page.dialog_id).collect();
     let mut tx = db.snapshot().await?;
     let own: BTreeSet<DialogId> = store::memberships(&mut tx, user_id, &dialogs).await?.into_iter().collect();

@@ -51,12 +51,17 @@ pub struct Missed {
 /// # Errors
 /// [`Error::NoDialog`] and [`Error::Database`].
 #[tracing::instrument(name = "dialog.messages_since", skip_all, fields(user_id = %caller, dialog_id = %id))]
-pub async fn messages_since(db: &Db, caller: UserId, id: DialogId, since: Option<Version>) -> Result<Missed, Error> {
+pub async fn messages_since(
+    db: &Db,
+    caller: UserId,
+    id: DialogId,
+    since: Option<Version>,
+) -> Result<Missed, Error> {
     let above = since.map_or(i64::MAX, |since| since.number);
     let found = change::messages(db, id, caller, above, REPLAY_MAX + 1).await?.ok_or(Error::NoDialog)?;
     let head = Version { epoch: found.epoch, number: found.head };
-    let foreign =
-        since.is_some_and(|since| since.number > 0 && (since.epoch != head.epoch || since.number > head.number));
+    let foreign = since
+        .is_some_and(|since| since.number > 0 && (since.epoch != head.epoch || since.number > head.number));
     if foreign || found.changed.len() as i64 > REPLAY_MAX {
         return Ok(Missed { head, messages: Vec::new(), reset: true });
     }

@@ -108,7 +108,12 @@ async fn write(tx: &mut Tx, caller: UserId, new: &New, cause: &Headers) -> Resul
 }
 
 /// The first events of a dialog: it is made, and everybody joins.
-async fn begin(tx: &mut Tx, mut held: Held, participants: &Participants, cause: &Headers) -> Result<(), Error> {
+async fn begin(
+    tx: &mut Tx,
+    mut held: Held,
+    participants: &Participants,
+    cause: &Headers,
+) -> Result<(), Error> {
     let created = DialogCreated { dialog_id: held.id.bytes(), version: held.next_version() };
     held.record(Kind::DialogCreated(created), cause);
     let people = join(&mut held, participants.all().iter().copied(), cause);
@@ -117,7 +122,11 @@ async fn begin(tx: &mut Tx, mut held: Held, participants: &Participants, cause: 
 }
 
 /// Records that people join, each at a version of its own.
-pub fn join(held: &mut Held, people: impl IntoIterator<Item = UserId>, cause: &Headers) -> Vec<(UserId, i64)> {
+pub fn join(
+    held: &mut Held,
+    people: impl IntoIterator<Item = UserId>,
+    cause: &Headers,
+) -> Vec<(UserId, i64)> {
     let mut joined = Vec::new();
     for person in people {
         let version = held.next_version();

@@ -4,10 +4,10 @@
 use proto::{
     DialogId, MessageId, TransactionId, UserId,
     dialog::{
-        AddParticipantsRequest, ChangesSinceReply, ChangesSinceRequest, CreateRequest, DeleteRequest, Dialog, GetReply,
-        GetRequest, HistoryReply, HistoryRequest, LeaveReply, LeaveRequest, ListReply, ListRequest, LiveReply,
-        LiveRequest, Message, MessagesReply, MessagesRequest, MessagesSinceReply, MessagesSinceRequest,
-        ReadTargetReply, ReadTargetRequest, SendRequest, dialogs_server::Dialogs,
+        AddParticipantsRequest, ChangesSinceReply, ChangesSinceRequest, CreateRequest, DeleteRequest, Dialog,
+        GetReply, GetRequest, HistoryReply, HistoryRequest, LeaveReply, LeaveRequest, ListReply, ListRequest,
+        LiveReply, LiveRequest, Message, MessagesReply, MessagesRequest, MessagesSinceReply,
+        MessagesSinceRequest, ReadTargetReply, ReadTargetRequest, SendRequest, dialogs_server::Dialogs,
     },
 };
 use telemetry::Call;
@@ -60,7 +60,10 @@ impl Dialogs for App {
         Ok(Response::new(dialog.into()))
     }
 
-    async fn add_participants(&self, request: Request<AddParticipantsRequest>) -> Result<Response<Dialog>, Status> {
+    async fn add_participants(
+        &self,
+        request: Request<AddParticipantsRequest>,
+    ) -> Result<Response<Dialog>, Status> {
         let (caller, call, request) = self.person(request).await?;
         let (id, people) = (parse(DialogId::parse(&request.dialog_id))?, invited(&request.user_ids)?);
         let dialog = membership::add(&self.db, &self.auth, &call, caller, id, people).await?;
@@ -103,7 +106,8 @@ impl Dialogs for App {
         at_most(IDS_MAX, request.ids.len() + request.transaction_ids.len())?;
         let ids = parse(MessageId::parse_all(&request.ids))?;
         let transactions = parse(TransactionId::parse_all(&request.transaction_ids))?;
-        let messages = store::message::by_ids(&self.db, caller, &ids, &transactions).await.map_err(Error::from)?;
+        let messages =
+            store::message::by_ids(&self.db, caller, &ids, &transactions).await.map_err(Error::from)?;
         Ok(Response::new(MessagesReply { messages: all(messages) }))
     }
 
@@ -125,7 +129,10 @@ impl Dialogs for App {
         Ok(Response::new(delete::delete(&self.db, &call, caller, id).await?.into()))
     }
 
-    async fn read_target(&self, request: Request<ReadTargetRequest>) -> Result<Response<ReadTargetReply>, Status> {
+    async fn read_target(
+        &self,
+        request: Request<ReadTargetRequest>,
+    ) -> Result<Response<ReadTargetReply>, Status> {
         let (caller, _, request) = self.person(request).await?;
         let id = parse(DialogId::parse(&request.dialog_id))?;
         let message = parse(request.message_id.as_deref().map(MessageId::parse).transpose())?;
@@ -142,7 +149,8 @@ impl Dialogs for App {
     ) -> Result<Response<MessagesSinceReply>, Status> {
         let (caller, _, request) = self.person(request).await?;
         let id = parse(DialogId::parse(&request.dialog_id))?;
-        let since = request.since.map(|since| change::Version::parse(since.epoch, since.number)).transpose()?;
+        let since =
+            request.since.map(|since| change::Version::parse(since.epoch, since.number)).transpose()?;
         let missed = change::messages_since(&self.db, caller, id, since).await?;
         Ok(Response::new(missed.into()))
     }

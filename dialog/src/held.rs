@@ -86,7 +86,9 @@ mod tests {
         let events = held.take_events();
         assert_eq!(events.iter().map(|event| event.version).collect::<Vec<_>>(), [8, 9, 10]);
         for event in events {
-            let Some(Kind::ParticipantLeft(left)) = Kind::read(&event.payload) else { panic!("another event") };
+            let Some(Kind::ParticipantLeft(left)) = Kind::read(&event.payload) else {
+                panic!("another event")
+            };
             assert_eq!(left.version, event.version);
         }
         assert_eq!(held.version(), 10);

@@ -41,7 +41,11 @@ async fn read(tx: &mut Tx, caller: UserId, pages: &[Page]) -> Result<Vec<Option<
     let own = membership::dialogs_among(&mut *tx, caller, pages.iter().map(|page| page.dialog_id)).await?;
     let mut histories = Vec::new();
     for page in pages {
-        histories.push(if own.contains(&page.dialog_id) { Some(read_page(tx, caller, page).await?) } else { None });
+        histories.push(if own.contains(&page.dialog_id) {
+            Some(read_page(tx, caller, page).await?)
+        } else {
+            None
+        });
     }
     look_behind(tx, caller, pages, &mut histories).await?;
     Ok(histories)

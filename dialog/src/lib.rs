@@ -36,8 +36,10 @@ use tower::Layer;
 pub use error::Error;
 
 /// This crate's migrations; a dialog database also has those of `db` and `events`.
-pub static MIGRATIONS: db::Migrations =
-    db::Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+pub static MIGRATIONS: db::Migrations = db::Migrations {
+    sqlite: sqlx::migrate!("./migrations/sqlite"),
+    postgres: sqlx::migrate!("./migrations/postgres"),
+};
 
 /// What can be set.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +93,8 @@ impl App {
             })
         };
         let counter = seen("counter", counter);
-        let sweeper = sweeper::run(&self.db, counter, &service_token, self.settings.saga_deadline, shutdown.clone());
+        let sweeper =
+            sweeper::run(&self.db, counter, &service_token, self.settings.saga_deadline, shutdown.clone());
         tokio::join!(replies, sweeper).0
     }
 }

@@ -15,7 +15,12 @@ use crate::{
 /// # Errors
 /// [`Error::Database`].
 #[tracing::instrument(name = "dialog.list", skip_all, fields(user_id = %caller))]
-pub async fn list(db: &Db, caller: UserId, first: PageSize, after: Cursor) -> Result<(Vec<Dialog>, bool), Error> {
+pub async fn list(
+    db: &Db,
+    caller: UserId,
+    first: PageSize,
+    after: Cursor,
+) -> Result<(Vec<Dialog>, bool), Error> {
     let mut dialogs = store::dialog::list(db, caller, after, first.and_one()).await?;
     let has_next = dialogs.len() > first.get();
     dialogs.truncate(first.get());

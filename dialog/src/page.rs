@@ -18,7 +18,10 @@ impl PageSize {
     /// # Errors
     /// [`Error::Invalid`] out of its bounds.
     pub fn parse(size: i32) -> Result<Self, Error> {
-        (1..=SIZE_MAX).contains(&size).then_some(Self(size.into())).ok_or(Error::Invalid("a page has 1 to 100 entries"))
+        (1..=SIZE_MAX)
+            .contains(&size)
+            .then_some(Self(size.into()))
+            .ok_or(Error::Invalid("a page has 1 to 100 entries"))
     }
 
     /// The size.
@@ -155,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_cursor_from_elsewhere_is_refused() {
-        let cursor = |last_activity_us, dialog_id| Cursor::parse(&wire::ListCursor { last_activity_us, dialog_id });
+        let cursor =
+            |last_activity_us, dialog_id| Cursor::parse(&wire::ListCursor { last_activity_us, dialog_id });
         let id = DialogId::now();
         assert_eq!(cursor(5, id.bytes()).unwrap(), Cursor { last_activity_us: 5, dialog_id: id });
         assert!(matches!(cursor(-1, id.bytes()), Err(Error::Invalid(_))));

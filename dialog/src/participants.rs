@@ -103,7 +103,10 @@ mod tests {
         assert!(refused(&[]) && refused(&[caller.bytes(), caller.bytes()]) && refused(&people(1_000)));
         assert!(refused(&[vec![1; 15]]));
         let twice = vec![UserId::now().bytes(); 2];
-        assert!(Participants::parse(caller, &twice).unwrap().pair().is_some(), "the same person twice is one person");
+        assert!(
+            Participants::parse(caller, &twice).unwrap().pair().is_some(),
+            "the same person twice is one person"
+        );
         let many = Participants::parse(caller, &people(999)).unwrap();
         assert_eq!((many.all().len(), many.pair()), (1_000, None));
     }
@@ -111,7 +114,8 @@ mod tests {
     #[test]
     fn a_pair_is_the_same_from_both_sides() {
         let (a, b) = (UserId::now(), UserId::now());
-        let from = |caller: UserId, other: UserId| Participants::parse(caller, &[other.bytes()]).unwrap().pair();
+        let from =
+            |caller: UserId, other: UserId| Participants::parse(caller, &[other.bytes()]).unwrap().pair();
         assert_eq!(from(a, b), from(b, a));
         assert_eq!(from(a, b), Some((a.min(b), a.max(b))));
     }
@@ -120,6 +124,9 @@ mod tests {
     fn one_to_1000_people_are_invited() {
         assert!(matches!(invited(&[]), Err(Error::Invalid(_))));
         assert!(matches!(invited(&people(1_001)), Err(Error::Invalid(_))));
-        assert_eq!(invited(&[people(3), people(1), vec![UserId::now().bytes(); 2]].concat()).unwrap().len(), 5);
+        assert_eq!(
+            invited(&[people(3), people(1), vec![UserId::now().bytes(); 2]].concat()).unwrap().len(),
+            5
+        );
     }
 }

@@ -60,7 +60,13 @@ fn read(record: &Record) -> Result<Option<Reply>, &'static str> {
     reply.map(Some).map_err(|_| "an id that is none")
 }
 
-fn reply(record: &Record, dialog: &[u8], seq: i64, message: &[u8], outcome: Outcome) -> Result<Reply, InvalidId> {
+fn reply(
+    record: &Record,
+    dialog: &[u8],
+    seq: i64,
+    message: &[u8],
+    outcome: Outcome,
+) -> Result<Reply, InvalidId> {
     let (dialog_id, message_id) = (DialogId::parse(dialog)?, MessageId::parse(message)?);
     Ok(Reply { dialog_id, seq, message_id, outcome, cause: record.headers.clone() })
 }

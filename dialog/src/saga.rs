@@ -81,7 +81,8 @@ pub enum Impossible {
 /// As the database has them.
 pub async fn settle(tx: &mut Tx, replies: &[Reply]) -> Result<Vec<Result<(), Impossible>>, Error> {
     let dialogs: BTreeSet<_> = replies.iter().map(|reply| reply.dialog_id).collect();
-    let mut held: BTreeMap<_, _> = store::lock(tx, dialogs).await?.into_iter().map(|held| (held.id, held)).collect();
+    let mut held: BTreeMap<_, _> =
+        store::lock(tx, dialogs).await?.into_iter().map(|held| (held.id, held)).collect();
     let mut states = store::saga::states(tx, replies.iter().map(|reply| reply.message_id)).await?;
     let (mut moves, mut verdicts) = (Vec::new(), Vec::new());
     for reply in replies {
@@ -125,8 +126,12 @@ fn event(reply: &Reply, state: &State, version: i64) -> Kind {
     let (dialog_id, message_id) = (reply.dialog_id.bytes(), reply.message_id.bytes());
     let (seq, sender_id) = (reply.seq, state.author_id.bytes());
     match reply.outcome {
-        Outcome::Counted => Kind::MessageCommitted(MessageCommitted { dialog_id, version, message_id, seq, sender_id }),
-        Outcome::Refused(_) => Kind::MessageFailed(MessageFailed { dialog_id, version, message_id, seq, sender_id }),
+        Outcome::Counted => {
+            Kind::MessageCommitted(MessageCommitted { dialog_id, version, message_id, seq, sender_id })
+        }
+        Outcome::Refused(_) => {
+            Kind::MessageFailed(MessageFailed { dialog_id, version, message_id, seq, sender_id })
+        }
     }
 }
 

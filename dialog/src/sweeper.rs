@@ -31,7 +31,13 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Sweeps from time to time, until shut down.
-pub async fn run(db: &Db, counter: Peer, token: &ServiceToken, deadline: Duration, shutdown: CancellationToken) {
+pub async fn run(
+    db: &Db,
+    counter: Peer,
+    token: &ServiceToken,
+    deadline: Duration,
+    shutdown: CancellationToken,
+) {
     let pause = (deadline / 4).clamp(PAUSE_MIN, PAUSE_MAX);
     while shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         let swept = sweep(db, &counter, token, deadline);
@@ -48,7 +54,12 @@ pub async fn run(db: &Db, counter: Peer, token: &ServiceToken, deadline: Duratio
 /// # Errors
 /// [`Error::Counter`], [`Error::Outcomes`] and [`Error::Database`]: what was not settled is asked about again later.
 #[tracing::instrument(name = "dialog.saga.sweep", skip_all, fields(request_id))]
-pub async fn sweep(db: &Db, counter: &Peer, token: &ServiceToken, deadline: Duration) -> Result<usize, Error> {
+pub async fn sweep(
+    db: &Db,
+    counter: &Peer,
+    token: &ServiceToken,
+    deadline: Duration,
+) -> Result<usize, Error> {
     let age_us = i64::try_from(deadline.as_micros()).unwrap_or(i64::MAX);
     let call = Call::new().with_authorization(&token.header());
     tracing::Span::current().record("request_id", tracing::field::display(&call.request_id));

@@ -90,7 +90,11 @@ impl From<Change> for wire::Change {
                 })
             }
             Changed::Membership { user_id, joined_seq, left } => {
-                wire::change::Row::Membership(wire::MembershipChange { user_id: user_id.bytes(), joined_seq, left })
+                wire::change::Row::Membership(wire::MembershipChange {
+                    user_id: user_id.bytes(),
+                    joined_seq,
+                    left,
+                })
             }
         };
         Self { version: change.version, row: Some(row) }

@@ -41,7 +41,8 @@ impl Bodies {
             "extensions": mutate::object(random, 2),
         });
         for _ in 0..random.random_range(0..3) {
-            let name = mutate::one(random, &["query", "operationName", "variables", "extensions", "other", "id"]);
+            let name =
+                mutate::one(random, &["query", "operationName", "variables", "extensions", "other", "id"]);
             request[name] = mutate::value(random, 3);
         }
         request
@@ -68,7 +69,10 @@ impl Target for Bodies {
             mutate::bytes(random, &mut bytes);
         }
         Self::body(&bytes);
-        let text = mutate::text(random, "query=%7Ba%7D&operationName=A&variables=%7B%22a%22%3A1%7D&extensions=%7B%7D");
+        let text = mutate::text(
+            random,
+            "query=%7Ba%7D&operationName=A&variables=%7B%22a%22%3A1%7D&extensions=%7B%7D",
+        );
         Self::query(&text);
         2
     }

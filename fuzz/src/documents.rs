@@ -22,7 +22,12 @@ impl Documents {
     /// Where no runtime can be made.
     pub fn new(introspection: bool) -> Self {
         let runtime = Builder::new_current_thread().build().expect("a runtime");
-        Self { grammar: Grammar::new(), documents: documents::Documents::new(introspection), introspection, runtime }
+        Self {
+            grammar: Grammar::new(),
+            documents: documents::Documents::new(introspection),
+            introspection,
+            runtime,
+        }
     }
 
     fn read(&self, text: &str, name: Option<&str>, variables: &Variables) {
@@ -55,8 +60,8 @@ impl Target for Documents {
             text = mutate::text(random, &text);
         }
         if random.random_bool(0.001) {
-            text =
-                mutate::one(random, &["{a", "[", "{ ...F } ", "\"", "#", "@a "]).repeat(random.random_range(1..20_000));
+            text = mutate::one(random, &["{a", "[", "{ ...F } ", "\"", "#", "@a "])
+                .repeat(random.random_range(1..20_000));
         }
         let name = mutate::one(random, &["", "", "A", "B", "\"\n"]);
         let name = (!name.is_empty()).then_some(name);

@@ -5,8 +5,8 @@ use gateway::hub::{messages, unread};
 use proto::{
     SessionId,
     events::{
-        Counted, DialogCreated, MessageDeleted, MessageSent, ParticipantJoined, SessionRevoked, UnreadChanged,
-        UnreadRow, event::Kind,
+        Counted, DialogCreated, MessageDeleted, MessageSent, ParticipantJoined, SessionRevoked,
+        UnreadChanged, UnreadRow, event::Kind,
     },
 };
 use rand::{Rng, rngs::SmallRng};
@@ -50,9 +50,12 @@ impl Events {
         let (dialog_id, version, seq) = (id(random), number(random), number(random));
         match random.random_range(0..7) {
             0 => Kind::DialogCreated(DialogCreated { dialog_id, version }),
-            1 => {
-                Kind::ParticipantJoined(ParticipantJoined { dialog_id, version, user_id: id(random), joined_seq: seq })
-            }
+            1 => Kind::ParticipantJoined(ParticipantJoined {
+                dialog_id,
+                version,
+                user_id: id(random),
+                joined_seq: seq,
+            }),
             2 => Kind::MessageSent(MessageSent {
                 dialog_id,
                 version,
@@ -83,7 +86,12 @@ impl Events {
                     last_seq: number(random),
                 });
                 let rows = rows.collect();
-                Kind::UnreadChanged(UnreadChanged { user_id: id(random), version, rows, ..UnreadChanged::default() })
+                Kind::UnreadChanged(UnreadChanged {
+                    user_id: id(random),
+                    version,
+                    rows,
+                    ..UnreadChanged::default()
+                })
             }
         }
     }

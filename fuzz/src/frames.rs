@@ -102,7 +102,9 @@ impl Socket {
                 Event::NotText => self.handle(Input::NotText),
                 Event::Malformed => self.handle(Input::Malformed),
                 Event::Gone => self.closed = true,
-                Event::Text(_) | Event::Written => unreachable!("texts are handled above, and nothing is written"),
+                Event::Text(_) | Event::Written => {
+                    unreachable!("texts are handled above, and nothing is written")
+                }
             }
         }
     }
@@ -231,7 +233,8 @@ fn message(random: &mut SmallRng, dialect: Dialect, sent: usize) -> String {
         Dialect::New => ["subscribe", "subscribe", "subscribe", "complete", "ping", "pong"],
         Dialect::Old => ["start", "start", "start", "stop", "start", "stop"],
     };
-    let kind = if sent == 0 || random.random_bool(0.002) { "connection_init" } else { mutate::one(random, &kinds) };
+    let kind =
+        if sent == 0 || random.random_bool(0.002) { "connection_init" } else { mutate::one(random, &kinds) };
     let mut message = json!({ "type": kind });
     match kind {
         "connection_init" => {

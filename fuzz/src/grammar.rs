@@ -99,7 +99,11 @@ impl Grammar {
         });
         let mut written: Vec<String> = Vec::new();
         for argument in arguments.collect::<Vec<_>>() {
-            written.push(format!("{}: {}", argument.node.name.node, literal(random, base(&argument.node.ty.node))));
+            written.push(format!(
+                "{}: {}",
+                argument.node.name.node,
+                literal(random, base(&argument.node.ty.node))
+            ));
         }
         if !written.is_empty() {
             write!(text, "({})", written.join(", ")).expect("a string takes every write");
@@ -157,7 +161,9 @@ fn literal(random: &mut SmallRng, of: &str) -> String {
         "Int" => random.random_range(-2..150).to_string(),
         "Boolean" => mutate::one(random, &["true", "false"]).to_owned(),
         "ID" | "String" => quoted(random),
-        "RegisterInput" | "LoginInput" => format!("{{login: {}, password: {}}}", quoted(random), quoted(random)),
+        "RegisterInput" | "LoginInput" => {
+            format!("{{login: {}, password: {}}}", quoted(random), quoted(random))
+        }
         "CreateDialogInput" => format!("{{participantIds: [{}, {}]}}", quoted(random), quoted(random)),
         "SendMessageInput" => format!("{{dialogId: {}, text: {}}}", quoted(random), quoted(random)),
         "MarkReadInput" => format!("{{dialogId: {}}}", quoted(random)),

@@ -65,7 +65,8 @@ fn drive(target: &mut dyn Target, bounds: Bounds) -> anyhow::Result<bool> {
                 break;
             }
         }
-        let part = (inputs as f64 / bounds.runs as f64).max(begun.elapsed().as_secs_f64() / bounds.time.as_secs_f64());
+        let part = (inputs as f64 / bounds.runs as f64)
+            .max(begun.elapsed().as_secs_f64() / bounds.time.as_secs_f64());
         if start_kb.is_none() && (inputs >= warm_up.max(1) || part > 0.01) {
             start_kb = Some(resident_kb()?);
         }
@@ -87,7 +88,9 @@ fn drive(target: &mut dyn Target, bounds: Bounds) -> anyhow::Result<bool> {
     Ok(flat)
 }
 
-fn setting<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(name: &str) -> anyhow::Result<Option<T>> {
+fn setting<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    name: &str,
+) -> anyhow::Result<Option<T>> {
     match std::env::var(name) {
         Ok(text) => Ok(Some(text.parse().with_context(|| format!("{name} is `{text}`"))?)),
         Err(_) => Ok(None),

@@ -25,7 +25,8 @@ impl Texts {
     }
 
     fn id(bytes: &[u8]) {
-        let read = [UserId::parse(bytes).is_ok(), DialogId::parse(bytes).is_ok(), MessageId::parse(bytes).is_ok()];
+        let read =
+            [UserId::parse(bytes).is_ok(), DialogId::parse(bytes).is_ok(), MessageId::parse(bytes).is_ok()];
         assert_eq!(read, [bytes.len() == 16; 3], "an id has 16 bytes");
     }
 }
@@ -43,7 +44,8 @@ impl Target for Texts {
         if good.len() <= 256 {
             assert_eq!(list.position::<String>(&good).ok().as_deref(), Some(position.as_str()));
         }
-        let version = Version::new(random.random_range(0..=i64::MAX), random.random_range(0..=i64::MAX)).to_string();
+        let version =
+            Version::new(random.random_range(0..=i64::MAX), random.random_range(0..=i64::MAX)).to_string();
         assert!(version.parse::<Version>().is_ok());
         for text in [good, version, List::new("messages", "a-dialog").cursor(&position)] {
             Self::read(&mutate::text(random, &text));

@@ -29,7 +29,8 @@ impl Tokens {
         let signing = SigningKeys::generate();
         let claims = Claims::new("tidings", Uuid::from_u128(1), Uuid::from_u128(2), NOW_S, 60);
         let (token, jwks) = (signing.sign(&claims), signing.jwks());
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        let runtime =
+            Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let keys = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
         Self { token, keys, service: ServiceToken::generate(), runtime }
     }

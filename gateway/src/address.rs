@@ -82,7 +82,8 @@ impl FromStr for TrustedProxies {
 
     fn from_str(text: &str) -> Result<Self, InvalidProxies> {
         let network = |text: &str| {
-            let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+            let (address, bits) =
+                text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
             let address: IpAddr = address.parse().map_err(|_| InvalidProxies)?;
             let size = if address.is_ipv4() { 32 } else { 128 };
             let bits = bits.map_or(Ok(size), str::parse).map_err(|_| InvalidProxies)?;
@@ -118,8 +119,9 @@ mod tests {
 
     fn client(trusted: &str, peer: &str, forwarded: &[&str]) -> String {
         let trusted: TrustedProxies = trusted.parse().expect("proxies");
-        let headers =
-            forwarded.iter().map(|value| (FORWARDED.parse().expect("a name"), value.parse().expect("a value")));
+        let headers = forwarded
+            .iter()
+            .map(|value| (FORWARDED.parse().expect("a name"), value.parse().expect("a value")));
         trusted.client(peer.parse().expect("an address"), &headers.collect()).to_string()
     }
 
@@ -149,7 +151,9 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_proxies_is_refused() {
-        for wrong in ["haproxy", "10.0.0.0/33", "::/129", "10.0.0.0/-1", "10.0.0.0/8/8", "10.0.0/8", "1.2.3.4:80"] {
+        for wrong in
+            ["haproxy", "10.0.0.0/33", "::/129", "10.0.0.0/-1", "10.0.0.0/8/8", "10.0.0/8", "1.2.3.4:80"]
+        {
             assert_eq!(wrong.parse::<TrustedProxies>().map(drop), Err(InvalidProxies), "{wrong}");
         }
     }

@@ -165,7 +165,8 @@ mod tests {
             let Counted { calls, loader, turn } = counted(10_000);
             let loader = &loader;
             let nested = |outer: u32| async move {
-                let inner: FuturesUnordered<_> = (0..20).map(|inner| loader.load(outer * 20 + inner)).collect();
+                let inner: FuturesUnordered<_> =
+                    (0..20).map(|inner| loader.load(outer * 20 + inner)).collect();
                 inner.collect::<Vec<_>>().await
             };
             let many: FuturesUnordered<_> = (0..size.min(50)).map(nested).collect();

@@ -38,7 +38,11 @@ impl Checker {
     ///
     /// # Errors
     /// What does not fit the schema.
-    pub fn check(&self, document: ExecutableDocument, variables: &Variables) -> Result<usize, Vec<ServerError>> {
+    pub fn check(
+        &self,
+        document: ExecutableDocument,
+        variables: &Variables,
+    ) -> Result<usize, Vec<ServerError>> {
         let verdict = Verdict::default();
         let mut request = Request::new("").variables(variables.clone()).data(verdict.clone());
         request.set_parsed_query(document);

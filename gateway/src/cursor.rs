@@ -60,7 +60,9 @@ mod tests {
         let list = List::new("messages", "a-dialog");
         let cursor = list.cursor("17");
         assert_eq!(list.position::<i64>(&cursor), Ok(17));
-        for other in [List::new("messages", "b-dialog"), List::new("users", "a-dialog"), List::new("message", "s:a")] {
+        for other in
+            [List::new("messages", "b-dialog"), List::new("users", "a-dialog"), List::new("message", "s:a")]
+        {
             assert_eq!(other.position::<i64>(&cursor).expect_err("refused").code(), Code::BadUserInput);
         }
     }

@@ -63,20 +63,27 @@ pub struct Ready {
 impl fmt::Debug for Operation {
     /// A document may hold what nobody else may see.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Operation").field("kind", &self.kind).field("cost", &self.cost).finish_non_exhaustive()
+        f.debug_struct("Operation")
+            .field("kind", &self.kind)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ready").field("operation", &self.operation).field("cost", &self.cost).finish_non_exhaustive()
+        f.debug_struct("Ready")
+            .field("operation", &self.operation)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
 }
 
 impl Documents {
     /// None yet. Introspection lets through `__schema`, and suggestions with it.
     pub fn new(introspection: bool) -> Self {
-        let weigher = |key: &Key, _: &Arc<Operation>| u32::try_from(key.0.len() + WEIGHT_BYTES).unwrap_or(u32::MAX);
+        let weigher =
+            |key: &Key, _: &Arc<Operation>| u32::try_from(key.0.len() + WEIGHT_BYTES).unwrap_or(u32::MAX);
         Self {
             checker: Checker::new(introspection),
             types: Arc::new(Types::read(&schema::build().finish().sdl())),
@@ -89,7 +96,12 @@ impl Documents {
     ///
     /// # Errors
     /// GRAPHQL_PARSE_FAILED, GRAPHQL_VALIDATION_FAILED, LIMIT_EXCEEDED; BAD_REQUEST where no operation of that name is there.
-    pub async fn find(&self, text: Arc<str>, name: Option<String>, given: &Variables) -> Result<Ready, Rejected> {
+    pub async fn find(
+        &self,
+        text: Arc<str>,
+        name: Option<String>,
+        given: &Variables,
+    ) -> Result<Ready, Rejected> {
         let key = (text, name);
         if let Some(operation) = self.kept.get(&key).await {
             let variables = variables::complete(operation.definition(), given)?;
@@ -133,7 +145,12 @@ impl Documents {
     }
 
     /// Validates, and answers what the operation costs.
-    fn cost(&self, document: &ExecutableDocument, entities: usize, variables: &Variables) -> Result<usize, Rejected> {
+    fn cost(
+        &self,
+        document: &ExecutableDocument,
+        entities: usize,
+        variables: &Variables,
+    ) -> Result<usize, Rejected> {
         let once = self.checker.check(document.clone(), variables).map_err(Rejected::invalid)?;
         let cost = once.saturating_mul(entities);
         affordable(cost)?;
@@ -155,8 +172,10 @@ pub fn affordable(cost: usize) -> Result<(), Error> {
     if cost <= limits::COMPLEXITY_MAX {
         return Ok(());
     }
-    let message =
-        format!("the request costs {cost}, at most {} is allowed: ask for smaller pages", limits::COMPLEXITY_MAX);
+    let message = format!(
+        "the request costs {cost}, at most {} is allowed: ask for smaller pages",
+        limits::COMPLEXITY_MAX
+    );
     Err(Error::new(Code::LimitExceeded, message))
 }
 
@@ -167,7 +186,9 @@ fn select(whole: &ExecutableDocument, name: Option<&str>) -> Result<ExecutableDo
         (DocumentOperations::Single(_), None) => whole.operations.clone(),
         (DocumentOperations::Multiple(named), None) if named.len() == 1 => whole.operations.clone(),
         (DocumentOperations::Multiple(_), None) => {
-            return Err(bad("the document has several operations: say which with `operationName`".to_owned()));
+            return Err(
+                bad("the document has several operations: say which with `operationName`".to_owned()),
+            );
         }
         (DocumentOperations::Multiple(named), Some(name)) if named.contains_key(name) => {
             let selected = named.iter().filter(|(key, _)| key.as_str() == name);
@@ -210,7 +231,12 @@ mod tests {
 
     use super::*;
 
-    async fn found(documents: &Documents, text: &str, name: Option<&str>, variables: Value) -> Result<Ready, Rejected> {
+    async fn found(
+        documents: &Documents,
+        text: &str,
+        name: Option<&str>,
+        variables: Value,
+    ) -> Result<Ready, Rejected> {
         documents.find(text.into(), name.map(Into::into), &Variables::from_value(variables)).await
     }
 
@@ -234,7 +260,10 @@ mod tests {
             let b = found(&documents, text, Some("B"), value!({ "id": "x" })).await.expect("B");
             assert_eq!((b.cost, b.operation.document.fragments.len()), (3, 1));
             let c = found(&documents, text, Some("C"), value!({})).await.expect("C");
-            assert_eq!((c.operation.kind, c.operation.document.fragments.len()), (OperationType::Mutation, 0));
+            assert_eq!(
+                (c.operation.kind, c.operation.document.fragments.len()),
+                (OperationType::Mutation, 0)
+            );
         }
         assert_eq!(code(text, None, value!({})).await, Code::BadRequest);
         assert_eq!(code(text, Some("D"), value!({})).await, Code::BadRequest);
@@ -249,14 +278,23 @@ mod tests {
         let text = "query($id: ID!, $first: Int) { dialog(id: $id) { participants(first: $first) { nodes { id } } } }";
         let cost = |first: Value| {
             let documents = &documents;
-            async move { found(documents, text, None, value!({ "id": "x", "first": first })).await.map(|ready| ready.cost) }
+            async move {
+                found(documents, text, None, value!({ "id": "x", "first": first }))
+                    .await
+                    .map(|ready| ready.cost)
+            }
         };
         assert_eq!(cost(value!(100)).await, Ok(202));
         assert_eq!(cost(value!(1)).await, Ok(4));
         assert_eq!(cost(Value::Null).await, Ok(42), "a page is 20 where nobody says");
         let left_out = found(&documents, text, None, value!({ "id": "x" })).await;
         assert_eq!(left_out.map(|ready| ready.cost), Ok(42));
-        for bad in [value!({}), value!({ "id": null }), value!({ "id": [1] }), value!({ "id": "x", "first": "many" })] {
+        for bad in [
+            value!({}),
+            value!({ "id": null }),
+            value!({ "id": [1] }),
+            value!({ "id": "x", "first": "many" }),
+        ] {
             let refused = found(&documents, text, None, bad.clone()).await.expect_err("refused");
             assert_eq!(refused.code(), Code::GraphqlValidationFailed, "{bad}");
         }
@@ -266,14 +304,19 @@ mod tests {
     async fn the_bound_on_cost_passes_at_its_edge() {
         let page = |fields: usize| {
             let fields: String = (0..fields).map(|_| " id").collect();
-            format!("{{ dialogs(first: 100) {{ nodes {{ messages(first: 40) {{ nodes {{ seq {fields} }} }} }} }} }}")
+            format!(
+                "{{ dialogs(first: 100) {{ nodes {{ messages(first: 40) {{ nodes {{ seq {fields} }} }} }} }} }}"
+            )
         };
         let documents = Documents::new(true);
         let ready = found(&documents, &page(2), None, value!({})).await.expect("within");
         assert_eq!(ready.cost, 1 + 100 * (1 + 1 + 40 * 4));
         assert_eq!(code(&page(4), None, value!({})).await, Code::LimitExceeded);
         assert_eq!(affordable(limits::COMPLEXITY_MAX), Ok(()));
-        assert_eq!(affordable(limits::COMPLEXITY_MAX + 1).map_err(|error| error.code()), Err(Code::LimitExceeded));
+        assert_eq!(
+            affordable(limits::COMPLEXITY_MAX + 1).map_err(|error| error.code()),
+            Err(Code::LimitExceeded)
+        );
     }
 
     /// What can be large costs by how large it can be: a unit is about a kilobyte.
@@ -292,7 +335,9 @@ mod tests {
         assert_eq!(cost(named).await, Ok(1 + 1 + 1 + 1_000 * 8));
         assert_eq!(cost("{ dialogs(first: 100) { nodes { participantIds } } }").await, Ok(1 + 100 * 41));
         let texts = |dialogs: usize| {
-            format!("{{ dialogs(first: {dialogs}) {{ nodes {{ messages(first: 100) {{ nodes {{ text }} }} }} }} }}")
+            format!(
+                "{{ dialogs(first: {dialogs}) {{ nodes {{ messages(first: 100) {{ nodes {{ text }} }} }} }} }}"
+            )
         };
         assert_eq!(cost(&texts(11)).await, Ok(1 + 11 * (1 + 1 + 100 * 17)));
         assert_eq!(cost(&texts(12)).await, Err(Code::LimitExceeded), "1,200 texts of 16 kB");
@@ -314,7 +359,8 @@ mod tests {
     #[tokio::test]
     async fn passwords_are_dear_because_their_hashes_are_slow() {
         let logins = |count: usize| {
-            let login = |n| format!("a{n}: login(input: {{ login: \"a\", password: \"b\" }}) {{ accessToken }} ");
+            let login =
+                |n| format!("a{n}: login(input: {{ login: \"a\", password: \"b\" }}) {{ accessToken }} ");
             format!("mutation {{ {} }}", (0..count).map(login).collect::<String>())
         };
         let ready = found(&Documents::new(true), &logins(19), None, value!({})).await.expect("within");
@@ -324,10 +370,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_syntax_error_says_where_and_what_and_shows_no_drawing() {
-        let refused = found(&Documents::new(true), "{ me { id }", None, value!({})).await.expect_err("refused");
+        let refused =
+            found(&Documents::new(true), "{ me { id }", None, value!({})).await.expect_err("refused");
         assert_eq!(refused.code(), Code::GraphqlParseFailed);
         let shown = &refused.errors()[0];
-        assert!(shown.message.starts_with("syntax error: expected") && !shown.message.contains('\n'), "{shown}");
+        assert!(
+            shown.message.starts_with("syntax error: expected") && !shown.message.contains('\n'),
+            "{shown}"
+        );
         assert_eq!((shown.locations[0].line, shown.locations[0].column), (1, 12));
         for text in ["", "#", "fragment F on User { id }", "type A { b: Int }", "\0", "{ \"", "🏃"] {
             assert_eq!(code(text, None, value!({})).await, Code::GraphqlParseFailed, "{text:?}");

@@ -163,7 +163,8 @@ impl Error {
         let mut extensions = ErrorExtensionValues::default();
         extensions.set("code", self.code.name());
         if let Some(wait) = self.retry_after {
-            extensions.set(RETRY_AFTER_MS, u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
+            extensions
+                .set(RETRY_AFTER_MS, u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
         }
         error.message = self.message;
         error.extensions = Some(extensions);
@@ -181,9 +182,13 @@ impl From<tonic::Status> for Error {
             Grpc::Unauthenticated => Code::Unauthenticated,
             Grpc::ResourceExhausted => Code::LimitExceeded,
             Grpc::Unavailable => return Self::new(Code::Unavailable, "a service is away, try again later"),
-            Grpc::DeadlineExceeded => return Self::new(Code::DeadlineExceeded, "a service did not answer in time"),
+            Grpc::DeadlineExceeded => {
+                return Self::new(Code::DeadlineExceeded, "a service did not answer in time");
+            }
             // The client's own word for an answer that is larger than it takes.
-            Grpc::OutOfRange => return Self::new(Code::LimitExceeded, "the answer is too large: ask for less at once"),
+            Grpc::OutOfRange => {
+                return Self::new(Code::LimitExceeded, "the answer is too large: ask for less at once");
+            }
             _ => Code::Internal,
         };
         Self::new(code, status.message())
@@ -237,7 +242,8 @@ impl Rejected {
     /// What an executed operation comes to that has no data because there was too much of something: it is refused like
     /// one that was not executed.
     pub fn limited(response: &Response) -> Option<Self> {
-        let limited = |error: &ServerError| extension(error, "code") == Some(&Value::from(Code::RateLimited.name()));
+        let limited =
+            |error: &ServerError| extension(error, "code") == Some(&Value::from(Code::RateLimited.name()));
         let refused = response.data == Value::Null && response.errors.iter().any(limited);
         refused.then(|| Self { code: Code::RateLimited, errors: response.errors.clone() })
     }
@@ -365,7 +371,8 @@ mod tests {
 
     #[test]
     fn every_error_of_an_answer_carries_its_code() {
-        let ours = |error: Error| ServerError { source: Some(Arc::new(error)), ..ServerError::new("words", None) };
+        let ours =
+            |error: Error| ServerError { source: Some(Arc::new(error)), ..ServerError::new("words", None) };
         let foreign = ServerError { source: Some(Arc::new("other")), ..ServerError::new("secret", None) };
         let errors = vec![
             ours(Error::new(Code::Conflict, "taken")),

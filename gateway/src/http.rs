@@ -140,9 +140,10 @@ impl Door {
             return Err(refusal::single_connection_token());
         }
         let viewer = self.authenticator.header(headers).await;
-        let viewer =
-            viewer.map_err(|error| Answer::refused(accepted.media(), Rejected::of(error, &call.request_id)))?;
-        let cursor = headers.get(LAST_EVENT_ID).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let viewer = viewer
+            .map_err(|error| Answer::refused(accepted.media(), Rejected::of(error, &call.request_id)))?;
+        let cursor =
+            headers.get(LAST_EVENT_ID).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         Ok(Head {
             accepted,
             asker: Asker { viewer, address },
@@ -159,13 +160,16 @@ impl Door {
             Err(rejected) => return stream::rejected(accepted, rejected),
         };
         match (admitted.kind(), accepted) {
-            (OperationType::Mutation, _) if head.method == Method::GET => refusal::mutation_by_get(media).into(),
+            (OperationType::Mutation, _) if head.method == Method::GET => {
+                refusal::mutation_by_get(media).into()
+            }
             (OperationType::Subscription, _) => match accepted.format() {
                 Some(format) => self.stream(head, format, admitted),
                 None => Answer::refused(media, no_stream().into()).into(),
             },
             (_, Accepted::Single(media, _)) => {
-                Answer::executed(media, self.pipeline.execute(&admitted, head.asker.viewer, head.call).await).into()
+                Answer::executed(media, self.pipeline.execute(&admitted, head.asker.viewer, head.call).await)
+                    .into()
             }
             (_, Accepted::Stream(format)) => {
                 let executed = self.pipeline.execute(&admitted, head.asker.viewer, head.call).await;
@@ -184,7 +188,9 @@ impl Door {
         let mut admitted = Vec::with_capacity(batch.len());
         for incoming in batch {
             match self.pipeline.admit(incoming, &head.asker, &head.call).await.and_then(streamless) {
-                Err(limited) if limited.code() == Code::RateLimited => return Answer::refused(media, limited),
+                Err(limited) if limited.code() == Code::RateLimited => {
+                    return Answer::refused(media, limited);
+                }
                 answer => admitted.push(answer),
             }
         }

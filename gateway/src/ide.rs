@@ -170,7 +170,10 @@ mod tests {
             let empty = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='";
             let allowed = ["'none'", "'self'", "'unsafe-inline'", "data:", empty];
             for (name, sources) in &directives {
-                assert!(sources.split(' ').all(|source| allowed.contains(&source)), "{path} {name} {sources}");
+                assert!(
+                    sources.split(' ').all(|source| allowed.contains(&source)),
+                    "{path} {name} {sources}"
+                );
             }
             let is_loose = directives["style-src"].contains("'unsafe-inline'");
             assert_eq!(is_loose, path == "/" || (path == "/playground" && !is_built()), "{path}");

@@ -162,9 +162,13 @@ impl App {
         let graphql = graphql.with_state(self.door.clone());
         let graphql = graphql.layer(from_fn_with_state(self.sockets.clone(), socket::handshake));
         let graphql = graphql.layer(from_fn_with_state(self.settings.trusted_proxies.clone(), address::find));
-        let router = Router::new().route("/graphql", graphql).merge(telemetry::ops::health(self.readiness.clone()));
         let router =
-            if self.settings.introspection { router.merge(ide::routes()).merge(sdl::routes()) } else { router };
+            Router::new().route("/graphql", graphql).merge(telemetry::ops::health(self.readiness.clone()));
+        let router = if self.settings.introspection {
+            router.merge(ide::routes()).merge(sdl::routes())
+        } else {
+            router
+        };
         router.layer(compression()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
     }
 

@@ -55,7 +55,11 @@ pub struct Measure {
 /// # Errors
 /// LIMIT_EXCEEDED; GRAPHQL_VALIDATION_FAILED for a cycle of fragments, a fragment that nothing uses, and for introspection
 /// where it is off.
-pub fn check(document: &ExecutableDocument, name: Option<&str>, introspection: bool) -> Result<Measure, Error> {
+pub fn check(
+    document: &ExecutableDocument,
+    name: Option<&str>,
+    introspection: bool,
+) -> Result<Measure, Error> {
     let mut walk = Walk::new(&document.fragments, introspection);
     let (mut measure, mut used) = (Measure::default(), HashSet::new());
     for (operation_name, operation) in document.operations.iter() {
@@ -141,7 +145,9 @@ impl<'a> Walk<'a> {
         for selection in &set.items {
             let below = match &selection.node {
                 Selection::Field(field) => self.laid_out(&field.node.selection_set.node, depth + 1),
-                Selection::InlineFragment(fragment) => self.laid_out(&fragment.node.selection_set.node, depth + 1),
+                Selection::InlineFragment(fragment) => {
+                    self.laid_out(&fragment.node.selection_set.node, depth + 1)
+                }
                 Selection::FragmentSpread(spread) => self.size(&spread.node.fragment_name.node, depth + 1),
             };
             sum = sum.saturating_add(1).saturating_add(below);
@@ -196,11 +202,16 @@ impl<'a> Walk<'a> {
 
         let introspects = place.introspects || (place.depth == 0 && matches!(name, "__schema" | "__type"));
         self.introspected += usize::from(introspects);
-        at_most(INTROSPECTION_FIELDS_MAX, self.introspected, "fields of introspection, its fragments laid out")?;
+        at_most(
+            INTROSPECTION_FIELDS_MAX,
+            self.introspected,
+            "fields of introspection, its fragments laid out",
+        )?;
         let depth = place.depth + 1;
         let depth_max = if introspects { INTROSPECTION_DEPTH_MAX } else { DEPTH_MAX };
         at_most(depth_max, depth, if introspects { "levels of introspection" } else { "levels" })?;
-        let multiplies = introspects && matches!(name, "fields" | "inputFields" | "interfaces" | "possibleTypes");
+        let multiplies =
+            introspects && matches!(name, "fields" | "inputFields" | "interfaces" | "possibleTypes");
         let lists = place.lists + usize::from(multiplies);
         at_most(INTROSPECTION_LISTS_MAX, lists, "lists inside each other in introspection")?;
         let below = Place { depth, introspects, lists, nesting: place.nesting };
@@ -314,12 +325,14 @@ mod tests {
         passes(&introspection(INTROSPECTION_DEPTH_MAX));
         exceeds(&introspection(INTROSPECTION_DEPTH_MAX + 1), "levels of introspection");
 
-        let lists = |lists| format!("{{ __schema {} }}", deep(lists, "types { fields { type { name } } } fields"));
+        let lists =
+            |lists| format!("{{ __schema {} }}", deep(lists, "types { fields { type { name } } } fields"));
         passes(&lists(INTROSPECTION_LISTS_MAX));
         exceeds(&lists(INTROSPECTION_LISTS_MAX + 1), "lists inside each other in introspection");
 
-        let fields =
-            |count| format!("{{ __schema {{ types {{ {} }} }} }}", times(count - 2, |n| format!("f{}", n / 2)));
+        let fields = |count| {
+            format!("{{ __schema {{ types {{ {} }} }} }}", times(count - 2, |n| format!("f{}", n / 2)))
+        };
         passes(&fields(INTROSPECTION_FIELDS_MAX));
         exceeds(&fields(INTROSPECTION_FIELDS_MAX + 1), "fields of introspection, its fragments laid out");
 
@@ -327,7 +340,8 @@ mod tests {
         passes(&aliases(ALIASES_MAX));
         exceeds(&aliases(ALIASES_MAX + 1), "aliases");
 
-        let directives = |count| format!("{{ me {} {{ id }} }}", times(count, |_| "@include(if: true)".to_owned()));
+        let directives =
+            |count| format!("{{ me {} {{ id }} }}", times(count, |_| "@include(if: true)".to_owned()));
         passes(&directives(DIRECTIVES_MAX));
         exceeds(&directives(DIRECTIVES_MAX + 1), "directives");
 
@@ -343,8 +357,9 @@ mod tests {
         passes(&nested(NESTING_MAX));
         exceeds(&nested(NESTING_MAX + 1), "fragments inside each other");
 
-        let entities =
-            |count| format!("{{ _entities(representations: [{}]) {{ a }} }}", times(count, |_| "1".to_owned()));
+        let entities = |count| {
+            format!("{{ _entities(representations: [{}]) {{ a }} }}", times(count, |_| "1".to_owned()))
+        };
         assert_eq!(checked(&entities(7)).expect("passes").entities, 7);
         passes(&entities(ENTITIES_MAX));
         exceeds(&entities(ENTITIES_MAX + 1), "entities");
@@ -352,10 +367,14 @@ mod tests {
 
     #[test]
     fn fragments_count_where_they_are_laid_out() {
-        let spread = "{ me { ...A ...A ...A ...A } } fragment A on User { a: id b: id c: id d: id e: id f: id g: id }";
+        let spread =
+            "{ me { ...A ...A ...A ...A } } fragment A on User { a: id b: id c: id d: id e: id f: id g: id }";
         passes(spread);
         exceeds(&spread.replace("g: id", "g: id h: id"), "aliases");
-        exceeds(&format!("{{ ...A }} fragment A on Query {{ {} }}", times(21, |n| format!("f{n}"))), "root fields");
+        exceeds(
+            &format!("{{ ...A }} fragment A on Query {{ {} }}", times(21, |n| format!("f{n}"))),
+            "root fields",
+        );
         exceeds(&format!("{{ a {{ ...A }} }} fragment A on T {}", deep(DEPTH_MAX, "a")), "levels");
     }
 
@@ -365,11 +384,19 @@ mod tests {
         let fragments = times(10, |n| format!("fragment F{n} on T {{ {} }}", spreads(n + 1)));
         let text = format!("{{ a {{ ...F0 }} }} {fragments} fragment F10 on T {{ a }}");
         exceeds(&text, "selections, its fragments laid out");
-        let flat = times(10, |n| format!("fragment F{n} on T {{ {} }}", times(10, |_| format!("...F{}", n + 1))));
-        exceeds(&format!("{{ a {{ ...F0 }} }} {flat} fragment F10 on T {{ a }}"), "selections, its fragments laid out");
+        let flat =
+            times(10, |n| format!("fragment F{n} on T {{ {} }}", times(10, |_| format!("...F{}", n + 1))));
+        exceeds(
+            &format!("{{ a {{ ...F0 }} }} {flat} fragment F10 on T {{ a }}"),
+            "selections, its fragments laid out",
+        );
         let twice = |n: usize| format!("fragment F{n} on T {{ x {{ ...F{0} }} y {{ ...F{0} }} }}", n + 1);
         let deep = format!("{{ a {{ ...F0 }} }} {} fragment F999 on T {{ a }}", times(999, twice));
-        assert_eq!(checked(&deep).expect_err("2^999").code(), Code::LimitExceeded, "it is not gone through either");
+        assert_eq!(
+            checked(&deep).expect_err("2^999").code(),
+            Code::LimitExceeded,
+            "it is not gone through either"
+        );
     }
 
     #[test]
@@ -385,8 +412,9 @@ mod tests {
 
     #[test]
     fn operations_of_one_document_have_their_own_bounds() {
-        let operation =
-            |name: &str| format!("query {name} {{ {} }}", times(20, |n| format!("a{n}: me {{ ...{name}F }}")));
+        let operation = |name: &str| {
+            format!("query {name} {{ {} }}", times(20, |n| format!("a{n}: me {{ ...{name}F }}")))
+        };
         let fragment = |name: &str| format!("fragment {name}F on User {{ id }}");
         let text = [operation("A"), operation("B"), fragment("A"), fragment("B")].join(" ");
         let document = parse_query(text).expect("a document");
@@ -399,9 +427,11 @@ mod tests {
 
     #[test]
     fn introspection_is_refused_where_it_is_off() {
-        for text in
-            ["{ __schema { types { name } } }", "{ ... { __type(name: \"A\") { name } } }", "{ _service { sdl } }"]
-        {
+        for text in [
+            "{ __schema { types { name } } }",
+            "{ ... { __type(name: \"A\") { name } } }",
+            "{ _service { sdl } }",
+        ] {
             passes(text);
             let document = parse_query(text).expect("a document");
             let error = check(&document, None, false).expect_err(text);

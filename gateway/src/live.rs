@@ -104,7 +104,12 @@ impl Live {
     }
 
     /// What the operation subscribes to.
-    async fn probe(&self, admitted: &Admitted, viewer: Option<Viewer>, call: &Call) -> Result<Start, Vec<ServerError>> {
+    async fn probe(
+        &self,
+        admitted: &Admitted,
+        viewer: Option<Viewer>,
+        call: &Call,
+    ) -> Result<Start, Vec<ServerError>> {
         let (feed, started) = Feed::probe();
         let response = self.0.pipeline.frame(admitted, feed, viewer, call.clone()).await;
         if let Some(response) = response.filter(Response::is_err) {
@@ -254,7 +259,8 @@ impl Stream {
     async fn execute(&self, frame: Frame, cursor: Option<Version>) -> Made {
         let feed = Feed::frame(frame);
         let span = tracing::info_span!("gateway.live.frame", request_id = %self.call.request_id);
-        let work = self.live.0.pipeline.frame(&self.admitted, feed, Some(self.viewer.clone()), self.call.clone());
+        let work =
+            self.live.0.pipeline.frame(&self.admitted, feed, Some(self.viewer.clone()), self.call.clone());
         let response = work.instrument(span).await;
         let mut response = response.unwrap_or_default();
         let (erred, failed) = (response.is_err(), response.is_err() && response.data == Value::Null);

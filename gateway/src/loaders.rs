@@ -199,7 +199,8 @@ impl Source {
     }
 
     async fn read_states(self, pages: Vec<ReadStatesPage>) -> Found<ReadStatesPage, Vec<ReadState>> {
-        let request = counter::ReadStatesRequest { pages: pages.iter().map(ReadStatesPage::request).collect() };
+        let request =
+            counter::ReadStatesRequest { pages: pages.iter().map(ReadStatesPage::request).collect() };
         let reply = self.peers.counter(&self.call).read_states(request).await?.into_inner();
         let read = |(page, reply): (ReadStatesPage, counter::ReadStatesPageReply)| {
             let states = reply.states.into_iter().map(ReadState::try_from).collect::<Result<_, _>>()?;

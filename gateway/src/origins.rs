@@ -83,7 +83,9 @@ fn is_origin(text: &str) -> bool {
 }
 
 fn is_loopback(origin: &str) -> bool {
-    let Some(rest) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else { return false };
+    let Some(rest) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else {
+        return false;
+    };
     ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| {
         let port = rest.strip_prefix(host);
         port.is_some_and(|port| {
@@ -123,12 +125,17 @@ mod tests {
     #[test]
     fn loopback_has_any_port_and_no_other_host() {
         let origins = Origins::loopback();
-        for good in ["http://localhost", "http://localhost:3000", "https://127.0.0.1:8443", "http://[::1]:80"] {
+        for good in ["http://localhost", "http://localhost:3000", "https://127.0.0.1:8443", "http://[::1]:80"]
+        {
             assert!(origins.allow(&HeaderValue::from_static(good)), "{good}");
         }
-        for bad in
-            ["http://localhost.evil", "http://localhost:", "http://localhost:99999", "http://127.0.0.1.evil", "file://"]
-        {
+        for bad in [
+            "http://localhost.evil",
+            "http://localhost:",
+            "http://localhost:99999",
+            "http://127.0.0.1.evil",
+            "file://",
+        ] {
             assert!(!origins.allow(&HeaderValue::from_static(bad)), "{bad}");
         }
         assert!(!Origins::none().allow(&HeaderValue::from_static("http://localhost")));
@@ -139,8 +146,14 @@ mod tests {
         for text in ["", "loopback", "https://a.example", "loopback,https://a.example,http://b.example:81"] {
             assert_eq!(text.parse::<Origins>().expect(text).to_string(), text);
         }
-        for bad in ["*", "example.com", "https://a.example/", "https://", "https://a.example/path", "HTTPS://A.example"]
-        {
+        for bad in [
+            "*",
+            "example.com",
+            "https://a.example/",
+            "https://",
+            "https://a.example/path",
+            "HTTPS://A.example",
+        ] {
             assert_eq!(bad.parse::<Origins>(), Err(InvalidOrigin(bad.to_owned())));
         }
     }

@@ -1,8 +1,8 @@
 //! The three services, as the gateway calls them: a client per call, carrying what travels with it.
 
 use proto::{
-    ANSWER_MAX_BYTES, Peer, REQUEST_MAX_BYTES, auth::auth_client::AuthClient, counter::counters_client::CountersClient,
-    dialog::dialogs_client::DialogsClient,
+    ANSWER_MAX_BYTES, Peer, REQUEST_MAX_BYTES, auth::auth_client::AuthClient,
+    counter::counters_client::CountersClient, dialog::dialogs_client::DialogsClient,
 };
 use resilience::{Settings, Target};
 use telemetry::{Call, grpc::client_layer};
@@ -60,7 +60,11 @@ impl Peers {
         let Some(rate) = limits.upstream.0 else { return self };
         let limited = |name, peer| BoxCloneSyncService::new(UpstreamLimit::new(name, rate).layer(peer));
         let Self { auth, dialog, counter } = self;
-        Self { auth: limited("auth", auth), dialog: limited("dialog", dialog), counter: limited("counter", counter) }
+        Self {
+            auth: limited("auth", auth),
+            dialog: limited("dialog", dialog),
+            counter: limited("counter", counter),
+        }
     }
 
     /// The auth service.
@@ -105,7 +109,9 @@ mod tests {
         BoxCloneSyncService::new(service_fn(move |_: http::Request<Body>| async move {
             let head = [&[0][..], &bytes.to_be_bytes()].concat();
             let mut response = Response::new(Body::new(Full::<bytes::Bytes>::from(head)));
-            response.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().expect("a header"));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, "application/grpc".parse().expect("a header"));
             Ok::<_, TransportError>(response)
         }))
     }
@@ -115,7 +121,8 @@ mod tests {
         let limit = u32::try_from(ANSWER_MAX_BYTES).expect("a small number");
         for (bytes, code) in [(limit, Code::Internal), (limit + 1, Code::LimitExceeded)] {
             let peers = Peers::new(answers_of(bytes), answers_of(bytes), answers_of(bytes));
-            let refused = peers.dialog(&Call::new()).history(HistoryRequest::default()).await.expect_err("no message");
+            let refused =
+                peers.dialog(&Call::new()).history(HistoryRequest::default()).await.expect_err("no message");
             assert_eq!(Error::from(refused).code(), code, "one within it is waited for, and breaks off here");
         }
     }

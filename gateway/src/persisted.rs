@@ -55,7 +55,8 @@ pub struct Document {
 impl Persisted {
     /// None yet, or the listed ones for ever.
     pub fn new(trusted: Option<TrustedDocuments>) -> Self {
-        let weigher = |_: &String, text: &Arc<str>| u32::try_from(text.len() + WEIGHT_BYTES).unwrap_or(u32::MAX);
+        let weigher =
+            |_: &String, text: &Arc<str>| u32::try_from(text.len() + WEIGHT_BYTES).unwrap_or(u32::MAX);
         match trusted {
             Some(trusted) => Self::Trusted(trusted),
             None => Self::Automatic(Cache::builder().max_capacity(KEPT_BYTES).weigher(weigher).build()),
@@ -80,10 +81,15 @@ impl Persisted {
                 Ok(Document { text: text.into(), keep: Some(name.to_owned()) })
             }
             (Self::Automatic(kept), None, Some(name)) => {
-                let text = kept.get(name).await.ok_or_else(|| Error::new(Code::PersistedQueryNotFound, NOT_FOUND))?;
+                let text = kept
+                    .get(name)
+                    .await
+                    .ok_or_else(|| Error::new(Code::PersistedQueryNotFound, NOT_FOUND))?;
                 Ok(Document { text, keep: None })
             }
-            (Self::Trusted(listed), text, name) => Ok(Document { text: listed.find(text, name)?, keep: None }),
+            (Self::Trusted(listed), text, name) => {
+                Ok(Document { text: listed.find(text, name)?, keep: None })
+            }
         }
     }
 
@@ -110,8 +116,8 @@ fn name(incoming: &Incoming) -> Result<Option<&str>, Error> {
     let by_hash = incoming.extensions.get("persistedQuery").filter(|value| !value.is_null());
     let by_hash = by_hash.map(PersistedQuery::deserialize).transpose().ok();
     let by_hash = by_hash.filter(|it| it.as_ref().is_none_or(|it| it.version == VERSION));
-    let by_hash =
-        by_hash.ok_or_else(|| bad("`extensions.persistedQuery` must be {version: 1, sha256Hash: a string}"))?;
+    let by_hash = by_hash
+        .ok_or_else(|| bad("`extensions.persistedQuery` must be {version: 1, sha256Hash: a string}"))?;
     let by_hash = by_hash.map(|it| it.sha256_hash);
     if let (Some(id), Some(hash)) = (by_id, by_hash) {
         same(id, hash)?;
@@ -189,7 +195,10 @@ impl TrustedDocuments {
     pub fn read(json: &str) -> Result<Self, InvalidList> {
         let entries = entries(json)?;
         if !(1..=TRUSTED_MAX).contains(&entries.len()) {
-            return Err(InvalidList::Shape(format!("it has {} documents, not 1 to {TRUSTED_MAX}", entries.len())));
+            return Err(InvalidList::Shape(format!(
+                "it has {} documents, not 1 to {TRUSTED_MAX}",
+                entries.len()
+            )));
         }
         let (mut by_name, mut texts) = (HashMap::new(), HashSet::new());
         let entries = entries.into_iter().map(|(id, text)| (id, Arc::<str>::from(text))).collect::<Vec<_>>();
@@ -277,8 +286,13 @@ mod tests {
         let persisted = Persisted::new(None);
         let named = || asked(None, None, apollo(&hash(TEXT)));
         assert_eq!(code(&persisted, named()).await, Code::PersistedQueryNotFound);
-        let sent = persisted.document(&asked(Some(TEXT), None, apollo(&hash(TEXT)))).await.expect("its hash fits");
-        assert_eq!(code(&persisted, named()).await, Code::PersistedQueryNotFound, "nobody has found it good yet");
+        let sent =
+            persisted.document(&asked(Some(TEXT), None, apollo(&hash(TEXT)))).await.expect("its hash fits");
+        assert_eq!(
+            code(&persisted, named()).await,
+            Code::PersistedQueryNotFound,
+            "nobody has found it good yet"
+        );
         persisted.keep(sent).await;
         for incoming in [
             named(),
@@ -331,15 +345,19 @@ mod tests {
                 persisted.keep(Document { keep: Some(hash(&text)), text }).await;
             }
             kept.run_pending_tasks().await;
-            assert!(kept.weighted_size() <= KEPT_BYTES && kept.entry_count() <= entries_max, "{}", kept.entry_count());
+            assert!(
+                kept.weighted_size() <= KEPT_BYTES && kept.entry_count() <= entries_max,
+                "{}",
+                kept.entry_count()
+            );
             assert!(kept.entry_count() > 0);
         }
     }
 
     #[tokio::test]
     async fn with_a_list_only_what_is_listed_runs() {
-        let listed =
-            TrustedDocuments::read(&json!({ "one": TEXT, "two": "{ me { id } }" }).to_string()).expect("a list");
+        let listed = TrustedDocuments::read(&json!({ "one": TEXT, "two": "{ me { id } }" }).to_string())
+            .expect("a list");
         assert_eq!(listed.count(), 2);
         let persisted = Persisted::new(Some(listed));
         for incoming in [
@@ -366,7 +384,8 @@ mod tests {
 
     #[test]
     fn both_kinds_of_lists_are_read_and_others_refused() {
-        let operations = json!([{ "id": "one", "name": "N", "type": "query", "body": "query N { __typename }" }]);
+        let operations =
+            json!([{ "id": "one", "name": "N", "type": "query", "body": "query N { __typename }" }]);
         let manifest = json!({ "format": MANIFEST, "version": 1, "operations": operations });
         assert_eq!(TrustedDocuments::read(&manifest.to_string()).map(|list| list.count()), Ok(1));
         for bad in [

@@ -139,7 +139,8 @@ impl Pipeline {
         trusted: Option<TrustedDocuments>,
     ) -> Self {
         // What comes here has been validated.
-        let schema = schema::build().validation_mode(ValidationMode::Fast).limit_recursive_depth(RECURSION_MAX);
+        let schema =
+            schema::build().validation_mode(ValidationMode::Fast).limit_recursive_depth(RECURSION_MAX);
         let schema = if introspection { schema } else { schema.disable_introspection() };
         let (documents, persisted) = (Documents::new(introspection), Persisted::new(trusted));
         let (limit, writes) = (OPERATION_LIMIT, TaskTracker::new());
@@ -169,7 +170,8 @@ impl Pipeline {
         let Incoming { operation_name, variables, .. } = incoming;
         let text = document.text.clone();
         let name = operation_name.filter(|name| !name.is_empty());
-        let found = AssertUnwindSafe(self.documents.find(text.clone(), name.clone(), &variables)).catch_unwind();
+        let found =
+            AssertUnwindSafe(self.documents.find(text.clone(), name.clone(), &variables)).catch_unwind();
         let found = found.await.map_err(|payload| {
             panic::report("document", payload.as_ref());
             Rejected::of(Error::internal("admitting panicked"), &call.request_id)
@@ -195,7 +197,8 @@ impl Pipeline {
     }
 
     async fn run(&self, admitted: &Admitted, viewer: Option<Viewer>, call: Call) -> Response {
-        metrics::counter!("gateway_operations_total", "operation" => admitted.kind().to_string()).increment(1);
+        metrics::counter!("gateway_operations_total", "operation" => admitted.kind().to_string())
+            .increment(1);
         let (turn, request_id) = (Turn::default(), call.request_id.clone());
         let deadline = Instant::now() + self.limit;
         let request = self.request(admitted, viewer, call.with_deadline(deadline - ANSWER), &turn);

@@ -81,8 +81,10 @@ impl Rates {
 
     async fn attempt(&self, address: IpAddr, of: Option<String>) -> Result<(), Error> {
         let of_address = self.limits.sign_in_address.0;
-        let of_address = of_address.map(|rate| Want { key: format!("sign-in:address:{}", network(address)), rate });
-        let of = self.limits.sign_in_login.0.zip(of).map(|(rate, of)| Want { key: format!("sign-in:{of}"), rate });
+        let of_address =
+            of_address.map(|rate| Want { key: format!("sign-in:address:{}", network(address)), rate });
+        let of =
+            self.limits.sign_in_login.0.zip(of).map(|(rate, of)| Want { key: format!("sign-in:{of}"), rate });
         let wants: Vec<Want> = of_address.into_iter().chain(of).collect();
         self.take("sign_in", &wants).await
     }
@@ -135,13 +137,17 @@ mod tests {
     #[tokio::test]
     async fn operations_count_for_their_user_wherever_and_for_their_address_where_nobody_is_signed_in() {
         let rates = rates("1/h:2", "0", "0");
-        let asker = |viewer: Option<&Viewer>, from: &str| Asker { viewer: viewer.cloned(), address: address(from) };
+        let asker =
+            |viewer: Option<&Viewer>, from: &str| Asker { viewer: viewer.cloned(), address: address(from) };
         let (ann, bob) = (viewer(), viewer());
         assert!(rates.request(&asker(Some(&ann), "192.0.2.1")).await.is_ok());
         assert!(rates.request(&asker(Some(&ann), "192.0.2.2")).await.is_ok());
         let refused = rates.request(&asker(Some(&ann), "192.0.2.3")).await.expect_err("the third");
         assert_eq!(refused.code(), Code::RateLimited);
-        assert!(rates.request(&asker(Some(&bob), "192.0.2.1")).await.is_ok(), "everyone has a limit of their own");
+        assert!(
+            rates.request(&asker(Some(&bob), "192.0.2.1")).await.is_ok(),
+            "everyone has a limit of their own"
+        );
         for from in ["192.0.2.1", "::ffff:192.0.2.1"] {
             assert!(rates.request(&asker(None, from)).await.is_ok());
         }

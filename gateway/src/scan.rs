@@ -28,8 +28,12 @@ pub fn check(document: &str) -> Result<(), Error> {
                 continue;
             }
             b'"' => string(rest),
-            b'_' | b'a'..=b'z' | b'A'..=b'Z' => run(rest, |byte| byte == b'_' || byte.is_ascii_alphanumeric()),
-            b'-' | b'0'..=b'9' => run(rest, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'-')),
+            b'_' | b'a'..=b'z' | b'A'..=b'Z' => {
+                run(rest, |byte| byte == b'_' || byte.is_ascii_alphanumeric())
+            }
+            b'-' | b'0'..=b'9' => {
+                run(rest, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'-'))
+            }
             b'.' => run(rest, |byte| byte == b'.'),
             _ => 1,
         };
@@ -137,8 +141,21 @@ mod tests {
 
     #[test]
     fn open_strings_and_strange_bytes_end() {
-        for text in ["", "\"", "\"\"\"", "\"\"\"\\\"\"\"", "\"a\nb\"", "\\", "\0", "é", "{{{", "}}}", "\"\\", "..", "-"]
-        {
+        for text in [
+            "",
+            "\"",
+            "\"\"\"",
+            "\"\"\"\\\"\"\"",
+            "\"a\nb\"",
+            "\\",
+            "\0",
+            "é",
+            "{{{",
+            "}}}",
+            "\"\\",
+            "..",
+            "-",
+        ] {
             assert!(check(text).is_ok(), "{text:?}");
         }
     }

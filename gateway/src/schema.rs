@@ -42,7 +42,9 @@ pub use entity::Root;
 pub use input::{CreateDialogInput, LoginInput, MarkReadInput, RegisterInput, SendMessageInput};
 pub use message::{Message, MessageStatus};
 pub use mutation::Mutation;
-pub use page::{DialogConnection, DialogEdge, MessageConnection, MessageEdge, PageInfo, UserConnection, UserEdge};
+pub use page::{
+    DialogConnection, DialogEdge, MessageConnection, MessageEdge, PageInfo, UserConnection, UserEdge,
+};
 pub use query::Query;
 pub use subscription::{MessageEvent, MessageEventKind, Subscription, UnreadEvent, UnreadEventKind};
 pub use time::DateTime;

@@ -56,9 +56,11 @@ mod tests {
         assert_eq!(answer.status.as_u16(), 200);
         assert_eq!(answer.text, crate::schema::sdl());
         let tag = answer.headers["etag"].clone();
-        let again = open.send(get().header("if-none-match", &tag).body(Body::empty()).expect("a request")).await;
+        let again =
+            open.send(get().header("if-none-match", &tag).body(Body::empty()).expect("a request")).await;
         assert_eq!((again.status.as_u16(), again.text.as_str()), (304, ""));
-        let other = open.send(get().header("if-none-match", "\"x\"").body(Body::empty()).expect("a request")).await;
+        let other =
+            open.send(get().header("if-none-match", "\"x\"").body(Body::empty()).expect("a request")).await;
         assert_eq!(other.status.as_u16(), 200);
         let closed = Fixture::new(false, away);
         assert_eq!(closed.send(get().body(Body::empty()).expect("a request")).await.status.as_u16(), 404);

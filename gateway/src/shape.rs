@@ -8,8 +8,8 @@ use async_graphql::{Name, PathSegment, Positioned, Value, indexmap::IndexMap};
 use async_graphql_parser::{
     parse_schema,
     types::{
-        BaseType, ExecutableDocument, FragmentDefinition, OperationDefinition, OperationType, Selection, SelectionSet,
-        Type, TypeKind, TypeSystemDefinition,
+        BaseType, ExecutableDocument, FragmentDefinition, OperationDefinition, OperationType, Selection,
+        SelectionSet, Type, TypeKind, TypeSystemDefinition,
     },
 };
 
@@ -28,7 +28,8 @@ impl Types {
         for definition in document.definitions {
             let TypeSystemDefinition::Type(definition) = definition else { continue };
             let TypeKind::Object(object) = definition.node.kind else { continue };
-            let fields = object.fields.into_iter().map(|field| (field.node.name.node.to_string(), field.node.ty.node));
+            let fields =
+                object.fields.into_iter().map(|field| (field.node.name.node.to_string(), field.node.ty.node));
             types.insert(definition.node.name.node.to_string(), fields.collect());
         }
         Self(types)
@@ -139,10 +140,12 @@ impl Shape {
                     _ => false,
                 }
             }
-            (Some((PathSegment::Index(index), rest)), Value::List(list)) => match (&ty.base, list.get_mut(*index)) {
-                (BaseType::List(item), Some(child)) => self.null(child, item, rest),
-                _ => false,
-            },
+            (Some((PathSegment::Index(index), rest)), Value::List(list)) => {
+                match (&ty.base, list.get_mut(*index)) {
+                    (BaseType::List(item), Some(child)) => self.null(child, item, rest),
+                    _ => false,
+                }
+            }
             _ => false,
         };
         if fails {
@@ -254,7 +257,8 @@ mod tests {
             })
         };
         let expect = |failed: &[&str], key: &str, expected: &str| {
-            let answer: serde_json::Value = serde_json::from_str(&settled(query, data(), &[failed])).expect("JSON");
+            let answer: serde_json::Value =
+                serde_json::from_str(&settled(query, data(), &[failed])).expect("JSON");
             let seen = if key.is_empty() { &answer } else { &answer[key] };
             assert_eq!(seen.to_string(), expected, "{failed:?}");
         };
@@ -283,7 +287,8 @@ mod tests {
     #[test]
     fn siblings_of_a_failure_do_not_bring_its_parent_back() {
         let query = "{ a { id name b { c } } list { id b { c } } }";
-        let failed = [&["a", "id"][..], &["a", "b", "c"], &["a", "name"], &["list", "0", "id"], &["list", "1", "b"]];
+        let failed =
+            [&["a", "id"][..], &["a", "b", "c"], &["a", "name"], &["list", "0", "id"], &["list", "1", "b"]];
         let data = value!({ "a": { "b": null }, "list": [{ "b": { "c": 1 } }, { "id": 2 }] });
         assert_eq!(settled(query, data, &failed), r#"{"a":null,"list":null}"#);
     }
@@ -291,7 +296,8 @@ mod tests {
     #[test]
     fn introspection_stays_as_it_is() {
         let query = "{ __schema { types { name kind } } __typename }";
-        let data = value!({ "__schema": { "types": [{ "name": "A", "kind": "OBJECT" }] }, "__typename": "Query" });
+        let data =
+            value!({ "__schema": { "types": [{ "name": "A", "kind": "OBJECT" }] }, "__typename": "Query" });
         let expected = r#"{"__schema":{"types":[{"name":"A","kind":"OBJECT"}]},"__typename":"Query"}"#;
         assert_eq!(settled(query, data, &[]), expected);
     }

@@ -35,7 +35,8 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    address::Address, live::Live, origins::Origins, pipeline::Pipeline, sessions::Revoked, viewer::Authenticator,
+    address::Address, live::Live, origins::Origins, pipeline::Pipeline, sessions::Revoked,
+    viewer::Authenticator,
 };
 use dialect::Dialect;
 use driver::{Client, Driver};

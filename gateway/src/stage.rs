@@ -121,7 +121,8 @@ impl Stage {
                 calls.clone(),
             );
             BoxCloneSyncService::new(service.map_request(move |request: http::Request<tonic::body::Body>| {
-                let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+                let authorization =
+                    request.headers().get("authorization").and_then(|value| value.to_str().ok());
                 *shown.lock().expect("not poisoned") = authorization.map(str::to_owned);
                 request
             }))
@@ -283,7 +284,10 @@ impl Client {
     }
 
     pub async fn subscribe(&mut self, id: &str, query: &str, variables: Value) {
-        self.say(json!({ "id": id, "type": "subscribe", "payload": { "query": query, "variables": variables } })).await;
+        self.say(
+            json!({ "id": id, "type": "subscribe", "payload": { "query": query, "variables": variables } }),
+        )
+        .await;
     }
 
     /// The next message; pings are answered and passed over.
@@ -350,8 +354,11 @@ impl World {
             }
             "Users" => {
                 let request = auth::UsersRequest::decode(bytes).map_err(malformed)?;
-                let named =
-                    |id: &Vec<u8>| auth::User { id: id.clone(), name: "somebody".to_owned(), ..Default::default() };
+                let named = |id: &Vec<u8>| auth::User {
+                    id: id.clone(),
+                    name: "somebody".to_owned(),
+                    ..Default::default()
+                };
                 auth::UsersReply { users: request.ids.iter().map(named).collect() }.encode_to_vec()
             }
             "Snapshots" => {
@@ -396,8 +403,10 @@ impl World {
         let Some(members) = members.filter(|members| members.iter().any(|(user, _)| *user == caller)) else {
             return counter::ReadStatesPageReply::default();
         };
-        let state =
-            |(user, read_seq): &(UserId, i64)| counter::ReadState { user_id: user.bytes(), read_seq: *read_seq };
+        let state = |(user, read_seq): &(UserId, i64)| counter::ReadState {
+            user_id: user.bytes(),
+            read_seq: *read_seq,
+        };
         counter::ReadStatesPageReply { found: true, states: members.iter().map(state).collect() }
     }
 
@@ -407,13 +416,19 @@ impl World {
             members.map(|(user, _)| *user).any(|user| self.caller == Some(user) && !self.gone.contains(&user))
         };
         let own = request.ids.iter().filter(takes_part);
-        dialog::GetReply { dialogs: own.map(|id| dialog::Dialog { id: id.clone(), ..Default::default() }).collect() }
+        dialog::GetReply {
+            dialogs: own.map(|id| dialog::Dialog { id: id.clone(), ..Default::default() }).collect(),
+        }
     }
 
-    fn messages_since(&self, request: &dialog::MessagesSinceRequest) -> Result<dialog::MessagesSinceReply, Status> {
+    fn messages_since(
+        &self,
+        request: &dialog::MessagesSinceRequest,
+    ) -> Result<dialog::MessagesSinceReply, Status> {
         let dialog = DialogId::parse(&request.dialog_id).expect("an id");
         let caller = self.caller.expect("the test says who calls");
-        let members = self.members.get(&dialog).filter(|members| members.iter().any(|(user, _)| *user == caller));
+        let members =
+            self.members.get(&dialog).filter(|members| members.iter().any(|(user, _)| *user == caller));
         members.ok_or_else(|| Status::not_found("no such dialog"))?;
         let (number, messages) = &self.dialogs[&dialog];
         let above = request.since.map_or(i64::MAX, |since| since.number);

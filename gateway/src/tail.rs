@@ -90,7 +90,12 @@ impl Reader {
             let call = self.service.call(PATIENCE);
             let reply = self.service.peers.auth(&call).revoked(auth::RevokedRequest {}).await;
             let sessions = reply.map(|reply| {
-                reply.into_inner().session_ids.iter().filter_map(|id| SessionId::parse(id).ok()).collect::<Vec<_>>()
+                reply
+                    .into_inner()
+                    .session_ids
+                    .iter()
+                    .filter_map(|id| SessionId::parse(id).ok())
+                    .collect::<Vec<_>>()
             });
             match sessions {
                 Ok(sessions) => return self.revoked.revoke(sessions),
@@ -107,7 +112,11 @@ impl Reader {
         let told = Kind::read(&record.payload).ok_or(InvalidId).and_then(|kind| self.tell(&kind));
         if told.is_err() {
             // Whoever applies it durably has put it among the dead letters; there is nothing to show.
-            tracing::warn!(topic = record.topic, offset = record.offset, "a record that cannot be read is passed over");
+            tracing::warn!(
+                topic = record.topic,
+                offset = record.offset,
+                "a record that cannot be read is passed over"
+            );
         }
     }
 

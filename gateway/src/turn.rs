@@ -42,7 +42,8 @@ impl Turn {
     pub async fn run<W: Future>(&self, work: W) -> W::Output {
         let mut work = pin!(work);
         poll_fn(|context| {
-            let progress = Arc::new(Progress { made: AtomicBool::new(false), outer: context.waker().clone() });
+            let progress =
+                Arc::new(Progress { made: AtomicBool::new(false), outer: context.waker().clone() });
             let waker = Waker::from(progress.clone());
             let answer = work.as_mut().poll(&mut Context::from_waker(&waker));
             // Whoever was woken meanwhile is polled once more before the turn ends.

@@ -72,7 +72,8 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let service = self.limit.service;
         let Some(wait) = self.limit.turn() else {
-            metrics::counter!("gateway_rate_limited_total", "limit" => "upstream", "service" => service).increment(1);
+            metrics::counter!("gateway_rate_limited_total", "limit" => "upstream", "service" => service)
+                .increment(1);
             let refused = Status::unavailable("too many calls of this service").into_http();
             return Box::pin(async { Ok(refused) });
         };
@@ -118,7 +119,8 @@ mod tests {
         let answers = join_all(asked).await;
         let millis = |answer: &&(Result<(), Code>, Duration)| answer.1.as_millis() as u64 / 10;
         let at_once = answers.iter().filter(|answer| answer.0.is_ok() && answer.1.is_zero()).count();
-        let later: Vec<u64> = answers.iter().filter(|answer| answer.0.is_ok()).map(|it| millis(&it)).skip(10).collect();
+        let later: Vec<u64> =
+            answers.iter().filter(|answer| answer.0.is_ok()).map(|it| millis(&it)).skip(10).collect();
         assert_eq!((at_once, later), (10, vec![2, 4, 6, 8, 10]));
         assert_eq!(answers.iter().filter(|answer| answer.0 == Err(Code::Unavailable)).count(), 5);
         assert_eq!(calls.lock().expect("not poisoned").len(), 15, "the refused ones were not made");

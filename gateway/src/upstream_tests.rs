@@ -118,10 +118,13 @@ impl Watched {
     fn remote(&self) -> Peer {
         let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let address = incoming.local_addr().expect("an address");
-        let server = tonic::transport::Server::builder().add_service(server_layer("watched").layer(self.clone()));
+        let server =
+            tonic::transport::Server::builder().add_service(server_layer("watched").layer(self.clone()));
         tokio::spawn(server.serve_with_incoming(incoming));
         let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
-        BoxCloneSyncService::new(channel.map_err(|error| proto::TransportError::from(proto::BoxError::from(error))))
+        BoxCloneSyncService::new(
+            channel.map_err(|error| proto::TransportError::from(proto::BoxError::from(error))),
+        )
     }
 }
 
@@ -217,7 +220,9 @@ async fn a_write_whose_client_leaves_runs_to_its_end() {
         let peer = if remote { watched.remote() } else { watched.local() };
         let fixture = over(everywhere(&peer).resilient(RESILIENT));
         let (address, over) = served(&fixture).await;
-        let send = format!("mutation {{ sendMessage(input: {{ dialogId: \"{DIALOG}\", text: \"hello\" }}) {{ id }} }}");
+        let send = format!(
+            "mutation {{ sendMessage(input: {{ dialogId: \"{DIALOG}\", text: \"hello\" }}) {{ id }} }}"
+        );
         let connection = asked(&address, &fixture, &send).await;
         watched.until("Send", End::Begun).await;
         drop(connection);
@@ -258,7 +263,8 @@ async fn the_first_fatal_error_cancels_the_reads_beside_it() {
     let watched = Watched::waiting_at(&["Rows"]);
     let fixture = over(everywhere(&watched.local()));
     let begun = Instant::now();
-    let query = format!("{{ dialog(id: \"{DIALOG}\") {{ unreadCount messages(first: 1) {{ nodes {{ text }} }} }} }}");
+    let query =
+        format!("{{ dialog(id: \"{DIALOG}\") {{ unreadCount messages(first: 1) {{ nodes {{ text }} }} }} }}");
     let answer = fixture.ask(&query).await;
     assert_eq!(answer["data"], json!({ "dialog": null }), "{answer}");
     assert!(watched.has("Rows", End::Begun) && watched.has("Rows", End::Left));
@@ -287,16 +293,31 @@ async fn reads_are_made_again_and_writes_are_not() {
     assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAVAILABLE", "{answer}");
     assert_eq!(count(&calls, "Unread"), 4);
     let writes = [
-        ("Register", r#"register(input: { login: "ann", password: "correct horse" }) { accessToken }"#.to_owned()),
+        (
+            "Register",
+            r#"register(input: { login: "ann", password: "correct horse" }) { accessToken }"#.to_owned(),
+        ),
         ("Login", r#"login(input: { login: "ann", password: "correct horse" }) { accessToken }"#.to_owned()),
         ("Refresh", r#"refreshSession(refreshToken: "x") { accessToken }"#.to_owned()),
         ("Logout", "logout".to_owned()),
-        ("ChangePassword", r#"changePassword(old: "correct horse", new: "battery staple") { accessToken }"#.to_owned()),
+        (
+            "ChangePassword",
+            r#"changePassword(old: "correct horse", new: "battery staple") { accessToken }"#.to_owned(),
+        ),
         ("Rename", r#"updateMe(name: "Ann") { id }"#.to_owned()),
-        ("Create", format!(r#"createDialog(input: {{ participantIds: ["{DIALOG}"], clientKey: "k" }}) {{ id }}"#)),
-        ("AddParticipants", format!(r#"addParticipants(dialogId: "{DIALOG}", userIds: ["{DIALOG}"]) {{ id }}"#)),
+        (
+            "Create",
+            format!(r#"createDialog(input: {{ participantIds: ["{DIALOG}"], clientKey: "k" }}) {{ id }}"#),
+        ),
+        (
+            "AddParticipants",
+            format!(r#"addParticipants(dialogId: "{DIALOG}", userIds: ["{DIALOG}"]) {{ id }}"#),
+        ),
         ("Leave", format!(r#"leaveDialog(dialogId: "{DIALOG}")"#)),
-        ("Send", format!(r#"sendMessage(input: {{ dialogId: "{DIALOG}", text: "x", clientKey: "k" }}) {{ id }}"#)),
+        (
+            "Send",
+            format!(r#"sendMessage(input: {{ dialogId: "{DIALOG}", text: "x", clientKey: "k" }}) {{ id }}"#),
+        ),
         ("Delete", format!(r#"deleteMessage(id: "{DIALOG}") {{ id }}"#)),
     ];
     for (method, mutation) in writes {

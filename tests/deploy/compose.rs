@@ -66,7 +66,8 @@ pub fn shape(files: &Files) -> Vec<String> {
             }
         }
     }
-    let defined = ["networks", "volumes"].into_iter().flat_map(|kind| compose[kind].as_object().unwrap().keys());
+    let defined =
+        ["networks", "volumes"].into_iter().flat_map(|kind| compose[kind].as_object().unwrap().keys());
     wrong.extend(defined.filter(|name| !used.contains(*name)).map(|name| format!("nothing uses `{name}`")));
     wrong
 }
@@ -90,7 +91,9 @@ pub fn order(files: &Files) -> Vec<String> {
                 Some("service_healthy") if tells => {}
                 Some("service_healthy") => wrong.push(format!("{name}: `{other}` has no health check")),
                 Some("service_completed_successfully") if needed["restart"] == "no" => {}
-                Some("service_completed_successfully") => wrong.push(format!("{name}: `{other}` does not end")),
+                Some("service_completed_successfully") => {
+                    wrong.push(format!("{name}: `{other}` does not end"))
+                }
                 other => wrong.push(format!("{name}: {other:?} is no condition")),
             }
         }
@@ -130,7 +133,8 @@ pub fn confined(files: &Files) -> Vec<String> {
                 wrong.push(format!("{name}: no `{bound}`"));
             }
         }
-        let named = service["user"].as_str().is_some_and(|user| !user.is_empty() && user != "root" && user != "0");
+        let named =
+            service["user"].as_str().is_some_and(|user| !user.is_empty() && user != "root" && user != "0");
         let image = service["image"].as_str().unwrap_or_default();
         if !named && role(&service).is_none() && !image.starts_with(NOBODY) {
             wrong.push(format!("{name}: it runs as root"));
@@ -145,13 +149,16 @@ pub fn roomy(files: &Files) -> Vec<String> {
     const OPEN: u64 = 20_000;
     let services = files.services();
     let mut wrong = Vec::new();
-    for (name, service) in services.iter().filter(|(name, of)| *name == "balancer" || role(of) == Some("gateway")) {
+    for (name, service) in
+        services.iter().filter(|(name, of)| *name == "balancer" || role(of) == Some("gateway"))
+    {
         let open = service["ulimits"]["nofile"]["soft"].as_u64().unwrap_or_default();
         if open < OPEN {
             wrong.push(format!("{name}: it may open {open} files"));
         }
     }
-    let threads = files.text("deploy/haproxy.cfg").lines().find_map(|line| line.trim().strip_prefix("nbthread "));
+    let threads =
+        files.text("deploy/haproxy.cfg").lines().find_map(|line| line.trim().strip_prefix("nbthread "));
     let threads = threads.and_then(|threads| threads.parse().ok()).unwrap_or(u64::MAX);
     if services["balancer"]["pids_limit"].as_u64().is_none_or(|allowed| threads >= allowed) {
         wrong.push(format!("balancer: {threads} threads"));
@@ -192,15 +199,18 @@ pub fn pinned(files: &Files) -> Vec<String> {
     let services = files.services();
     let used = services.values().filter(|service| role(service).is_none());
     let mut images: Vec<&str> = used.filter_map(|service| service["image"].as_str()).collect();
-    images.extend(files.text("Dockerfile").lines().filter_map(|line| line.strip_prefix("FROM ")?.split(' ').next()));
+    images.extend(
+        files.text("Dockerfile").lines().filter_map(|line| line.strip_prefix("FROM ")?.split(' ').next()),
+    );
     let mut wrong = Vec::new();
     for image in &images {
         if version(image).len() < 2 {
             wrong.push(format!("`{image}` names no version"));
         }
     }
-    let between =
-        |path, start: &str, end: &str| files.text(path).split_once(start).unwrap().1.split_once(end).unwrap().0;
+    let between = |path, start: &str, end: &str| {
+        files.text(path).split_once(start).unwrap().1.split_once(end).unwrap().0
+    };
     let kafka = between("deploy/engines/pom.xml", "<artifactId>kafka_2.13</artifactId>", "</version>").trim();
     let kafka = kafka.trim_start_matches("<version>");
     if !images.contains(&format!("apache/kafka:{kafka}").as_str()) {

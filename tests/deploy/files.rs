@@ -45,7 +45,8 @@ impl Files {
     /// The compose file with anchors and merges resolved, and with the variables of .env.example, in which every password is
     /// `secret`.
     pub fn compose(&self) -> Value {
-        let mut yaml: serde_yaml_ng::Value = serde_yaml_ng::from_str(self.text("docker-compose.yml")).unwrap();
+        let mut yaml: serde_yaml_ng::Value =
+            serde_yaml_ng::from_str(self.text("docker-compose.yml")).unwrap();
         // One level of merges at a time, and there are three.
         for _ in 0..4 {
             yaml.apply_merge().unwrap();
@@ -110,7 +111,10 @@ pub fn strings(value: &Value) -> Vec<&str> {
 
 /// The command of the program that a service runs, where it is one of ours.
 pub fn role(service: &Value) -> Option<&str> {
-    service["image"].as_str()?.starts_with("tidings:").then(|| service["command"][0].as_str().unwrap_or("serve"))
+    service["image"]
+        .as_str()?
+        .starts_with("tidings:")
+        .then(|| service["command"][0].as_str().unwrap_or("serve"))
 }
 
 /// The port of `host:port`.
@@ -124,7 +128,12 @@ pub fn root() -> &'static Path {
 
 /// Runs the program with this environment alone.
 pub fn tidings(arguments: &[&str], environment: &BTreeMap<String, String>) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tidings")).args(arguments).env_clear().envs(environment).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment)
+        .output()
+        .unwrap()
 }
 
 /// The names of the variables that a command reads; none where there is no such command.
@@ -132,6 +141,7 @@ pub fn settings_of(command: &str) -> Option<BTreeSet<String>> {
     let output = tidings(&[command, "--help"], &BTreeMap::new());
     let help = String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
     // `[env: NAME=]`, or `[env: NAME]` where a value is not to be shown.
-    let names = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next().map(str::to_owned));
+    let names =
+        help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next().map(str::to_owned));
     output.status.success().then(|| names.collect())
 }

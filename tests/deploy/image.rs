@@ -59,7 +59,8 @@ fn members(files: &Files) -> Vec<String> {
         match member.strip_suffix("/*") {
             None => members.push(member.to_owned()),
             Some(folder) => {
-                let inside = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+                let inside =
+                    std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
                 members.extend(inside.map(|name| format!("{folder}/{}", name.to_str().unwrap())));
             }
         }

@@ -61,9 +61,11 @@ fn listens(name: &str, service: &Value) -> Vec<String> {
         "postgres" => vec!["5432".to_owned()],
         "redis" => vec!["6379".to_owned()],
         "kafka" => {
-            let advertised =
-                environment["KAFKA_ADVERTISED_LISTENERS"].strip_prefix("PLAINTEXT://kafka:").map(str::to_owned);
-            let open = |port: &String| environment["KAFKA_LISTENERS"].contains(&format!("PLAINTEXT://:{port},"));
+            let advertised = environment["KAFKA_ADVERTISED_LISTENERS"]
+                .strip_prefix("PLAINTEXT://kafka:")
+                .map(str::to_owned);
+            let open =
+                |port: &String| environment["KAFKA_LISTENERS"].contains(&format!("PLAINTEXT://:{port},"));
             advertised.into_iter().filter(open).collect()
         }
         _ => Vec::new(),
@@ -79,7 +81,8 @@ fn databases(files: &Files) -> Vec<&str> {
 /// Health is asked where it is told, with a command that there is.
 pub fn health(files: &Files) -> Vec<String> {
     let services = files.services();
-    let asks = |name: &str, what: &str| strings(&services[name]["healthcheck"]["test"]).join(" ").ends_with(what);
+    let asks =
+        |name: &str, what: &str| strings(&services[name]["healthcheck"]["test"]).join(" ").ends_with(what);
     let mut wrong = Vec::new();
     let ops = environment(&services["balancer"])["BALANCER_OPS_LISTEN"].clone();
     if !asks("balancer", &format!(" http://{ops}/readyz")) {
@@ -111,15 +114,24 @@ pub fn health(files: &Files) -> Vec<String> {
 /// The balancer reads what it is told, here and in the stack of processes, and knows every gateway.
 pub fn balancer(files: &Files) -> Vec<String> {
     let configuration = files.text("deploy/haproxy.cfg");
-    let preset: BTreeSet<&str> =
-        configuration.lines().filter_map(|line| line.trim().strip_prefix("presetenv ")?.split(' ').next()).collect();
+    let preset: BTreeSet<&str> = configuration
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("presetenv ")?.split(' ').next())
+        .collect();
     let asked: BTreeSet<&str> =
         configuration.split("\"${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)).collect();
-    let mut wrong: Vec<String> = asked.difference(&preset).map(|name| format!("`{name}` has no default")).collect();
+    let mut wrong: Vec<String> =
+        asked.difference(&preset).map(|name| format!("`{name}` has no default")).collect();
     let services = files.services();
     let told = environment(&services["balancer"]);
-    let script =
-        files.text("deploy/stack/up.sh").split_once("launch balancer ").unwrap().1.split_once("\n}").unwrap().0;
+    let script = files
+        .text("deploy/stack/up.sh")
+        .split_once("launch balancer ")
+        .unwrap()
+        .1
+        .split_once("\n}")
+        .unwrap()
+        .0;
     let script = script.split_whitespace().filter_map(|word| word.split_once("=\"127").map(|(name, _)| name));
     for name in told.keys().map(String::as_str).chain(script) {
         if !asked.contains(name) {
@@ -159,15 +171,22 @@ pub fn secrets(files: &Files) -> Vec<String> {
                 wrong.push(format!("{name}: `{folder}` belongs to root"));
             }
         }
-        for (variable, path) in environment(service).iter().filter(|(variable, _)| variable.ends_with("_FILE")) {
+        for (variable, path) in
+            environment(service).iter().filter(|(variable, _)| variable.ends_with("_FILE"))
+        {
             if made.get(variable) != Some(path) {
                 wrong.push(format!("{name}: nobody makes {path}"));
             }
-            if !mounts.iter().any(|(_, folder)| path.starts_with(&format!("{}/", folder.trim_end_matches(":ro")))) {
+            if !mounts
+                .iter()
+                .any(|(_, folder)| path.starts_with(&format!("{}/", folder.trim_end_matches(":ro"))))
+            {
                 wrong.push(format!("{name}: {path} is on no volume"));
             }
         }
-        if !["auth", "keygen"].contains(&name.as_str()) && mounts.iter().any(|(volume, _)| *volume == "signing-key") {
+        if !["auth", "keygen"].contains(&name.as_str())
+            && mounts.iter().any(|(volume, _)| *volume == "signing-key")
+        {
             wrong.push(format!("{name}: it could sign"));
         }
     }

@@ -33,9 +33,21 @@ fn the_compose_file_has_the_shape_that_compose_reads() {
     hold(compose::shape);
     breaks(compose::shape, COMPOSE, "    user: redis", "    usr: redis", "redis: `usr` is no key");
     breaks(compose::shape, COMPOSE, "pids_limit: 512", "pids_limit: many", "kafka: `pids_limit`");
-    breaks(compose::shape, COMPOSE, "    networks: [edge]\n", "    networks: [egde]\n", "balancer: no network `egde`");
+    breaks(
+        compose::shape,
+        COMPOSE,
+        "    networks: [edge]\n",
+        "    networks: [egde]\n",
+        "balancer: no network `egde`",
+    );
     breaks(compose::shape, COMPOSE, "\n  signing-key:\n", "\n", "no volume `signing-key`");
-    breaks(compose::shape, COMPOSE, "volumes:\n  postgres:\n", "volumes:\n  postgres:\n  old:\n", "nothing uses `old`");
+    breaks(
+        compose::shape,
+        COMPOSE,
+        "volumes:\n  postgres:\n",
+        "volumes:\n  postgres:\n  old:\n",
+        "nothing uses `old`",
+    );
 }
 
 #[test]
@@ -69,9 +81,21 @@ fn everything_starts_after_what_it_needs() {
 #[test]
 fn a_container_may_do_no_more_than_it_must() {
     hold(compose::confined);
-    breaks(compose::confined, COMPOSE, "  read_only: true\n", "", "auth: the root file system can be written");
+    breaks(
+        compose::confined,
+        COMPOSE,
+        "  read_only: true\n",
+        "",
+        "auth: the root file system can be written",
+    );
     breaks(compose::confined, COMPOSE, "  cap_drop: [ALL]\n", "", "redis: it keeps capabilities");
-    breaks(compose::confined, COMPOSE, "no-new-privileges:true", "no-new-privileges:false", "may gain privileges");
+    breaks(
+        compose::confined,
+        COMPOSE,
+        "no-new-privileges:true",
+        "no-new-privileges:false",
+        "may gain privileges",
+    );
     breaks(compose::confined, COMPOSE, "    mem_limit: 256m\n    cpus", "    cpus", "redis: no `mem_limit`");
     breaks(compose::confined, COMPOSE, "    user: postgres\n", "", "postgres: it runs as root");
 }
@@ -79,8 +103,20 @@ fn a_container_may_do_no_more_than_it_must() {
 #[test]
 fn whoever_has_clients_has_room_for_them() {
     hold(compose::roomy);
-    breaks(compose::roomy, COMPOSE, "nofile: { soft: 65536", "nofile: { soft: 1024", "gateway1: it may open 1024");
-    breaks(compose::roomy, COMPOSE, "    ulimits: *descriptors\n    depends", "    depends", "balancer: it may open 0");
+    breaks(
+        compose::roomy,
+        COMPOSE,
+        "nofile: { soft: 65536",
+        "nofile: { soft: 1024",
+        "gateway1: it may open 1024",
+    );
+    breaks(
+        compose::roomy,
+        COMPOSE,
+        "    ulimits: *descriptors\n    depends",
+        "    depends",
+        "balancer: it may open 0",
+    );
     breaks(compose::roomy, "deploy/haproxy.cfg", "    nbthread 2\n", "", "threads");
 }
 
@@ -102,7 +138,13 @@ fn only_the_balancer_can_be_reached_from_outside() {
         "    networks: [edge, inside]\n",
         "balancer: it is inside",
     );
-    breaks(compose::published, COMPOSE, ":8080}:8080\"", ":8080}:8081\"", "balancer: it does not listen on 8081");
+    breaks(
+        compose::published,
+        COMPOSE,
+        ":8080}:8080\"",
+        ":8080}:8081\"",
+        "balancer: it does not listen on 8081",
+    );
     breaks(
         compose::published,
         ".env.example",
@@ -127,7 +169,13 @@ fn every_variable_is_a_setting_of_the_role_that_gets_it() {
     hold(settings::names);
     breaks(settings::names, COMPOSE, "SAGA_DEADLINE: ", "SAGA_DEADLIN: ", "dialog: `SAGA_DEADLIN`");
     breaks(settings::names, COMPOSE, "    DATA_DIR: /keys/token", "    DIR: /keys/token", "keygen: `DIR`");
-    breaks(settings::names, COMPOSE, "command: [migrate]", "command: [migrat]", "migrate: no command `migrat`");
+    breaks(
+        settings::names,
+        COMPOSE,
+        "command: [migrate]",
+        "command: [migrat]",
+        "migrate: no command `migrat`",
+    );
     breaks(settings::names, DOCKERFILE, "DATA_DIR=/data", "DATA=/data", "Dockerfile: `DATA`");
 }
 
@@ -136,7 +184,13 @@ fn every_role_takes_the_values_that_it_gets() {
     hold(settings::values);
     breaks(settings::values, COMPOSE, "DRAIN_WINDOW: 10s", "DRAIN_WINDOW: 10", "a duration is a number");
     breaks(settings::values, ".env.example", "INTROSPECTION=on", "INTROSPECTION=yes", "on or off");
-    breaks(settings::values, ".env.example", "ALLOWED_ORIGINS=loopback,", "ALLOWED_ORIGINS=localhost,", "is no origin");
+    breaks(
+        settings::values,
+        ".env.example",
+        "ALLOWED_ORIGINS=loopback,",
+        "ALLOWED_ORIGINS=localhost,",
+        "is no origin",
+    );
     breaks(settings::values, COMPOSE, "      DIALOG_URL: http://dialog:50052\n", "", "counter: ");
 }
 
@@ -150,7 +204,13 @@ fn every_variable_is_explained_and_every_explained_one_is_used() {
         "\n",
         "`TOKEN_ISSUER` is not in .env.example",
     );
-    breaks(settings::variables, ".env.example", "RUST_LOG=info", "RUST_LOG=info\nOLD=1", "nothing uses `OLD`");
+    breaks(
+        settings::variables,
+        ".env.example",
+        "RUST_LOG=info",
+        "RUST_LOG=info\nOLD=1",
+        "nothing uses `OLD`",
+    );
     breaks(
         settings::variables,
         ".env.example",
@@ -191,7 +251,13 @@ fn every_address_leads_to_something_that_listens_there() {
         "GATEWAY2: gateway2:8081",
         "`gateway2` does not listen on 8081",
     );
-    breaks(links::addresses, COMPOSE, "redis://redis:6379", "redis://redis:6380", "`redis` does not listen on 6380");
+    breaks(
+        links::addresses,
+        COMPOSE,
+        "redis://redis:6379",
+        "redis://redis:6380",
+        "`redis` does not listen on 6380",
+    );
     breaks(
         links::addresses,
         COMPOSE,
@@ -199,9 +265,27 @@ fn every_address_leads_to_something_that_listens_there() {
         "PLAINTEXT://kafka:9094",
         "`kafka` does not listen on 9092",
     );
-    breaks(links::addresses, COMPOSE, "  networks: [inside, edge]", "  networks: [edge]", "gateway1: no way to `auth`");
-    breaks(links::addresses, "deploy/postgres/init.sh", "auth dialog counter", "auth dialog", "no database `counter`");
-    breaks(links::addresses, COMPOSE, "@postgres:5432/dialog\n", "@postgres:5432/auth\n", "`dialog` is not the owner");
+    breaks(
+        links::addresses,
+        COMPOSE,
+        "  networks: [inside, edge]",
+        "  networks: [edge]",
+        "gateway1: no way to `auth`",
+    );
+    breaks(
+        links::addresses,
+        "deploy/postgres/init.sh",
+        "auth dialog counter",
+        "auth dialog",
+        "no database `counter`",
+    );
+    breaks(
+        links::addresses,
+        COMPOSE,
+        "@postgres:5432/dialog\n",
+        "@postgres:5432/auth\n",
+        "`dialog` is not the owner",
+    );
 }
 
 #[test]
@@ -216,7 +300,13 @@ fn a_health_check_asks_where_the_answer_is() {
         "CMD [\"tidings\", \"health\"]",
         "no command `health`",
     );
-    breaks(links::health, "deploy/haproxy.cfg", "{ path /readyz } { nbsrv", "{ path /ready } { nbsrv", "haproxy.cfg");
+    breaks(
+        links::health,
+        "deploy/haproxy.cfg",
+        "{ path /readyz } { nbsrv",
+        "{ path /ready } { nbsrv",
+        "haproxy.cfg",
+    );
 }
 
 #[test]
@@ -264,8 +354,20 @@ fn secrets_reach_those_who_need_them_and_nobody_else() {
         "nobody makes",
     );
     breaks(links::secrets, COMPOSE, mounted, "    - signing-key:/keys/signing:ro\n", "dialog: it could sign");
-    breaks(links::secrets, DOCKERFILE, "/keys/signing /keys/token", "/keys/token", "`/keys/signing` belongs to root");
-    breaks(links::secrets, COMPOSE, "./deploy/haproxy.cfg:", "./deploy/nginx.conf:", "no file ./deploy/nginx.conf");
+    breaks(
+        links::secrets,
+        DOCKERFILE,
+        "/keys/signing /keys/token",
+        "/keys/token",
+        "`/keys/signing` belongs to root",
+    );
+    breaks(
+        links::secrets,
+        COMPOSE,
+        "./deploy/haproxy.cfg:",
+        "./deploy/nginx.conf:",
+        "no file ./deploy/nginx.conf",
+    );
 }
 
 #[test]

@@ -19,7 +19,10 @@ pub fn names(files: &Files) -> Vec<String> {
     let serve = settings_of("serve").unwrap();
     let image = image_environment(files);
     wrong.extend(
-        image.into_iter().filter(|(name, _)| !serve.contains(name)).map(|(name, _)| format!("Dockerfile: `{name}`")),
+        image
+            .into_iter()
+            .filter(|(name, _)| !serve.contains(name))
+            .map(|(name, _)| format!("Dockerfile: `{name}`")),
     );
     wrong
 }
@@ -28,7 +31,9 @@ pub fn names(files: &Files) -> Vec<String> {
 pub fn values(files: &Files) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, service) in files.services() {
-        let Some(command) = role(&service).filter(|command| !["keygen", "migrate"].contains(command)) else { continue };
+        let Some(command) = role(&service).filter(|command| !["keygen", "migrate"].contains(command)) else {
+            continue;
+        };
         let output = tidings(&[command], &environment(&service));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let secret = ["tidings: SERVICE_TOKEN_FILE ", "tidings: SIGNING_KEY_FILE "];
@@ -49,7 +54,9 @@ pub fn variables(files: &Files) -> Vec<String> {
     let given = files.variables();
     let missing = used.iter().filter(|name| !given.contains_key(*name));
     let mut wrong: Vec<String> = missing.map(|name| format!("`{name}` is not in .env.example")).collect();
-    wrong.extend(given.keys().filter(|name| !used.contains(*name)).map(|name| format!("nothing uses `{name}`")));
+    wrong.extend(
+        given.keys().filter(|name| !used.contains(*name)).map(|name| format!("nothing uses `{name}`")),
+    );
     let mut explained = false;
     for line in files.text(".env.example").lines() {
         match line.split_once('=').filter(|_| !line.starts_with('#')) {

@@ -69,7 +69,8 @@ impl App {
         let deadline = Instant::now() + Duration::from_secs(30);
         while url.is_none() || ops.is_none() {
             assert!(Instant::now() < deadline, "the program did not say where it listens");
-            let line = lines.next_line().await.unwrap().expect("the program says where it listens before it ends");
+            let line =
+                lines.next_line().await.unwrap().expect("the program says where it listens before it ends");
             *said.lock().unwrap() += &line;
             let address = line.split_whitespace().find(|word| word.starts_with("http://"));
             let Some(address) = address.map(|word| word.trim_end_matches('/').to_owned()) else { continue };

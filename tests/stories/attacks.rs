@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// What stands for work: calls of services, operations that were executed, documents that were parsed.
-const WORK: [&str; 3] = ["grpc_client_calls_total", "gateway_operations_total", "gateway_documents_parsed_total"];
+const WORK: [&str; 3] =
+    ["grpc_client_calls_total", "gateway_operations_total", "gateway_documents_parsed_total"];
 /// Sockets that never say who they are, and how many of them there may be at once.
 const SILENT: usize = 1_000;
 const ANONYMOUS_MAX: &str = "600";
@@ -165,7 +166,8 @@ impl Attack {
 impl Line {
     fn print(&self) {
         let ms = |time: &Duration| time.as_secs_f64() * 1000.0;
-        let (median, slowest) = (ms(&self.times[self.times.len() / 2]), ms(&self.times[self.times.len() - 1]));
+        let (median, slowest) =
+            (ms(&self.times[self.times.len() / 2]), ms(&self.times[self.times.len() - 1]));
         let mark = if median < GOAL_MS { "" } else { "  over the goal" };
         let (name, by, refusal) = (&self.name, self.by, self.refusal.to_string());
         println!("{name:<56} {by:<7} {refusal:<31} {:>6} {median:>8.2} {slowest:>8.2}{mark}", self.parsed);
@@ -174,11 +176,15 @@ impl Line {
 
 fn print(lines: &[Line], times: usize) {
     println!("each {times} times, on connections of their own; milliseconds, goal of a median {GOAL_MS}");
-    println!("{:<56} {:<7} {:<31} {:>6} {:>8} {:>8}", "attack", "by", "answer", "parsed", "median", "slowest");
+    println!(
+        "{:<56} {:<7} {:<31} {:>6} {:>8} {:>8}",
+        "attack", "by", "answer", "parsed", "median", "slowest"
+    );
     for line in lines {
         line.print();
     }
-    let within = lines.iter().filter(|line| line.times[line.times.len() / 2].as_secs_f64() * 1000.0 < GOAL_MS).count();
+    let within =
+        lines.iter().filter(|line| line.times[line.times.len() / 2].as_secs_f64() * 1000.0 < GOAL_MS).count();
     println!("{within} of {} medians are within the goal", lines.len());
 }
 
@@ -218,7 +224,9 @@ async fn what_is_sent_to_hurt_is_refused_before_anything_is_done_for_it() {
         let (sockets, refused, first) = silence(&target.app, count).await;
         assert!(first >= Duration::from_secs(3), "{first:?}");
         assert!(sockets >= ANONYMOUS_MAX.parse::<usize>().unwrap().min(count), "{sockets} were let in");
-        println!("of {count} silent sockets {sockets} were closed with 4408, {refused} refused with 503; none is left");
+        println!(
+            "of {count} silent sockets {sockets} were closed with 4408, {refused} refused with 503; none is left"
+        );
         resident.push(target.app.resident());
     }
     lines.extend(closed.suffer(&guesses(), times).await);

@@ -77,7 +77,13 @@ fn attack(name: &str, by: &'static str, sent: Sent, refusal: Refusal) -> Attack 
 }
 
 fn post(content_type: &'static str, body: String) -> Sent {
-    Sent::Request(Request { line: "POST /graphql".to_owned(), content_type, length: Some(body.len()), body, times: 1 })
+    Sent::Request(Request {
+        line: "POST /graphql".to_owned(),
+        content_type,
+        length: Some(body.len()),
+        body,
+        times: 1,
+    })
 }
 
 /// As often as one batch takes it.
@@ -108,7 +114,8 @@ fn times(count: usize, field: impl Fn(usize) -> String) -> String {
 
 fn documents() -> Vec<Attack> {
     let aliases = format!("{{ me {{ {} }} }}", times(101, |n| format!("a{n}: id")));
-    let nested = |field: &str, count| format!("{}name{}", format!("{field} {{ ").repeat(count), " }".repeat(count));
+    let nested =
+        |field: &str, count| format!("{}name{}", format!("{field} {{ ").repeat(count), " }".repeat(count));
     let introspection = format!("{{ __type(name: \"User\") {{ {} }} }}", nested("ofType", 40));
     let lists = format!("{{ __schema {{ {} }} }}", nested("types { fields { type { name } } } fields", 10));
     let directives = format!("{{ me {{ id {} }} }}", "@include(if: true) ".repeat(100));
@@ -121,8 +128,9 @@ fn documents() -> Vec<Attack> {
     let doubling = format!("{{ me {{ ...F0 }} }} {doubling} fragment F40 on User {{ id }}");
     let depth = format!("{{ {} }}", nested("me", 49));
     let page = "(first: 100) { nodes {";
-    let lists_of_lists =
-        format!("{{ dialogs{page} messages{page} sender {{ id name }} }} }} participants{page} id }} }} }} }} }}");
+    let lists_of_lists = format!(
+        "{{ dialogs{page} messages{page} sender {{ id name }} }} }} participants{page} id }} }} }} }} }}"
+    );
     [
         document("101 aliases", &aliases, LIMIT),
         document("introspection 42 deep", &introspection, LIMIT),
@@ -143,10 +151,16 @@ fn documents() -> Vec<Attack> {
 /// What is too large to be looked at.
 fn sizes() -> Vec<Attack> {
     let brackets = |count: usize| json!({"query": "{".repeat(count)}).to_string();
-    let variables = |bytes: usize| json!({"query": "{ me { id } }", "variables": {"x": "y".repeat(bytes)}}).to_string();
+    let variables =
+        |bytes: usize| json!({"query": "{ me { id } }", "variables": {"x": "y".repeat(bytes)}}).to_string();
     let large = |name: &str, body: &str, times, length| {
-        let request =
-            Request { line: "POST /graphql".to_owned(), content_type: JSON, length, body: body.to_owned(), times };
+        let request = Request {
+            line: "POST /graphql".to_owned(),
+            content_type: JSON,
+            length,
+            body: body.to_owned(),
+            times,
+        };
         attack(name, "POST", Sent::Request(request), Whole(413, LIMIT))
     };
     let chunk = "x".repeat(1 << 16);
@@ -199,7 +213,12 @@ fn shapes() -> Vec<Attack> {
         let name = format!("`{shape}`");
         attacks.push(attack(&name, "POST", post(JSON, shape.to_owned()), Whole(400, BAD)));
         attacks.push(attack(&name, "batch", post(JSON, batch(shape)), Each(BAD)));
-        attacks.push(attack(&name, "socket", subscribe(shape), if closed { Close(4400) } else { Error(BAD) }));
+        attacks.push(attack(
+            &name,
+            "socket",
+            subscribe(shape),
+            if closed { Close(4400) } else { Error(BAD) },
+        ));
     }
     let lists = |count| "[".repeat(count);
     attacks.push(attack("JSON of 900,000 lists", "POST", post(JSON, lists(900_000)), Whole(400, BAD)));

@@ -9,9 +9,11 @@ use crate::{
     person::{PASSWORD, Person},
 };
 
-pub const REGISTER: &str = "mutation($input: RegisterInput!) { register(input: $input) { user { id name } } }";
+pub const REGISTER: &str =
+    "mutation($input: RegisterInput!) { register(input: $input) { user { id name } } }";
 const LOGIN: &str = "mutation($input: LoginInput!) { login(input: $input) { user { id } } }";
-pub const CREATE: &str = "mutation($input: CreateDialogInput!) { createDialog(input: $input) { id participantIds } }";
+pub const CREATE: &str =
+    "mutation($input: CreateDialogInput!) { createDialog(input: $input) { id participantIds } }";
 pub const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
 const READ: &str = "mutation($input: MarkReadInput!) { markRead(input: $input) { total } }";
 pub const ADD: &str = "mutation($id: ID!, $u: [ID!]!) { addParticipants(dialogId: $id, userIds: $u) { id } }";
@@ -59,7 +61,11 @@ async fn every_value_out_of_its_bounds_is_refused_and_changes_nothing() {
         (CREATE, create(json!([b.id]), Some("")), "an empty title"),
         (CREATE, create(json!([b.id]), Some(&"t".repeat(65))), "a title of 65"),
         ("{ message { id } }", json!({}), "a message by nothing"),
-        ("query($id: ID) { message(id: $id, transactionId: $id) { id } }", json!({"id": ABSENT}), "a message by both"),
+        (
+            "query($id: ID) { message(id: $id, transactionId: $id) { id } }",
+            json!({"id": ABSENT}),
+            "a message by both",
+        ),
         ("{ unread(atLeast: \"soon\") { total } }", json!({}), "a version that is none"),
     ];
     for (document, variables, what) in cases {
@@ -71,7 +77,11 @@ async fn every_value_out_of_its_bounds_is_refused_and_changes_nothing() {
     );
     let data = data.await;
     assert_eq!(data["dialogs"]["nodes"], json!([{"id": dialog, "lastMessage": null}]), "nothing was made");
-    assert_eq!(data["users"]["nodes"], json!([{"login": "ann", "name": "ann"}]), "nobody was made or renamed");
+    assert_eq!(
+        data["users"]["nodes"],
+        json!([{"login": "ann", "name": "ann"}]),
+        "nobody was made or renamed"
+    );
 }
 
 #[tokio::test]
@@ -81,9 +91,12 @@ async fn every_page_and_search_out_of_its_bounds_is_refused() {
     let dialog = a.create_group(&[&b], "two").await;
     let page = "query($id: ID!, $first: Int, $last: Int, $after: String) { dialog(id: $id) { messages(first: $first, last: $last, after: $after) { nodes { id } } } }";
     let dialogs = "query($first: Int) { dialogs(first: $first) { nodes { id } } }";
-    let people = "query($id: ID!, $first: Int) { dialog(id: $id) { participants(first: $first) { nodes { id } } } }";
-    let receipts = "query($id: ID!, $first: Int) { dialog(id: $id) { readStates(first: $first) { readSeq } } }";
-    let users = "query($search: String!, $first: Int) { users(search: $search, first: $first) { nodes { id } } }";
+    let people =
+        "query($id: ID!, $first: Int) { dialog(id: $id) { participants(first: $first) { nodes { id } } } }";
+    let receipts =
+        "query($id: ID!, $first: Int) { dialog(id: $id) { readStates(first: $first) { readSeq } } }";
+    let users =
+        "query($search: String!, $first: Int) { users(search: $search, first: $first) { nodes { id } } }";
     let cases: Vec<(&str, Value, &str)> = vec![
         (page, json!({"id": dialog, "first": 0}), "page 0"),
         (page, json!({"id": dialog, "first": 101}), "page 101"),
@@ -134,7 +147,10 @@ async fn the_bounds_themselves_are_allowed() {
         two: users(search: \"b_\", first: 1) { nodes { id } } most: users(search: $s, first: 100) { nodes { id } } }";
     let data = a.data(pages, json!({"id": dialog, "s": "a".repeat(32)})).await;
     assert_eq!(data["dialog"]["messages"]["nodes"].as_array().unwrap().len(), 1);
-    assert_eq!((&data["two"]["nodes"][0]["id"], &data["most"]["nodes"][0]["id"]), (&json!(b.id), &json!(a.id)));
+    assert_eq!(
+        (&data["two"]["nodes"][0]["id"], &data["most"]["nodes"][0]["id"]),
+        (&json!(b.id), &json!(a.id))
+    );
     let name = "mutation($name: String!) { updateMe(name: $name) { name } }";
     assert_eq!(a.data(name, json!({"name": "🐎".repeat(64)})).await["updateMe"]["name"], "🐎".repeat(64));
     for password in ["12345678".to_owned(), "ß".repeat(256)] {
@@ -271,7 +287,8 @@ async fn of_two_registrations_of_one_login_at_the_same_instant_one_wins() {
     let app = App::start().await;
     let input = json!({"input": {"login": "ann", "password": PASSWORD}});
     let (one, two) = tokio::join!(nobody(&app, REGISTER, input.clone()), nobody(&app, REGISTER, input));
-    let codes = [&one, &two].map(|answer| answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none"));
+    let codes =
+        [&one, &two].map(|answer| answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none"));
     assert!(codes == ["none", "CONFLICT"] || codes == ["CONFLICT", "none"], "{one} {two}");
 }
 

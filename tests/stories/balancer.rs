@@ -42,7 +42,11 @@ impl Balancer {
         let [listen, ops] = held.map(|listener| listener.local_addr().unwrap().to_string());
         let mut command = Command::new("haproxy");
         let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
-        command.env_clear().env("PATH", path).env("BALANCER_LISTEN", &listen).env("BALANCER_OPS_LISTEN", &ops);
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("BALANCER_LISTEN", &listen)
+            .env("BALANCER_OPS_LISTEN", &ops);
         command.env("GATEWAY1", gateway1).env("GATEWAY2", gateway2);
         command.args(["-db", "-f", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/haproxy.cfg")]);
         command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
@@ -79,7 +83,8 @@ impl Balancer {
     /// off before the answer is read.
     async fn announced(&self, bytes: usize) -> String {
         let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).await.unwrap();
-        let head = "POST /graphql HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n";
+        let head =
+            "POST /graphql HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n";
         stream.write_all(format!("{head}content-length: {bytes}\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
         while !answer.contains("LIMIT_EXCEEDED") {
@@ -95,7 +100,8 @@ impl Balancer {
     /// Waits until it gives a gateway new requests, or gives it none.
     async fn knows(&self, gateway: &str, ready: bool) {
         let state = if ready { "UP" } else { "DOWN" };
-        let line = format!(r#"haproxy_server_status{{proxy="gateways",server="{gateway}",state="{state}"}} 1"#);
+        let line =
+            format!(r#"haproxy_server_status{{proxy="gateways",server="{gateway}",state="{state}"}} 1"#);
         eventually("the balancer knows how a gateway is", || async {
             self.tells("/metrics").await.1.lines().any(|told| told == line)
         })
@@ -133,15 +139,21 @@ async fn the_scripts_start_a_stack_and_stop_it() {
     });
     let settings: Vec<(String, String)> = settings.map(|(name, port)| (name, port.to_string())).collect();
     let run = async |script: &str| {
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/stack/").to_owned() + script);
-        command.envs(settings.iter().cloned()).env("STACK_DIR", folder.path()).env("STACK_DATABASES", "stories");
+        let mut command =
+            Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/stack/").to_owned() + script);
+        command
+            .envs(settings.iter().cloned())
+            .env("STACK_DIR", folder.path())
+            .env("STACK_DATABASES", "stories");
         command.env("TIDINGS", env!("CARGO_BIN_EXE_tidings")).env("FRESH", "1");
         let output = command.output().await.unwrap();
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
     let told = run("up.sh").await;
-    let url = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap().to_owned();
+    let url = |name: &str| {
+        told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap().to_owned()
+    };
     let (url, gateway) = (url("BALANCER"), url("GATEWAY1"));
     story::the_story(&Place { url, other: gateway, suffix: String::new() }).await;
     run("down.sh").await;

@@ -75,7 +75,8 @@ impl Place {
 
     /// Whatever a refused operation might have changed.
     async fn inventory(&self) -> Value {
-        let everything = "{ me { name } dialogs(first: 100) { nodes { id title participantIds lastMessage { id } } }
+        let everything =
+            "{ me { name } dialogs(first: 100) { nodes { id title participantIds lastMessage { id } } }
             users(search: \"bounds\", first: 100) { nodes { id name } } }";
         self.ann.data(everything, json!({})).await
     }
@@ -157,12 +158,15 @@ fn documents() -> Vec<Bound> {
         let list = times(count, "{ __typename: \"User\" id: \"x\" }");
         format!("{{ _entities(representations: [{list}]) {{ __typename }} }}")
     };
-    let directives =
-        |count: usize| format!("{{ me {{ {} name @include(if: true) }} }}", times(count - 1, "id @include(if: true)"));
+    let directives = |count: usize| {
+        format!("{{ me {{ {} name @include(if: true) }} }}", times(count - 1, "id @include(if: true)"))
+    };
     let nested = |count: usize| format!("{{ me {}{{ id }}{} }}", "{ ... ".repeat(count), " }".repeat(count));
     let introspection = |depth: usize| deep("__type(name: \"User\")", "ofType", depth - 2, "{ name }");
     let costs = |messages: usize, users: &str| {
-        format!("{{ dialogs(first: 100) {{ nodes {{ messages(first: {messages}) {{ nodes {{ seq }} }} }} }} {users} }}")
+        format!(
+            "{{ dialogs(first: 100) {{ nodes {{ messages(first: {messages}) {{ nodes {{ seq }} }} }} }} {users} }}"
+        )
     };
     vec![
         Bound::document("15,000 tokens", tokens(15_000), tokens(15_001)),
@@ -190,18 +194,31 @@ fn documents() -> Vec<Bound> {
         ),
         Bound::document("50 fragments in each other", nested(50), nested(51)),
         Bound::document("100 entities", entities(100), entities(101)),
-        Bound::document("cost 20,000", costs(98, "users(search: \"an\", first: 99) { nodes { id } }"), costs(99, "")),
+        Bound::document(
+            "cost 20,000",
+            costs(98, "users(search: \"an\", first: 99) { nodes { id } }"),
+            costs(99, ""),
+        ),
         {
             let list = |count: usize| json!({"r": vec![json!({"__typename": "User", "id": "x"}); count]});
             let document = "query($r: [_Any!]!) { _entities(representations: $r) { __typename } }";
             let within = move |_| Asked::new(document, list(100));
-            Bound::new("100 entities in a variable", "LIMIT_EXCEEDED", within, vec![Asked::new(document, list(101))])
+            Bound::new(
+                "100 entities in a variable",
+                "LIMIT_EXCEEDED",
+                within,
+                vec![Asked::new(document, list(101))],
+            )
         },
     ]
 }
 
 fn introspected(lists: usize) -> String {
-    format!("{{ __type(name: \"User\") {{ {} name {} }} }}", "fields { type { ".repeat(lists), "} }".repeat(lists))
+    format!(
+        "{{ __type(name: \"User\") {{ {} name {} }} }}",
+        "fields { type { ".repeat(lists),
+        "} }".repeat(lists)
+    )
 }
 
 #[tokio::test]
@@ -211,7 +228,8 @@ async fn the_bounds_of_documents_hold_on_every_transport() {
 }
 
 const RENAME: &str = "mutation($name: String!) { updateMe(name: $name) { name } }";
-const PASSWORDS: &str = "mutation($old: String!, $new: String!) { changePassword(old: $old, new: $new) { expiresAt } }";
+const PASSWORDS: &str =
+    "mutation($old: String!, $new: String!) { changePassword(old: $old, new: $new) { expiresAt } }";
 
 fn sends(place: &Place) -> Vec<Bound> {
     let dialog = place.dialog.clone();
@@ -244,7 +262,10 @@ fn sends(place: &Place) -> Vec<Bound> {
         Bound::value(
             "a client key of 1 to 64 for a dialog",
             move |n| made(Some("keyed".to_owned()), long_key(n)),
-            vec![create(Some("x".to_owned()), Some(String::new())), create(Some("x".to_owned()), Some("k".repeat(65)))],
+            vec![
+                create(Some("x".to_owned()), Some(String::new())),
+                create(Some("x".to_owned()), Some("k".repeat(65))),
+            ],
         ),
     ]
 }
@@ -280,7 +301,11 @@ fn people() -> Vec<Bound> {
                 register("bounds".to_owned(), PASSWORD, Some("n".repeat(65))),
             ],
         ),
-        Bound::value("a name of 1 to 64", move |_| rename(&"ü".repeat(64)), vec![rename(""), rename(&"n".repeat(65))]),
+        Bound::value(
+            "a name of 1 to 64",
+            move |_| rename(&"ü".repeat(64)),
+            vec![rename(""), rename(&"n".repeat(65))],
+        ),
         // Whoever changes it is signed out; what may be a new password is what may be a first one.
         Bound::value(
             "a new password of 8 to 256",
@@ -309,16 +334,19 @@ fn reads(place: &Place) -> Vec<Bound> {
         let beyond = [0, 101, -1, i64::from(i32::MAX)].map(&page).into();
         bounds.push(Bound::value(name, move |n| page(if n % 2 == 0 { 100 } else { 1 }), beyond));
     }
-    let search =
-        |text: &str| Asked::new("query($s: String!) { users(search: $s) { nodes { id } } }", json!({"s": text}));
+    let search = |text: &str| {
+        Asked::new("query($s: String!) { users(search: $s) { nodes { id } } }", json!({"s": text}))
+    };
     let after = |cursor: &str| {
         let document = "query($after: String) { dialogs(after: $after) { nodes { id } } }";
         Asked::new(document, json!({"after": cursor}))
     };
-    let at_least =
-        |version: &str| Asked::new("query($v: String) { unread(atLeast: $v) { total } }", json!({"v": version}));
-    let since =
-        |version: &str| Asked::new("subscription($v: String) { unread(since: $v) { total } }", json!({"v": version}));
+    let at_least = |version: &str| {
+        Asked::new("query($v: String) { unread(atLeast: $v) { total } }", json!({"v": version}))
+    };
+    let since = |version: &str| {
+        Asked::new("subscription($v: String) { unread(since: $v) { total } }", json!({"v": version}))
+    };
     let dialog = place.dialog.clone();
     let messages = move |version: &str| {
         let document = "subscription($id: ID!, $v: String) { messages(dialogId: $id, since: $v) { kind } }";
@@ -339,14 +367,23 @@ fn reads(place: &Place) -> Vec<Bound> {
         Bound::value(
             "a version",
             move |_| at_least("1-0"),
-            vec![at_least("soon"), at_least(""), at_least("1"), at_least("9-9"), at_least("99999999999999999999-1")],
+            vec![
+                at_least("soon"),
+                at_least(""),
+                at_least("1"),
+                at_least("9-9"),
+                at_least("99999999999999999999-1"),
+            ],
         ),
         Bound::value("a version to go on from", move |_| since("1-0"), vec![since("soon"), since("")]),
         Bound::value("a version of a dialog", move |_| watched("0"), vec![messages("soon"), messages("-1")]),
         Bound::value(
             "a message by one of its two names",
             |_| Asked::bare("{ message(id: \"x\") { id } }"),
-            vec![Asked::bare("{ message { id } }"), Asked::bare("{ message(id: \"x\", transactionId: \"x\") { id } }")],
+            vec![
+                Asked::bare("{ message { id } }"),
+                Asked::bare("{ message(id: \"x\", transactionId: \"x\") { id } }"),
+            ],
         ),
     ]);
     bounds
@@ -358,12 +395,14 @@ async fn groups(place: &Place) -> Vec<Bound> {
     let ids: Vec<String> = (0..1_000).map(|_| uuid::Uuid::now_v7().to_string()).collect();
     let mut tx = auth.begin().await.unwrap();
     for (number, id) in ids.iter().enumerate() {
-        let insert = "insert into account (id, login, name, name_lower, password_hash) values ($1, $2, 'x', 'x', 'x')";
+        let insert =
+            "insert into account (id, login, name, name_lower, password_hash) values ($1, $2, 'x', 'x', 'x')";
         let id: uuid::Uuid = id.parse().unwrap();
         query(insert).bind(id).bind(format!("crowd{number}")).execute(&mut tx).await.unwrap();
     }
     tx.commit().await.unwrap();
-    let create = |ids: &[String]| Asked::new(CREATE, json!({"input": {"participantIds": ids, "title": "crowd"}}));
+    let create =
+        |ids: &[String]| Asked::new(CREATE, json!({"input": {"participantIds": ids, "title": "crowd"}}));
     let add = |dialog: &str, ids: &[String]| Asked::new(ADD, json!({"id": dialog, "u": ids}));
     let mut dialogs = Vec::new();
     for _ in 0..TRANSPORTS.len() {
@@ -380,7 +419,12 @@ async fn groups(place: &Place) -> Vec<Bound> {
         Bound::value(
             "a dialog that grows to 1,000",
             move |n| add(&dialogs[n % TRANSPORTS.len()], &more),
-            vec![add(&full, &ids[..999]), add(&full, &ids), add(&full, &[]), add(&full, &["nonsense".to_owned()])],
+            vec![
+                add(&full, &ids[..999]),
+                add(&full, &ids),
+                add(&full, &[]),
+                add(&full, &["nonsense".to_owned()]),
+            ],
         ),
     ]
 }

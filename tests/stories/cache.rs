@@ -48,7 +48,8 @@ async fn a_redis_that_is_away_degrades_and_stops_nothing() {
     })
     .await;
     server.start_again();
-    eventually("it says that Redis is there", || async { readiness(&app).await.1["status"] == "ready" }).await;
+    eventually("it says that Redis is there", || async { readiness(&app).await.1["status"] == "ready" })
+        .await;
     assert_eq!(b.read(&dialog, None).await.0, 0);
     eventually("it is read", || async { b.total().await == 0 }).await;
     let errors = app.metric("counter_redis_errors_total").await;

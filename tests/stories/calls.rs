@@ -42,9 +42,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let own = async |migrations| testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS, migrations]).await;
-        let databases =
-            [own(&::auth::MIGRATIONS).await, own(&::dialog::MIGRATIONS).await, own(&::counter::MIGRATIONS).await];
+        let own =
+            async |migrations| testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS, migrations]).await;
+        let databases = [
+            own(&::auth::MIGRATIONS).await,
+            own(&::dialog::MIGRATIONS).await,
+            own(&::counter::MIGRATIONS).await,
+        ];
         let [auth_db, dialog_db, counter_db] = databases.each_ref().map(|test| test.db.clone());
         let topics = [
             (topic::AUTH, &auth_db),
@@ -61,8 +65,12 @@ impl World {
         let hour = Duration::from_secs(3_600);
         let settings = ::auth::Settings { issuer: "tidings".to_owned(), access_ttl: hour, refresh_ttl: hour };
         let auth = local(::auth::App::new(auth_db, keys, service_token.clone(), settings).server());
-        let dialogs =
-            ::dialog::App::new(dialog_db, guard.clone(), auth.clone(), ::dialog::Settings { saga_deadline: hour });
+        let dialogs = ::dialog::App::new(
+            dialog_db,
+            guard.clone(),
+            auth.clone(),
+            ::dialog::Settings { saga_deadline: hour },
+        );
         let cache = ::counter::Cache::in_process();
         let counters = ::counter::App::new(counter_db, log.clone(), cache, guard, service_token.clone());
         let (dialog, counter) = (local(dialogs.server()), local(counters.server()));
@@ -148,7 +156,10 @@ impl World {
         let body = body.collect().await.unwrap();
         let trailers = body.trailers().cloned().unwrap_or_default();
         let header = |name| {
-            trailers.get(name).or_else(|| head.headers.get(name)).map(|value| value.to_str().unwrap().to_owned())
+            trailers
+                .get(name)
+                .or_else(|| head.headers.get(name))
+                .map(|value| value.to_str().unwrap().to_owned())
         };
         let code = Code::from(header("grpc-status").unwrap().parse::<i32>().unwrap());
         (code, header("grpc-message").unwrap_or_default(), body.to_bytes().to_vec())
@@ -164,10 +175,13 @@ impl World {
             client_key: None,
         };
         let (owner, left) = (self.authorization(Who::Owner), self.authorization(Who::Left));
-        let (_, _, reply) = self.call("tidings.dialog.Dialogs/Create", owner.as_deref(), &create.encode_to_vec()).await;
+        let (_, _, reply) =
+            self.call("tidings.dialog.Dialogs/Create", owner.as_deref(), &create.encode_to_vec()).await;
         let made = dialog::Dialog::decode(&reply[5..]).unwrap().id;
-        let send = dialog::SendRequest { dialog_id: made.clone(), text: "words".to_owned(), client_key: None };
-        let (_, _, reply) = self.call("tidings.dialog.Dialogs/Send", owner.as_deref(), &send.encode_to_vec()).await;
+        let send =
+            dialog::SendRequest { dialog_id: made.clone(), text: "words".to_owned(), client_key: None };
+        let (_, _, reply) =
+            self.call("tidings.dialog.Dialogs/Send", owner.as_deref(), &send.encode_to_vec()).await;
         let message = dialog::Message::decode(&reply[5..]).unwrap();
         let rows = counter::RowsRequest { dialog_ids: vec![made.clone()], at_least: None }.encode_to_vec();
         let known = async |who: &Option<String>| {
@@ -191,7 +205,8 @@ impl World {
 }
 
 async fn register(peer: &Peer, login: &str) -> Session {
-    let request = auth::RegisterRequest { login: login.to_owned(), password: PASSWORD.to_owned(), name: None };
+    let request =
+        auth::RegisterRequest { login: login.to_owned(), password: PASSWORD.to_owned(), name: None };
     AuthClient::new(peer.clone()).register(request).await.unwrap().into_inner()
 }
 
@@ -202,8 +217,11 @@ async fn login(peer: &Peer, login: &str) -> Session {
 
 /// The same scene with other ids: nothing that is named is there.
 fn absent(scene: &Scene) -> Scene {
-    let message =
-        dialog::Message { id: MessageId::now().bytes(), dialog_id: DialogId::now().bytes(), ..scene.message.clone() };
+    let message = dialog::Message {
+        id: MessageId::now().bytes(),
+        dialog_id: DialogId::now().bytes(),
+        ..scene.message.clone()
+    };
     Scene {
         dialog: message.dialog_id.clone(),
         message,
@@ -266,7 +284,10 @@ async fn no_forged_token_is_believed_by_any_service() {
     let questions = [
         ("tidings.auth.Auth/Users", auth::UsersRequest { ids: vec![id] }.encode_to_vec()),
         ("tidings.dialog.Dialogs/List", dialog::ListRequest { first: 1, after: None }.encode_to_vec()),
-        ("tidings.counter.Counters/Unread", counter::UnreadRequest { first: 1, at_least: None }.encode_to_vec()),
+        (
+            "tidings.counter.Counters/Unread",
+            counter::UnreadRequest { first: 1, at_least: None }.encode_to_vec(),
+        ),
     ];
     let stranger = SigningKeys::generate();
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;

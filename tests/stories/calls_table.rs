@@ -87,7 +87,8 @@ const PEOPLE: [Outcome; 9] = [Done, Done, Done, Done, Done, SignIn, SignIn, Sign
 const PEOPLE_SIGNED_IN: [Outcome; 9] = [Done, Done, Done, Done, SignIn, SignIn, SignIn, SignIn, SignIn];
 const TOLD_TO_MEMBERS: [Outcome; 9] = [Done, Done, Nothing, Nothing, Done, SignIn, SignIn, SignIn, SignIn];
 const DONE_BY_MEMBERS: [Outcome; 9] = [Done, Done, NotFound, NotFound, Done, SignIn, SignIn, SignIn, SignIn];
-const DONE_BY_OWNER: [Outcome; 9] = [Done, NotFound, NotFound, NotFound, NotFound, SignIn, SignIn, SignIn, SignIn];
+const DONE_BY_OWNER: [Outcome; 9] =
+    [Done, NotFound, NotFound, NotFound, NotFound, SignIn, SignIn, SignIn, SignIn];
 const SERVICES: [Outcome; 9] =
     [ForServices, ForServices, ForServices, ForServices, ForServices, SignIn, ForServices, Done, SignIn];
 
@@ -111,7 +112,9 @@ pub const TABLE: [Row; 29] = [
     row("tidings.auth.Auth/Refresh", OPEN, |scene| {
         auth::RefreshRequest { refresh_token: scene.refresh_token.clone() }.encode_to_vec()
     }),
-    ending(row("tidings.auth.Auth/Logout", PEOPLE_SIGNED_IN, |_| auth::LogoutRequest::default().encode_to_vec())),
+    ending(row("tidings.auth.Auth/Logout", PEOPLE_SIGNED_IN, |_| {
+        auth::LogoutRequest::default().encode_to_vec()
+    })),
     ending(row("tidings.auth.Auth/ChangePassword", PEOPLE_SIGNED_IN, |_| {
         auth::ChangePasswordRequest { old: PASSWORD.to_owned(), new: PASSWORD.to_owned() }.encode_to_vec()
     })),
@@ -138,12 +141,15 @@ pub const TABLE: [Row; 29] = [
     row("tidings.dialog.Dialogs/Leave", DONE_BY_MEMBERS, |scene| {
         dialog::LeaveRequest { dialog_id: scene.dialog.clone() }.encode_to_vec()
     }),
-    row("tidings.dialog.Dialogs/List", PEOPLE, |_| dialog::ListRequest { first: 1, after: None }.encode_to_vec()),
+    row("tidings.dialog.Dialogs/List", PEOPLE, |_| {
+        dialog::ListRequest { first: 1, after: None }.encode_to_vec()
+    }),
     row("tidings.dialog.Dialogs/Get", TOLD_TO_MEMBERS, |scene| {
         dialog::GetRequest { ids: vec![scene.dialog.clone()] }.encode_to_vec()
     }),
     row("tidings.dialog.Dialogs/History", TOLD_TO_MEMBERS, |scene| {
-        let page = dialog::HistoryPage { dialog_id: scene.dialog.clone(), last: Some(1), ..Default::default() };
+        let page =
+            dialog::HistoryPage { dialog_id: scene.dialog.clone(), last: Some(1), ..Default::default() };
         dialog::HistoryRequest { pages: vec![page] }.encode_to_vec()
     }),
     row("tidings.dialog.Dialogs/Messages", TOLD_TO_MEMBERS, |scene| {
@@ -168,7 +174,8 @@ pub const TABLE: [Row; 29] = [
     }),
     row("tidings.dialog.Dialogs/Live", SERVICES, |scene| {
         let message_ids = vec![scene.message.id.clone()];
-        dialog::LiveRequest { dialog_id: scene.dialog.clone(), message_ids, user_ids: Vec::new() }.encode_to_vec()
+        dialog::LiveRequest { dialog_id: scene.dialog.clone(), message_ids, user_ids: Vec::new() }
+            .encode_to_vec()
     }),
     row("tidings.counter.Counters/Unread", PEOPLE, |_| {
         counter::UnreadRequest { first: 1, at_least: None }.encode_to_vec()

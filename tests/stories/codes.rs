@@ -68,7 +68,11 @@ async fn what_is_refused_for_its_own_sake_has_one_code_on_every_transport() {
             assert_eq!((told.code(), told.closed), (row.code, None), "{place}");
             assert_eq!(told.status, status(transport.kind, row.status, row.of_stream), "{place}");
             if row.code != "CONFLICT" {
-                assert_eq!(app.metric("grpc_client_calls_total").await, calls, "nothing was executed: {place}");
+                assert_eq!(
+                    app.metric("grpc_client_calls_total").await,
+                    calls,
+                    "nothing was executed: {place}"
+                );
                 assert!(told.answer.get("data").is_none(), "{place}");
             }
         }
@@ -84,7 +88,12 @@ async fn a_document_has_its_name_on_every_transport() {
     for transport in &TRANSPORTS {
         let other = format!("query Me {{ me {{ id name login }} }} # {}", transport.name);
         let own = Asked::named(&sha256(&other).await);
-        assert_eq!((transport.ask)(&caller, &own).await.code(), "PERSISTED_QUERY_NOT_FOUND", "{}", transport.name);
+        assert_eq!(
+            (transport.ask)(&caller, &own).await.code(),
+            "PERSISTED_QUERY_NOT_FOUND",
+            "{}",
+            transport.name
+        );
         for asked in [Asked { document: other, ..own.clone() }, own] {
             let told = (transport.ask)(&caller, &asked).await;
             assert_eq!(told.answer["data"]["me"]["id"], ann.id, "{}: {told:?}", transport.name);
@@ -103,8 +112,7 @@ async fn a_document_has_its_name_on_every_transport() {
 async fn a_document_that_is_not_listed_runs_on_no_transport() {
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("documents.json");
-    let register =
-        "mutation($input: RegisterInput!) { register(input: $input) { accessToken refreshToken user { id } } }";
+    let register = "mutation($input: RegisterInput!) { register(input: $input) { accessToken refreshToken user { id } } }";
     std::fs::write(&list, json!({"me": ME, "register": register}).to_string()).unwrap();
     let app = App::start_with(&[("TRUSTED_DOCUMENTS", list.to_str().unwrap())]).await;
     let ann = Person::register(&app, "ann").await;
@@ -144,7 +152,8 @@ fn is_limited(told: &Told, of: &str) {
 #[tokio::test]
 async fn who_comes_too_often_is_told_so_on_every_transport() {
     let app = App::start_with(&[("RATE_LIMIT_REQUESTS", "1/h:12")]).await;
-    let asked = ["{ me { login } }", "{", "mutation { logout }", "subscription { unread { total } }"].map(Asked::bare);
+    let asked = ["{ me { login } }", "{", "mutation { logout }", "subscription { unread { total } }"]
+        .map(Asked::bare);
     let mut cells = 0;
     for (number, transport) in TRANSPORTS.iter().enumerate() {
         let person = Person::register(&app, &format!("person{number}")).await;
@@ -157,7 +166,12 @@ async fn who_comes_too_often_is_told_so_on_every_transport() {
             let told = (transport.ask)(&caller, asked).await;
             is_limited(&told, transport.name);
             // A batch is refused whole: the client sends it again.
-            assert_eq!(told.status, (transport.kind != Kind::Socket).then_some(429), "{}: {told:?}", transport.name);
+            assert_eq!(
+                told.status,
+                (transport.kind != Kind::Socket).then_some(429),
+                "{}: {told:?}",
+                transport.name
+            );
             assert_eq!(app.metric("grpc_client_calls_total").await, calls, "{}", transport.name);
             cells += 1;
         }
@@ -184,7 +198,12 @@ async fn who_guesses_passwords_is_stopped_on_every_transport() {
         let told = (transport.ask)(&nobody, &asked).await;
         is_limited(&told, transport.name);
         assert_eq!(told.status, status(transport.kind, 429, 429), "{}: {told:?}", transport.name);
-        assert_eq!(app.metric("grpc_client_calls_total").await, calls, "{}: nothing was hashed", transport.name);
+        assert_eq!(
+            app.metric("grpc_client_calls_total").await,
+            calls,
+            "{}: nothing was hashed",
+            transport.name
+        );
         cells += 1;
     }
     println!("rates of signing in: {cells} cells tried");

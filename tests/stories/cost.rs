@@ -35,7 +35,10 @@ async fn a_page_of_dialogs_with_everything_makes_at_most_six_calls() {
         for node in nodes {
             assert_eq!(node["participants"]["nodes"].as_array().unwrap().len(), 2);
             assert_eq!(node["readStates"].as_array().unwrap().len(), 2, "{node}");
-            assert!(node["lastMessage"]["sender"]["name"].is_string() && node["unreadCount"].is_i64(), "{node}");
+            assert!(
+                node["lastMessage"]["sender"]["name"].is_string() && node["unreadCount"].is_i64(),
+                "{node}"
+            );
         }
         println!("a page of {first} dialogs: {calls} gRPC calls");
         assert!(calls <= 6.0, "a page of {first} dialogs made {calls} calls");

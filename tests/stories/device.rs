@@ -57,7 +57,10 @@ impl Device {
     }
 
     pub async fn subscribe(&mut self, id: &str, document: &str, variables: Value) {
-        self.say(json!({"id": id, "type": "subscribe", "payload": {"query": document, "variables": variables}})).await;
+        self.say(
+            json!({"id": id, "type": "subscribe", "payload": {"query": document, "variables": variables}}),
+        )
+        .await;
     }
 
     pub async fn say(&mut self, message: Value) {

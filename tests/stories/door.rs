@@ -42,14 +42,14 @@ async fn heads_and_bodies_over_their_bounds_are_refused_on_both_ports() {
     let app = App::start().await;
     let many: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
     for address in [&app.url, &app.ops] {
-        let refused = answer(address, format!("GET /healthz HTTP/1.1\r\nhost: a\r\n{many}\r\n").as_bytes()).await;
+        let refused =
+            answer(address, format!("GET /healthz HTTP/1.1\r\nhost: a\r\n{many}\r\n").as_bytes()).await;
         assert!(refused.starts_with("HTTP/1.1 431"), "{refused}");
         let long = format!("GET /healthz HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(100_000));
         let refused = answer(address, long.as_bytes()).await;
         assert!(refused.starts_with("HTTP/1.1 431"), "{refused}");
     }
-    let announced =
-        "POST /graphql HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 60000000\r\n\r\n";
+    let announced = "POST /graphql HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 60000000\r\n\r\n";
     let refused = answer(&app.url, announced.as_bytes()).await;
     assert!(refused.starts_with("HTTP/1.1 413"), "{refused}");
     let mut chunked =

@@ -48,13 +48,17 @@ async fn a_refused_message_fails_for_its_author_alone_and_moves_nobodys_count() 
     })
     .await;
     let authors = a.data(state, json!({"id": third})).await;
-    assert!(authors["message"]["failureReason"].is_string() && authors["message"]["text"] == "message 3", "{authors}");
+    assert!(
+        authors["message"]["failureReason"].is_string() && authors["message"]["text"] == "message 3",
+        "{authors}"
+    );
     let history = oracle::history(&b, &dialog).await;
     assert_eq!(history.len(), 2, "others lose it: {history:?}");
     assert_eq!(phone.until_total(2).await.last(), Some(&2));
     assert_eq!(b.total().await, 2, "through the cache");
     stack.cache_agrees(&b).await;
-    let row = query("select cast(sum(unread) as bigint) as n from member_counter").one(&counter).await.unwrap();
+    let row =
+        query("select cast(sum(unread) as bigint) as n from member_counter").one(&counter).await.unwrap();
     assert_eq!(row.get::<i64>("n").unwrap(), 2, "in the table");
 
     execute(&counter, "alter table member_counter drop constraint refuse").await;
@@ -215,11 +219,14 @@ async fn from_a_send_to_the_frame_on_the_other_gateway() {
         begun[seq] = Some(at);
     }
     let seen = watched.await.unwrap();
-    let mut latencies: Vec<Duration> = (1..=sends_all).map(|seq| seen[seq].unwrap() - begun[seq].unwrap()).collect();
+    let mut latencies: Vec<Duration> =
+        (1..=sends_all).map(|seq| seen[seq].unwrap() - begun[seq].unwrap()).collect();
     latencies.sort_unstable();
     let at = |share: usize| latencies[sends_all * share / 100 - 1];
     let (median, tail) = (at(50), at(99));
-    println!("send to frame on the other gateway, {sends_all} sends at {rate} a second: p50 {median:?}, p99 {tail:?}");
+    println!(
+        "send to frame on the other gateway, {sends_all} sends at {rate} a second: p50 {median:?}, p99 {tail:?}"
+    );
 }
 
 #[tokio::test]
@@ -256,7 +263,8 @@ async fn a_dead_dialog_service_leaves_the_counters_untouched() {
     );
     stack.start_role("dialog");
     eventually("dialogs are back", || async {
-        b.ask("{ dialogs { nodes { id } } }", json!({})).await["data"]["dialogs"]["nodes"][0]["id"] == dialog.as_str()
+        b.ask("{ dialogs { nodes { id } } }", json!({})).await["data"]["dialogs"]["nodes"][0]["id"]
+            == dialog.as_str()
     })
     .await;
 }
@@ -271,9 +279,11 @@ async fn who_leaves_cancels_a_read_at_the_service_on_another_port() {
     query("lock table member_counter in access exclusive mode").execute(&mut held).await.unwrap();
     let line = r#"grpc_server_calls_total{service="counter",method="ReadStates",code="CANCELLED"}"#;
     assert_eq!(stack.metric("counter", line).await, None);
-    let question = b.ask("query($id: ID!) { dialog(id: $id) { readStates { readSeq } } }", json!({"id": dialog}));
+    let question =
+        b.ask("query($id: ID!) { dialog(id: $id) { readStates { readSeq } } }", json!({"id": dialog}));
     tokio::time::timeout(Duration::from_millis(500), question).await.expect_err("the table is held");
-    eventually("the counter has seen it", || async { stack.metric("counter", line).await == Some(1.0) }).await;
+    eventually("the counter has seen it", || async { stack.metric("counter", line).await == Some(1.0) })
+        .await;
     held.rollback().await.unwrap();
 }
 
@@ -286,7 +296,10 @@ async fn everything_is_counted(a: &Person, b: &Person, dialog: &str, messages: u
         if committed == messages && b.total().await == messages as i64 {
             return;
         }
-        assert!(Instant::now() < deadline, "{committed} of {messages} are COMMITTED a minute after the outage");
+        assert!(
+            Instant::now() < deadline,
+            "{committed} of {messages} are COMMITTED a minute after the outage"
+        );
         sleep(Duration::from_millis(200)).await;
     }
 }

@@ -26,8 +26,9 @@ const SUBPROTOCOL: &str = "graphql-transport-ws";
 /// Posts bytes; the status and the code of the first error.
 async fn post(person: &Person, body: String) -> (u16, String) {
     let request = person.http.post(format!("{}/graphql", person.url)).bearer_auth(&person.token);
-    let request =
-        request.header("content-type", "application/json").header("accept", "application/graphql-response+json");
+    let request = request
+        .header("content-type", "application/json")
+        .header("accept", "application/graphql-response+json");
     let answer = request.body(body).send().await.unwrap();
     let (status, body) = (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
     let first = if body.is_array() { &body[0] } else { &body };
@@ -58,11 +59,13 @@ fn with_variables(bytes: usize) -> String {
 async fn bodies_batches_and_variables_have_their_bounds_alone_and_in_a_batch() {
     let app = App::start().await;
     let person = Person::register(&app, "ann").await;
-    let (one, many) =
-        (json!({"query": KIND}).to_string(), |count: usize| json!(vec![json!({"query": KIND}); count]).to_string());
+    let (one, many) = (json!({"query": KIND}).to_string(), |count: usize| {
+        json!(vec![json!({"query": KIND}); count]).to_string()
+    });
     let costly = |messages: usize| {
-        let document =
-            format!("{{ dialogs(first: 100) {{ nodes {{ messages(first: {messages}) {{ nodes {{ seq }} }} }} }} }}");
+        let document = format!(
+            "{{ dialogs(first: 100) {{ nodes {{ messages(first: {messages}) {{ nodes {{ seq }} }} }} }} }}"
+        );
         json!({"query": document})
     };
     let cells = [
@@ -81,7 +84,11 @@ async fn bodies_batches_and_variables_have_their_bounds_alone_and_in_a_batch() {
             format!("[{}]", with_variables(256 * 1024 + 1)),
             (400, "LIMIT_EXCEEDED"),
         ),
-        ("a batch whose costs are within together", json!([costly(49), costly(48)]).to_string(), (200, "none")),
+        (
+            "a batch whose costs are within together",
+            json!([costly(49), costly(48)]).to_string(),
+            (200, "none"),
+        ),
         ("a batch whose costs are not", json!([costly(49), costly(49)]).to_string(), (400, "LIMIT_EXCEEDED")),
     ];
     for (what, body, (status, code)) in &cells {
@@ -164,7 +171,8 @@ async fn sockets_of_a_person_and_of_nobody_have_their_bounds() {
         assert_eq!(device.closed().await.0, 4408, "no connection_init for three seconds");
     }
     assert!(begun.elapsed() >= Duration::from_secs(3));
-    eventually("there is room again", || async { Device::try_open(&app.url, SUBPROTOCOL).await.is_ok() }).await;
+    eventually("there is room again", || async { Device::try_open(&app.url, SUBPROTOCOL).await.is_ok() })
+        .await;
     println!("bounds of sockets: 4 cells tried");
 }
 
@@ -202,7 +210,8 @@ async fn settings_out_of_their_bounds_are_one_line_and_exit_2() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
         command.env("DATA_DIR", folder.path()).env("LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
         let output = command.env(setting, value).stdin(Stdio::null()).kill_on_drop(true).output();
-        let output = tokio::time::timeout(Duration::from_secs(10), output).await.expect("it ends at once").unwrap();
+        let output =
+            tokio::time::timeout(Duration::from_secs(10), output).await.expect("it ends at once").unwrap();
         let line = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), line.lines().count()), (Some(2), 1), "{setting}={value}: {line}");
         assert!(line.contains(told), "{setting}={value}: {line}");

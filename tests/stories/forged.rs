@@ -9,7 +9,8 @@ use crate::{app::App, device::Device, person::Person};
 
 /// The status and the code of an answer to a question that needs no sign-in.
 async fn asked(person: &Person, headers: &[HeaderValue]) -> (u16, String) {
-    let mut request = person.http.post(format!("{}/graphql", person.url)).json(&json!({"query": "{ __typename }"}));
+    let mut request =
+        person.http.post(format!("{}/graphql", person.url)).json(&json!({"query": "{ __typename }"}));
     for value in headers {
         request = request.header("authorization", value.clone());
     }
@@ -44,11 +45,17 @@ async fn no_forged_token_opens_anything_over_http_or_websocket() {
             over_http += 1;
         }
         let mut device = Device::open(&app.url).await;
-        device.say(json!({"type": "connection_init", "payload": {"authorization": format!("Bearer {token}")}})).await;
+        device
+            .say(json!({"type": "connection_init", "payload": {"authorization": format!("Bearer {token}")}}))
+            .await;
         assert_eq!(device.closed().await.0, 4403, "{what}: {token}");
         over_sockets += 1;
     }
-    assert_eq!(ann.data("{ me { login } }", json!({})).await["me"]["login"], "ann", "the true one holds still");
+    assert_eq!(
+        ann.data("{ me { login } }", json!({})).await["me"]["login"],
+        "ann",
+        "the true one holds still"
+    );
     println!("forged tokens: {over_http} refused over HTTP, {over_sockets} over WebSocket");
 }
 
@@ -59,7 +66,11 @@ async fn a_header_says_bearer_and_one_token_or_is_refused() {
     let token = &ann.token;
     let one = |text: String| vec![HeaderValue::from_str(&text).unwrap()];
     for scheme in ["Bearer", "bearer", "BEARER"] {
-        assert_eq!(asked(&ann, &one(format!("{scheme} {token}"))).await, (200, "none".to_owned()), "{scheme}");
+        assert_eq!(
+            asked(&ann, &one(format!("{scheme} {token}"))).await,
+            (200, "none".to_owned()),
+            "{scheme}"
+        );
     }
     let bearer = format!("Bearer {token}");
     let variants = [
@@ -94,7 +105,9 @@ async fn a_header_says_bearer_and_one_token_or_is_refused() {
 #[tokio::test]
 async fn a_socket_whose_token_is_no_text_or_beyond_a_frame_is_refused() {
     let app = App::start().await;
-    for payload in [json!(7), json!(true), json!(["x"]), json!({"token": "x"}), json!("a b c"), json!("Basic x")] {
+    for payload in
+        [json!(7), json!(true), json!(["x"]), json!({"token": "x"}), json!("a b c"), json!("Basic x")]
+    {
         let mut device = Device::open(&app.url).await;
         device.say(json!({"type": "connection_init", "payload": {"authorization": payload}})).await;
         assert_eq!(device.closed().await.0, 4403, "{payload}");
@@ -111,7 +124,8 @@ async fn a_true_token_of_nobody_finds_nothing_and_may_do_nothing() {
     let mut ghost = Person::register(&app, "ann").await;
     let keys = SigningKeys::load(&app.folder.path().join("signing-key.pem")).unwrap();
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
-    ghost.token = keys.sign(&access::Claims::new("tidings", uuid::Uuid::now_v7(), uuid::Uuid::now_v7(), now_s, 60));
+    ghost.token =
+        keys.sign(&access::Claims::new("tidings", uuid::Uuid::now_v7(), uuid::Uuid::now_v7(), now_s, 60));
     let data = ghost.data("{ me { login } dialogs { nodes { id } } unread { total } }", json!({})).await;
     assert_eq!(data, json!({"me": null, "dialogs": {"nodes": []}, "unread": {"total": 0}}));
     assert_eq!(ghost.code("mutation { updateMe(name: \"x\") { id } }", json!({})).await, "UNAUTHENTICATED");

@@ -74,8 +74,7 @@ pub async fn sha256(text: &str) -> String {
 #[tokio::test]
 async fn with_trusted_documents_only_what_is_listed_runs_by_whichever_name() {
     const UNREAD: &str = "subscription { unread { total } }";
-    const REGISTER: &str =
-        "mutation($input: RegisterInput!) { register(input: $input) { accessToken refreshToken user { id } } }";
+    const REGISTER: &str = "mutation($input: RegisterInput!) { register(input: $input) { accessToken refreshToken user { id } } }";
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("documents.json");
     std::fs::write(&list, json!({ "me": ME, "unread": UNREAD, "register": REGISTER }).to_string()).unwrap();
@@ -99,7 +98,8 @@ async fn with_trusted_documents_only_what_is_listed_runs_by_whichever_name() {
     let mut phone = Device::connect(&a).await;
     phone.say(json!({ "id": "u", "type": "subscribe", "payload": { "documentId": "unread" } })).await;
     assert_eq!(phone.frame("u", "unread").await["total"], 0);
-    let stream = a.http.post(format!("{}/graphql", a.url)).bearer_auth(&a.token).header("accept", "text/event-stream");
+    let stream =
+        a.http.post(format!("{}/graphql", a.url)).bearer_auth(&a.token).header("accept", "text/event-stream");
     let mut stream = stream.json(&json!({ "documentId": "unread" })).send().await.unwrap();
     let mut text = String::new();
     while !text.contains("\"total\":0") {
@@ -129,7 +129,10 @@ async fn a_list_of_documents_that_is_none_is_one_line_and_exit_2() {
 
 async fn refused(folder: &Path, list: &Path) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-    command.env("DATA_DIR", folder.join("data")).env("LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
+    command
+        .env("DATA_DIR", folder.join("data"))
+        .env("LISTEN", "127.0.0.1:0")
+        .env("OPS_LISTEN", "127.0.0.1:0");
     command.arg("serve").arg("--trusted-documents").arg(list).stdout(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -155,13 +158,21 @@ async fn large_answers_are_compressed_small_ones_and_streams_are_not() {
     let app = App::start().await;
     let a = Person::register(&app, "ann").await;
     let ask = async |accept: &str, query: &str| -> Response {
-        let request = a.http.post(format!("{}/graphql", a.url)).bearer_auth(&a.token).header("accept", accept);
+        let request =
+            a.http.post(format!("{}/graphql", a.url)).bearer_auth(&a.token).header("accept", accept);
         let request = request.header("accept-encoding", "gzip, br, zstd").json(&json!({ "query": query }));
         request.send().await.unwrap()
     };
-    let large = ask(JSON, "{ __schema { types { name kind description fields { name description } } } }").await;
+    let large =
+        ask(JSON, "{ __schema { types { name kind description fields { name description } } } }").await;
     assert_eq!(large.headers()["content-encoding"], "gzip");
-    assert!(large.headers().get_all("vary").iter().any(|value| value.to_str().unwrap().contains("accept-encoding")));
+    assert!(
+        large
+            .headers()
+            .get_all("vary")
+            .iter()
+            .any(|value| value.to_str().unwrap().contains("accept-encoding"))
+    );
     assert!(large.bytes().await.unwrap().starts_with(&[0x1f, 0x8b]), "it is what it says");
     let small = ask(JSON, "{ __typename }").await;
     assert!(!small.headers().contains_key("content-encoding"));
@@ -173,9 +184,16 @@ async fn large_answers_are_compressed_small_ones_and_streams_are_not() {
 }
 
 /// Posts over a connection that speaks HTTP/2 from its first byte; what has come of the answer by the time that it says this.
-async fn post_until(http: &mut Http2, person: &Person, accept: &str, body: &Value, says: &str) -> (String, Incoming) {
+async fn post_until(
+    http: &mut Http2,
+    person: &Person,
+    accept: &str,
+    body: &Value,
+    says: &str,
+) -> (String, Incoming) {
     let request = http::Request::post(format!("{}/graphql", person.url)).header("accept", accept);
-    let request = request.header("content-type", JSON).header("authorization", format!("Bearer {}", person.token));
+    let request =
+        request.header("content-type", JSON).header("authorization", format!("Bearer {}", person.token));
     let answer = http.send_request(request.body(body.to_string()).unwrap()).await.unwrap();
     assert_eq!((answer.version(), answer.status().as_u16()), (http::Version::HTTP_2, 200));
     let (mut text, mut body) = (String::new(), answer.into_body());
@@ -209,10 +227,12 @@ async fn a_foreign_page_can_neither_ask_nor_act_nor_read() {
     let app = App::start_with(&[("ALLOWED_ORIGINS", "https://app.example")]).await;
     let http = Client::new();
     let url = format!("{}/graphql", app.url);
-    for (origin, allowed) in [("https://app.example", true), ("https://evil.example", false), ("null", false)] {
+    for (origin, allowed) in [("https://app.example", true), ("https://evil.example", false), ("null", false)]
+    {
         let preflight = http.request(reqwest::Method::OPTIONS, &url).header("origin", origin);
         let preflight = preflight.header("access-control-request-method", "POST");
-        let preflight = preflight.header("access-control-request-headers", "authorization,content-type,last-event-id");
+        let preflight =
+            preflight.header("access-control-request-headers", "authorization,content-type,last-event-id");
         let answer = preflight.send().await.unwrap();
         assert_eq!(answer.headers().contains_key("access-control-allow-origin"), allowed, "{origin}");
         let read = http.post(&url).header("origin", origin).json(&json!({ "query": "{ __typename }" }));
@@ -229,7 +249,13 @@ async fn a_foreign_page_can_neither_ask_nor_act_nor_read() {
     let link = http.get(format!("{url}?query=mutation%7Blogout%7D")).send().await.unwrap();
     assert_eq!((link.status().as_u16(), &link.headers()["allow"]), (405, &"POST".parse().unwrap()));
     assert_eq!(
-        http.post(&url).json(&json!({"query": "{"})).header("accept", "text/html").send().await.unwrap().status(),
+        http.post(&url)
+            .json(&json!({"query": "{"}))
+            .header("accept", "text/html")
+            .send()
+            .await
+            .unwrap()
+            .status(),
         406
     );
 }

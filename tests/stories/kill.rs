@@ -174,8 +174,10 @@ async fn act(
         _ => {
             let mine: Vec<String> = {
                 let told = told.lock().unwrap();
-                let mine =
-                    told.iter().filter(|(key, _)| key.sender == sender).filter_map(|(_, message)| message.clone());
+                let mine = told
+                    .iter()
+                    .filter(|(key, _)| key.sender == sender)
+                    .filter_map(|(_, message)| message.clone());
                 mine.map(|(id, _)| id).collect()
             };
             if !mine.is_empty() {

@@ -23,18 +23,25 @@ async fn outcome(request: RequestBuilder) -> (StatusCode, Option<u64>, String) {
 
 #[tokio::test]
 async fn guessing_passwords_is_429_by_login_and_by_address() {
-    let app = App::start_with(&[("RATE_LIMIT_SIGN_IN", "30/h,10/h"), ("TRUSTED_PROXIES", "127.0.0.0/8, ::1")]).await;
+    let app =
+        App::start_with(&[("RATE_LIMIT_SIGN_IN", "30/h,10/h"), ("TRUSTED_PROXIES", "127.0.0.0/8, ::1")])
+            .await;
     for number in 0..10 {
         let from = format!("198.51.100.{number}");
         let (status, wait, code) = outcome(login(&app, "ann").header("x-forwarded-for", from)).await;
         assert_eq!((status, wait, code.as_str()), (StatusCode::OK, None, "UNAUTHENTICATED"), "{number}");
     }
     let (status, wait, code) = outcome(login(&app, "ann").header("x-forwarded-for", "198.51.100.99")).await;
-    assert_eq!((status, code.as_str()), (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"), "the login's eleventh");
+    assert_eq!(
+        (status, code.as_str()),
+        (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
+        "the login's eleventh"
+    );
     assert!(wait.is_some_and(|wait_s| (300..=360).contains(&wait_s)), "one in six minutes: {wait:?}");
     for number in 0..30 {
         let (_, _, code) =
-            outcome(login(&app, &format!("a{number:02}")).header("x-forwarded-for", "6.6.6.6, 192.0.2.7")).await;
+            outcome(login(&app, &format!("a{number:02}")).header("x-forwarded-for", "6.6.6.6, 192.0.2.7"))
+                .await;
         assert_eq!(code, "UNAUTHENTICATED", "{number}");
     }
     let (_, _, code) = outcome(login(&app, "bob").header("x-forwarded-for", "7.7.7.7, 192.0.2.7")).await;

@@ -26,7 +26,10 @@ async fn a_device_that_comes_back_resumes_from_its_version() {
     let seen = phone.frame("u", "unread").await["version"].clone();
     let mut current = Device::watching(&b, seen.as_str()).await;
     let first = current.frame("u", "unread").await;
-    assert_eq!((&first["kind"], &first["changed"], &first["total"]), (&json!("CURRENT"), &json!([]), &json!(1)));
+    assert_eq!(
+        (&first["kind"], &first["changed"], &first["total"]),
+        (&json!("CURRENT"), &json!([]), &json!(1))
+    );
 
     drop(phone);
     a.send(&dialog, "two").await;
@@ -61,7 +64,11 @@ async fn messages_are_live_and_resume_from_a_version() {
     let mut kinds = Vec::new();
     while kinds.last() != Some(&json!("COMMITTED")) {
         let frame = phone.frame("m", "messages").await;
-        assert_eq!((&frame["message"]["id"], &frame["message"]["text"]), (&sent["id"], &json!("hello")), "{frame}");
+        assert_eq!(
+            (&frame["message"]["id"], &frame["message"]["text"]),
+            (&sent["id"], &json!("hello")),
+            "{frame}"
+        );
         kinds.push(frame["kind"].clone());
     }
     let delete = "mutation($id: ID!) { deleteMessage(id: $id) { id } }";
@@ -71,7 +78,11 @@ async fn messages_are_live_and_resume_from_a_version() {
 
     phone.subscribe("again", MESSAGES, json!({"id": dialog, "since": resume})).await;
     let replayed = phone.frame("again", "messages").await;
-    assert_eq!((&replayed["kind"], &replayed["version"]), (&json!("DELETED"), &deleted["version"]), "the newest state");
+    assert_eq!(
+        (&replayed["kind"], &replayed["version"]),
+        (&json!("DELETED"), &deleted["version"]),
+        "the newest state"
+    );
     phone.subscribe("all", MESSAGES, json!({"id": dialog, "since": "0"})).await;
     assert_eq!(phone.frame("all", "messages").await["message"]["seq"], 1);
     phone.subscribe("foreign", MESSAGES, json!({"id": dialog, "since": "77-1"})).await;
@@ -92,7 +103,12 @@ async fn who_leaves_hears_no_more_and_a_stranger_hears_nothing() {
 
     let mut ear = Device::connect(&stranger).await;
     ear.subscribe("m", MESSAGES, json!({"id": dialog})).await;
-    ear.subscribe("r", "subscription($id: ID!) { readStates(dialogId: $id) { userId } }", json!({"id": dialog})).await;
+    ear.subscribe(
+        "r",
+        "subscription($id: ID!) { readStates(dialogId: $id) { userId } }",
+        json!({"id": dialog}),
+    )
+    .await;
     for id in ["m", "r"] {
         let refused = ear.hear_of(id).await;
         assert!(refused.to_string().contains("NOT_FOUND"), "{refused}");
@@ -120,7 +136,8 @@ async fn logging_out_closes_that_sessions_sockets_and_no_others() {
     assert_eq!(laptop_session.data("{ me { login } }", json!({})).await["me"]["login"], "ann");
     laptop.is_silent("u", QUIET).await;
 
-    let change = "mutation($old: String!, $new: String!) { changePassword(old: $old, new: $new) { accessToken } }";
+    let change =
+        "mutation($old: String!, $new: String!) { changePassword(old: $old, new: $new) { accessToken } }";
     laptop_session.data(change, json!({"old": PASSWORD, "new": "battery staple"})).await;
     assert_eq!(laptop.closed().await.0, 4401, "a changed password ends every session");
 }

@@ -24,12 +24,18 @@ async fn a_client_of_the_old_protocol_watches_its_counters_until_it_stops() {
     playground.say(json!({"id": "1", "type": "start", "payload": {"query": UNREAD, "variables": {}}})).await;
     assert_eq!(playground.hear().await, json!({"type": "connection_ack"}));
     let first = playground.hear_of("1").await;
-    assert_eq!((&first["type"], &first["payload"]["data"]["unread"]["kind"]), (&json!("data"), &json!("SNAPSHOT")));
+    assert_eq!(
+        (&first["type"], &first["payload"]["data"]["unread"]["kind"]),
+        (&json!("data"), &json!("SNAPSHOT"))
+    );
 
     a.send(&dialog, "hello").await;
     let frame = playground.hear_of("1").await;
     let unread = &frame["payload"]["data"]["unread"];
-    assert_eq!((&frame["type"], &unread["kind"], &unread["total"]), (&json!("data"), &json!("CHANGE"), &json!(1)));
+    assert_eq!(
+        (&frame["type"], &unread["kind"], &unread["total"]),
+        (&json!("data"), &json!("CHANGE"), &json!(1))
+    );
     assert_eq!(unread["changed"][0]["dialogId"], dialog.as_str());
 
     playground.say(json!({"id": "1", "type": "stop"})).await;

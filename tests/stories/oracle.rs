@@ -52,7 +52,8 @@ pub async fn the_databases_agree_with_the_kernel(folder: &Path) {
     let mut databases = Vec::new();
     for name in ["auth", "dialog", "counter"] {
         let db = Db::open_file(&folder.join(format!("{name}.db"))).await.unwrap();
-        let sound = query("select integrity_check as verdict from pragma_integrity_check").one(&db).await.unwrap();
+        let sound =
+            query("select integrity_check as verdict from pragma_integrity_check").one(&db).await.unwrap();
         assert_eq!(sound.get::<String>("verdict").unwrap(), "ok", "{name}.db");
         databases.push(db);
     }
@@ -97,7 +98,11 @@ pub async fn the_engines_agree_with_the_kernel(stack: &Stack, log: &Followed) {
     let told = log.told();
     let inputs = told.iter().filter_map(|record| counter::event::read(&record.payload).unwrap()).collect();
     the_counters_are_the_kernels(inputs, &counter).await;
-    println!("{} records of dialog, {} of them repetitions, none lost, none swapped", told.len(), log.versions().1);
+    println!(
+        "{} records of dialog, {} of them repetitions, none lost, none swapped",
+        told.len(),
+        log.versions().1
+    );
 }
 
 async fn count(db: &Db, select: &'static str) -> i64 {
@@ -114,8 +119,10 @@ async fn the_counters_are_the_kernels(mut inputs: Vec<Input>, counter: &Db) {
 }
 
 async fn events(dialog: &Db) -> Vec<Input> {
-    let rows =
-        query("select payload from outbox where topic = 'tidings.dialog' order by id").all(dialog).await.unwrap();
+    let rows = query("select payload from outbox where topic = 'tidings.dialog' order by id")
+        .all(dialog)
+        .await
+        .unwrap();
     let read = |payload: Vec<u8>| counter::event::read(&payload).unwrap();
     rows.iter().filter_map(|row| read(row.get("payload").unwrap())).collect()
 }
@@ -125,7 +132,10 @@ async fn read_pointers(counter: &Db) -> Vec<Input> {
     let input = |row: &db::Row| Input::Dialog {
         dialog_id: DialogId::new(row.get("dialog_id").unwrap()),
         version: None,
-        change: Change::Read { user_id: UserId::new(row.get("user_id").unwrap()), up_to: row.get("read_seq").unwrap() },
+        change: Change::Read {
+            user_id: UserId::new(row.get("user_id").unwrap()),
+            up_to: row.get("read_seq").unwrap(),
+        },
     };
     rows.iter().map(input).collect()
 }
@@ -142,7 +152,8 @@ async fn stored_counters(counter: &Db) -> Rows {
 
 fn kernel_counters(state: &State) -> Rows {
     let dialogs = state.dialogs.iter();
-    let members = dialogs.flat_map(|(id, dialog)| dialog.members.iter().map(move |(user, row)| (id, user, row)));
+    let members =
+        dialogs.flat_map(|(id, dialog)| dialog.members.iter().map(move |(user, row)| (id, user, row)));
     members.map(|(dialog, user, row)| format!("{dialog} {user} {}", row.unread)).collect()
 }
 
@@ -159,10 +170,13 @@ async fn stored_ledger(counter: &Db) -> Rows {
 
 fn kernel_ledger(state: &State) -> Rows {
     let dialogs = state.dialogs.iter();
-    let entries = dialogs.flat_map(|(id, dialog)| dialog.ledger.iter().map(move |(seq, entry)| (id, seq, entry)));
+    let entries =
+        dialogs.flat_map(|(id, dialog)| dialog.ledger.iter().map(move |(seq, entry)| (id, seq, entry)));
     let state_of = |entry: &kernel::ledger::Entry| match entry.standing {
         kernel::ledger::Standing::Counted => "counted",
         kernel::ledger::Standing::Void(_) => "void",
     };
-    entries.map(|(dialog, seq, entry)| format!("{dialog} {seq} {} {}", entry.message_id, state_of(entry))).collect()
+    entries
+        .map(|(dialog, seq, entry)| format!("{dialog} {seq} {} {}", entry.message_id, state_of(entry)))
+        .collect()
 }

@@ -19,8 +19,7 @@ impl Person {
     /// Registers under this login.
     pub async fn register(place: &Place, login: &str) -> Self {
         let http = reqwest::Client::new();
-        let document =
-            "mutation($input: RegisterInput!) { register(input: $input) { accessToken refreshToken user { id } } }";
+        let document = "mutation($input: RegisterInput!) { register(input: $input) { accessToken refreshToken user { id } } }";
         let body = json!({"query": document, "variables": {"input": {"login": format!("{login}{}", place.suffix), "password": PASSWORD}}});
         let answer = post(&http, &place.url, None, &body).await;
         Self::of(&answer["data"]["register"], &place.url, http, &answer)
@@ -37,7 +36,8 @@ impl Person {
     }
 
     fn of(session: &Value, url: &str, http: reqwest::Client, answer: &Value) -> Self {
-        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no session in {answer}")).to_owned();
+        let text =
+            |value: &Value| value.as_str().unwrap_or_else(|| panic!("no session in {answer}")).to_owned();
         Self {
             id: text(&session["user"]["id"]),
             token: text(&session["accessToken"]),
@@ -96,8 +96,7 @@ impl Person {
 
     /// Reads up to a message, or all; returns total, unread and readSeq of the answer.
     pub async fn read(&self, dialog: &str, up_to: Option<&str>) -> (i64, i64, i64) {
-        let document =
-            "mutation($input: MarkReadInput!) { markRead(input: $input) { version total dialog { unread readSeq } } }";
+        let document = "mutation($input: MarkReadInput!) { markRead(input: $input) { version total dialog { unread readSeq } } }";
         let data = self.data(document, json!({"input": {"dialogId": dialog, "upTo": up_to}})).await;
         let answer = &data["markRead"];
         let number = |value: &Value| value.as_i64().unwrap();

@@ -43,7 +43,8 @@ impl World {
         let participant = Person::register(&app, "bob").await;
         let logged_out = Person::login(&app, "bob").await;
         logged_out.data("mutation { logout }", json!({})).await;
-        let (left, stranger) = (Person::register(&app, "cleo").await, Person::register(&app, "mallory").await);
+        let (left, stranger) =
+            (Person::register(&app, "cleo").await, Person::register(&app, "mallory").await);
         let somebody = Person::register(&app, "dora").await;
         Self { app, owner, participant, left, stranger, somebody, logged_out, scenes: AtomicUsize::new(0) }
     }
@@ -57,7 +58,8 @@ impl World {
             Who::LoggedOut => Some(&self.logged_out.token),
             Who::Anonymous | Who::BadToken => None,
         };
-        let token = if who == Who::BadToken { Some(format!("{}x", self.owner.token)) } else { token.cloned() };
+        let token =
+            if who == Who::BadToken { Some(format!("{}x", self.owner.token)) } else { token.cloned() };
         Caller { url: self.app.url.clone(), http: self.owner.http.clone(), token }
     }
 
@@ -78,14 +80,16 @@ impl World {
         let dialog = self.owner.create_group(&[&self.participant, &self.left], "three").await;
         let message = self.owner.send(&dialog, "words").await["id"].as_str().unwrap().to_owned();
         let counted = "query($d: ID!) { dialogUnread(dialogId: $d) { lastSeq } }";
-        let known = async |person: &Person| person.data(counted, json!({"d": dialog})).await["dialogUnread"].clone();
+        let known =
+            async |person: &Person| person.data(counted, json!({"d": dialog})).await["dialogUnread"].clone();
         let (owner, left) = (&self.owner, &self.left);
         eventually("the counters know the message", || async { known(owner).await["lastSeq"] == 1 }).await;
         let leave = "mutation($d: ID!) { leaveDialog(dialogId: $d) }";
         self.left.data(leave, json!({"d": dialog})).await;
         eventually("the counters know who has left", || async { known(left).await.is_null() }).await;
         let refreshes = row.field == "Mutation.refreshSession";
-        let session = if refreshes { Person::login(&self.app, "mallory").await } else { self.stranger.clone() };
+        let session =
+            if refreshes { Person::login(&self.app, "mallory").await } else { self.stranger.clone() };
         let refresh_token = session.refresh_token;
         Scene { dialog, message, person: self.somebody.id.clone(), refresh_token, number: self.number() }
     }
@@ -93,7 +97,13 @@ impl World {
     /// A scene in which nothing that is named is there.
     fn absent(&self, scene: &Scene) -> Scene {
         let id = || uuid::Uuid::now_v7().to_string();
-        Scene { dialog: id(), message: id(), person: scene.person.clone(), refresh_token: String::new(), number: 0 }
+        Scene {
+            dialog: id(),
+            message: id(),
+            person: scene.person.clone(),
+            refresh_token: String::new(),
+            number: 0,
+        }
     }
 }
 
@@ -103,7 +113,9 @@ async fn every_field_of_the_schema_is_open_to_those_of_its_row_and_to_nobody_els
     let mut cells = Vec::new();
     for row in &TABLE {
         for transport in TRANSPORTS.iter().filter(|transport| transport.carries(&Asked::bare(row.document))) {
-            cells.extend(EVERYONE.into_iter().zip(row.expected).map(|(who, expected)| (row, transport, who, expected)));
+            cells.extend(
+                EVERYONE.into_iter().zip(row.expected).map(|(who, expected)| (row, transport, who, expected)),
+            );
         }
     }
     let refused = cells.iter().filter(|(.., expected)| *expected != Outcome::Data).count();
@@ -119,13 +131,19 @@ async fn every_field_of_the_schema_is_open_to_those_of_its_row_and_to_nobody_els
 async fn cell(world: &World, still: &Scene, row: &Row, transport: &Transport, who: Who, expected: Outcome) {
     let scene = if row.document.starts_with("mutation") { world.scene(row).await } else { still.clone() };
     let caller = if row.ends_sessions { world.newcomer(who).await } else { world.caller(who) };
-    let ask = async |scene: &Scene| (transport.ask)(&caller, &Asked::new(row.document, (row.variables)(scene))).await;
+    let ask = async |scene: &Scene| {
+        (transport.ask)(&caller, &Asked::new(row.document, (row.variables)(scene))).await
+    };
     let told = ask(&scene).await;
     let place = format!("{} for {who:?} by {}: {told:?}", row.field, transport.name);
     assert_eq!(outcome(row, &told), Some(expected), "{place}");
     if matches!(expected, Outcome::Null | Outcome::NotFound) {
         let absent = ask(&world.absent(&scene)).await;
-        assert_eq!((absent.status, &absent.answer), (told.status, &told.answer), "absent and forbidden: {place}");
+        assert_eq!(
+            (absent.status, &absent.answer),
+            (told.status, &told.answer),
+            "absent and forbidden: {place}"
+        );
     }
     assert!(expected == Outcome::Data || !told.answer.to_string().contains("words"), "{place}");
 }
@@ -165,7 +183,8 @@ async fn every_field_of_the_schema_has_a_row_and_every_row_a_field() {
     }
     // Those of federation are in the schema whether or not introspection shows them.
     fields.extend(["Query._entities", "Query._service"].map(str::to_owned));
-    let rows: BTreeSet<_> = TABLE.iter().map(|row| row.field).chain(OF_THE_SCHEMA).map(str::to_owned).collect();
+    let rows: BTreeSet<_> =
+        TABLE.iter().map(|row| row.field).chain(OF_THE_SCHEMA).map(str::to_owned).collect();
     assert_eq!(rows.difference(&fields).collect::<Vec<_>>(), Vec::<&String>::new(), "rows without a field");
     assert_eq!(fields.difference(&rows).collect::<Vec<_>>(), Vec::<&String>::new(), "fields without a row");
 }

@@ -106,11 +106,26 @@ fn credentials(scene: &Scene) -> Value {
 /// The table.
 pub const TABLE: [Row; 24] = [
     row("Query.me", SIGNED_IN, "{ me { id login } }", nothing),
-    row("Query.user", SIGNED_IN, "query($p: ID!) { user(id: $p) { id name } }", |scene| json!({"p": scene.person})),
+    row(
+        "Query.user",
+        SIGNED_IN,
+        "query($p: ID!) { user(id: $p) { id name } }",
+        |scene| json!({"p": scene.person}),
+    ),
     row("Query.users", SIGNED_IN, "{ users(search: \"ann\") { nodes { id } } }", nothing),
-    row("Query.dialog", SHOWN_TO_MEMBERS, "query($d: ID!) { dialog(id: $d) { id title participantIds } }", dialog),
+    row(
+        "Query.dialog",
+        SHOWN_TO_MEMBERS,
+        "query($d: ID!) { dialog(id: $d) { id title participantIds } }",
+        dialog,
+    ),
     row("Query.dialogs", SIGNED_IN, "{ dialogs { nodes { id } } }", nothing),
-    row("Query.dialogUnread", SHOWN_TO_MEMBERS, "query($d: ID!) { dialogUnread(dialogId: $d) { unread } }", dialog),
+    row(
+        "Query.dialogUnread",
+        SHOWN_TO_MEMBERS,
+        "query($d: ID!) { dialogUnread(dialogId: $d) { unread } }",
+        dialog,
+    ),
     row("Query.message", SHOWN_TO_MEMBERS, "query($m: ID) { message(id: $m) { id text } }", message),
     row("Query.unread", SIGNED_IN, "{ unread { total version } }", nothing),
     row(
@@ -158,7 +173,12 @@ pub const TABLE: [Row; 24] = [
         "mutation($d: ID!) { sendMessage(input: {dialogId: $d, text: \"x\"}) { id } }",
         dialog,
     ),
-    row("Mutation.deleteMessage", DONE_BY_OWNER, "mutation($m: ID!) { deleteMessage(id: $m) { id } }", message),
+    row(
+        "Mutation.deleteMessage",
+        DONE_BY_OWNER,
+        "mutation($m: ID!) { deleteMessage(id: $m) { id } }",
+        message,
+    ),
     row(
         "Mutation.markRead",
         DONE_BY_MEMBERS,
@@ -166,7 +186,12 @@ pub const TABLE: [Row; 24] = [
         dialog,
     ),
     row("Subscription.unread", SIGNED_IN, "subscription { unread { kind total } }", nothing),
-    row("Subscription.messages", DONE_BY_MEMBERS, "subscription($d: ID!) { messages(dialogId: $d) { kind } }", dialog),
+    row(
+        "Subscription.messages",
+        DONE_BY_MEMBERS,
+        "subscription($d: ID!) { messages(dialogId: $d) { kind } }",
+        dialog,
+    ),
     row(
         "Subscription.readStates",
         DONE_BY_MEMBERS,

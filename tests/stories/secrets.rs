@@ -24,7 +24,8 @@ const WRONG_PASSWORD: &str = "canary-mistyped-55aa";
 const TEXT: &str = "canary-text-c0ffee";
 const DATABASE_PASSWORD: &str = "canary-database-e41b";
 
-const REGISTER: &str = "mutation($i: RegisterInput!) { register(input: $i) { accessToken refreshToken user { id } } }";
+const REGISTER: &str =
+    "mutation($i: RegisterInput!) { register(input: $i) { accessToken refreshToken user { id } } }";
 const LOGIN: &str = "mutation($i: LoginInput!) { login(input: $i) { accessToken refreshToken user { id } } }";
 const REFRESH: &str =
     "mutation($t: String!) { refreshSession(refreshToken: $t) { accessToken refreshToken user { id } } }";
@@ -61,7 +62,8 @@ impl Watched {
     /// Signs in by one of the mutations that do; the tokens are secrets from then on.
     async fn sign_in(&mut self, document: &str, variables: Value, what: &str) -> Person {
         let answer = self.ask(None, json!({"query": document, "variables": variables})).await;
-        let session = answer["data"].as_object().unwrap_or_else(|| panic!("{answer}")).values().next().unwrap().clone();
+        let session =
+            answer["data"].as_object().unwrap_or_else(|| panic!("{answer}")).values().next().unwrap().clone();
         let text = |name: &str| session[name].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
         let (token, refresh_token) = (text("accessToken"), text("refreshToken"));
         self.keep(&format!("the access token of {what}"), token.rsplit('.').next().unwrap());
@@ -95,8 +97,10 @@ async fn what_is_secret_is_in_no_log_no_metric_and_no_error() {
     let folder = tempfile::tempdir().unwrap();
     let logs = tempfile::tempdir().unwrap();
     let log = logs.path().join("log");
-    let app = App::start_saying(folder, &[("RUST_LOG", EVERYTHING)], File::create(&log).unwrap().into()).await;
-    let mut watched = Watched { app, http: reqwest::Client::new(), errors: String::new(), secrets: Vec::new() };
+    let app =
+        App::start_saying(folder, &[("RUST_LOG", EVERYTHING)], File::create(&log).unwrap().into()).await;
+    let mut watched =
+        Watched { app, http: reqwest::Client::new(), errors: String::new(), secrets: Vec::new() };
     for (name, secret) in [
         ("a password", PASSWORD),
         ("a new password", NEW_PASSWORD),
@@ -138,9 +142,12 @@ async fn people_talk(watched: &mut Watched, ann: &Person, bob: &Person) {
     phone.hear_of("q").await;
     ann.data("mutation($m: ID!) { deleteMessage(id: $m) { id } }", json!({"m": message})).await;
     let long = format!("{TEXT}{}", "x".repeat(4_000));
-    for (dialog, text) in
-        [(dialog.as_str(), long.as_str()), (bob.id.as_str(), TEXT), ("nonsense", TEXT), (dialog.as_str(), "\u{7}")]
-    {
+    for (dialog, text) in [
+        (dialog.as_str(), long.as_str()),
+        (bob.id.as_str(), TEXT),
+        ("nonsense", TEXT),
+        (dialog.as_str(), "\u{7}"),
+    ] {
         let variables = json!({"i": {"dialogId": dialog, "text": text}});
         let refused = watched.ask(Some(&ann.token), json!({"query": SEND, "variables": variables})).await;
         assert!(refused.get("errors").is_some(), "{refused}");
@@ -169,7 +176,9 @@ async fn sessions_come_and_go(watched: &mut Watched, bob: &Person) {
         let token = changed["changePassword"][name].as_str().unwrap();
         watched.keep(name, token.rsplit('.').next().unwrap());
     }
-    watched.sign_in(LOGIN, json!({"i": {"login": "bob", "password": NEW_PASSWORD}}), "the new password").await;
+    watched
+        .sign_in(LOGIN, json!({"i": {"login": "bob", "password": NEW_PASSWORD}}), "the new password")
+        .await;
 }
 
 impl Person {
@@ -182,7 +191,9 @@ impl Person {
 /// Secrets in the wrong place, on every transport.
 async fn requests_go_wrong(watched: &mut Watched, ann: &Person) {
     let literal = |field: &str| {
-        format!("mutation {{ {field}(input: {{ login: \"ann\", password: \"{PASSWORD}\" }}) {{ accessToken }} }}")
+        format!(
+            "mutation {{ {field}(input: {{ login: \"ann\", password: \"{PASSWORD}\" }}) {{ accessToken }} }}"
+        )
     };
     for body in [
         json!({"query": literal("login").replace("accessToken", "nothing")}),
@@ -203,7 +214,8 @@ async fn requests_go_wrong(watched: &mut Watched, ann: &Person) {
     let url = format!("{}/graphql", watched.app.url);
     let get = [("query", literal("login")), ("extensions", PASSWORD.to_owned())];
     let url = reqwest::Url::parse_with_params(&url, get).unwrap();
-    watched.errors += &watched.http.get(url).bearer_auth(&ann.token).send().await.unwrap().text().await.unwrap();
+    watched.errors +=
+        &watched.http.get(url).bearer_auth(&ann.token).send().await.unwrap().text().await.unwrap();
     for frame in [
         format!(r#"{{"type":"connection_init","payload":{{"authorization":"Bearer {broken}"}}}}"#),
         format!(r#"{{"type":"connection_init","payload":"{}"}}"#, ann.token),
@@ -244,13 +256,18 @@ async fn a_databases_password_is_in_no_log_no_error_and_no_help() {
         keeps_quiet(&help);
     }
     let Ok(server) = std::env::var("TEST_POSTGRES_URL") else { return };
-    let Some((before, after)) = server.split_once('@').filter(|(before, _)| before.matches(':').count() == 1) else {
+    let Some((before, after)) = server.split_once('@').filter(|(before, _)| before.matches(':').count() == 1)
+    else {
         return;
     };
     let with_password = format!("{before}:{DATABASE_PASSWORD}@{after}");
     let databases = stack::databases(&server).await;
     let url = |role: &str| {
-        format!("{}/{}", with_password.rsplit_once('/').unwrap().0, databases[role].rsplit_once('/').unwrap().1)
+        format!(
+            "{}/{}",
+            with_password.rsplit_once('/').unwrap().0,
+            databases[role].rsplit_once('/').unwrap().1
+        )
     };
     let urls = [
         ("AUTH_DATABASE_URL", url("auth")),
@@ -265,7 +282,12 @@ async fn a_databases_password_is_in_no_log_no_error_and_no_help() {
 /// Runs a command with everything traced, for three seconds at most: some wait for their database.
 async fn run(folder: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     let mut command = Command::new("timeout");
-    command.arg("3").arg(env!("CARGO_BIN_EXE_tidings")).args(arguments).env_clear().envs(settings.iter().copied());
+    command
+        .arg("3")
+        .arg(env!("CARGO_BIN_EXE_tidings"))
+        .args(arguments)
+        .env_clear()
+        .envs(settings.iter().copied());
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("RUST_LOG", EVERYTHING).env("LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
     command.env("DATA_DIR", folder).env("KAFKA_URL", "kafka://127.0.0.1:1");

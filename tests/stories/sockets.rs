@@ -41,7 +41,8 @@ impl Crowd {
     /// One more person, of whom nobody knows anything.
     fn stranger(&self) -> Person {
         let (user, session) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
-        let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+        let now_s =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
         let token = self.keys.sign(&Claims::new("tidings", user, session, now_s, 3600));
         let (id, refresh_token) = (user.to_string(), String::new());
         Person { id, token, refresh_token, url: self.url.clone(), http: self.http.clone() }
@@ -161,6 +162,10 @@ async fn bench_10_000_sockets() {
 async fn bench_10_000_who_come_and_go() {
     let app = App::start_with(&[("MAX_ANONYMOUS_SOCKETS", "1000")]).await;
     let (before, after) = memory_stays(&app, 10_000).await;
-    println!("resident after 30,000 who came and went {} kB, after 10,000 more {} kB", before / 1024, after / 1024);
+    println!(
+        "resident after 30,000 who came and went {} kB, after 10,000 more {} kB",
+        before / 1024,
+        after / 1024
+    );
     assert!(after as f64 <= before as f64 * 1.10, "{before} bytes became {after}");
 }

@@ -85,9 +85,11 @@ impl Stack {
         common.extend(extra.iter().map(|(name, value)| (*name, (*value).to_owned())));
         run_once("keygen", folder.path(), &common).await;
         let mut migrate = common.clone();
-        for (setting, role) in
-            [("AUTH_DATABASE_URL", "auth"), ("DIALOG_DATABASE_URL", "dialog"), ("COUNTER_DATABASE_URL", "counter")]
-        {
+        for (setting, role) in [
+            ("AUTH_DATABASE_URL", "auth"),
+            ("DIALOG_DATABASE_URL", "dialog"),
+            ("COUNTER_DATABASE_URL", "counter"),
+        ] {
             migrate.insert(setting, databases[role].clone());
         }
         run_once("migrate", folder.path(), &migrate).await;
@@ -239,8 +241,12 @@ async fn run_once(command: &str, folder: &Path, settings: &Settings) {
 }
 
 /// The settings of every role, with ports that are free now.
-fn settings(common: &Settings, databases: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, Settings> {
-    let held: Vec<TcpListener> = (0..2 * ROLES.len()).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+fn settings(
+    common: &Settings,
+    databases: &BTreeMap<&'static str, String>,
+) -> BTreeMap<&'static str, Settings> {
+    let held: Vec<TcpListener> =
+        (0..2 * ROLES.len()).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let address = |index: usize| held[index].local_addr().unwrap().to_string();
     let mut all = BTreeMap::new();
     for (index, role) in ROLES.into_iter().enumerate() {

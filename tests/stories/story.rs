@@ -94,7 +94,11 @@ async fn reading_clears_on_every_device(cast: &mut Cast, ids: &[String]) {
 
 async fn deleting_takes_back_what_was_unread(cast: &mut Cast, ids: &[String]) {
     let delete = "mutation($id: ID!) { deleteMessage(id: $id) { text deletedAt } }";
-    assert_eq!(cast.b.code(delete, json!({"id": ids[3]})).await, "NOT_FOUND", "only its author deletes a message");
+    assert_eq!(
+        cast.b.code(delete, json!({"id": ids[3]})).await,
+        "NOT_FOUND",
+        "only its author deletes a message"
+    );
     let deleted = cast.a.data(delete, json!({"id": ids[3]})).await;
     assert_eq!(deleted["deleteMessage"]["text"], "");
     assert!(deleted["deleteMessage"]["deletedAt"].is_string());
@@ -124,8 +128,7 @@ async fn everything_is_committed(cast: &Cast) {
 
 async fn joining_and_leaving(place: &Place, cast: &mut Cast) {
     let d = Person::register(place, "dora").await;
-    let add =
-        "mutation($id: ID!, $users: [ID!]!) { addParticipants(dialogId: $id, userIds: $users) { participantIds } }";
+    let add = "mutation($id: ID!, $users: [ID!]!) { addParticipants(dialogId: $id, userIds: $users) { participantIds } }";
     let added = cast.b.data(add, json!({"id": cast.dialog, "users": [d.id]})).await;
     assert_eq!(added["addParticipants"]["participantIds"].as_array().unwrap().len(), 4);
     let mut d_phone = Device::watching(&d, None).await;

@@ -59,8 +59,9 @@ impl Stream {
                     return Some(found.to_owned());
                 }
             }
-            let chunk =
-                tokio::time::timeout(PATIENCE, self.answer.chunk()).await.expect("something within ten seconds");
+            let chunk = tokio::time::timeout(PATIENCE, self.answer.chunk())
+                .await
+                .expect("something within ten seconds");
             self.text += std::str::from_utf8(&chunk.unwrap()?).unwrap();
         }
     }

@@ -122,7 +122,9 @@ impl Transport {
     pub fn carries(&self, asked: &Asked) -> bool {
         match asked.document.trim_start() {
             document if document.starts_with("mutation") => self.kind != Kind::Link,
-            document if document.starts_with("subscription") => matches!(self.kind, Kind::Stream | Kind::Socket),
+            document if document.starts_with("subscription") => {
+                matches!(self.kind, Kind::Stream | Kind::Socket)
+            }
             _ => true,
         }
     }
@@ -168,7 +170,8 @@ async fn get(caller: &Caller, asked: &Asked) -> Told {
 /// The second of two operations.
 async fn batch(caller: &Caller, asked: &Asked) -> Told {
     let body = json!([{"query": "{ __typename }"}, asked.body()]);
-    let mut told = sent(caller, caller.http.post(format!("{}/graphql", caller.url)).json(&body), ANSWER).await;
+    let mut told =
+        sent(caller, caller.http.post(format!("{}/graphql", caller.url)).json(&body), ANSWER).await;
     if let Some(answer) = told.answer.get_mut(1) {
         told.answer = answer.take();
     }

@@ -29,7 +29,8 @@ const DOMAIN: [&str; 11] = [
 
 /// Services that depend on one another, in tests or otherwise.
 pub fn services(texts: &[Text]) -> Vec<Violation> {
-    let of_service = |path: &Path| SERVICES.iter().any(|service| path == PathBuf::from(service).join("Cargo.toml"));
+    let of_service =
+        |path: &Path| SERVICES.iter().any(|service| path == PathBuf::from(service).join("Cargo.toml"));
     forbidden(texts, of_service, &SERVICES)
 }
 
@@ -42,7 +43,8 @@ pub fn foundations(texts: &[Text]) -> Vec<Violation> {
 fn forbidden(texts: &[Text], which: impl Fn(&Path) -> bool, names: &[&str]) -> Vec<Violation> {
     let manifests = texts.iter().filter(|text| which(&text.path));
     let bad = manifests.flat_map(|manifest| {
-        let found = dependencies(&manifest.text).into_iter().filter(|(_, name)| names.contains(&name.as_str()));
+        let found =
+            dependencies(&manifest.text).into_iter().filter(|(_, name)| names.contains(&name.as_str()));
         found.map(|(line, name)| Violation::new(&manifest.path, line, format!("must not depend on `{name}`")))
     });
     bad.collect()
@@ -121,25 +123,38 @@ mod tests {
             assert_eq!(services(&manifest("Cargo.toml", way)), [], "the binary knows all: {way}");
         }
         assert_eq!(
-            services(&manifest("counter/Cargo.toml", "[package]\nname = \"dialog\"\n[dependencies]\n# dialog = 1\n")),
+            services(&manifest(
+                "counter/Cargo.toml",
+                "[package]\nname = \"dialog\"\n[dependencies]\n# dialog = 1\n"
+            )),
             []
         );
     }
 
     #[test]
     fn a_crate_below_knows_no_contract() {
-        assert_eq!(foundations(&manifest("crates/db/Cargo.toml", "[dependencies]\nproto.workspace = true")).len(), 1);
+        assert_eq!(
+            foundations(&manifest("crates/db/Cargo.toml", "[dependencies]\nproto.workspace = true")).len(),
+            1
+        );
         assert_eq!(foundations(&manifest("auth/Cargo.toml", "[dependencies]\nproto.workspace = true")), []);
     }
 
     #[test]
     fn a_word_of_the_domain_is_found_in_names_and_not_in_comments() {
         let found = |path, text| words(&[Source::parse(path, text)]).len();
-        for bad in ["struct DialogRow;", "fn f(unread_total: u8) {}", "fn f() { m!(self.participant) }", "use saga::x;"]
-        {
+        for bad in [
+            "struct DialogRow;",
+            "fn f(unread_total: u8) {}",
+            "fn f() { m!(self.participant) }",
+            "use saga::x;",
+        ] {
             assert_eq!(found("crates/db/src/lib.rs", bad), 1, "{bad}");
             assert_eq!(found("dialog/src/lib.rs", bad), 0, "{bad}");
         }
-        assert_eq!(found("crates/db/src/lib.rs", "/// a dialog\nfn message(user: &str) { g(\"dialog\") }"), 0);
+        assert_eq!(
+            found("crates/db/src/lib.rs", "/// a dialog\nfn message(user: &str) { g(\"dialog\") }"),
+            0
+        );
     }
 }

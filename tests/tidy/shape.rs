@@ -9,7 +9,8 @@ use syn::{ext::IdentExt, visit::Visit};
 use crate::tree::{Source, Violation, only_in_tests};
 
 const FOLDER_FILES: usize = 3;
-const EMPTY_WORDS: [&str; 9] = ["manager", "helper", "helpers", "impl", "util", "utils", "data", "info", "base"];
+const EMPTY_WORDS: [&str; 9] =
+    ["manager", "helper", "helpers", "impl", "util", "utils", "data", "info", "base"];
 /// Names that a published specification gives.
 const GIVEN_NAMES: [&str; 1] = ["PageInfo"]; // Relay's connections
 
@@ -26,7 +27,8 @@ pub fn folders(sources: &[Source]) -> Vec<Violation> {
         *counts.entry(folder).or_default() += 1;
     }
     let few = counts.into_iter().filter(|(folder, count)| *count < FOLDER_FILES && !prescribed(folder));
-    few.map(|(folder, count)| Violation::new(folder, 0, format!("{count} sources, {FOLDER_FILES} at least"))).collect()
+    few.map(|(folder, count)| Violation::new(folder, 0, format!("{count} sources, {FOLDER_FILES} at least")))
+        .collect()
 }
 
 /// A crate's root, its src and its tests.
@@ -115,7 +117,9 @@ pub fn traits(sources: &[Source]) -> Vec<Violation> {
     let Traits { defined, implemented, .. } = visitor;
     let single = defined.into_iter().filter(|(name, _)| implemented.get(name).copied().unwrap_or(0) < 2);
     single
-        .map(|(name, (path, line))| Violation::new(path, line, format!("one implementation makes no trait: `{name}`")))
+        .map(|(name, (path, line))| {
+            Violation::new(path, line, format!("one implementation makes no trait: `{name}`"))
+        })
         .collect()
 }
 
@@ -162,7 +166,9 @@ fn implemented_in(tokens: TokenStream) -> Vec<String> {
                 names.extend(implemented_in(group.stream()));
             }
             (TokenTree::Ident(word), _) if word == "impl" => open = Some(Vec::new()),
-            (TokenTree::Ident(word), Some(_)) if word == "for" => names.extend(open.take().unwrap_or_default()),
+            (TokenTree::Ident(word), Some(_)) if word == "for" => {
+                names.extend(open.take().unwrap_or_default())
+            }
             (TokenTree::Ident(word), Some(list)) => list.push(word.to_string()),
             _ => {}
         }
@@ -185,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_folder_of_two_is_found_and_one_that_cargo_prescribes_is_not() {
-        let two = ["a/src/b/c.rs", "a/src/b/d.rs", "a/src/lib.rs", "a/build.rs", "a/tests/one.rs"].map(source);
+        let two =
+            ["a/src/b/c.rs", "a/src/b/d.rs", "a/src/lib.rs", "a/build.rs", "a/tests/one.rs"].map(source);
         assert_eq!(folders(&two), [Violation::new("a/src/b".as_ref(), 0, "2 sources, 3 at least")]);
         assert_eq!(folders(&["a/src/b/c.rs", "a/src/b/d.rs", "a/src/b/e.rs"].map(source)), []);
         assert_eq!(folders(&[source("tests/stories/main.rs")]).len(), 1);
@@ -194,8 +201,13 @@ mod tests {
     #[test]
     fn an_empty_word_in_a_name_is_found_whole_and_alone() {
         let found = |text| names(&[Source::parse("a.rs", text)]).len();
-        for bad in ["struct UserManager;", "enum DataKind {}", "trait StoreImpl {}", "type Info = u8;", "mod utils {}"]
-        {
+        for bad in [
+            "struct UserManager;",
+            "enum DataKind {}",
+            "trait StoreImpl {}",
+            "type Info = u8;",
+            "mod utils {}",
+        ] {
             assert_eq!(found(bad), 1, "{bad}");
         }
         assert_eq!(found("mod outer { struct BaseOne; }"), 1);

@@ -12,7 +12,9 @@ pub fn files(sources: &[Source]) -> Vec<Violation> {
     let lengths = sources.iter().map(|source| (source, source.text.lines().count()));
     lengths
         .filter(|(_, lines)| *lines > FILE_LINES)
-        .map(|(source, lines)| Violation::new(&source.path, 1, format!("{lines} lines, {FILE_LINES} at most")))
+        .map(|(source, lines)| {
+            Violation::new(&source.path, 1, format!("{lines} lines, {FILE_LINES} at most"))
+        })
         .collect()
 }
 
@@ -75,7 +77,10 @@ fn a_function_of_71_lines_is_found_wherever_it_stands() {
     for place in places {
         let source = |lines| [Source::parse("a.rs", &place.replace('@', &function(lines)))];
         let found = functions(&source(71));
-        assert!(found.contains(&Violation::new("a.rs".as_ref(), 2, "`f` has 71 lines, 70 at most")), "{place}");
+        assert!(
+            found.contains(&Violation::new("a.rs".as_ref(), 2, "`f` has 71 lines, 70 at most")),
+            "{place}"
+        );
     }
     assert_eq!(functions(&[Source::parse("a.rs", &function(70))]), []);
 }

@@ -31,7 +31,11 @@ impl Literals<'_> {
     fn look(&mut self, text: &str, line: usize) {
         if is_sql(text) {
             let start: String = text.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
-            self.violations.push(Violation::new(&self.source.path, line, format!("SQL outside a store: `{start} …`")));
+            self.violations.push(Violation::new(
+                &self.source.path,
+                line,
+                format!("SQL outside a store: `{start} …`"),
+            ));
         }
     }
 
@@ -138,8 +142,12 @@ mod tests {
             let violations = found("dialog/src/send.rs", text);
             assert_eq!(violations.len(), 1, "{text}");
             assert!(violations[0].to_string().starts_with("dialog/src/send.rs:2: "), "{text}");
-            for path in ["dialog/src/store.rs", "dialog/src/store/send.rs", "crates/db/src/lib.rs", "dialog/tests/a.rs"]
-            {
+            for path in [
+                "dialog/src/store.rs",
+                "dialog/src/store/send.rs",
+                "crates/db/src/lib.rs",
+                "dialog/tests/a.rs",
+            ] {
                 assert_eq!(found(path, text), [], "{path}");
             }
         }

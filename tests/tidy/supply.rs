@@ -55,7 +55,8 @@ impl Supply {
 
     /// Packages that are banned, and compiled for this system.
     pub fn bans(&self) -> Vec<Violation> {
-        let banned: Vec<&str> = self.deny.lines().filter_map(|line| line.trim().strip_prefix("{ name = \"")).collect();
+        let banned: Vec<&str> =
+            self.deny.lines().filter_map(|line| line.trim().strip_prefix("{ name = \"")).collect();
         let banned: BTreeSet<&str> = banned.iter().filter_map(|line| line.split('"').next()).collect();
         assert!(!banned.is_empty(), "deny.toml names some");
         let bad = self.licences.keys().filter(|(name, _)| banned.contains(name.as_str()));
@@ -65,7 +66,8 @@ impl Supply {
     /// Packages from elsewhere than the one index, and those without a checksum.
     pub fn sources(&self) -> Vec<Violation> {
         let foreign = self.locked.iter().filter(|package| package.source.is_some());
-        let bad = foreign.filter(|package| package.source.as_deref() != Some(INDEX) || package.checksum.is_none());
+        let bad =
+            foreign.filter(|package| package.source.as_deref() != Some(INDEX) || package.checksum.is_none());
         bad.map(|package| violation(format!("{} comes from {:?}", package.name, package.source))).collect()
     }
 
@@ -86,7 +88,8 @@ impl Supply {
         let references: BTreeSet<&str> = references.iter().map(String::as_str).collect();
         assert_eq!(named, references, "every package of Cargo.lock, and no other");
         for edge in bill["dependencies"].as_array().expect("a list") {
-            let to = edge["dependsOn"].as_array().expect("a list").iter().map(|one| one.as_str().expect("a purl"));
+            let to =
+                edge["dependsOn"].as_array().expect("a list").iter().map(|one| one.as_str().expect("a purl"));
             assert!(to.into_iter().all(|one| named.contains(one)), "{edge}");
         }
         path
@@ -95,7 +98,8 @@ impl Supply {
     fn bill(&self) -> Value {
         let components: Vec<Value> = self.locked.iter().map(|package| self.component(package)).collect();
         let edges = self.locked.iter().map(|package| {
-            let to: Vec<String> = package.dependencies.iter().map(|name| self.find(name).reference()).collect();
+            let to: Vec<String> =
+                package.dependencies.iter().map(|name| self.find(name).reference()).collect();
             json!({ "ref": package.reference(), "dependsOn": to })
         });
         let edges: Vec<Value> = edges.collect();
@@ -131,8 +135,9 @@ impl Supply {
     fn find(&self, name: &str) -> &Package {
         let mut words = name.split(' ');
         let (name, version) = (words.next().expect("a name"), words.next());
-        let fits =
-            |package: &&Package| package.name == name && version.is_none_or(|version| package.version == version);
+        let fits = |package: &&Package| {
+            package.name == name && version.is_none_or(|version| package.version == version)
+        };
         self.locked.iter().find(fits).unwrap_or_else(|| panic!("{name} is not locked"))
     }
 }
@@ -146,7 +151,9 @@ fn locked(text: &str) -> Vec<Package> {
     let blocks = text.split("[[package]]\n").skip(1);
     let package = |block: &str| {
         let field = |name: &str| {
-            let line = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \"")?.strip_suffix('"'));
+            let line = block
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \"")?.strip_suffix('"'));
             line.map(str::to_owned)
         };
         Package {
@@ -176,10 +183,14 @@ fn licences(root: &Path) -> BTreeMap<(String, String), String> {
         output.stdout
     };
     let filter = "x86_64-unknown-linux-gnu";
-    let metadata = run(&["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", filter]);
+    let metadata =
+        run(&["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", filter]);
     let metadata: Value = serde_json::from_slice(&metadata).expect("cargo's JSON");
-    let packages =
-        metadata["packages"].as_array().expect("a list").iter().filter(|package| !package["source"].is_null());
+    let packages = metadata["packages"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|package| !package["source"].is_null());
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     packages
         .map(|one| ((text(&one["name"]), text(&one["version"])), text(&one["license"]).replace('/', " OR ")))
@@ -226,10 +237,13 @@ fn single(tokens: &mut Tokens<'_>, allowed: &[String]) -> bool {
 #[test]
 fn a_licence_is_permitted_by_what_its_expression_leaves_to_choose() {
     let allowed = ["MIT".to_owned(), "ISC".to_owned(), "Apache-2.0 WITH LLVM-exception".to_owned()];
-    for good in ["MIT", "MIT OR GPL-3.0", "(MIT OR GPL-3.0) AND ISC", "Apache-2.0 WITH LLVM-exception OR GPL-3.0"] {
+    for good in
+        ["MIT", "MIT OR GPL-3.0", "(MIT OR GPL-3.0) AND ISC", "Apache-2.0 WITH LLVM-exception OR GPL-3.0"]
+    {
         assert!(permits(good, &allowed), "{good}");
     }
-    for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR ISC) AND GPL-3.0", "(MIT", "MIT ISC", "Apache-2.0"] {
+    for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR ISC) AND GPL-3.0", "(MIT", "MIT ISC", "Apache-2.0"]
+    {
         assert!(!permits(bad, &allowed), "{bad}");
     }
 }

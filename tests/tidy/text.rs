@@ -19,9 +19,11 @@ const INDEX: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// Lines that name a folder outside the project or a registry's host.
 pub fn places(texts: &[Text]) -> Vec<Violation> {
-    let lines =
-        texts.iter().flat_map(|text| text.text.lines().enumerate().map(move |(index, line)| (text, index, line)));
-    let bad = lines.filter_map(|(text, index, line)| Some(Violation::new(&text.path, index + 1, named(line)?)));
+    let lines = texts
+        .iter()
+        .flat_map(|text| text.text.lines().enumerate().map(move |(index, line)| (text, index, line)));
+    let bad =
+        lines.filter_map(|(text, index, line)| Some(Violation::new(&text.path, index + 1, named(line)?)));
     bad.collect()
 }
 
@@ -39,8 +41,9 @@ fn named(line: &str) -> Option<String> {
 
 /// A path begins where no other path goes on: "a/home/b" and "https://x.example/home/" are not meant.
 fn names_folder(line: &str, folder: &str) -> bool {
-    let starts =
-        |before: Option<char>| before.is_none_or(|letter| !letter.is_alphanumeric() && !"._-/~}".contains(letter));
+    let starts = |before: Option<char>| {
+        before.is_none_or(|letter| !letter.is_alphanumeric() && !"._-/~}".contains(letter))
+    };
     line.match_indices(folder).any(|(at, _)| starts(line[..at].chars().next_back()))
 }
 
@@ -60,8 +63,14 @@ fn a_foreign_place_is_found_and_an_ordinary_one_is_not() {
         assert_eq!(found.len(), 1, "{line}");
         assert!(found[0].to_string().starts_with("a:2: names "), "{line}");
     }
-    for line in ["tests/work/x", "see https://example.org/home/page", "/workspace", INDEX, "~/root/x", "resolved: true"]
-    {
+    for line in [
+        "tests/work/x",
+        "see https://example.org/home/page",
+        "/workspace",
+        INDEX,
+        "~/root/x",
+        "resolved: true",
+    ] {
         assert_eq!(named(line), None, "{line}");
     }
 }

@@ -65,14 +65,18 @@ impl Tree {
         let mut texts = Vec::new();
         for entry in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(ours) {
             let entry = entry.expect("the project's folder can be read");
-            if let Some(text) = entry.file_type().is_file().then(|| fs::read_to_string(entry.path()).ok()).flatten() {
+            if let Some(text) =
+                entry.file_type().is_file().then(|| fs::read_to_string(entry.path()).ok()).flatten()
+            {
                 let path = entry.path().strip_prefix(root).expect("an entry lies under the root").to_owned();
                 texts.push(Text { path, text });
             }
         }
-        let rust = texts.iter().filter(|text| text.path.extension().is_some_and(|extension| extension == "rs"));
-        let mut sources: Vec<_> =
-            rust.map(|text| Source::parse(text.path.to_str().expect("our paths are UTF-8"), &text.text)).collect();
+        let rust =
+            texts.iter().filter(|text| text.path.extension().is_some_and(|extension| extension == "rs"));
+        let mut sources: Vec<_> = rust
+            .map(|text| Source::parse(text.path.to_str().expect("our paths are UTF-8"), &text.text))
+            .collect();
         mark_tests(&mut sources);
         assert!(sources.len() > 20, "the sources were not found under {}", root.display());
         Self { texts, sources }

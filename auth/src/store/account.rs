@@ -30,13 +30,19 @@ pub(crate) async fn insert(
 
 /// The person of this login, with the hash of the password.
 pub(crate) async fn find(db: &Db, login: &Login) -> Result<Option<(UserId, Hash)>, Error> {
-    let row = query("select id, password_hash from account where login = $1").bind(login.as_str()).optional(db).await?;
+    let row = query("select id, password_hash from account where login = $1")
+        .bind(login.as_str())
+        .optional(db)
+        .await?;
     row.map(|row| Ok((UserId::new(row.get("id")?), Hash::stored(row.get("password_hash")?)))).transpose()
 }
 
 /// The person of this id, who is there.
 pub(crate) async fn get(tx: &mut Tx, id: UserId) -> Result<User, Error> {
-    let row = query("select id, login, name, created_at_us from account where id = $1").bind(id.uuid()).one(tx).await?;
+    let row = query("select id, login, name, created_at_us from account where id = $1")
+        .bind(id.uuid())
+        .one(tx)
+        .await?;
     read_user(&row)
 }
 
@@ -57,7 +63,12 @@ pub(crate) async fn set_password(tx: &mut Tx, id: UserId, password: &Hash) -> Re
 }
 
 /// Sets the name of a person, where this session of that person is not over.
-pub(crate) async fn rename(tx: &mut Tx, id: UserId, session: SessionId, name: &Name) -> Result<Option<User>, Error> {
+pub(crate) async fn rename(
+    tx: &mut Tx,
+    id: UserId,
+    session: SessionId,
+    name: &Name,
+) -> Result<Option<User>, Error> {
     let update = query(
         "update account set name = $3, name_lower = $4
          where id = $1 and exists (select 1 from session where id = $2 and user_id = $1 and ended_at_us is null)
@@ -79,8 +90,14 @@ mod tests {
             let (id, name) = (UserId::now(), Name::parse("Ann Ö.").unwrap());
             let mut tx = db.begin().await.unwrap();
             let ann = insert(&mut tx, id, &login("ann"), &name, &hash("secret")).await.unwrap();
-            assert_eq!((ann.id, ann.login.as_str(), ann.name.as_str()), (id, "ann", "Ann Ö."), "{}", test.name);
-            let now: i64 = query("select now_us from clock").one(&mut tx).await.unwrap().get("now_us").unwrap();
+            assert_eq!(
+                (ann.id, ann.login.as_str(), ann.name.as_str()),
+                (id, "ann", "Ann Ö."),
+                "{}",
+                test.name
+            );
+            let now: i64 =
+                query("select now_us from clock").one(&mut tx).await.unwrap().get("now_us").unwrap();
             assert!((now - ann.created_at_us).abs() < 60_000_000, "{now} {}", ann.created_at_us);
             assert_eq!(get(&mut tx, id).await.unwrap(), ann);
             tx.commit().await.unwrap();

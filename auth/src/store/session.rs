@@ -16,8 +16,9 @@ pub(crate) async fn insert(
     token: &Token,
     expires_at_us: i64,
 ) -> Result<(), Error> {
-    let insert =
-        query("insert into session (id, user_id, family_hash, newest_hash, expires_at_us) values ($1, $2, $3, $4, $5)");
+    let insert = query(
+        "insert into session (id, user_id, family_hash, newest_hash, expires_at_us) values ($1, $2, $3, $4, $5)",
+    );
     let insert = insert.bind(id.uuid()).bind(user.uuid()).bind(token.family_hash()).bind(token.hash());
     insert.bind(expires_at_us).execute(tx).await.map(drop)
 }
@@ -93,7 +94,12 @@ pub(crate) async fn end_all(tx: &mut Tx, user: UserId) -> Result<Vec<SessionId>,
 }
 
 /// Ends the oldest sessions of a person whose row is locked, until `keep` are left that are neither over nor expired.
-pub(crate) async fn end_oldest(tx: &mut Tx, user: UserId, keep: i64, now_us: i64) -> Result<Vec<SessionId>, Error> {
+pub(crate) async fn end_oldest(
+    tx: &mut Tx,
+    user: UserId,
+    keep: i64,
+    now_us: i64,
+) -> Result<Vec<SessionId>, Error> {
     let update = query(
         "update session set ended_at_us = (select now_us from clock)
          where ended_at_us is null and id in (

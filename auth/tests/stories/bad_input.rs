@@ -2,7 +2,8 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use proto::auth::{
-    ChangePasswordRequest, LogoutRequest, RegisterRequest, RenameRequest, SearchRequest, Session, UsersRequest,
+    ChangePasswordRequest, LogoutRequest, RegisterRequest, RenameRequest, SearchRequest, Session,
+    UsersRequest,
 };
 use tonic::Code;
 
@@ -44,7 +45,9 @@ async fn a_registration_out_of_its_bounds_is_refused_and_changes_nothing() {
             assert!(message.starts_with(words), "{shown:?}: {message}");
         }
         let request =
-            RegisterRequest { login: "x".repeat(32), password: "ß".repeat(256), name: Some("🐎".repeat(64)) };
+            RegisterRequest {
+                login: "x".repeat(32), password: "ß".repeat(256), name: Some("🐎".repeat(64))
+            };
         let session = service.nobody().register(request).await.unwrap().into_inner();
         assert_eq!(session.user.unwrap().name, "🐎".repeat(64), "the bounds themselves are allowed");
         service.login(&"x".repeat(32), &"ß".repeat(256)).await.unwrap();
@@ -77,8 +80,11 @@ async fn names_and_searches_out_of_their_bounds_are_refused_and_change_nothing()
             ("an", 10, Some(""), "after a login"),
             ("an", 10, Some("ann\0"), "after a login"),
         ] {
-            let request =
-                SearchRequest { prefix: prefix.to_owned(), first, after_login: after_login.map(str::to_owned) };
+            let request = SearchRequest {
+                prefix: prefix.to_owned(),
+                first,
+                after_login: after_login.map(str::to_owned),
+            };
             let (code, message) = refusal(client.search(request).await);
             assert_eq!(code, Code::InvalidArgument, "{prefix:?} {first} {after_login:?}");
             assert!(message.contains(words), "{message}");
@@ -161,7 +167,8 @@ async fn a_genuine_token_of_a_session_that_is_not_here_changes_nothing() {
         let ann = service.register("ann").await;
         let bob = service.register("bob").await;
         let absent = service.forged(&ann, |claims| claims.sid = uuid::Uuid::now_v7());
-        let foreign = service.forged(&ann, |claims| claims.sid = uuid::Uuid::from_slice(&bob.session_id).unwrap());
+        let foreign =
+            service.forged(&ann, |claims| claims.sid = uuid::Uuid::from_slice(&bob.session_id).unwrap());
         for token in [absent, foreign] {
             let mut client = service.with(&token);
             let change = ChangePasswordRequest { old: PASSWORD.to_owned(), new: "battery staple".to_owned() };
@@ -181,8 +188,11 @@ async fn a_genuine_token_of_a_session_that_is_not_here_changes_nothing() {
 #[tokio::test]
 async fn a_request_over_a_mebibyte_is_not_read() {
     for service in Service::each().await {
-        let request =
-            |bytes: usize| RegisterRequest { login: "x".repeat(bytes), password: PASSWORD.to_owned(), name: None };
+        let request = |bytes: usize| RegisterRequest {
+            login: "x".repeat(bytes),
+            password: PASSWORD.to_owned(),
+            name: None,
+        };
         let within = service.nobody().register(request(proto::REQUEST_MAX_BYTES - 100)).await;
         assert_eq!(code(within), Code::InvalidArgument, "it is read, and refused for what it says");
         let over = service.nobody().register(request(proto::REQUEST_MAX_BYTES)).await;

@@ -11,7 +11,10 @@ use tonic::Code;
 use crate::app::{HOUR, PASSWORD, Service, code, refusal, user_id};
 
 fn revoked(session: &Session) -> Kind {
-    Kind::SessionRevoked(SessionRevoked { user_id: user_id(session), session_ids: vec![session.session_id.clone()] })
+    Kind::SessionRevoked(SessionRevoked {
+        user_id: user_id(session),
+        session_ids: vec![session.session_id.clone()],
+    })
 }
 
 #[tokio::test]
@@ -27,7 +30,8 @@ async fn a_session_goes_on_by_new_pairs() {
             assert_ne!(next.access_token, first.access_token);
             assert!(!seen.contains(&next.refresh_token));
             seen.push(next.refresh_token.clone());
-            let rename = service.with(&next.access_token).rename(RenameRequest { name: "ann".to_owned() }).await;
+            let rename =
+                service.with(&next.access_token).rename(RenameRequest { name: "ann".to_owned() }).await;
             assert_eq!(rename.unwrap().into_inner().name, "ann");
         }
         let kinds = service.happened(5).await;
@@ -111,7 +115,12 @@ async fn refreshing_and_logging_out_at_the_same_instant_leaves_no_session() {
 async fn expired_and_strange_tokens_are_refused() {
     for mut service in Service::each_with(Duration::ZERO).await {
         let expired = service.register("ann").await;
-        assert_eq!(code(service.refresh(&expired.refresh_token).await), Code::Unauthenticated, "{}", service.name);
+        assert_eq!(
+            code(service.refresh(&expired.refresh_token).await),
+            Code::Unauthenticated,
+            "{}",
+            service.name
+        );
         service.restart(HOUR);
         assert_eq!(code(service.refresh(&expired.refresh_token).await), Code::Unauthenticated);
         let session = service.login("ann", PASSWORD).await.unwrap();

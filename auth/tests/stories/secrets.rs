@@ -41,14 +41,16 @@ async fn nothing_secret_is_logged_at_any_level_or_told_in_an_error_or_an_event()
     for mut service in Service::each().await {
         let (first, second) = ("hunter2-is-secret", "swordfish-is-secret");
         let mut told = String::new();
-        let request = proto::auth::RegisterRequest { password: first.to_owned(), ..registration("secretive") };
+        let request =
+            proto::auth::RegisterRequest { password: first.to_owned(), ..registration("secretive") };
         let session = service.nobody().register(request.clone()).await.unwrap().into_inner();
         told += &format!("{:?}", service.nobody().register(request).await.unwrap_err());
         told += &format!("{:?}", service.login("secretive", second).await.unwrap_err());
         let refreshed = service.refresh(&session.refresh_token).await.unwrap();
         let twice = service.refresh(&refreshed.refresh_token).await.unwrap();
         let change = ChangePasswordRequest { old: second.to_owned(), new: first.to_owned() };
-        told += &format!("{:?}", service.with(&twice.access_token).change_password(change).await.unwrap_err());
+        told +=
+            &format!("{:?}", service.with(&twice.access_token).change_password(change).await.unwrap_err());
         let change = ChangePasswordRequest { old: first.to_owned(), new: second.to_owned() };
         let changed = service.with(&twice.access_token).change_password(change).await.unwrap().into_inner();
         told += &format!("{:?}", service.refresh(&twice.refresh_token).await.unwrap_err());

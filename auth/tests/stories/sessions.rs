@@ -22,7 +22,9 @@ fn ids(sessions: &[&Session]) -> Vec<Vec<u8>> {
 
 /// The sessions that an event ends, sorted; they must be this person's.
 fn ended(kind: &Kind, person: &Session) -> Vec<Vec<u8>> {
-    let Kind::SessionRevoked(SessionRevoked { user_id: user, session_ids }) = kind else { panic!("{kind:?}") };
+    let Kind::SessionRevoked(SessionRevoked { user_id: user, session_ids }) = kind else {
+        panic!("{kind:?}")
+    };
     assert_eq!(*user, user_id(person));
     let mut ids = session_ids.clone();
     ids.sort();
@@ -173,7 +175,12 @@ async fn of_two_changes_at_the_same_instant_one_wins() {
 async fn the_revoked_sessions_are_for_services_only() {
     for service in Service::each().await {
         let here = service.register("ann").await;
-        assert_eq!(code(service.nobody().revoked(RevokedRequest {}).await), Code::Unauthenticated, "{}", service.name);
+        assert_eq!(
+            code(service.nobody().revoked(RevokedRequest {}).await),
+            Code::Unauthenticated,
+            "{}",
+            service.name
+        );
         assert_eq!(code(service.with("nonsense").revoked(RevokedRequest {}).await), Code::Unauthenticated);
         let person = service.with(&here.access_token).revoked(RevokedRequest {}).await;
         assert_eq!(code(person), Code::PermissionDenied);

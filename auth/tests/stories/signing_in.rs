@@ -34,7 +34,10 @@ async fn who_registers_is_signed_in_and_everyone_can_tell_by_the_published_keys(
 
         let records = service.records(2).await;
         for record in &records {
-            assert_eq!((record.key.clone(), record.version), (UserId::parse(&user.id).unwrap().to_string(), 0));
+            assert_eq!(
+                (record.key.clone(), record.version),
+                (UserId::parse(&user.id).unwrap().to_string(), 0)
+            );
             assert_eq!(record.headers.request_id.as_deref(), Some("request-1"));
         }
         let kinds: Vec<_> = records.iter().map(|record| Kind::read(&record.payload).unwrap()).collect();
@@ -61,7 +64,8 @@ async fn of_registrations_of_one_login_at_the_same_instant_one_wins() {
             two.register(registration("ann")),
             three.register(registration("ann")),
         );
-        let mut codes = [answers.0, answers.1, answers.2].map(|answer| answer.map_or_else(|e| e.code(), |_| Code::Ok));
+        let mut codes =
+            [answers.0, answers.1, answers.2].map(|answer| answer.map_or_else(|e| e.code(), |_| Code::Ok));
         codes.sort_by_key(|code| *code as i32);
         assert_eq!(codes, [Code::Ok, Code::AlreadyExists, Code::AlreadyExists], "{}", service.name);
         service.happened(2).await;
@@ -108,7 +112,12 @@ async fn an_unknown_login_and_a_wrong_password_get_the_same_answer_after_the_sam
         ];
         for (number, (login, password)) in tries.into_iter().enumerate() {
             let expected = (Code::Unauthenticated, "the login or the password is wrong".to_owned());
-            assert_eq!(refusal(service.login(login, password).await), expected, "{}: {login:?}", service.name);
+            assert_eq!(
+                refusal(service.login(login, password).await),
+                expected,
+                "{}: {login:?}",
+                service.name
+            );
             let metrics = recorder.handle().render();
             let checked = format!("auth_password_work_total{{work=\"verify\"}} {}\n", number + 1);
             assert!(metrics.contains(&checked), "{login:?}: one check of a password each\n{metrics}");

@@ -59,7 +59,12 @@ async fn a_search_goes_page_by_page() {
         let mut client = service.with(&token);
         client.rename(RenameRequest { name: "ANNette".to_owned() }).await.unwrap();
         let first = client.search(search("Ann", 3, None)).await.unwrap().into_inner();
-        assert_eq!((logins(&first.users), first.has_next), (vec!["anna", "annb", "annc"], true), "{}", service.name);
+        assert_eq!(
+            (logins(&first.users), first.has_next),
+            (vec!["anna", "annb", "annc"], true),
+            "{}",
+            service.name
+        );
         let second = client.search(search("Ann", 3, Some("annc"))).await.unwrap().into_inner();
         assert_eq!((logins(&second.users), second.has_next), (vec!["bob"], false));
         let all = client.search(search("ann", 4, None)).await.unwrap().into_inner();

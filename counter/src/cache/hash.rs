@@ -146,7 +146,12 @@ mod tests {
     use super::*;
 
     fn decoded(fields: &[(&str, &str)]) -> Option<Slot> {
-        decode(&fields.iter().map(|(field, value)| ((*field).to_owned(), (*value).to_owned())).collect::<Fields>())
+        decode(
+            &fields
+                .iter()
+                .map(|(field, value)| ((*field).to_owned(), (*value).to_owned()))
+                .collect::<Fields>(),
+        )
     }
 
     #[test]
@@ -162,7 +167,9 @@ mod tests {
         let stub = |ticket| Some(Slot::Stub { ticket, floor: version });
         assert_eq!(decoded(&[("floor", "2-7")]), stub(None));
         assert_eq!(decoded(&[("floor", "2-7"), ("ticket", "18446744073709551615")]), stub(Some(u64::MAX)));
-        for strange in [&[][..], &[("newest", "1")], &[("version", "2")], &[("version", "2-7"), ("x", "1 1 1 1")]] {
+        for strange in
+            [&[][..], &[("newest", "1")], &[("version", "2")], &[("version", "2-7"), ("x", "1 1 1 1")]]
+        {
             assert_eq!(decoded(strange), None, "{strange:?}");
         }
         assert_eq!(decoded(&[("version", "2-7"), (&*first, "1 2 3")]), None);

@@ -57,7 +57,12 @@ impl Database {
         for n in 0..rng.random_range(1..=2) {
             let dialog_id = DialogId::new(Uuid::from_u128(rng.random_range(0..3) * 2 + n));
             let was = state.get(&dialog_id).map_or(0, |row| row.unread);
-            let row = Row { dialog_id, unread: rng.random_range(0..4), read_seq: rng.random_range(0..9), last_seq: 9 };
+            let row = Row {
+                dialog_id,
+                unread: rng.random_range(0..4),
+                read_seq: rng.random_range(0..9),
+                last_seq: 9,
+            };
             state.insert(dialog_id, row);
             rows.push((row, was));
         }
@@ -76,7 +81,8 @@ impl Database {
     }
 
     fn read(&self, version: Version) -> Option<Unread> {
-        let rows: Vec<Row> = self.states.get(&version)?.values().filter(|row| row.unread > 0).copied().collect();
+        let rows: Vec<Row> =
+            self.states.get(&version)?.values().filter(|row| row.unread > 0).copied().collect();
         Some(Unread { version, total: rows.iter().map(|row| row.unread).sum(), rows, truncated: false })
     }
 }
@@ -188,7 +194,8 @@ async fn the_script_does_what_the_rules_say_after_every_step() {
     let mut answers = 0;
     for seed in 0..HISTORIES {
         let history = History::random(seed);
-        let (here, there) = (history.play(Slot::apply, Slot::fill), history.play_there(&mut redis, &hash).await);
+        let (here, there) =
+            (history.play(Slot::apply, Slot::fill), history.play_there(&mut redis, &hash).await);
         for (at, (here, there)) in here.iter().zip(&there).enumerate() {
             assert_eq!(there, here, "seed {seed}, after step {at}");
         }
@@ -229,7 +236,8 @@ async fn a_script_with_other_rules_is_caught() {
 async fn a_slot_goes_in_time_and_more_than_a_thousand_rows_are_not_held() {
     let Some(mut redis) = redis().await else { return };
     let user_id = UserId::now();
-    let row = |n: u128| Row { dialog_id: DialogId::new(Uuid::from_u128(n)), unread: 1, read_seq: 0, last_seq: 0 };
+    let row =
+        |n: u128| Row { dialog_id: DialogId::new(Uuid::from_u128(n)), unread: 1, read_seq: 0, last_seq: 0 };
     let version = |number| Version { epoch: 1, number };
     let rows: Vec<Row> = (0..ROWS as u128).map(row).collect();
     let full = Unread { version: version(1), total: 1_000, rows, truncated: false };

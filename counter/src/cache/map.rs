@@ -143,8 +143,13 @@ mod tests {
 
     fn event(user_id: UserId, version: i64, dialog_id: DialogId, was: i64, unread: i64) -> Vec<u8> {
         let row = UnreadRow { dialog_id: dialog_id.bytes(), unread, was, read_seq: 0, last_seq: unread };
-        let change =
-            UnreadChanged { user_id: user_id.bytes(), epoch: 1, version, previous: version - 1, rows: vec![row] };
+        let change = UnreadChanged {
+            user_id: user_id.bytes(),
+            epoch: 1,
+            version,
+            previous: version - 1,
+            rows: vec![row],
+        };
         Kind::UnreadChanged(change).payload()
     }
 
@@ -170,7 +175,11 @@ mod tests {
         map.told(event(user_id, 4, dialog_id, 1, 2)).await;
         assert_eq!(map.get(user_id).await, Some(unread(4, vec![row(dialog_id, 2)])));
         map.told(event(user_id, 4, dialog_id, 1, 2)).await;
-        assert_eq!(map.get(user_id).await, Some(unread(4, vec![row(dialog_id, 2)])), "a repeated event is ignored");
+        assert_eq!(
+            map.get(user_id).await,
+            Some(unread(4, vec![row(dialog_id, 2)])),
+            "a repeated event is ignored"
+        );
         map.told(event(user_id, 5, dialog_id, 2, 0)).await;
         assert_eq!(map.get(user_id).await, Some(unread(5, vec![])));
         map.told(event(user_id, 7, dialog_id, 0, 1)).await;

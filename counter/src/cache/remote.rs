@@ -52,7 +52,10 @@ struct Shared {
 /// Nothing of the URL: there may be a password in it.
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("breaker", &self.0.breaker).field("closed", &self.0.is_closed()).finish()
+        f.debug_struct("Redis")
+            .field("breaker", &self.0.breaker)
+            .field("closed", &self.0.is_closed())
+            .finish()
     }
 }
 
@@ -110,7 +113,8 @@ impl Redis {
     /// Applies the steps of users' versions as they are told, until shut down. Where the log is not the known one, or has
     /// lost events that were not applied yet, what is held is of no use any more; what comes afterwards is.
     pub(super) async fn run(&self, log: &Log, db: &Db, shutdown: CancellationToken) {
-        let write = || Consumer::new(CONSUMER, &[topic::UNREAD], log, db, Writer(self.clone())).run(shutdown.clone());
+        let write =
+            || Consumer::new(CONSUMER, &[topic::UNREAD], log, db, Writer(self.clone())).run(shutdown.clone());
         while let Err(stopped) = write().await {
             let closed_for_s = self.0.life.as_secs();
             tracing::error!(error = %stopped, closed_for_s, "the cache is closed until what it holds is gone");
@@ -216,7 +220,8 @@ mod tests {
         let test = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
         let log = Log::Local(Local::new(vec![(topic::UNREAD, test.db.clone())]));
         let life = Duration::from_secs(2);
-        let redis = Redis::holding(&server.url(), Hash::running(include_str!("slot.lua"), life), life).unwrap();
+        let redis =
+            Redis::holding(&server.url(), Hash::running(include_str!("slot.lua"), life), life).unwrap();
         let (ada, bob, dialog_id) = (UserId::now(), UserId::now(), DialogId::now());
         let unread = |number| Unread {
             version: Version { epoch: 1, number },
@@ -226,7 +231,8 @@ mod tests {
         };
         tell(&test.db, ada, dialog_id, 1).await;
         let place = || async {
-            let row = query("select max(next_offset) as place from consumer_offset").one(&test.db).await.unwrap();
+            let row =
+                query("select max(next_offset) as place from consumer_offset").one(&test.db).await.unwrap();
             row.get::<Option<i64>>("place").unwrap().unwrap_or(0)
         };
         let running = |shutdown: &CancellationToken| {
@@ -249,23 +255,31 @@ mod tests {
         let shutdown = CancellationToken::new();
         let second = running(&shutdown);
         eventually("it is closed", || async { matches!(redis.check().await, Err(Trouble::Closed)) }).await;
-        assert_eq!((redis.get(ada).await, redis.miss(ada).await), (None, None), "what it holds has missed an event");
+        assert_eq!(
+            (redis.get(ada).await, redis.miss(ada).await),
+            (None, None),
+            "what it holds has missed an event"
+        );
         eventually("it is open again", || async { redis.check().await.is_ok() }).await;
         assert_eq!(redis.get(ada).await, None, "that is gone");
         eventually("the writer has gone on", || async { place().await == 4 }).await;
         let ticket = redis.miss(ada).await.expect("it is open");
         redis.fill(ada, ticket, &unread(2)).await;
         tell(&test.db, ada, dialog_id, 3).await;
-        eventually("it keeps what it holds up to date", || async { redis.get(ada).await == Some(unread(3)) }).await;
+        eventually("it keeps what it holds up to date", || async { redis.get(ada).await == Some(unread(3)) })
+            .await;
         shutdown.cancel();
         second.await.unwrap();
     }
 
     #[test]
     fn a_url_names_a_redis_and_is_never_shown() {
-        for url in
-            ["redis://127.0.0.1:6379", "redis://:secret@cache/3", "redis://me:secret@[::1]:7000", "redis://cache"]
-        {
+        for url in [
+            "redis://127.0.0.1:6379",
+            "redis://:secret@cache/3",
+            "redis://me:secret@[::1]:7000",
+            "redis://cache",
+        ] {
             let shown = format!("{:?}", Cache::redis(url).expect(url));
             assert!(!shown.contains("secret") && !shown.contains("cache/"), "{shown}");
         }

@@ -99,13 +99,17 @@ fn frames(before: &State, after: &State, effects: &Effects, replicas: &mut Repli
     }
     let mut known = BTreeMap::new();
     for (user_id, replica) in replicas.iter() {
-        ensure(after.users.get(user_id) == Some(&replica.version), "I7: the version is not that of the last frame")?;
+        ensure(
+            after.users.get(user_id) == Some(&replica.version),
+            "I7: the version is not that of the last frame",
+        )?;
         known.extend(replica.rows.iter().map(|(dialog_id, row)| ((*user_id, *dialog_id), *row)));
     }
     known.retain(|_, row| *row != (0, 0));
     ensure(known == numbers(after), "I7: the frames do not add up to the state")?;
     let reads = effects.changes.iter().flat_map(|change| change.rows.iter().map(|row| (change.user_id, row)));
-    let moved = |user_id: UserId, dialog_id| numbers(before).get(&(user_id, dialog_id)).map_or(0, |row| row.1);
+    let moved =
+        |user_id: UserId, dialog_id| numbers(before).get(&(user_id, dialog_id)).map_or(0, |row| row.1);
     let expected = reads.filter(|(user_id, row)| moved(*user_id, row.dialog_id) != row.read_seq).count();
     ensure(expected == effects.reads.len(), "a read that moved was not told, or the other way round")
 }
@@ -114,7 +118,8 @@ fn numbers(state: &State) -> BTreeMap<(UserId, DialogId), (i64, i64)> {
     let mut numbers = BTreeMap::new();
     for (dialog_id, dialog) in &state.dialogs {
         let rows = dialog.members.iter().filter(|(_, member)| (member.unread, member.read_seq) != (0, 0));
-        numbers.extend(rows.map(|(user_id, member)| ((*user_id, *dialog_id), (member.unread, member.read_seq))));
+        numbers
+            .extend(rows.map(|(user_id, member)| ((*user_id, *dialog_id), (member.unread, member.read_seq))));
     }
     numbers
 }
@@ -139,7 +144,10 @@ fn answers(state: &State, inputs: &[Input], effects: &Effects) -> Result<(), Str
             continue;
         }
         let Some(answer) = answers.next() else { return Err("a message was not answered".into()) };
-        ensure((answer.dialog_id, answer.message_id) == (*dialog_id, message.id), "an answer to something else")?;
+        ensure(
+            (answer.dialog_id, answer.message_id) == (*dialog_id, message.id),
+            "an answer to something else",
+        )?;
         let refused = matches!(entry.standing, Standing::Void(Why::Refused(_)));
         // A later event of the same transaction may have failed it.
         ensure(refused || answer.refused.is_none(), "the answer is not where the message stands")?;
@@ -157,8 +165,10 @@ fn timeless(
     let mut all = Vec::new();
     for (id, dialog) in &state.dialogs {
         let members = dialog.members.iter();
-        let members = members.map(|(user_id, each)| (*user_id, each.membership, each.read_seq, each.unread)).collect();
-        let ledger = dialog.ledger.iter().map(|(seq, entry)| (*seq, entry.standing == Standing::Counted)).collect();
+        let members =
+            members.map(|(user_id, each)| (*user_id, each.membership, each.read_seq, each.unread)).collect();
+        let ledger =
+            dialog.ledger.iter().map(|(seq, entry)| (*seq, entry.standing == Standing::Counted)).collect();
         let missing = if history.repairs { None } else { Some(&dialog.applied.missing) };
         let applied = format!("{} {} {missing:?}", dialog.applied.version, dialog.applied.last_seq);
         all.push((*id, members, ledger, applied));

@@ -49,7 +49,13 @@ fn dialog_of(input: &Input) -> Option<(DialogId, &Change)> {
 }
 
 /// Adds to the unread of those members for whom `whom` says so, properly noted down.
-fn add(state: &mut State, journal: &mut Journal, at: DialogId, delta: i64, whom: impl Fn(UserId, &Member) -> bool) {
+fn add(
+    state: &mut State,
+    journal: &mut Journal,
+    at: DialogId,
+    delta: i64,
+    whom: impl Fn(UserId, &Member) -> bool,
+) {
     for (user_id, member) in &mut state.dialogs.entry(at).or_default().members {
         if whom(*user_id, member) {
             journal.touch(*user_id, at, member);
@@ -67,7 +73,9 @@ fn no_unread_predicate(state: &mut State, input: &Input, journal: &mut Journal) 
         && standing(state, at, message).is_none()
     {
         add(state, journal, at, 1, |user_id, member| {
-            user_id != message.author_id && member.membership != Membership::Left && member.read_seq >= message.seq
+            user_id != message.author_id
+                && member.membership != Membership::Left
+                && member.read_seq >= message.seq
         });
     }
     apply(state, input, journal);

@@ -82,8 +82,11 @@ fn disorder(events: &[Input], rng: &mut SmallRng) -> Vec<Input> {
 
 /// Moves every event by up to `reach` places, more or less.
 fn shuffle(events: &mut Vec<Input>, reach: f64, rng: &mut SmallRng) {
-    let mut keyed: Vec<(f64, Input)> =
-        events.drain(..).enumerate().map(|(at, event)| (at as f64 + rng.random::<f64>() * reach, event)).collect();
+    let mut keyed: Vec<(f64, Input)> = events
+        .drain(..)
+        .enumerate()
+        .map(|(at, event)| (at as f64 + rng.random::<f64>() * reach, event))
+        .collect();
     keyed.sort_by(|a, b| a.0.total_cmp(&b.0));
     events.extend(keyed.into_iter().map(|(_, event)| event));
 }
@@ -104,7 +107,8 @@ fn bundle(events: Vec<Input>, rng: &mut SmallRng) -> Vec<Vec<Input>> {
 
 impl World {
     fn new(dialog_id: DialogId, users: Vec<UserId>, rng: &mut SmallRng) -> Self {
-        let mut world = Self { dialog_id, log: Vec::new(), memberships: Vec::new(), messages: Vec::new(), users };
+        let mut world =
+            Self { dialog_id, log: Vec::new(), memberships: Vec::new(), messages: Vec::new(), users };
         world.emit(Change::Nothing);
         for user_id in world.users.clone() {
             if rng.random_bool(0.8) {
@@ -190,7 +194,10 @@ impl World {
             asides.push(aside(Change::Read { user_id, up_to: rng.random_range(0..=last + 1) }));
         }
         asides.extend(
-            self.messages.iter().filter(|_| rng.random_bool(0.05)).map(|each| aside(sent(each.message, each.at_us))),
+            self.messages
+                .iter()
+                .filter(|_| rng.random_bool(0.05))
+                .map(|each| aside(sent(each.message, each.at_us))),
         );
         asides
     }

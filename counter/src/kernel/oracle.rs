@@ -57,9 +57,10 @@ fn dialog(events: &[(Option<i64>, &Change)]) -> Dialog {
 
 fn message(change: &Change) -> Option<&Message> {
     match change {
-        Change::Sent(message, _) | Change::Refused(message, _) | Change::Deleted(message) | Change::Failed(message) => {
-            Some(message)
-        }
+        Change::Sent(message, _)
+        | Change::Refused(message, _)
+        | Change::Deleted(message)
+        | Change::Failed(message) => Some(message),
         _ => None,
     }
 }
@@ -89,13 +90,17 @@ fn member(user_id: UserId, events: &[(Option<i64>, &Change)], dialog: &Dialog) -
     let mut member = Member::default();
     for (_, change) in events {
         match change {
-            Change::Joined { user_id: who, version, joined_seq } if *who == user_id && *version > member.version => {
+            Change::Joined { user_id: who, version, joined_seq }
+                if *who == user_id && *version > member.version =>
+            {
                 (member.version, member.membership) = (*version, Membership::Joined(*joined_seq));
             }
             Change::Left { user_id: who, version } if *who == user_id && *version > member.version => {
                 (member.version, member.membership) = (*version, Membership::Left);
             }
-            Change::Read { user_id: who, up_to } if *who == user_id => member.read_seq = member.read_seq.max(*up_to),
+            Change::Read { user_id: who, up_to } if *who == user_id => {
+                member.read_seq = member.read_seq.max(*up_to)
+            }
             _ => {}
         }
     }
@@ -122,7 +127,8 @@ fn applied(events: &[(Option<i64>, &Change)], dialog: &Dialog) -> Applied {
         }
         if let Change::Sent(message, at_us) = change {
             let of_this = |each: &&Change| self::message(each).is_some_and(|other| other == message);
-            let so_far: Vec<&Change> = events[..=at].iter().map(|(_, change)| *change).filter(of_this).collect();
+            let so_far: Vec<&Change> =
+                events[..=at].iter().map(|(_, change)| *change).filter(of_this).collect();
             let refused = matches!(standing(&so_far), Standing::Void(Why::Refused(_)));
             if !refused && dialog.ledger[&message.seq].message_id == message.id {
                 last_at_us = last_at_us.max(*at_us);

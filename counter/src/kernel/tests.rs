@@ -30,9 +30,15 @@ fn a_hundred_thousand_histories_keep_every_invariant() {
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|worker| worker.join().expect("an invariant is broken, as printed above")).sum()
+        workers
+            .into_iter()
+            .map(|worker| worker.join().expect("an invariant is broken, as printed above"))
+            .sum()
     });
-    assert!(transactions as u64 > HISTORIES * 10, "the histories are long enough to mean something: {transactions}");
+    assert!(
+        transactions as u64 > HISTORIES * 10,
+        "the histories are long enough to mean something: {transactions}"
+    );
 }
 
 #[test]
@@ -48,11 +54,13 @@ fn histories_hold_everything_that_may_go_wrong() {
         let members = || state.dialogs.values().flat_map(|dialog| dialog.members.values());
         seen[0] += u32::from(history.diverges && effects.iter().any(|each| !each.divergences.is_empty()));
         seen[1] += u32::from(history.repairs);
-        seen[2] += u32::from(effects.iter().any(|each| each.answers.iter().any(|answer| answer.refused.is_some())));
+        seen[2] +=
+            u32::from(effects.iter().any(|each| each.answers.iter().any(|answer| answer.refused.is_some())));
         seen[3] += u32::from(state.dialogs.values().any(|dialog| !dialog.applied.missing.is_empty()));
         seen[4] += u32::from(members().any(|member| member.unread > 1));
         seen[5] += u32::from(members().any(|member| member.membership == Membership::Left));
-        seen[6] += u32::from(effects.iter().any(|each| each.changes.iter().any(|change| change.rows.len() > 1)));
+        seen[6] +=
+            u32::from(effects.iter().any(|each| each.changes.iter().any(|change| change.rows.len() > 1)));
     }
     assert!(seen.iter().all(|count| *count > 20), "of 2,000 histories, by kind: {seen:?}");
 }

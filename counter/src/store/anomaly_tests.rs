@@ -35,7 +35,8 @@ impl Meeting {
         let [author_id, reader_id] = [(); 2].map(|()| UserId::now());
         let meeting = Self { test, dialog_id: DialogId::now(), author_id, reader_id };
         let mut tx = meeting.test.db.begin().await.unwrap();
-        let joins = [author_id, reader_id].map(|user_id| Change::Joined { user_id, version: 1, joined_seq: 0 });
+        let joins =
+            [author_id, reader_id].map(|user_id| Change::Joined { user_id, version: 1, joined_seq: 0 });
         transact(&mut tx, &joins.map(|join| meeting.at(join))).await.unwrap();
         tx.commit().await.unwrap();
         Some(meeting)

@@ -83,7 +83,10 @@ pub(super) async fn write_applied(tx: &mut Tx, applied: &BTreeMap<DialogId, Appl
 }
 
 /// One step of the versions of these users; their versions after it.
-pub(super) async fn step(tx: &mut Tx, users: impl Iterator<Item = UserId>) -> Result<BTreeMap<UserId, i64>, Error> {
+pub(super) async fn step(
+    tx: &mut Tx,
+    users: impl Iterator<Item = UserId>,
+) -> Result<BTreeMap<UserId, i64>, Error> {
     let users = ids(users.map(UserId::uuid));
     if users == Value::Array(Vec::new()) {
         return Ok(BTreeMap::new());

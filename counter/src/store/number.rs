@@ -36,5 +36,7 @@ pub(super) async fn read(tx: &mut Tx, scope: &Scope) -> Result<Numbers, Error> {
 
 /// Keys of `member_counter` as the rows of a set.
 pub(super) fn pairs<'a>(rows: impl Iterator<Item = &'a (UserId, DialogId)>) -> Value {
-    Value::Array(rows.map(|(user, dialog)| json!({ "user_id": user.uuid(), "dialog_id": dialog.uuid() })).collect())
+    Value::Array(
+        rows.map(|(user, dialog)| json!({ "user_id": user.uuid(), "dialog_id": dialog.uuid() })).collect(),
+    )
 }

@@ -142,7 +142,8 @@ async fn read_ledger(tx: &mut Tx, inputs: &[Input]) -> Result<BTreeMap<(DialogId
     if keys.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let keys = keys.iter().map(|(dialog_id, seq)| json!({ "dialog_id": dialog_id.uuid(), "seq": seq })).collect();
+    let keys =
+        keys.iter().map(|(dialog_id, seq)| json!({ "dialog_id": dialog_id.uuid(), "seq": seq })).collect();
     let select = query(
         "select l.dialog_id, l.seq, l.message_id, l.author_id, l.why, l.reason
          from rows($1: dialog_id uuid, seq bigint) as r
@@ -154,7 +155,9 @@ async fn read_ledger(tx: &mut Tx, inputs: &[Input]) -> Result<BTreeMap<(DialogId
             let standing = match row.get::<Option<String>>("why")?.as_deref() {
                 None => Standing::Counted,
                 Some("deleted") => Standing::Void(Why::Deleted),
-                Some(_) => Standing::Void(Why::Refused(row.get::<Option<String>>("reason")?.unwrap_or_default())),
+                Some(_) => {
+                    Standing::Void(Why::Refused(row.get::<Option<String>>("reason")?.unwrap_or_default()))
+                }
             };
             let message_id = MessageId::new(row.get("message_id")?);
             let entry = Entry { message_id, author_id: UserId::new(row.get("author_id")?), standing };
@@ -257,7 +260,8 @@ async fn write_reads(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
 
 /// Counts the ledger for rows whose own pointers moved.
 async fn recount(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
-    let rows: BTreeSet<(UserId, DialogId)> = changes.memberships.keys().chain(changes.reads.keys()).copied().collect();
+    let rows: BTreeSet<(UserId, DialogId)> =
+        changes.memberships.keys().chain(changes.reads.keys()).copied().collect();
     if rows.is_empty() {
         return Ok(());
     }

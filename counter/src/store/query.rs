@@ -37,7 +37,11 @@ pub(crate) async fn unread(tx: &mut Tx, user_id: UserId, limit: i64) -> Result<V
 }
 
 /// The user's rows of these dialogs; those in which the user does not take part are left out.
-pub(crate) async fn rows_of(tx: &mut Tx, user_id: UserId, dialogs: &[DialogId]) -> Result<Vec<unread::Row>, Error> {
+pub(crate) async fn rows_of(
+    tx: &mut Tx,
+    user_id: UserId,
+    dialogs: &[DialogId],
+) -> Result<Vec<unread::Row>, Error> {
     let select = query(
         "select m.dialog_id, m.unread, m.read_seq, a.last_seq
          from (select distinct id from rows($2: id uuid) as r) as d
@@ -72,7 +76,10 @@ fn row(row: &Row) -> Result<unread::Row, Error> {
 }
 
 /// Versions and totals of these users, in no order; a user that nobody knows has version 0.
-pub(crate) async fn versions(tx: &mut Tx, users: &[UserId]) -> Result<Vec<(UserId, unread::Version, i64)>, Error> {
+pub(crate) async fn versions(
+    tx: &mut Tx,
+    users: &[UserId],
+) -> Result<Vec<(UserId, unread::Version, i64)>, Error> {
     let select = query(
         "select u.id, (select number from epoch) as epoch, coalesce(v.version, 0) as version,
              (select coalesce(cast(sum(m.unread) as bigint), 0) from member_counter m
@@ -111,13 +118,18 @@ pub(crate) async fn unread_of_many(
 }
 
 /// Which of these dialogs the user takes part in.
-pub(crate) async fn memberships(tx: &mut Tx, user_id: UserId, dialogs: &[DialogId]) -> Result<Vec<DialogId>, Error> {
+pub(crate) async fn memberships(
+    tx: &mut Tx,
+    user_id: UserId,
+    dialogs: &[DialogId],
+) -> Result<Vec<DialogId>, Error> {
     let select = query(
         "select m.dialog_id from (select distinct id from rows($2: id uuid) as r) as d
          join member_counter m on m.user_id = $1 and m.dialog_id = d.id
          where m.joined_seq is not null and not m.has_left",
     );
-    let rows = select.bind(user_id.uuid()).bind(lock::ids(dialogs.iter().map(|id| id.uuid()))).all(tx).await?;
+    let rows =
+        select.bind(user_id.uuid()).bind(lock::ids(dialogs.iter().map(|id| id.uuid()))).all(tx).await?;
     rows.iter().map(|row| Ok(DialogId::new(row.get("dialog_id")?))).collect()
 }
 
@@ -152,7 +164,11 @@ pub(crate) async fn read_states(
 }
 
 /// Dialogs with missing versions after this one, by id.
-pub(crate) async fn incomplete(db: &Db, after: DialogId, limit: i64) -> Result<Vec<(DialogId, Missing)>, Error> {
+pub(crate) async fn incomplete(
+    db: &Db,
+    after: DialogId,
+    limit: i64,
+) -> Result<Vec<(DialogId, Missing)>, Error> {
     let select = query(
         "select dialog_id, missing from dialog_applied
          where missing <> '[]' and dialog_id > $1 order by dialog_id limit $2",

@@ -27,7 +27,8 @@ fn message(seq: i64, author_id: UserId) -> Message {
 }
 
 fn joins(dialog_id: DialogId, people: &[UserId]) -> Vec<Input> {
-    let join = |user_id: &UserId| at(dialog_id, Change::Joined { user_id: *user_id, version: 1, joined_seq: 0 });
+    let join =
+        |user_id: &UserId| at(dialog_id, Change::Joined { user_id: *user_id, version: 1, joined_seq: 0 });
     people.iter().map(join).collect()
 }
 
@@ -65,10 +66,19 @@ async fn readers_and_counters_at_the_same_time_lose_nothing() {
         let mut tasks = Vec::new();
         for n in 0..DIALOGS {
             let (here, there) = (dialogs[n], dialogs[(n + 1) % DIALOGS]);
-            tasks.push(tokio::spawn(talk(test.db.clone(), [here, there], people[n], people[DIALOGS - 1 - n])));
+            tasks.push(tokio::spawn(talk(
+                test.db.clone(),
+                [here, there],
+                people[n],
+                people[DIALOGS - 1 - n],
+            )));
         }
-        tasks.extend(guests.iter().map(|guest| tokio::spawn(come_and_go(test.db.clone(), dialogs.clone(), *guest))));
-        tasks.extend(people.iter().map(|user_id| tokio::spawn(read(test.db.clone(), dialogs.clone(), *user_id))));
+        tasks.extend(
+            guests.iter().map(|guest| tokio::spawn(come_and_go(test.db.clone(), dialogs.clone(), *guest))),
+        );
+        tasks.extend(
+            people.iter().map(|user_id| tokio::spawn(read(test.db.clone(), dialogs.clone(), *user_id))),
+        );
         let mut changes = Vec::new();
         for task in tasks {
             changes.extend(task.await.unwrap());
@@ -166,14 +176,23 @@ async fn a_refused_message_is_found_in_its_batch_and_the_others_apply() {
         limit(&test.db).await;
         write(&test.db, &joins(full, &[ada, bob])).await;
         write(&test.db, &joins(free, &[ada, bob])).await;
-        let mut inputs: Vec<Input> = (1..=5).map(|seq| at(full, Change::Sent(message(seq, ada), seq))).collect();
+        let mut inputs: Vec<Input> =
+            (1..=5).map(|seq| at(full, Change::Sent(message(seq, ada), seq))).collect();
         inputs.insert(3, at(free, Change::Sent(message(1, ada), 9)));
         let effects = write(&test.db, &inputs).await;
-        let refused: Vec<i64> =
-            effects.answers.iter().filter(|answer| answer.refused.is_some()).map(|answer| answer.seq).collect();
+        let refused: Vec<i64> = effects
+            .answers
+            .iter()
+            .filter(|answer| answer.refused.is_some())
+            .map(|answer| answer.seq)
+            .collect();
         assert_eq!(refused, [3, 4, 5], "{}", test.name);
         assert_eq!(effects.answers.len(), 6, "every message is answered");
-        assert_eq!((effects.changes.len(), effects.changes[0].version), (1, 1), "one step of one user, however cut");
+        assert_eq!(
+            (effects.changes.len(), effects.changes[0].version),
+            (1, 1),
+            "one step of one user, however cut"
+        );
         let again = write(&test.db, &inputs).await;
         assert_eq!(again.answers, effects.answers, "a repetition is answered alike");
         assert!(again.changes.is_empty());
@@ -196,7 +215,8 @@ async fn a_join_that_the_database_refuses_is_told_apart() {
         let [ada, bob] = [(); 2].map(|()| UserId::now());
         let dialog_id = DialogId::now();
         write(&test.db, &joins(dialog_id, &[ada])).await;
-        let sent: Vec<Input> = (1..=3).map(|seq| at(dialog_id, Change::Sent(message(seq, ada), seq))).collect();
+        let sent: Vec<Input> =
+            (1..=3).map(|seq| at(dialog_id, Change::Sent(message(seq, ada), seq))).collect();
         write(&test.db, &sent).await;
         limit(&test.db).await;
         let mut tx = test.db.begin().await.unwrap();
@@ -218,5 +238,8 @@ fn a_part_never_both_counts_and_voids_a_message() {
     let deleted = at(dialog_id, Change::Deleted(first));
     assert!(parts(&[]).is_empty());
     assert_eq!(parts(&[sent.clone(), sent.clone(), other.clone()]).len(), 1);
-    assert_eq!(parts(&[sent.clone(), other.clone(), deleted.clone(), other, deleted, sent]), [0..2, 2..5, 5..6]);
+    assert_eq!(
+        parts(&[sent.clone(), other.clone(), deleted.clone(), other, deleted, sent]),
+        [0..2, 2..5, 5..6]
+    );
 }

@@ -77,7 +77,8 @@ async fn run(test: &TestDb, seeds: std::ops::Range<u64>) {
     let longest = histories.iter().map(Vec::len).max().unwrap_or(0);
     let (mut state, mut told) = (State::default(), 0);
     for round in 0..longest {
-        let inputs: Vec<Input> = histories.iter().filter_map(|history| history.get(round)).flatten().cloned().collect();
+        let inputs: Vec<Input> =
+            histories.iter().filter_map(|history| history.get(round)).flatten().cloned().collect();
         // Every eighth transaction comes again: the kernel and the tables must take it alike.
         let times = if round % 8 == 0 { 2 } else { 1 };
         for _ in 0..times {
@@ -115,7 +116,8 @@ fn events_of(effects: Effects) -> Vec<Kind> {
 
 /// What was written to the outbox since the last look.
 async fn published(tx: &mut Tx, told: &mut i64) -> Vec<Kind> {
-    let rows = query("select id, payload from outbox where id > $1 order by id").bind(*told).all(tx).await.unwrap();
+    let rows =
+        query("select id, payload from outbox where id > $1 order by id").bind(*told).all(tx).await.unwrap();
     *told = rows.last().map_or(*told, |row| row.get("id").unwrap());
     rows.iter().map(|row| Kind::read(&row.get::<Vec<u8>>("payload").unwrap()).unwrap()).collect()
 }
@@ -173,7 +175,8 @@ pub(crate) async fn tables(tx: &mut Tx) -> State {
         dialog.ledger.insert(row.get("seq").unwrap(), entry);
     }
     let users = query("select * from user_version where version > 0").all(tx).await.unwrap();
-    let users = users.iter().map(|row| (UserId::new(row.get("user_id").unwrap()), row.get("version").unwrap()));
+    let users =
+        users.iter().map(|row| (UserId::new(row.get("user_id").unwrap()), row.get("version").unwrap()));
     state.users = users.collect::<BTreeMap<UserId, i64>>();
     state
 }

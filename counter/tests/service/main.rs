@@ -8,8 +8,8 @@ mod world;
 use proto::{
     DialogId, MessageId, UserId,
     counter::{
-        MarkReadRequest, ReadStatesPage, ReadStatesRequest, RowsRequest, SettleRequest, SnapshotOf, SnapshotsRequest,
-        UnreadRequest, Version,
+        MarkReadRequest, ReadStatesPage, ReadStatesRequest, RowsRequest, SettleRequest, SnapshotOf,
+        SnapshotsRequest, UnreadRequest, Version,
     },
     dialog::{Change, ChangesSinceReply, MembershipChange, MessageChange, Status, change::Row},
     events::{MessageSent, event::Kind},
@@ -39,7 +39,10 @@ async fn a_message_is_counted_answered_and_told() {
                     Kind::Counted(answer) => counted = answer.message_id == sent.message_id,
                     Kind::UnreadChanged(change) => {
                         assert_eq!((change.user_id, change.version, change.previous), (bob.bytes(), 1, 0));
-                        assert_eq!((change.rows[0].was, change.rows[0].unread, change.rows[0].last_seq), (0, 1, 1));
+                        assert_eq!(
+                            (change.rows[0].was, change.rows[0].unread, change.rows[0].last_seq),
+                            (0, 1, 1)
+                        );
                         changed = true;
                     }
                     other => panic!("nothing else was to be told: {other:?}"),
@@ -69,7 +72,10 @@ async fn joins_leaves_and_deletions_count_from_where_they_are() {
         world.unread_is(cleo, 0).await;
         let rows = RowsRequest { dialog_ids: vec![talk.id.bytes()], at_least: None };
         let mut client = world.client(&world.token_of(cleo));
-        assert!(client.rows(rows).await.unwrap().into_inner().rows.is_empty(), "it is no dialog of hers any more");
+        assert!(
+            client.rows(rows).await.unwrap().into_inner().rows.is_empty(),
+            "it is no dialog of hers any more"
+        );
         world.stop().await;
     }
 }
@@ -107,7 +113,8 @@ async fn an_impossible_event_goes_to_the_dead_letters_and_holds_up_nothing() {
         let mut dead = world.tail(&[topic::DEAD]).await;
         let mut talk = Talk::begin(&world, &[ada, bob]).await;
         let first = talk.message(ada);
-        let usurper = MessageSent { message_id: MessageId::now().bytes(), version: talk.step(), ..first.clone() };
+        let usurper =
+            MessageSent { message_id: MessageId::now().bytes(), version: talk.step(), ..first.clone() };
         let nowhere = MessageSent { seq: 0, version: talk.step(), ..first.clone() };
         let events = vec![first, usurper, nowhere, talk.message(ada)].into_iter().map(Kind::MessageSent);
         world.emit(topic::DIALOG, events.collect()).await;
@@ -116,7 +123,9 @@ async fn an_impossible_event_goes_to_the_dead_letters_and_holds_up_nothing() {
         let mut errors = Vec::new();
         while errors.len() < 3 {
             for record in dead.next().await.unwrap().records {
-                let Some(Kind::DeadLetter(letter)) = Kind::read(&record.payload) else { panic!("{record:?}") };
+                let Some(Kind::DeadLetter(letter)) = Kind::read(&record.payload) else {
+                    panic!("{record:?}")
+                };
                 assert_eq!((&*letter.topic, &*letter.consumer), (topic::DIALOG, "counter"));
                 errors.push(letter.error);
             }
@@ -157,7 +166,11 @@ async fn a_hole_is_closed_by_what_dialog_tells() {
         // The join and the second message never come.
         world.emit(topic::DIALOG, vec![Kind::MessageSent(first), Kind::MessageSent(third)]).await;
         world.unread_is(bob, 2).await;
-        assert_eq!(world.dialog_was_asked(), vec![(talk.id, joined.version - 1)], "once, from before the hole");
+        assert_eq!(
+            world.dialog_was_asked(),
+            vec![(talk.id, joined.version - 1)],
+            "once, from before the hole"
+        );
         world.stop().await;
     }
 }
@@ -213,7 +226,10 @@ async fn a_message_out_of_bounds_does_not_hold_up_those_that_are_settled_with_it
         let outcomes = client.settle(SettleRequest { messages }).await.unwrap().into_inner().outcomes;
         let counted: Vec<bool> = outcomes.iter().map(|outcome| outcome.counted).collect();
         assert_eq!(counted, [vec![true], vec![false; bad], vec![true]].concat());
-        assert!(outcomes.iter().all(|outcome| outcome.refused.is_none()), "an outage or a fault of ours fails nothing");
+        assert!(
+            outcomes.iter().all(|outcome| outcome.refused.is_none()),
+            "an outage or a fault of ours fails nothing"
+        );
         world.unread_is(bob, 2).await;
         assert_eq!(dead.next().await.unwrap().records.len(), bad, "each goes to the dead letters");
         world.stop().await;
@@ -286,7 +302,10 @@ async fn an_answer_is_never_older_than_what_is_known() {
             let future = world.unread(bob, Some(version)).await.unwrap_err();
             assert_eq!(future.code(), Code::InvalidArgument);
         }
-        eventually("the cache has the newest", || async { world.unread(bob, None).await.unwrap().total == 1 }).await;
+        eventually("the cache has the newest", || async {
+            world.unread(bob, None).await.unwrap().total == 1
+        })
+        .await;
         world.stop().await;
     }
 }
@@ -307,19 +326,27 @@ async fn read_states_are_for_those_who_take_part() {
             after_user_id: after.map(UserId::bytes),
         };
         let foreign = ReadStatesPage { dialog_id: DialogId::now().bytes(), ..page(1, None) };
-        let request =
-            ReadStatesRequest { pages: vec![page(2, None), foreign, page(2, Some(bob)), page(9, Some(cleo))] };
+        let request = ReadStatesRequest {
+            pages: vec![page(2, None), foreign, page(2, Some(bob)), page(9, Some(cleo))],
+        };
         let states = async |user| {
-            let reply = world.client(&world.token_of(user)).read_states(request.clone()).await.unwrap().into_inner();
+            let reply =
+                world.client(&world.token_of(user)).read_states(request.clone()).await.unwrap().into_inner();
             let page = |page: proto::counter::ReadStatesPageReply| {
-                let state = |state: proto::counter::ReadState| (UserId::parse(&state.user_id).unwrap(), state.read_seq);
+                let state = |state: proto::counter::ReadState| {
+                    (UserId::parse(&state.user_id).unwrap(), state.read_seq)
+                };
                 page.found.then(|| page.states.into_iter().map(state).collect::<Vec<_>>())
             };
             reply.pages.into_iter().map(page).collect::<Vec<_>>()
         };
         let expected = vec![Some(vec![(ada, 0), (bob, 1)]), None, Some(vec![(cleo, 0)]), Some(vec![])];
         assert_eq!(states(ada).await, expected);
-        assert_eq!(states(UserId::now()).await, vec![None, None, None, None], "a stranger sees what is absent");
+        assert_eq!(
+            states(UserId::now()).await,
+            vec![None, None, None, None],
+            "a stranger sees what is absent"
+        );
         world.stop().await;
     }
 }
@@ -330,11 +357,13 @@ async fn every_call_has_its_bounds_and_its_callers() {
         let user = UserId::now();
         let (person, service) = (world.token_of(user), world.service_token());
         for first in [-1, 0, 1_001] {
-            let refused = world.client(&person).unread(UnreadRequest { first, at_least: None }).await.unwrap_err();
+            let refused =
+                world.client(&person).unread(UnreadRequest { first, at_least: None }).await.unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument, "{first}");
         }
         for (dialog_id, seq) in [(vec![1; 15], 1), (vec![1; 16], -1), (vec![1; 16], i64::MAX)] {
-            let refused = world.client(&person).mark_read(MarkReadRequest { dialog_id, seq }).await.unwrap_err();
+            let refused =
+                world.client(&person).mark_read(MarkReadRequest { dialog_id, seq }).await.unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument, "{seq}");
         }
         let many = RowsRequest { dialog_ids: vec![vec![1; 16]; 1_001], at_least: None };
@@ -347,13 +376,22 @@ async fn every_call_has_its_bounds_and_its_callers() {
         assert_eq!(world.client(&service).snapshots(many).await.unwrap_err().code(), Code::InvalidArgument);
         let many = SettleRequest { messages: vec![MessageSent::default(); 1_001] };
         let refused = world.client(&service).settle(many).await.unwrap_err();
-        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "at most 1,000 messages at once"));
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (Code::InvalidArgument, "at most 1,000 messages at once")
+        );
 
         let ask = UnreadRequest { first: 1, at_least: None };
         assert_eq!(world.client(&service).unread(ask).await.unwrap_err().code(), Code::Unauthenticated);
-        assert_eq!(world.client("Bearer no.token.atall").unread(ask).await.unwrap_err().code(), Code::Unauthenticated);
+        assert_eq!(
+            world.client("Bearer no.token.atall").unread(ask).await.unwrap_err().code(),
+            Code::Unauthenticated
+        );
         let snapshot = SnapshotsRequest { of: vec![of] };
-        assert_eq!(world.client(&person).snapshots(snapshot).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(
+            world.client(&person).snapshots(snapshot).await.unwrap_err().code(),
+            Code::PermissionDenied
+        );
         let settle = SettleRequest { messages: Vec::new() };
         assert_eq!(world.client(&person).settle(settle).await.unwrap_err().code(), Code::PermissionDenied);
         world.stop().await;

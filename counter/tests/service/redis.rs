@@ -34,7 +34,8 @@ async fn tell(server: &RedisServer, words: &[&str]) {
 /// What Redis holds of a user: version and total.
 async fn held(server: &RedisServer, user_id: UserId) -> Option<(String, i64)> {
     let hash = Cmd::hgetall(format!("tidings:unread:{user_id}"));
-    let fields: HashMap<String, String> = hash.query_async(&mut connect(server).await).await.expect("Redis answers");
+    let fields: HashMap<String, String> =
+        hash.query_async(&mut connect(server).await).await.expect("Redis answers");
     let version = fields.get("version")?.clone();
     let unread = |row: &String| row.split(' ').nth(1).map_or(0, |unread| unread.parse().expect("a number"));
     Some((version, fields.values().map(unread).sum()))
@@ -47,7 +48,8 @@ async fn send(world: &World, talk: &mut Talk, sender: UserId, messages: usize) {
 
 /// How often somebody has connected.
 async fn connections(server: &RedisServer) -> u128 {
-    let stats: String = cmd("INFO").arg("stats").query_async(&mut connect(server).await).await.expect("Redis answers");
+    let stats: String =
+        cmd("INFO").arg("stats").query_async(&mut connect(server).await).await.expect("Redis answers");
     let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
     count.expect("it is among the statistics").trim().parse().expect("a number")
 }
@@ -115,8 +117,10 @@ async fn while_redis_is_frozen_reads_are_quick_and_right_and_the_writer_keeps_it
     println!("{READS} reads while Redis is frozen: {took:?}, {waited} waits");
     assert!(waited <= 5 + 2 * took.as_millis() / 500, "{waited} waited for Redis in {took:?}");
     // Nobody reads: what is held now, the writer has brought up to date from where it was.
-    eventually("the writer has gone on", || async { held(&server, bob).await.is_some_and(|(_, total)| total == 4) })
-        .await;
+    eventually("the writer has gone on", || async {
+        held(&server, bob).await.is_some_and(|(_, total)| total == 4)
+    })
+    .await;
     assert_eq!(held(&server, bob).await.unwrap().0, version(&world.unread(bob, None).await.unwrap()));
     world.stop().await;
 }
@@ -128,8 +132,10 @@ async fn a_redis_that_comes_back_with_an_older_day_is_never_wrong_at_a_version()
     tell(&server, &["SAVE"]).await;
     send(&world, &mut talk, ada, 2).await;
     world.unread_is(bob, 3).await;
-    eventually("the writer has gone on", || async { held(&server, bob).await.is_some_and(|(_, total)| total == 3) })
-        .await;
+    eventually("the writer has gone on", || async {
+        held(&server, bob).await.is_some_and(|(_, total)| total == 3)
+    })
+    .await;
     let newest = world.unread(bob, None).await.unwrap();
     server.kill();
     server.start_again();
@@ -159,7 +165,8 @@ fn is_right(states: &States, user_id: UserId, reply: &UnreadReply) -> bool {
     let number = reply.version.expect("every answer has one").number;
     let rows = states.get(&(user_id.bytes(), number)).cloned().unwrap_or_default();
     let expected: Rows = rows.into_iter().filter(|(_, (unread, _))| *unread > 0).collect();
-    let answered: Rows = reply.rows.iter().map(|row| (row.dialog_id.clone(), (row.unread, row.read_seq))).collect();
+    let answered: Rows =
+        reply.rows.iter().map(|row| (row.dialog_id.clone(), (row.unread, row.read_seq))).collect();
     answered == expected && reply.total == expected.values().map(|(unread, _)| unread).sum::<i64>()
 }
 

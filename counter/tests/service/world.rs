@@ -12,7 +12,9 @@ use counter::{App, Cache};
 use events::{Event, Headers, Local, Log, Stopped, Tail, outbox};
 use proto::{
     DialogId, UserId,
-    counter::{MarkReadReply, MarkReadRequest, UnreadReply, UnreadRequest, Version, counters_client::CountersClient},
+    counter::{
+        MarkReadReply, MarkReadRequest, UnreadReply, UnreadRequest, Version, counters_client::CountersClient,
+    },
     dialog::{ChangesSinceReply, ChangesSinceRequest},
     events::event::Kind,
     topic,
@@ -107,7 +109,10 @@ impl World {
     }
 
     /// A client with this authorization.
-    pub(crate) fn client(&self, authorization: &str) -> CountersClient<InterceptedService<proto::Peer, Call>> {
+    pub(crate) fn client(
+        &self,
+        authorization: &str,
+    ) -> CountersClient<InterceptedService<proto::Peer, Call>> {
         let call = Call::new().with_authorization(authorization);
         CountersClient::with_interceptor(proto::local(self.app.server()), call)
     }
@@ -141,12 +146,21 @@ impl World {
         tx.commit().await.expect("it commits");
     }
 
-    pub(crate) async fn unread(&self, user_id: UserId, at_least: Option<Version>) -> Result<UnreadReply, Status> {
+    pub(crate) async fn unread(
+        &self,
+        user_id: UserId,
+        at_least: Option<Version>,
+    ) -> Result<UnreadReply, Status> {
         let request = UnreadRequest { first: 1_000, at_least };
         Ok(self.client(&self.token_of(user_id)).unread(request).await?.into_inner())
     }
 
-    pub(crate) async fn read(&self, user_id: UserId, dialog_id: DialogId, seq: i64) -> Result<MarkReadReply, Status> {
+    pub(crate) async fn read(
+        &self,
+        user_id: UserId,
+        dialog_id: DialogId,
+        seq: i64,
+    ) -> Result<MarkReadReply, Status> {
         let request = MarkReadRequest { dialog_id: dialog_id.bytes(), seq };
         Ok(self.client(&self.token_of(user_id)).mark_read(request).await?.into_inner())
     }
@@ -154,7 +168,8 @@ impl World {
     /// Waits until everything emitted so far is counted and this user's total is this.
     pub(crate) async fn unread_is(&self, user_id: UserId, total: i64) {
         let what = format!("{}: the total is {total}", self.database.name);
-        eventually(&what, || async { self.unread(user_id, None).await.expect("an answer").total == total }).await;
+        eventually(&what, || async { self.unread(user_id, None).await.expect("an answer").total == total })
+            .await;
     }
 
     pub(crate) fn dialog_answers(&self, reply: ChangesSinceReply) {
@@ -201,6 +216,8 @@ impl Service<http::Request<Body>> for Dialog {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         assert_eq!(request.uri().path(), "/tidings.dialog.Dialogs/ChangesSince");
         let dialog = self.clone();
-        Box::pin(async move { Ok(Grpc::new(tonic_prost::ProstCodec::default()).unary(dialog, request).await) })
+        Box::pin(
+            async move { Ok(Grpc::new(tonic_prost::ProstCodec::default()).unary(dialog, request).await) },
+        )
     }
 }

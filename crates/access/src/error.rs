@@ -54,7 +54,9 @@ pub enum Refused {
 impl From<Refused> for Status {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Missing | Refused::Invalid | Refused::Expired => Self::unauthenticated(refused.to_string()),
+            Refused::Missing | Refused::Invalid | Refused::Expired => {
+                Self::unauthenticated(refused.to_string())
+            }
             Refused::KeysUnavailable => Self::unavailable(refused.to_string()),
         }
     }

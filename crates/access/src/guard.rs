@@ -64,7 +64,8 @@ fn bearer(metadata: &MetadataMap) -> Result<&str, Refused> {
         // Two tokens: nobody can say which of them is meant.
         return Err(Refused::Invalid);
     }
-    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Refused::Invalid)?;
+    let (scheme, token) =
+        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Refused::Invalid)?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(Refused::Invalid) }
 }
 
@@ -144,7 +145,10 @@ mod tests {
         let mut door = Door::new();
         door.claims.exp = now_s() - 1;
         let status = door.guard.caller(&metadata(&door.person())).await.expect_err("refused");
-        assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "the access token has expired"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unauthenticated, "the access token has expired")
+        );
         let away = KeySet::new(|| std::future::ready(Err::<String, _>(std::fmt::Error)));
         let guard = Guard::new(away, ServiceToken::generate(), "issuer");
         let status = guard.caller(&metadata(&door.person())).await.expect_err("refused");

@@ -299,8 +299,10 @@ mod tests {
         keys.rotate();
         publisher.publish(Some(&keys));
         let strangers: Vec<_> = (0..30).map(|_| SigningKeys::generate()).collect();
-        let (refused, believed) =
-            tokio::join!(join_all(strangers.iter().map(|stranger| verify(&set, stranger))), verify(&set, &keys));
+        let (refused, believed) = tokio::join!(
+            join_all(strangers.iter().map(|stranger| verify(&set, stranger))),
+            verify(&set, &keys)
+        );
         assert_eq!(believed, Ok(()));
         assert!(refused.iter().all(|answer| *answer == Err(Refused::Invalid)), "{refused:?}");
         assert_eq!(publisher.fetches(), 2, "one for the first, one for all of these");

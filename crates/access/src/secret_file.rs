@@ -28,7 +28,10 @@ pub(crate) fn read(path: &Path) -> Result<String, Error> {
     let mut text = String::new();
     let size = file.take(SIZE_MAX + 1).read_to_string(&mut text).map_err(failed)?;
     if size as u64 > SIZE_MAX {
-        return Err(Error::Malformed { path: path.to_owned(), reason: "too large for a file of keys".to_owned() });
+        return Err(Error::Malformed {
+            path: path.to_owned(),
+            reason: "too large for a file of keys".to_owned(),
+        });
     }
     Ok(text)
 }
@@ -75,7 +78,8 @@ impl Draft {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let path = target.with_file_name(format!(".{name}.{}", uuid::Uuid::new_v4().simple()));
         let failed = |source| Error::File { path: target.to_owned(), source };
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&path).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(MODE).open(&path).map_err(failed)?;
         let draft = Self { path };
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         Ok(draft)

@@ -91,7 +91,9 @@ mod tests {
         assert_eq!(text.len(), 43);
         assert!(token.matches(text));
         let changed = text.replace(&text[..1], "~");
-        for bad in ["", &text[..42], &header, &changed, &text.to_lowercase(), ServiceToken::generate().0.as_str()] {
+        for bad in
+            ["", &text[..42], &header, &changed, &text.to_lowercase(), ServiceToken::generate().0.as_str()]
+        {
             assert!(!token.matches(bad), "{bad}");
         }
         assert!(!format!("{token:?}").contains(text));

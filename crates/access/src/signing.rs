@@ -97,7 +97,8 @@ impl SigningKeys {
         let mut rest = text.trim();
         while !rest.is_empty() {
             let end = rest.find(END).filter(|_| rest.starts_with(BEGIN));
-            let end = end.ok_or_else(|| malformed("expected PEM blocks of private keys (PKCS#8) and nothing else"))?;
+            let end = end
+                .ok_or_else(|| malformed("expected PEM blocks of private keys (PKCS#8) and nothing else"))?;
             let (block, after) = rest.split_at(end + END.len());
             let key = SigningKey::from_pkcs8_pem(block)
                 .map_err(|_| malformed(&format!("block {} is no Ed25519 key in PKCS#8", keys.len() + 1)))?;

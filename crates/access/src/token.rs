@@ -95,7 +95,8 @@ pub(crate) fn key_id(token: &str) -> Result<String, Refused> {
 /// # Errors
 /// [`Refused::Invalid`], or [`Refused::Expired`] where nothing else is wrong with it.
 pub(crate) fn verify(token: &str, key: &DecodingKey, issuer: &str, now_s: i64) -> Result<Caller, Refused> {
-    let claims = jsonwebtoken::decode::<Claims>(token, key, &signature_only()).map_err(|_| Refused::Invalid)?.claims;
+    let claims =
+        jsonwebtoken::decode::<Claims>(token, key, &signature_only()).map_err(|_| Refused::Invalid)?.claims;
     let soon_s = now_s.saturating_add(CLOCK_AHEAD_S);
     let ours = claims.iss == issuer && claims.aud == AUDIENCE;
     let begun = claims.iat <= soon_s && claims.nbf.is_none_or(|nbf| nbf <= soon_s);
@@ -193,7 +194,8 @@ mod tests {
     #[tokio::test]
     async fn a_true_token_says_who_calls() {
         let issuer = Issuer::new();
-        let caller = Caller { user: issuer.claims.sub, session: issuer.claims.sid, expires_at_s: NOW_S + 300 };
+        let caller =
+            Caller { user: issuer.claims.sub, session: issuer.claims.sid, expires_at_s: NOW_S + 300 };
         assert_eq!(issuer.verify(&issuer.keys.sign(&issuer.claims)).await, Ok(caller));
         let claims = serde_json::to_value(&issuer.claims).expect("json");
         assert_eq!(issuer.verify(&issuer.signed(&issuer.header(), &claims)).await, Ok(caller));
@@ -285,7 +287,11 @@ mod tests {
             }
         }
         let stranger = SigningKeys::generate();
-        assert_eq!(issuer.verify(&stranger.sign(&issuer.claims)).await, Err(Refused::Invalid), "an unknown key");
+        assert_eq!(
+            issuer.verify(&stranger.sign(&issuer.claims)).await,
+            Err(Refused::Invalid),
+            "an unknown key"
+        );
         let message = format!("{}.{}", part(&issuer.header()), part(&claims));
         let signature = URL_SAFE_NO_PAD.encode(stranger.sign_bytes(message.as_bytes()));
         let borrowed = format!("{message}.{signature}");
@@ -308,7 +314,11 @@ mod tests {
         let other = issuer.keys.sign(&Claims { sub: Uuid::new_v4(), ..issuer.claims.clone() });
         let parts: Vec<&str> = token.split('.').chain(other.split('.')).collect();
         let mixed = format!("{}.{}.{}", parts[0], parts[4], parts[2]);
-        assert_eq!(issuer.verify(&mixed).await, Err(Refused::Invalid), "another's claims under our signature");
+        assert_eq!(
+            issuer.verify(&mixed).await,
+            Err(Refused::Invalid),
+            "another's claims under our signature"
+        );
     }
 
     #[tokio::test]
@@ -320,7 +330,9 @@ mod tests {
         let padded = format!("{token}==");
         let four = format!("{token}.{token}");
         let (before, after) = (format!(" {token}"), format!("{token} "));
-        for bad in ["", ".", "..", "...", "a.b.c", "ü.ü.ü", "\0.\0.\0", &large, &padded, &four, &before, &after] {
+        for bad in
+            ["", ".", "..", "...", "a.b.c", "ü.ü.ü", "\0.\0.\0", &large, &padded, &four, &before, &after]
+        {
             assert_eq!(issuer.verify(bad).await, Err(Refused::Invalid), "{bad:?}");
         }
     }

@@ -130,7 +130,9 @@ mod tests {
             assert_eq!(name(&of_sqlite(code)), "bug", "{code}");
         }
         // each kind alone, and of _BUSY _RECOVERY, _SNAPSHOT and _TIMEOUT, of _IOERR _READ, _WRITE, _FSYNC and _LOCK
-        for code in ["5", "6", "10", "13", "14", "261", "517", "773", "262", "266", "778", "1034", "3850", "270"] {
+        for code in
+            ["5", "6", "10", "13", "14", "261", "517", "773", "262", "266", "778", "1034", "3850", "270"]
+        {
             assert_eq!(name(&of_sqlite(code)), "unavailable", "{code}");
         }
         for code in ["18", "1811"] {

@@ -95,7 +95,9 @@ impl Db {
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
             .statement_cache_capacity(256);
-        let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        let pool = |connections| {
+            SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT)
+        };
         let writer = pool(1).connect_with(options.clone()).await?;
         let reader = pool(SQLITE_READERS).connect_with(options.pragma("query_only", "on")).await?;
         Ok(Self::over(Pools::Sqlite { writer, reader }))
@@ -120,7 +122,9 @@ impl Db {
     /// [`Error::Unavailable`] where no connection is to be had in time.
     pub async fn begin(&self) -> Result<Tx, Error> {
         match &self.0.pools {
-            Pools::Sqlite { writer, .. } => Ok(Tx::sqlite(begin(writer, "begin immediate").await?, &self.0.commits)),
+            Pools::Sqlite { writer, .. } => {
+                Ok(Tx::sqlite(begin(writer, "begin immediate").await?, &self.0.commits))
+            }
             Pools::Postgres(pool) => Ok(Tx::postgres(begin(pool, "begin").await?, &self.0.commits)),
         }
     }
@@ -131,7 +135,9 @@ impl Db {
     /// [`Error::Unavailable`] where no connection is to be had in time.
     pub async fn snapshot(&self) -> Result<Tx, Error> {
         match &self.0.pools {
-            Pools::Sqlite { reader, .. } => Ok(Tx::sqlite(begin(reader, "begin deferred").await?, &self.0.commits)),
+            Pools::Sqlite { reader, .. } => {
+                Ok(Tx::sqlite(begin(reader, "begin deferred").await?, &self.0.commits))
+            }
             Pools::Postgres(pool) => {
                 let statement = "begin isolation level repeatable read, read only";
                 Ok(Tx::postgres(begin(pool, statement).await?, &self.0.commits))
@@ -181,7 +187,10 @@ impl Db {
 
 /// Begins in a task of its own: sqlx 0.9 hands on a connection whose cancelled `begin` is still open, so no `begin` is ever
 /// cancelled. A transaction that nobody waits for any more is dropped there, and rolls back.
-async fn begin<D: Database>(pool: &Pool<D>, statement: &'static str) -> Result<Transaction<'static, D>, Error> {
+async fn begin<D: Database>(
+    pool: &Pool<D>,
+    statement: &'static str,
+) -> Result<Transaction<'static, D>, Error> {
     let pool = pool.clone();
     let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
     // Where the task did not end, the runtime is ending.

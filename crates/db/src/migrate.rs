@@ -15,8 +15,10 @@ pub struct Migrations {
 }
 
 /// This crate's own: the `clock` view.
-pub static MIGRATIONS: Migrations =
-    Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+pub static MIGRATIONS: Migrations = Migrations {
+    sqlite: sqlx::migrate!("./migrations/sqlite"),
+    postgres: sqlx::migrate!("./migrations/postgres"),
+};
 
 impl Db {
     /// Brings the schema up to date, under a lock of the database: of several processes one migrates and the others wait.

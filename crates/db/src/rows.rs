@@ -47,8 +47,9 @@ fn postgres(bind: &str, list: &str) -> String {
             _ => name.to_owned(),
         })
         .collect();
-    let declared: Vec<String> =
-        columns(list).map(|(name, kind)| format!("{name} {}", if kind == "bytea" { "text" } else { kind })).collect();
+    let declared: Vec<String> = columns(list)
+        .map(|(name, kind)| format!("{name} {}", if kind == "bytea" { "text" } else { kind }))
+        .collect();
     let (select, declared) = (select.join(", "), declared.join(", "));
     format!("(select {select} from jsonb_to_recordset(cast(${bind} as jsonb)) as input({declared}))")
 }

@@ -54,9 +54,12 @@ async fn a_set_goes_in_as_one_bind() {
             {"id": id, "n": 1, "yes": true, "body": "00ff"},
             {"id": Uuid::nil(), "n": 2, "yes": false, "body": null},
         ]);
-        let rows = query("select r.* from rows($1: id uuid, n bigint, yes boolean, body bytea) as r order by n");
-        let rows = rows
-            .bind(serde_json::from_str::<serde_json::Value>(&input.to_string().replace("\"on\"", "\"on_\"")).unwrap());
+        let rows =
+            query("select r.* from rows($1: id uuid, n bigint, yes boolean, body bytea) as r order by n");
+        let rows = rows.bind(
+            serde_json::from_str::<serde_json::Value>(&input.to_string().replace("\"on\"", "\"on_\""))
+                .unwrap(),
+        );
         let rows = rows.all(db).await.unwrap();
         assert_eq!(rows.len(), 2, "{}", test.name);
         assert_eq!(rows[0].get::<Uuid>("id").unwrap(), id);
@@ -101,7 +104,8 @@ async fn the_clock_runs_in_microseconds() {
         db.migrate(&[&MIGRATIONS]).await.unwrap();
         db.migrate(&[&MIGRATIONS]).await.unwrap();
         let now: i64 = query("select now_us from clock").one(db).await.unwrap().get("now_us").unwrap();
-        let ours = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as i64;
+        let ours =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as i64;
         assert!((ours - now).abs() < 60_000_000, "{}: {now} against {ours}", test.name);
     }
 }
@@ -172,7 +176,10 @@ async fn a_write_runs_to_its_end_though_its_request_is_gone() {
         request.abort();
         assert!(request.await.unwrap_err().is_cancelled());
         leave.send(()).unwrap();
-        eventually("it is written", || async { query("select n from t").optional(db).await.unwrap().is_some() }).await;
+        eventually("it is written", || async {
+            query("select n from t").optional(db).await.unwrap().is_some()
+        })
+        .await;
         db.close().await;
     }
 }

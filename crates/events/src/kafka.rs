@@ -95,7 +95,10 @@ impl Kafka {
     }
 
     /// A producer for a relay.
-    pub(crate) fn producer(&self, name: &'static str) -> Result<Closing<FutureProducer<Context>>, KafkaError> {
+    pub(crate) fn producer(
+        &self,
+        name: &'static str,
+    ) -> Result<Closing<FutureProducer<Context>>, KafkaError> {
         Ok(Closing::new(settings::producer(self.config()).create_with_context(Context::quiet(name))?))
     }
 
@@ -133,7 +136,9 @@ mod tests {
         for good in ["kafka://localhost:9092", "kafka://a:1,b:2", "kafka://[::1]:9092/"] {
             assert!(Kafka::new(good, None).is_ok(), "{good}");
         }
-        for bad in ["localhost:9092", "kafka://", "kafka://a", "kafka://a:1,", "kafka://:9092", "kafka://a:99999"] {
+        for bad in
+            ["localhost:9092", "kafka://", "kafka://a", "kafka://a:1,", "kafka://:9092", "kafka://a:99999"]
+        {
             assert!(matches!(Kafka::new(bad, None), Err(Error::Url)), "{bad}");
         }
     }

@@ -19,7 +19,12 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Takes the lease where nobody holds it, or where its term has passed. `None`: somebody else holds it.
-    pub(crate) async fn take(db: &Db, name: &'static str, owner: Uuid, term: Duration) -> Result<Option<Self>, Error> {
+    pub(crate) async fn take(
+        db: &Db,
+        name: &'static str,
+        owner: Uuid,
+        term: Duration,
+    ) -> Result<Option<Self>, Error> {
         let until = Instant::now() + term;
         let mut tx = db.begin().await?;
         let take = query(
@@ -69,7 +74,8 @@ impl Lease {
 
     /// Gives the lease back, so that the next one need not wait for the term to pass.
     pub(crate) async fn release(self, db: &Db) -> Result<(), Error> {
-        let release = query("update lease set expires_at_us = 0 where name = $1 and owner = $2 and epoch = $3");
+        let release =
+            query("update lease set expires_at_us = 0 where name = $1 and owner = $2 and epoch = $3");
         let release = release.bind(self.name).bind(self.owner).bind(self.epoch);
         db.detach(write(db.clone(), release)).await.map(drop)
     }

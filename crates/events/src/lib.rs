@@ -48,5 +48,7 @@ impl Log {
 }
 
 /// This crate's migrations: `outbox`, `consumer_offset` and `lease`.
-pub static MIGRATIONS: db::Migrations =
-    db::Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+pub static MIGRATIONS: db::Migrations = db::Migrations {
+    sqlite: sqlx::migrate!("./migrations/sqlite"),
+    postgres: sqlx::migrate!("./migrations/postgres"),
+};

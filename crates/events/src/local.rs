@@ -95,7 +95,8 @@ impl Local {
     pub async fn prune(&self, keep: Duration) -> Result<u64, Error> {
         let mut pruned = 0;
         for (topic, producer) in &self.0.producers {
-            let cursors = self.cursors().iter().filter(|cursor| cursor.topic == *topic).cloned().collect::<Vec<_>>();
+            let cursors =
+                self.cursors().iter().filter(|cursor| cursor.topic == *topic).cloned().collect::<Vec<_>>();
             let mut lowest = i64::MAX;
             for cursor in &cursors {
                 let offset = crate::offset::load(&cursor.db, cursor.consumer, topic, 0).await?;
@@ -140,7 +141,12 @@ impl Local {
     }
 
     /// At most `limit` records at and after an offset, in order.
-    pub(crate) async fn read(&self, topic: &'static str, from: i64, limit: i64) -> Result<Vec<Record>, Error> {
+    pub(crate) async fn read(
+        &self,
+        topic: &'static str,
+        from: i64,
+        limit: i64,
+    ) -> Result<Vec<Record>, Error> {
         let rows = query("select * from outbox where topic = $1 and id >= $2 order by id limit $3");
         let rows = rows.bind(topic).bind(from).bind(limit).all(self.producer(topic)).await?;
         rows.iter().map(|row| record(topic, row)).collect()
@@ -158,7 +164,8 @@ impl Local {
             return Ok(Some(Mismatch::BeginsAt(low)));
         }
         let below = self.read(topic, at.next - 1, 1).await?;
-        let foreign = below.first().is_some_and(|record| record.offset == at.next - 1 && record.event_id != last);
+        let foreign =
+            below.first().is_some_and(|record| record.offset == at.next - 1 && record.event_id != last);
         Ok(foreign.then_some(Mismatch::Foreign))
     }
 }
@@ -214,7 +221,8 @@ impl Wake {
 
     /// Waits for a commit since the last reset, a second at most.
     pub(crate) async fn woken(&mut self) {
-        let any = futures_util::future::select_all(self.0.iter_mut().map(|commits| Box::pin(commits.changed())));
+        let any =
+            futures_util::future::select_all(self.0.iter_mut().map(|commits| Box::pin(commits.changed())));
         drop(tokio::time::timeout(POLL, any).await);
     }
 }

@@ -78,7 +78,12 @@ impl Offset {
 }
 
 /// The stored offset, where the consumer has been here before.
-pub(crate) async fn load(db: &Db, consumer: &str, topic: &str, partition: i64) -> Result<Option<Offset>, Error> {
+pub(crate) async fn load(
+    db: &Db,
+    consumer: &str,
+    topic: &str,
+    partition: i64,
+) -> Result<Option<Offset>, Error> {
     let row = query(
         "select next_offset, last_event_id from consumer_offset where consumer = $1 and topic = $2 and partition = $3",
     );
@@ -89,7 +94,13 @@ pub(crate) async fn load(db: &Db, consumer: &str, topic: &str, partition: i64) -
 }
 
 /// Stores where a new consumer begins.
-pub(crate) async fn begin(db: &Db, consumer: &str, topic: &str, partition: i64, next: i64) -> Result<Offset, Error> {
+pub(crate) async fn begin(
+    db: &Db,
+    consumer: &str,
+    topic: &str,
+    partition: i64,
+    next: i64,
+) -> Result<Offset, Error> {
     let mut tx = db.begin().await?;
     let insert = query(
         "insert into consumer_offset (consumer, topic, partition, next_offset) values ($1, $2, $3, $4)
@@ -112,6 +123,12 @@ pub(crate) async fn advance(
         "update consumer_offset set next_offset = $5, last_event_id = $6
          where consumer = $1 and topic = $2 and partition = $3 and next_offset = $4",
     );
-    let update = update.bind(consumer).bind(topic).bind(partition).bind(from.next).bind(to.next).bind(to.last_event_id);
+    let update = update
+        .bind(consumer)
+        .bind(topic)
+        .bind(partition)
+        .bind(from.next)
+        .bind(to.next)
+        .bind(to.last_event_id);
     Ok(update.execute(tx).await? == 1)
 }

@@ -14,7 +14,10 @@ pub struct Headers {
 
 impl From<&telemetry::Call> for Headers {
     fn from(call: &telemetry::Call) -> Self {
-        Self { request_id: Some(call.request_id.to_string()), traceparent: Some(call.traceparent.to_string()) }
+        Self {
+            request_id: Some(call.request_id.to_string()),
+            traceparent: Some(call.traceparent.to_string()),
+        }
     }
 }
 

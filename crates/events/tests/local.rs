@@ -132,12 +132,17 @@ async fn pruning_waits_for_every_consumer_and_keeps_the_last_applied_row() {
     let log = Log::Local(local.clone());
     append(&producer.db, TOPIC, 0..10).await;
     let consumer = consumer(&log, &target.db, false);
-    assert_eq!(local.prune(Duration::ZERO).await.unwrap(), 0, "a consumer that has not begun holds everything");
+    assert_eq!(
+        local.prune(Duration::ZERO).await.unwrap(),
+        0,
+        "a consumer that has not begun holds everything"
+    );
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(consumer.run(shutdown.clone()));
     eventually("all is applied", || async { copied(&target.db).await.len() == 10 }).await;
     assert_eq!(local.prune(Duration::from_secs(3600)).await.unwrap(), 0, "young rows stay");
-    eventually("rows are older than nothing", || async { local.prune(Duration::ZERO).await.unwrap() == 9 }).await;
+    eventually("rows are older than nothing", || async { local.prune(Duration::ZERO).await.unwrap() == 9 })
+        .await;
     append(&producer.db, TOPIC, 10..12).await;
     eventually("it goes on", || async { copied(&target.db).await.len() == 12 }).await;
     shutdown.cancel();

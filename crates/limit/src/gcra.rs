@@ -78,8 +78,9 @@ impl FromStr for Limit {
         if text == "0" {
             return Ok(Self(None));
         }
-        let number =
-            |text: &str| text.parse::<u32>().ok().filter(|number| (1..=MAX).contains(number)).ok_or(InvalidLimit);
+        let number = |text: &str| {
+            text.parse::<u32>().ok().filter(|number| (1..=MAX).contains(number)).ok_or(InvalidLimit)
+        };
         let (count, rest) = text.split_once('/').ok_or(InvalidLimit)?;
         let (unit, burst) = rest.split_once(':').unwrap_or((rest, count));
         let period_s = match unit {
@@ -128,12 +129,15 @@ mod tests {
 
     #[test]
     fn a_limit_is_spelt_in_one_way() {
-        let rate = |count, period_s, burst| Ok(Limit(Some(Rate::new(count, Duration::from_secs(period_s), burst))));
+        let rate =
+            |count, period_s, burst| Ok(Limit(Some(Rate::new(count, Duration::from_secs(period_s), burst))));
         assert_eq!("100/s:200".parse(), rate(100, 1, 200));
         assert_eq!("30/m".parse(), rate(30, 60, 30));
         assert_eq!("1/h:1".parse(), rate(1, 3600, 1));
         assert_eq!("0".parse(), Ok(Limit(None)));
-        for wrong in ["", "1", "0/s", "1/d", "1/s:", "1/s:0", "-1/s", "1/s:2:3", "/s", "1000001/s", "1 / s", "off"] {
+        for wrong in
+            ["", "1", "0/s", "1/d", "1/s:", "1/s:0", "-1/s", "1/s:2:3", "/s", "1000001/s", "1 / s", "off"]
+        {
             assert_eq!(wrong.parse::<Limit>(), Err(InvalidLimit), "{wrong}");
         }
     }

@@ -105,7 +105,11 @@ mod tests {
             assert_eq!(local.take(&[want(number, rate)], SECOND), Ok(()));
         }
         assert!(size(&local) <= 2 * GENERATION_MAX, "{}", size(&local));
-        assert_eq!(local.take(&[want(3 * GENERATION_MAX - 1, rate)], SECOND), Err(SECOND), "the last ones are known");
+        assert_eq!(
+            local.take(&[want(3 * GENERATION_MAX - 1, rate)], SECOND),
+            Err(SECOND),
+            "the last ones are known"
+        );
         assert_eq!(local.take(&[want("x", rate)], 10 * SECOND), Ok(()));
         assert_eq!(local.take(&[want("x", rate)], 10 * SECOND), Err(SECOND));
         assert_eq!(local.take(&[want("y", rate)], 20 * SECOND), Ok(()));

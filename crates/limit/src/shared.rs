@@ -109,9 +109,14 @@ mod tests {
             assert_eq!(limiter.take(&wants(&["a"])).await, Ok(()), "this process has counted none yet");
         }
         assert!(limiter.take(&wants(&["a"])).await.is_err());
-        assert!(begun.elapsed() < Duration::from_millis(500), "one waited, and no other: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_millis(500),
+            "one waited, and no other: {:?}",
+            begun.elapsed()
+        );
         server.thaw();
-        testkit::eventually("Redis is asked again", || async { limiter.take(&wants(&["a"])).await.is_ok() }).await;
+        testkit::eventually("Redis is asked again", || async { limiter.take(&wants(&["a"])).await.is_ok() })
+            .await;
         server.kill();
         testkit::eventually("it is away", || async { limiter.take(&wants(&["a"])).await.is_err() }).await;
     }

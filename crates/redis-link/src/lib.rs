@@ -82,7 +82,8 @@ impl Link {
         call: impl AsyncFnOnce(MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, RedisError> {
         let answer = timeout(self.0.patience, async { call(self.connection().await?).await }).await;
-        let answer = answer.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+        let answer =
+            answer.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
         if answer.is_err() {
             *self.0.connection.lock().await = None;
         }
@@ -125,7 +126,9 @@ impl Breaker {
         }
         // The one that moves the end of the moment is the one that asks.
         let exchange = |next_us| {
-            self.open_until_us.compare_exchange(until_us, next_us, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            self.open_until_us
+                .compare_exchange(until_us, next_us, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
         };
         self.elapsed_us(Duration::ZERO) >= until_us && exchange(self.elapsed_us(self.moment))
     }

@@ -33,7 +33,10 @@ pub struct Breaker {
 impl Rule for Breaker {
     async fn call<S>(self, inner: S, request: Request<Body>) -> Result<Response<Body>, S::Error>
     where
-        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send> + Clone + Send + 'static,
+        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send>
+            + Clone
+            + Send
+            + 'static,
     {
         let Some(pass) = self.enter(Instant::now()) else { return Ok(refused()) };
         let hasty = call::time_left(request.headers()).is_some_and(|left| left < TIME_ENOUGH);
@@ -108,7 +111,8 @@ impl Breaker {
         let mut state = self.state();
         match *state {
             State::Closed { failures } => {
-                let remembered = ((failures << 1) | u32::from(told == Told::Failed)) & ((1 << REMEMBERED) - 1);
+                let remembered =
+                    ((failures << 1) | u32::from(told == Told::Failed)) & ((1 << REMEMBERED) - 1);
                 *state = State::Closed { failures: remembered };
                 if remembered.count_ones() >= FAILURES_MAX {
                     self.open(&mut state, now);
@@ -278,7 +282,11 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1_000)).await;
             calls(&peer, 10).await;
         });
-        assert_eq!((early, calls(&peer, 1).await), (vec![Code::Ok], vec![Code::Unavailable]), "it stays open");
+        assert_eq!(
+            (early, calls(&peer, 1).await),
+            (vec![Code::Ok], vec![Code::Unavailable]),
+            "it stays open"
+        );
         assert_eq!(script.begun(), 11);
     }
 }

@@ -44,7 +44,9 @@ mod tests {
 
     #[test]
     fn repetitions_are_a_share_of_the_calls() {
-        for (percent, calls, allowed) in [(10, 0, 10), (10, 1_000, 110), (5, 1_000, 60), (10, 9, 10), (0, 1_000, 10)] {
+        for (percent, calls, allowed) in
+            [(10, 0, 10), (10, 1_000, 110), (5, 1_000, 60), (10, 9, 10), (0, 1_000, 10)]
+        {
             let budget = Budget::of_percent(percent);
             let mut taken = (0..=SAVED_MAX).filter(|_| budget.withdraw()).count();
             for _ in 0..calls {

@@ -41,7 +41,10 @@ impl Hedge {
 impl Rule for Hedge {
     async fn call<S>(self, inner: S, request: Request<Body>) -> Result<Response<Body>, S::Error>
     where
-        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send> + Clone + Send + 'static,
+        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send>
+            + Clone
+            + Send
+            + 'static,
     {
         match listed(self.methods, &request) {
             Some(method) => self.timed(inner, method, request).await,
@@ -51,7 +54,12 @@ impl Rule for Hedge {
 }
 
 impl Hedge {
-    async fn timed<S>(self, inner: S, method: &'static str, request: Request<Body>) -> Result<Response<Body>, S::Error>
+    async fn timed<S>(
+        self,
+        inner: S,
+        method: &'static str,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, S::Error>
     where
         S: Service<Request<Body>, Response = Response<Body>> + Clone,
     {
@@ -88,7 +96,8 @@ impl Hedge {
         if !self.budget.withdraw() {
             return first.await;
         }
-        metrics::counter!("upstream_hedges_total", "service" => self.service, "method" => method).increment(1);
+        metrics::counter!("upstream_hedges_total", "service" => self.service, "method" => method)
+            .increment(1);
         let second = pin!(inner.oneshot(request.again()));
         // One that could not be answered has not won while the other is under way.
         let (answer, second_won) = match select(first, second).await {
@@ -98,7 +107,8 @@ impl Hedge {
             Either::Right((answer, _)) => (answer, true),
         };
         if second_won {
-            metrics::counter!("upstream_hedge_wins_total", "service" => self.service, "method" => method).increment(1);
+            metrics::counter!("upstream_hedge_wins_total", "service" => self.service, "method" => method)
+                .increment(1);
         }
         answer
     }
@@ -151,7 +161,10 @@ mod tests {
         assert_eq!(took(&peer).await, (Code::Ok, 12 * MS));
         assert_eq!((script.begun() - before.0, script.ended() - before.1), (2, 1), "the other was dropped");
         let left = script.time_left();
-        assert_eq!(left[left.len() - 2..], [Some(Duration::from_secs(5)), Some(Duration::from_secs(5) - 10 * MS)]);
+        assert_eq!(
+            left[left.len() - 2..],
+            [Some(Duration::from_secs(5)), Some(Duration::from_secs(5) - 10 * MS)]
+        );
         assert_eq!(metric(r#"upstream_hedges_total{service="late",method="Read"}"#), Some(1.0));
         assert_eq!(metric(r#"upstream_hedge_wins_total{service="late",method="Read"}"#), Some(1.0));
 
@@ -175,8 +188,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_asked_twice_while_nobody_knows_how_long_it_takes() {
         let script = Script::always(Step::Answers(10 * MS));
-        let peer =
-            Ruled::new(Hedge::new(Target { service: "unknown", reads: &[], hedged: &["Read"] }), script.service());
+        let peer = Ruled::new(
+            Hedge::new(Target { service: "unknown", reads: &[], hedged: &["Read"] }),
+            script.service(),
+        );
         for _ in 0..50 {
             took(&peer).await;
         }

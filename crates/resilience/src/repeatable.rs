@@ -53,7 +53,8 @@ mod tests {
     use super::*;
 
     fn request(bytes: usize) -> Request<Body> {
-        let request = Request::post("http://fake/fake.Fake/Read").header("grpc-timeout", "1S").extension(7_u8);
+        let request =
+            Request::post("http://fake/fake.Fake/Read").header("grpc-timeout", "1S").extension(7_u8);
         request.body(Body::new(Full::new(Bytes::from(vec![1; bytes])))).expect("a request")
     }
 

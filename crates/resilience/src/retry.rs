@@ -38,7 +38,10 @@ impl Retry {
 impl Rule for Retry {
     async fn call<S>(self, inner: S, request: Request<Body>) -> Result<Response<Body>, S::Error>
     where
-        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send> + Clone + Send + 'static,
+        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send>
+            + Clone
+            + Send
+            + 'static,
     {
         match listed(self.target.reads, &request) {
             Some(method) => self.repeatedly(inner, method, request).await,
@@ -91,7 +94,8 @@ fn pause(answer: &HeaderMap, repetition: u32) -> Option<Duration> {
 /// A random part of it, so that callers whom one failure hit do not come back together. In whole milliseconds: timers round
 /// up to them, and a pause must end when it was said to.
 fn jittered(longest: Duration) -> Duration {
-    let (longest_ms, random) = (u64::try_from(longest.as_millis()).unwrap_or(u64::MAX >> 32), getrandom::u32());
+    let (longest_ms, random) =
+        (u64::try_from(longest.as_millis()).unwrap_or(u64::MAX >> 32), getrandom::u32());
     let random = u64::from(random.unwrap_or(u32::MAX / 2));
     Duration::from_millis(longest_ms * random / u64::from(u32::MAX))
 }
@@ -167,7 +171,8 @@ mod tests {
         let left = script.time_left();
         assert_eq!(left[0], Some(Duration::from_secs(1)));
         assert!(
-            left[1].is_some_and(|left| left <= Duration::from_millis(700) && left >= Duration::from_millis(640)),
+            left[1]
+                .is_some_and(|left| left <= Duration::from_millis(700) && left >= Duration::from_millis(640)),
             "{left:?}"
         );
     }

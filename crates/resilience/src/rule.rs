@@ -10,9 +10,16 @@ use tower::Service;
 /// What is done about the calls of one service. Clones are one and share what they know.
 pub trait Rule: Clone + Send + 'static {
     /// Answers a call, asking the service as often as the rule has it.
-    fn call<S>(self, inner: S, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, S::Error>> + Send
+    fn call<S>(
+        self,
+        inner: S,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, S::Error>> + Send
     where
-        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send> + Clone + Send + 'static;
+        S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send>
+            + Clone
+            + Send
+            + 'static;
 }
 
 /// A service whose calls follow a rule.

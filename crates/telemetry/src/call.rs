@@ -172,7 +172,9 @@ mod tests {
 
     #[test]
     fn a_call_arrives_as_it_was_sent() {
-        let call = Call::new().with_deadline(Instant::now() + Duration::from_secs(5)).with_authorization("Bearer abc");
+        let call = Call::new()
+            .with_deadline(Instant::now() + Duration::from_secs(5))
+            .with_authorization("Bearer abc");
         let arrived = Call::of(&sent(call.clone()));
         assert_eq!(arrived.request_id, call.request_id);
         assert_eq!(arrived.authorization, call.authorization);

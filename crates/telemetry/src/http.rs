@@ -148,7 +148,10 @@ mod tests {
             panic!("the handler's secret reason")
         }
         Router::new()
-            .route("/things/{id}", get(|Extension(call): Extension<Call>| async move { call.request_id.to_string() }))
+            .route(
+                "/things/{id}",
+                get(|Extension(call): Extension<Call>| async move { call.request_id.to_string() }),
+            )
             .route("/explode", get(explode))
             .route("/never", get(std::future::pending::<()>))
             .layer(from_fn(access_log))
@@ -167,12 +170,15 @@ mod tests {
     #[tokio::test]
     async fn the_request_id_reaches_the_handler_the_answer_and_the_one_line() {
         let captured = Captured::begin(Format::Json);
-        let response = router().oneshot(request("/things/7?token=hidden", "id-http-1")).await.expect("an answer");
+        let response =
+            router().oneshot(request("/things/7?token=hidden", "id-http-1")).await.expect("an answer");
         assert_eq!(response.headers()["x-request-id"], "id-http-1");
         assert_eq!(text(response).await, "id-http-1");
         let lines = captured.text();
         assert_eq!(lines.lines().count(), 1, "{lines}");
-        for part in [r#""path":"/things/{id}""#, r#""status":200"#, r#""method":"GET""#, "duration_ms", "id-http-1"] {
+        for part in
+            [r#""path":"/things/{id}""#, r#""status":200"#, r#""method":"GET""#, "duration_ms", "id-http-1"]
+        {
             assert!(lines.contains(part), "{part} in {lines}");
         }
         assert!(!lines.contains("hidden"), "{lines}");
@@ -204,13 +210,17 @@ mod tests {
         assert!(captured.text().contains("secret reason"), "operators see it: {}", captured.text());
         let metrics = recorder::install().render();
         assert!(metrics.contains(r#"panics_total{place="http"} "#), "{metrics}");
-        assert!(metrics.contains(r#"http_requests_total{method="GET",path="/explode",status="500"} 1"#), "{metrics}");
+        assert!(
+            metrics.contains(r#"http_requests_total{method="GET",path="/explode",status="500"} 1"#),
+            "{metrics}"
+        );
     }
 
     #[tokio::test]
     async fn every_answer_says_how_it_is_to_be_handled_unless_its_handler_has() {
-        let own =
-            || async { ([("cache-control", "no-cache"), ("content-security-policy", "default-src 'self'")], "x") };
+        let own = || async {
+            ([("cache-control", "no-cache"), ("content-security-policy", "default-src 'self'")], "x")
+        };
         let router = router().route("/own", get(own)).layer(from_fn(access_log));
         for (path, status) in [("/things/7", 200), ("/nowhere", 404), ("/explode", 500)] {
             let response = router.clone().oneshot(request(path, "id")).await.expect("an answer");
@@ -248,7 +258,9 @@ mod tests {
     async fn a_client_that_leaves_is_seen() {
         let captured = Captured::begin(Format::Json);
         let answer = router().oneshot(request("/never", "id-http-4"));
-        tokio::time::timeout(std::time::Duration::from_millis(20), answer).await.expect_err("it never answers");
+        tokio::time::timeout(std::time::Duration::from_millis(20), answer)
+            .await
+            .expect_err("it never answers");
         let lines = captured.text();
         assert!(lines.contains(r#""status":499"#) && lines.contains("id-http-4"), "{lines}");
     }

@@ -76,7 +76,8 @@ mod tests {
         for format in [Format::Text, Format::Json] {
             let captured = Captured::begin(format);
             tracing::info_span!("rpc", request_id = "id-1").in_scope(|| {
-                tracing::info_span!("deeper", number = 2).in_scope(|| tracing::warn!(cause = "none", "it happened"));
+                tracing::info_span!("deeper", number = 2)
+                    .in_scope(|| tracing::warn!(cause = "none", "it happened"));
             });
             let text = captured.text();
             assert!(text.contains("id-1") && text.contains("it happened"), "{text}");
@@ -88,7 +89,10 @@ mod tests {
         let captured = Captured::begin(Format::Json);
         tracing::info!(rows = 3, "done");
         let line: serde_json::Value = serde_json::from_str(captured.text().trim()).expect("one object");
-        assert_eq!((&line["rows"], &line["message"], &line["level"]), (&3.into(), &"done".into(), &"INFO".into()));
+        assert_eq!(
+            (&line["rows"], &line["message"], &line["level"]),
+            (&3.into(), &"done".into(), &"INFO".into())
+        );
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::{Readiness, http::secured, recorder};
 /// All three, for the operations port. Installs the metrics recorder.
 pub fn router<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
     let recorder = recorder::install();
-    let metrics = move || async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()) };
+    let metrics =
+        move || async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()) };
     health(readiness).route("/metrics", get(metrics)).layer(from_fn(secured))
 }
 
@@ -60,7 +61,9 @@ mod tests {
         for path in ["/healthz", "/readyz", "/metrics", "/nowhere"] {
             let request = Request::get(path).body(Body::empty()).expect("a request");
             let response = router.clone().oneshot(request).await.expect("an answer");
-            for name in ["x-content-type-options", "referrer-policy", "content-security-policy", "cache-control"] {
+            for name in
+                ["x-content-type-options", "referrer-policy", "content-security-policy", "cache-control"]
+            {
                 assert!(response.headers().contains_key(name), "{name} of {path}");
             }
         }

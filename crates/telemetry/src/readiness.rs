@@ -31,7 +31,9 @@ impl State {
     fn json(&self) -> Value {
         match self {
             Self::Ready => json!({ "status": self.name() }),
-            Self::Degraded(reason) | Self::NotReady(reason) => json!({ "status": self.name(), "reason": reason }),
+            Self::Degraded(reason) | Self::NotReady(reason) => {
+                json!({ "status": self.name(), "reason": reason })
+            }
         }
     }
 }

@@ -90,11 +90,13 @@ impl Smith {
             table.push((format!("alg {alg:?} without a signature"), format!("{head}.{}.", self.part(1))));
             table.push((format!("alg {alg:?}, signed"), self.with_header("alg", json!(alg))));
         }
-        for (algorithm, name) in [(Algorithm::HS256, "HS256"), (Algorithm::HS384, "HS384"), (Algorithm::HS512, "HS512")]
+        for (algorithm, name) in
+            [(Algorithm::HS256, "HS256"), (Algorithm::HS384, "HS384"), (Algorithm::HS512, "HS512")]
         {
             let header = with(&self.header, "alg", json!(name)).to_string();
             let raw = URL_SAFE_NO_PAD.decode(&self.public).expect("base64url");
-            for (secret, what) in [(&raw[..], "the public key"), (self.public.as_bytes(), "its text"), (b"", "nothing")]
+            for (secret, what) in
+                [(&raw[..], "the public key"), (self.public.as_bytes(), "its text"), (b"", "nothing")]
             {
                 let key = EncodingKey::from_secret(secret);
                 table.push((
@@ -115,10 +117,12 @@ impl Smith {
         let theirs = |header: &Value| by(&self.stranger, Algorithm::EdDSA, &header.to_string(), &claims);
         let mut table = vec![
             ("another key under our id".to_owned(), by(&self.stranger, Algorithm::EdDSA, &header, &claims)),
-            ("another key under an id of its own".to_owned(), theirs(&with(&self.header, "kid", json!("theirs")))),
+            (
+                "another key under an id of its own".to_owned(),
+                theirs(&with(&self.header, "kid", json!("theirs"))),
+            ),
         ];
-        let jwk =
-            json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public, "kid": "theirs", "alg": "EdDSA", "use": "sig" });
+        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public, "kid": "theirs", "alg": "EdDSA", "use": "sig" });
         for (name, value) in [
             ("jwk", jwk),
             ("jku", json!("https://evil.example/keys.json")),
@@ -130,7 +134,9 @@ impl Smith {
             let header = with(&header, "kid", json!("theirs"));
             table.push((format!("another key that {name} tells of, under its own id"), theirs(&header)));
         }
-        for kid in ["", "unknown", "../../../etc/passwd", "' or '1'='1", "/dev/null", "\u{1f511}", "a\u{0}b", "*"] {
+        for kid in
+            ["", "unknown", "../../../etc/passwd", "' or '1'='1", "/dev/null", "\u{1f511}", "a\u{0}b", "*"]
+        {
             table.push((format!("kid {kid:?}"), self.with_header("kid", json!(kid))));
         }
         table.push(("kid of 3,000 characters".to_owned(), self.with_header("kid", json!("k".repeat(3_000)))));
@@ -190,9 +196,11 @@ impl Smith {
         }
         let claims = self.claims.to_string();
         let open = claims.trim_end_matches('}');
-        for (name, value) in
-            [("exp", "99999999999"), ("sub", "\"00000000-0000-0000-0000-000000000000\""), ("iss", "\"tidings\"")]
-        {
+        for (name, value) in [
+            ("exp", "99999999999"),
+            ("sub", "\"00000000-0000-0000-0000-000000000000\""),
+            ("iss", "\"tidings\""),
+        ] {
             let twice = format!("{open},\"{name}\":{value}}}");
             table.push((format!("{name} twice"), self.signed_text(&self.header.to_string(), &twice)));
         }
@@ -204,12 +212,15 @@ impl Smith {
 
     /// Times that are over, to come, or none.
     fn times(&self) -> Vec<Forged> {
-        let (exp, iat) = (self.claims["exp"].as_i64().expect("a time"), self.claims["iat"].as_i64().expect("a time"));
+        let (exp, iat) =
+            (self.claims["exp"].as_i64().expect("a time"), self.claims["iat"].as_i64().expect("a time"));
         let mut table = vec![
             ("exp as a float".to_owned(), self.with_claim("exp", json!(exp as f64))),
             ("exp as text".to_owned(), self.with_claim("exp", json!(exp.to_string()))),
         ];
-        for value in [json!(iat - 3_600), json!(0), json!(-1), json!(i64::MIN), json!(i64::MAX), json!(u64::MAX)] {
+        for value in
+            [json!(iat - 3_600), json!(0), json!(-1), json!(i64::MIN), json!(i64::MAX), json!(u64::MAX)]
+        {
             table.push((format!("exp {value}"), self.with_claim("exp", value)));
         }
         for value in [json!(1e300), json!("2099-01-01T00:00:00Z"), json!(true), json!([exp]), json!({})] {
@@ -253,7 +264,10 @@ impl Smith {
             ("the token twice, by a comma", format!("{token},{token}")),
             ("in quotes", format!("\"{token}\"")),
             ("upper case", token.to_uppercase()),
-            ("JSON for a token", json!({ "protected": head, "payload": claims, "signature": signature }).to_string()),
+            (
+                "JSON for a token",
+                json!({ "protected": head, "payload": claims, "signature": signature }).to_string(),
+            ),
             ("4,097 characters", "a".repeat(4_097)),
             ("a large claim", self.with_claim("more", json!("x".repeat(5_000)))),
             ("a word", "token".to_owned()),

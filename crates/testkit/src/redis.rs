@@ -39,7 +39,8 @@ impl RedisServer {
     pub fn start() -> Option<Self> {
         redis_url()?;
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let (address, folder) = (free.expect("a free port"), tempfile::tempdir().expect("a temporary folder"));
+        let (address, folder) =
+            (free.expect("a free port"), tempfile::tempdir().expect("a temporary folder"));
         let mut server = Self { address, folder, child: None };
         server.start_again();
         Some(server)

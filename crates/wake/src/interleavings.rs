@@ -34,7 +34,11 @@ fn newer(rows: &Rows, seen: u32) -> Option<u32> {
 }
 
 /// Writers on threads of their own beside this taker.
-fn beside<T: Future<Output = ()>>(writers: u32, each: u32, taker: impl Fn(Rows, Wake) -> T + Sync + Send + 'static) {
+fn beside<T: Future<Output = ()>>(
+    writers: u32,
+    each: u32,
+    taker: impl Fn(Rows, Wake) -> T + Sync + Send + 'static,
+) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(PREEMPTIONS_MAX);
     model.check(move || {

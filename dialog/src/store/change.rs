@@ -92,7 +92,12 @@ pub enum Changed {
 ///
 /// # Errors
 /// As the database has them.
-pub async fn rows(db: &Db, dialog: DialogId, since: i64, limit: i64) -> Result<Option<(i64, Vec<Change>)>, Error> {
+pub async fn rows(
+    db: &Db,
+    dialog: DialogId,
+    since: i64,
+    limit: i64,
+) -> Result<Option<(i64, Vec<Change>)>, Error> {
     let select = query(
         "select d.version as head, c.*
          from dialog d left join (

@@ -53,7 +53,10 @@ pub async fn insert(
 ///
 /// # Errors
 /// As the database has them.
-pub async fn of_pair(on: impl Into<On<'_>>, (low, high): (UserId, UserId)) -> Result<Option<DialogId>, Error> {
+pub async fn of_pair(
+    on: impl Into<On<'_>>,
+    (low, high): (UserId, UserId),
+) -> Result<Option<DialogId>, Error> {
     let select = query("select id from dialog where low_user_id = $1 and high_user_id = $2");
     let row = select.bind(low.uuid()).bind(high.uuid()).optional(on).await?;
     row.map(|row| row.get("id").map(DialogId::new)).transpose()
@@ -82,7 +85,8 @@ pub async fn list(db: &Db, person: UserId, after: Cursor, limit: i64) -> Result<
          where p.user_id = $1 and not p.has_left and (d.last_activity_us, d.id) < ($2, $3)
          order by d.last_activity_us desc, d.id desc limit $4"
     ));
-    let select = select.bind(person.uuid()).bind(after.last_activity_us).bind(after.dialog_id.uuid()).bind(limit);
+    let select =
+        select.bind(person.uuid()).bind(after.last_activity_us).bind(after.dialog_id.uuid()).bind(limit);
     select.all(db).await?.iter().map(read).collect()
 }
 

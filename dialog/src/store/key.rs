@@ -29,7 +29,8 @@ pub async fn claim_message(
         "insert into message_key (author_id, client_key, message_id, dialog_id, text_hash) values ($1, $2, $3, $4, $5)
          on conflict (author_id, client_key) do nothing",
     );
-    let insert = insert.bind(author.uuid()).bind(key.as_str()).bind(message.uuid()).bind(dialog.uuid()).bind(hash);
+    let insert =
+        insert.bind(author.uuid()).bind(key.as_str()).bind(message.uuid()).bind(dialog.uuid()).bind(hash);
     Ok(insert.execute(tx).await? == 1)
 }
 
@@ -42,9 +43,12 @@ pub async fn claimed_message(
     author: UserId,
     key: &ClientKey,
 ) -> Result<Option<Claimed<(MessageId, DialogId)>>, Error> {
-    let select =
-        query("select message_id, dialog_id, text_hash from message_key where author_id = $1 and client_key = $2");
-    let Some(row) = select.bind(author.uuid()).bind(key.as_str()).optional(on).await? else { return Ok(None) };
+    let select = query(
+        "select message_id, dialog_id, text_hash from message_key where author_id = $1 and client_key = $2",
+    );
+    let Some(row) = select.bind(author.uuid()).bind(key.as_str()).optional(on).await? else {
+        return Ok(None);
+    };
     let made = (MessageId::new(row.get("message_id")?), DialogId::new(row.get("dialog_id")?));
     Ok(Some(Claimed { made, hash: row.get("text_hash")? }))
 }
@@ -85,7 +89,10 @@ pub async fn claimed_dialog(
     author: UserId,
     key: &ClientKey,
 ) -> Result<Option<Claimed<DialogId>>, Error> {
-    let select = query("select dialog_id, request_hash from dialog_key where author_id = $1 and client_key = $2");
-    let Some(row) = select.bind(author.uuid()).bind(key.as_str()).optional(on).await? else { return Ok(None) };
+    let select =
+        query("select dialog_id, request_hash from dialog_key where author_id = $1 and client_key = $2");
+    let Some(row) = select.bind(author.uuid()).bind(key.as_str()).optional(on).await? else {
+        return Ok(None);
+    };
     Ok(Some(Claimed { made: DialogId::new(row.get("dialog_id")?), hash: row.get("request_hash")? }))
 }

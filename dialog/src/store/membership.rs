@@ -13,7 +13,8 @@ use super::set;
 /// # Errors
 /// As the database has them.
 pub async fn is_present(on: impl Into<On<'_>>, dialog: DialogId, person: UserId) -> Result<bool, Error> {
-    let select = query("select 1 as one from membership where dialog_id = $1 and user_id = $2 and not has_left");
+    let select =
+        query("select 1 as one from membership where dialog_id = $1 and user_id = $2 and not has_left");
     Ok(select.bind(dialog.uuid()).bind(person.uuid()).optional(on).await?.is_some())
 }
 

@@ -38,7 +38,8 @@ pub async fn insert(tx: &mut Tx, new: New<'_>) -> Result<Option<Message>, Error>
          where exists (select 1 from membership where dialog_id = $2 and user_id = $4 and not has_left)
          returning *",
     );
-    let insert = insert.bind(new.id.uuid()).bind(new.dialog_id.uuid()).bind(new.seq).bind(new.author_id.uuid());
+    let insert =
+        insert.bind(new.id.uuid()).bind(new.dialog_id.uuid()).bind(new.seq).bind(new.author_id.uuid());
     let row = insert.bind(new.text).bind(new.transaction_id.uuid()).bind(new.version).optional(tx).await?;
     row.as_ref().map(read).transpose()
 }
@@ -47,7 +48,12 @@ pub async fn insert(tx: &mut Tx, new: New<'_>) -> Result<Option<Message>, Error>
 ///
 /// # Errors
 /// As the database has them.
-pub async fn delete(tx: &mut Tx, id: MessageId, author: UserId, version: i64) -> Result<Option<Message>, Error> {
+pub async fn delete(
+    tx: &mut Tx,
+    id: MessageId,
+    author: UserId,
+    version: i64,
+) -> Result<Option<Message>, Error> {
     let update = query(
         "update message set text = '', deleted_at_us = (select now_us from clock), changed_version = $3
          where id = $1 and author_id = $2 and deleted_at_us is null and exists (
@@ -96,7 +102,11 @@ pub async fn by_ids(
 ///
 /// # Errors
 /// As the database has them.
-pub async fn of_dialog(on: impl Into<On<'_>>, dialog: DialogId, ids: &[MessageId]) -> Result<Vec<Message>, Error> {
+pub async fn of_dialog(
+    on: impl Into<On<'_>>,
+    dialog: DialogId,
+    ids: &[MessageId],
+) -> Result<Vec<Message>, Error> {
     let select = query(
         "select m.* from message m where m.dialog_id = $1 and m.id in (select id from rows($2: id uuid) as r)
          order by m.changed_version",

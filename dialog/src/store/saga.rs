@@ -29,7 +29,10 @@ pub struct State {
 ///
 /// # Errors
 /// As the database has them.
-pub async fn states(tx: &mut Tx, ids: impl IntoIterator<Item = MessageId>) -> Result<HashMap<MessageId, State>, Error> {
+pub async fn states(
+    tx: &mut Tx,
+    ids: impl IntoIterator<Item = MessageId>,
+) -> Result<HashMap<MessageId, State>, Error> {
     let select = query(
         "select m.id, m.dialog_id, m.seq, m.author_id, m.status, clock.now_us - m.created_at_us as age_us
          from message m cross join clock where m.id in (select id from rows($1: id uuid) as r)",

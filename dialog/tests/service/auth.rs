@@ -8,9 +8,9 @@ use std::{
 use proto::{
     UserId,
     auth::{
-        ChangePasswordRequest, KeysReply, KeysRequest, LoginRequest, LogoutReply, LogoutRequest, RefreshRequest,
-        RegisterRequest, RenameRequest, RevokedReply, RevokedRequest, SearchReply, SearchRequest, Session, User,
-        UsersReply, UsersRequest, auth_server::Auth,
+        ChangePasswordRequest, KeysReply, KeysRequest, LoginRequest, LogoutReply, LogoutRequest,
+        RefreshRequest, RegisterRequest, RenameRequest, RevokedReply, RevokedRequest, SearchReply,
+        SearchRequest, Session, User, UsersReply, UsersRequest, auth_server::Auth,
     },
 };
 use tonic::{Request, Response, Status};
@@ -59,7 +59,8 @@ impl Auth for Directory {
             return Err(status.clone());
         }
         let known = request.into_inner().ids.into_iter().filter(|id| state.people.contains(id));
-        let users = known.map(|id| User { id, login: "x".to_owned(), name: "X".to_owned(), created_at_us: 1 });
+        let users =
+            known.map(|id| User { id, login: "x".to_owned(), name: "X".to_owned(), created_at_us: 1 });
         Ok(Response::new(UsersReply { users: users.collect() }))
     }
     async fn register(&self, _: Request<RegisterRequest>) -> Result<Response<Session>, Status> {

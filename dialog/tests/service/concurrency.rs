@@ -20,7 +20,8 @@ async fn two_people_who_begin_at_once_have_one_dialog() {
             let (a, b) = (world.person(), world.person());
             let key = (round % 2 == 0).then_some("key");
             let begun = (0..8).map(|turn| {
-                let (one, other) = if turn % 2 == 0 { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
+                let (one, other) =
+                    if turn % 2 == 0 { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
                 tokio::spawn(async move { one.try_create(&[&other], None, key).await.unwrap() })
             });
             let dialogs: Vec<_> = join_all(begun).await.into_iter().map(Result::unwrap).collect();
@@ -74,8 +75,10 @@ async fn numbers_and_versions_of_busy_dialogs_have_no_gap_and_no_inversion() {
         for _ in 0..3 {
             dialogs.push(people[0].group(&others).await.id);
         }
-        let writers =
-            people.iter().enumerate().map(|(turn, person)| tokio::spawn(write(person.clone(), dialogs.clone(), turn)));
+        let writers = people
+            .iter()
+            .enumerate()
+            .map(|(turn, person)| tokio::spawn(write(person.clone(), dialogs.clone(), turn)));
         let mut seqs: BTreeMap<Vec<u8>, Vec<i64>> = BTreeMap::new();
         for sent in join_all(writers).await {
             for (dialog, seq) in sent.unwrap() {
@@ -93,7 +96,11 @@ async fn numbers_and_versions_of_busy_dialogs_have_no_gap_and_no_inversion() {
         }
         assert_eq!(versions.values().map(Vec::len).sum::<usize>(), 3 * 25 + 240 + 48);
         for versions in versions.values() {
-            assert_eq!(*versions, (1..=versions.len() as i64).collect::<Vec<_>>(), "in the order of the outbox (I13)");
+            assert_eq!(
+                *versions,
+                (1..=versions.len() as i64).collect::<Vec<_>>(),
+                "in the order of the outbox (I13)"
+            );
         }
     }
 }

@@ -34,7 +34,11 @@ async fn two_people_have_one_dialog_found_from_both_sides() {
             participant_ids: vec![b.id.bytes(), a.id.bytes(), b.id.bytes()],
             ..CreateRequest::default()
         };
-        assert_eq!(a.client().create(itself).await.unwrap().into_inner(), dialog, "naming oneself changes nothing");
+        assert_eq!(
+            a.client().create(itself).await.unwrap().into_inner(),
+            dialog,
+            "naming oneself changes nothing"
+        );
     }
 }
 
@@ -44,8 +48,16 @@ async fn every_event_of_a_new_dialog_is_a_step_of_its_version() {
         let (a, b, c) = (world.person(), world.person(), world.person());
         let dialog = a.group(&[&b, &c]).await;
         let events = outbox(&world.db, topic::DIALOG).await;
-        assert_eq!(events.iter().map(|event| event.version).collect::<Vec<_>>(), [1, 2, 3, 4], "{}", world.name);
-        assert_eq!(events[0].kind, Kind::DialogCreated(DialogCreated { dialog_id: dialog.id.clone(), version: 1 }));
+        assert_eq!(
+            events.iter().map(|event| event.version).collect::<Vec<_>>(),
+            [1, 2, 3, 4],
+            "{}",
+            world.name
+        );
+        assert_eq!(
+            events[0].kind,
+            Kind::DialogCreated(DialogCreated { dialog_id: dialog.id.clone(), version: 1 })
+        );
         for (event, person) in events[1..].iter().zip(&dialog.participant_ids) {
             let joined = ParticipantJoined {
                 dialog_id: dialog.id.clone(),
@@ -73,7 +85,10 @@ async fn a_title_or_a_third_person_makes_a_group() {
         assert!(!three.direct && three.title.is_none());
         assert_eq!(three.participant_ids, sorted(&[&a, &b, &c]));
         let ids = [&direct.id, &titled.id, &again.id, &three.id];
-        assert!(ids.iter().enumerate().all(|(place, id)| !ids[..place].contains(id)), "groups are as many as are made");
+        assert!(
+            ids.iter().enumerate().all(|(place, id)| !ids[..place].contains(id)),
+            "groups are as many as are made"
+        );
     }
 }
 
@@ -90,8 +105,12 @@ async fn a_client_key_makes_one_dialog() {
         assert_ne!(other.id, group.id, "a key is its author's own");
         let direct = a.direct(&b).await;
         let keyed = b.try_create(&[&a], None, Some("direct")).await.unwrap();
-        assert_eq!((&keyed.id, &b.try_create(&[&a], None, Some("direct")).await.unwrap().id), (&direct.id, &direct.id));
-        let sent = a.try_send(&group.id, "a key of a dialog is none of a message", Some("key")).await.unwrap();
+        assert_eq!(
+            (&keyed.id, &b.try_create(&[&a], None, Some("direct")).await.unwrap().id),
+            (&direct.id, &direct.id)
+        );
+        let sent =
+            a.try_send(&group.id, "a key of a dialog is none of a message", Some("key")).await.unwrap();
         assert_eq!(sent.seq, 1);
     }
 }
@@ -101,7 +120,8 @@ async fn bad_input_makes_nothing() {
     for world in worlds().await {
         let (a, b) = (world.person(), world.person());
         let create = |participant_ids: Vec<Vec<u8>>, title: Option<&str>, client_key: Option<&str>| {
-            let (mut client, title, client_key) = (a.client(), title.map(str::to_owned), client_key.map(str::to_owned));
+            let (mut client, title, client_key) =
+                (a.client(), title.map(str::to_owned), client_key.map(str::to_owned));
             async move { client.create(CreateRequest { participant_ids, title, client_key }).await }
         };
         let b = b.id.bytes();
@@ -140,7 +160,8 @@ async fn a_thousand_people_make_a_group() {
         let others: Vec<_> = (0..999).map(|_| world.person()).collect();
         let dialog = a.group(&others.iter().collect::<Vec<_>>()).await;
         assert_eq!(dialog.participant_ids.len(), 1_000, "{}", world.name);
-        let versions: Vec<_> = outbox(&world.db, topic::DIALOG).await.iter().map(|event| event.version).collect();
+        let versions: Vec<_> =
+            outbox(&world.db, topic::DIALOG).await.iter().map(|event| event.version).collect();
         assert_eq!(versions, (1..=1_001).collect::<Vec<_>>());
         assert_eq!(others[998].get(&dialog.id).await.unwrap(), dialog);
     }

@@ -37,8 +37,15 @@ async fn a_history_is_read_both_ways_and_its_ends_are_told_exactly() {
             (None, None, Some(2), Some(1), vec![], false, true),
             (None, None, Some(2), Some(0), vec![], false, true),
         ] {
-            let page = b.page(HistoryPage { dialog_id: dialog.id.clone(), first, after_seq, last, before_seq }).await;
-            assert_eq!(seqs(&page), expected, "{}: {first:?} {after_seq:?} {last:?} {before_seq:?}", world.name);
+            let page = b
+                .page(HistoryPage { dialog_id: dialog.id.clone(), first, after_seq, last, before_seq })
+                .await;
+            assert_eq!(
+                seqs(&page),
+                expected,
+                "{}: {first:?} {after_seq:?} {last:?} {before_seq:?}",
+                world.name
+            );
             let ends = (page.found, page.has_previous, page.has_next);
             assert_eq!(ends, (true, previous, next), "{first:?} {after_seq:?} {last:?} {before_seq:?}");
         }
@@ -71,7 +78,10 @@ async fn many_pages_are_answered_in_the_order_asked() {
         let pages = a.client().history(HistoryRequest { pages }).await.unwrap().into_inner().pages;
         let found: Vec<_> = pages.iter().map(|page| page.found).collect();
         assert_eq!(found, [true, false, true, false, true], "{}", world.name);
-        assert_eq!(pages.iter().map(seqs).collect::<Vec<_>>(), [vec![2], vec![], vec![2, 3], vec![], vec![1, 2, 3]]);
+        assert_eq!(
+            pages.iter().map(seqs).collect::<Vec<_>>(),
+            [vec![2], vec![], vec![2, 3], vec![], vec![1, 2, 3]]
+        );
         assert_eq!((pages[0].has_previous, pages[0].has_next), (true, true));
         assert_eq!((pages[2].has_previous, pages[2].has_next), (true, false));
         assert_eq!(pages[1], pages[3], "foreign and absent look alike");
@@ -116,13 +126,18 @@ async fn messages_are_found_by_their_ids_and_their_sagas() {
             (a.send(&own.id, "one").await, b.send(&own.id, "two").await, b.send(&foreign.id, "hidden").await);
         let request = MessagesRequest {
             ids: vec![one.id.clone(), hidden.id.clone(), MessageId::now().bytes(), one.id.clone()],
-            transaction_ids: vec![two.transaction_id.clone(), one.transaction_id.clone(), hidden.transaction_id],
+            transaction_ids: vec![
+                two.transaction_id.clone(),
+                one.transaction_id.clone(),
+                hidden.transaction_id,
+            ],
         };
         let mut found: Vec<Message> = a.client().messages(request).await.unwrap().into_inner().messages;
         found.sort_by_key(|message| message.seq);
         assert_eq!(found, [one, two], "{}", world.name);
         let ids = |count| vec![MessageId::now().bytes(); count];
-        for (ids, transaction_ids) in [(ids(501), ids(500)), (vec![vec![1]], vec![]), (vec![], vec![vec![1]])] {
+        for (ids, transaction_ids) in [(ids(501), ids(500)), (vec![vec![1]], vec![]), (vec![], vec![vec![1]])]
+        {
             let refused = a.client().messages(MessagesRequest { ids, transaction_ids }).await;
             assert_eq!(code(refused), Code::InvalidArgument);
         }

@@ -12,8 +12,8 @@ use crate::{
 };
 
 async fn list(caller: &Person, first: i32, after: Option<&Dialog>) -> Result<ListReply, Status> {
-    let after =
-        after.map(|dialog| ListCursor { last_activity_us: dialog.last_activity_us, dialog_id: dialog.id.clone() });
+    let after = after
+        .map(|dialog| ListCursor { last_activity_us: dialog.last_activity_us, dialog_id: dialog.id.clone() });
     Ok(caller.client().list(ListRequest { first, after }).await?.into_inner())
 }
 
@@ -82,7 +82,9 @@ async fn dialogs_by_ids_leave_out_what_is_absent_or_foreign() {
         let ids = vec![own.id.clone(), foreign.id, own.id.clone(), DialogId::now().bytes()];
         let found = a.client().get(GetRequest { ids }).await.unwrap().into_inner().dialogs;
         assert_eq!(found, [own], "{}", world.name);
-        assert!(a.client().get(GetRequest { ids: Vec::new() }).await.unwrap().into_inner().dialogs.is_empty());
+        assert!(
+            a.client().get(GetRequest { ids: Vec::new() }).await.unwrap().into_inner().dialogs.is_empty()
+        );
     }
 }
 

@@ -98,7 +98,11 @@ async fn bad_input_adds_nobody() {
         world.auth.go_away(Status::unavailable("away"));
         assert_eq!(code(add(&a, &group.id, &full[..1]).await), Code::Unavailable);
         assert_eq!(names(&world.db).await, before);
-        assert_eq!(add(&a, &group.id, &[b.id]).await.unwrap().participant_ids.len(), 2, "nobody new to ask about");
+        assert_eq!(
+            add(&a, &group.id, &[b.id]).await.unwrap().participant_ids.len(),
+            2,
+            "nobody new to ask about"
+        );
         world.auth.come_back();
         assert_eq!(add(&a, &group.id, &full[1..]).await.unwrap().participant_ids.len(), 1_000);
         assert_eq!(code(add(&a, &group.id, &full[..1]).await), Code::InvalidArgument);
@@ -121,7 +125,10 @@ async fn for_those_who_take_no_part_a_dialog_is_not_there() {
         {
             answers.push(unseen(who, dialog, message).await);
         }
-        assert!(answers.iter().all(|answer| *answer == answers[0]), "foreign and absent look alike: {answers:?}");
+        assert!(
+            answers.iter().all(|answer| *answer == answers[0]),
+            "foreign and absent look alike: {answers:?}"
+        );
         assert_eq!(names(&world.db).await, before);
     }
 }
@@ -146,7 +153,9 @@ async fn unseen(who: &Person, dialog: &[u8], message: &[u8]) -> Vec<String> {
     refused(client.messages_since(since).await.unwrap_err());
     let own = client.list(ListRequest { first: 100, after: None }).await.unwrap().into_inner();
     assert!(own.dialogs.is_empty() && !own.has_next);
-    assert!(client.get(GetRequest { ids: vec![dialog.to_vec()] }).await.unwrap().into_inner().dialogs.is_empty());
+    assert!(
+        client.get(GetRequest { ids: vec![dialog.to_vec()] }).await.unwrap().into_inner().dialogs.is_empty()
+    );
     let named = MessagesRequest { ids: vec![message.to_vec()], transaction_ids: vec![message.to_vec()] };
     assert!(client.messages(named).await.unwrap().into_inner().messages.is_empty());
     for (first, last) in [(Some(1), None), (None, Some(1))] {

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
     dialog::{
-        AddParticipantsRequest, Change, ChangesSinceRequest, DeleteRequest, LeaveRequest, Message, Status, change::Row,
+        AddParticipantsRequest, Change, ChangesSinceRequest, DeleteRequest, LeaveRequest, Message, Status,
+        change::Row,
     },
     events::{CountRefused, Counted, event::Kind},
     topic,
@@ -40,7 +41,9 @@ impl State {
                 let before = self.messages.insert(sent.message_id, (sent.seq, Status::Pending, false));
                 assert!(before.is_none());
             }
-            Kind::MessageCommitted(it) => self.messages.get_mut(&it.message_id).unwrap().1 = Status::Committed,
+            Kind::MessageCommitted(it) => {
+                self.messages.get_mut(&it.message_id).unwrap().1 = Status::Committed
+            }
             Kind::MessageFailed(it) => self.messages.get_mut(&it.message_id).unwrap().1 = Status::Failed,
             Kind::MessageDeleted(it) => self.messages.get_mut(&it.message_id).unwrap().2 = true,
             other => panic!("{other:?} is none of dialog's"),
@@ -66,7 +69,8 @@ async fn step(world: &World, people: &[Person], group: &[u8], sent: &mut Vec<Mes
     match random.random_range(0..10) {
         0..=3 => sent.extend(who.try_send(group, "text", None).await),
         4 => {
-            let user_ids = vec![people.choose(random).unwrap().id.bytes(), people.choose(random).unwrap().id.bytes()];
+            let user_ids =
+                vec![people.choose(random).unwrap().id.bytes(), people.choose(random).unwrap().id.bytes()];
             let request = AddParticipantsRequest { dialog_id: group.to_vec(), user_ids };
             drop(who.client().add_participants(request).await);
         }
@@ -106,7 +110,8 @@ async fn changes_since_any_version_lead_to_the_state_now() {
             }
             let last = people[0].direct(&people[1]).await.id;
             let last = people[0].send(&last, "last").await;
-            let end = Counted { dialog_id: last.dialog_id.clone(), seq: last.seq, message_id: last.id.clone() };
+            let end =
+                Counted { dialog_id: last.dialog_id.clone(), seq: last.seq, message_id: last.id.clone() };
             world.tell(Kind::Counted(end)).await;
             eventually("everything told is applied", || async {
                 people[0].message(&last.id).await.unwrap().status() == Status::Committed

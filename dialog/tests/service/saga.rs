@@ -2,9 +2,12 @@
 
 use proto::{
     DialogId, MessageId,
-    dialog::{DeleteRequest, HistoryPage, LiveRequest, MessagesSinceRequest, ReadTargetRequest, Status, Version},
+    dialog::{
+        DeleteRequest, HistoryPage, LiveRequest, MessagesSinceRequest, ReadTargetRequest, Status, Version,
+    },
     events::{
-        CountRefused, Counted, DeadLetter, MessageCommitted, MessageFailed, ReadMarked, UserRenamed, event::Kind,
+        CountRefused, Counted, DeadLetter, MessageCommitted, MessageFailed, ReadMarked, UserRenamed,
+        event::Kind,
     },
     topic,
 };
@@ -89,10 +92,17 @@ async fn a_refused_message_is_its_authors_alone() {
         assert_eq!(mine.failure_reason.as_deref(), Some("nul andlines: too many unread"));
         assert_eq!(a.history(&dialog.id).await.last(), Some(&mine));
         assert_eq!(a.get(&dialog.id).await.unwrap().last_message.as_ref(), Some(&mine));
-        assert_eq!(a.try_send(&dialog.id, "refused", Some("key")).await.unwrap(), mine, "a retry takes a new key");
+        assert_eq!(
+            a.try_send(&dialog.id, "refused", Some("key")).await.unwrap(),
+            mine,
+            "a retry takes a new key"
+        );
 
         let theirs = b.message(&sent.id).await.unwrap();
-        assert_eq!((theirs.text.as_str(), &theirs.failure_reason, theirs.status()), ("", &None, Status::Failed));
+        assert_eq!(
+            (theirs.text.as_str(), &theirs.failure_reason, theirs.status()),
+            ("", &None, Status::Failed)
+        );
         assert_eq!(b.history(&dialog.id).await, std::slice::from_ref(&kept));
         assert_eq!(b.get(&dialog.id).await.unwrap().last_message, Some(kept.clone()));
         let ends = HistoryPage { dialog_id: dialog.id.clone(), last: Some(1), ..HistoryPage::default() };
@@ -100,14 +110,27 @@ async fn a_refused_message_is_its_authors_alone() {
         assert!(!page.has_next && !page.has_previous, "what is not found is not hinted at");
         let page = a.page(HistoryPage { before_seq: Some(2), ..ends }).await;
         assert!(page.has_next);
-        let since = MessagesSinceRequest { dialog_id: dialog.id.clone(), since: Some(Version { epoch: 1, number: 5 }) };
+        let since = MessagesSinceRequest {
+            dialog_id: dialog.id.clone(),
+            since: Some(Version { epoch: 1, number: 5 }),
+        };
         assert_eq!(b.client().messages_since(since.clone()).await.unwrap().into_inner().messages, [theirs]);
-        assert_eq!(a.client().messages_since(since).await.unwrap().into_inner().messages, std::slice::from_ref(&mine));
-        let live =
-            LiveRequest { dialog_id: dialog.id.clone(), message_ids: vec![sent.id.clone()], user_ids: Vec::new() };
+        assert_eq!(
+            a.client().messages_since(since).await.unwrap().into_inner().messages,
+            std::slice::from_ref(&mine)
+        );
+        let live = LiveRequest {
+            dialog_id: dialog.id.clone(),
+            message_ids: vec![sent.id.clone()],
+            user_ids: Vec::new(),
+        };
         assert_eq!(world.service().live(live).await.unwrap().into_inner().messages, [mine]);
         let target = ReadTargetRequest { dialog_id: dialog.id.clone(), message_id: Some(sent.id.clone()) };
-        assert_eq!(b.client().read_target(target).await.unwrap().into_inner().seq, 2, "it was seen before it failed");
+        assert_eq!(
+            b.client().read_target(target).await.unwrap().into_inner().seq,
+            2,
+            "it was seen before it failed"
+        );
         let failed = MessageFailed {
             dialog_id: dialog.id.clone(),
             version: 6,

@@ -52,13 +52,19 @@ async fn a_send_whose_time_is_over_is_not_begun() {
         let (a, b) = (world.person(), world.person());
         let dialog = a.direct(&b).await;
         let late = |timeout| {
-            let send = SendRequest { dialog_id: dialog.id.clone(), text: "late".to_owned(), client_key: None };
+            let send =
+                SendRequest { dialog_id: dialog.id.clone(), text: "late".to_owned(), client_key: None };
             let mut request = tonic::Request::new(send);
             request.set_timeout(timeout);
             request
         };
         let events = names(&world.db).await;
-        assert_eq!(code(a.client().send(late(Duration::ZERO)).await), Code::DeadlineExceeded, "{}", world.name);
+        assert_eq!(
+            code(a.client().send(late(Duration::ZERO)).await),
+            Code::DeadlineExceeded,
+            "{}",
+            world.name
+        );
         assert_eq!((a.history(&dialog.id).await.len(), names(&world.db).await), (0, events));
         assert_eq!(a.client().send(late(Duration::from_secs(60))).await.unwrap().into_inner().seq, 1);
     }
@@ -75,10 +81,18 @@ async fn a_client_key_is_the_same_message_for_ever() {
         assert_eq!(code(a.try_send(&dialog.id, "twice", Some("key")).await), Code::AlreadyExists);
         assert_eq!(code(a.try_send(&other.id, "once", Some("key")).await), Code::AlreadyExists);
         assert_eq!(names(&world.db).await, events);
-        assert_eq!(b.try_send(&dialog.id, "once", Some("key")).await.unwrap().seq, 2, "a key is its author's own");
+        assert_eq!(
+            b.try_send(&dialog.id, "once", Some("key")).await.unwrap().seq,
+            2,
+            "a key is its author's own"
+        );
         let delete = proto::dialog::DeleteRequest { message_id: sent.id.clone() };
         let deleted = a.client().delete(delete).await.unwrap().into_inner();
-        assert_eq!(a.try_send(&dialog.id, "once", Some("key")).await.unwrap(), deleted, "in its present state");
+        assert_eq!(
+            a.try_send(&dialog.id, "once", Some("key")).await.unwrap(),
+            deleted,
+            "in its present state"
+        );
         assert_eq!(code(a.try_send(&dialog.id, "", Some("key")).await), Code::InvalidArgument);
     }
 }
@@ -88,7 +102,12 @@ async fn a_refused_call_claims_no_key() {
     for world in worlds().await {
         let (a, b, c) = (world.person(), world.person(), world.person());
         let foreign = b.direct(&c).await;
-        assert_eq!(code(a.try_send(&foreign.id, "text", Some("key")).await), Code::NotFound, "{}", world.name);
+        assert_eq!(
+            code(a.try_send(&foreign.id, "text", Some("key")).await),
+            Code::NotFound,
+            "{}",
+            world.name
+        );
         assert_eq!(code(a.try_send(&DialogId::now().bytes(), "text", Some("key")).await), Code::NotFound);
         assert_eq!(keys(&world.db).await, 0);
         let dialog = a.direct(&b).await;
@@ -114,7 +133,12 @@ async fn bad_input_sends_nothing() {
             ("text", Some(longer.as_str())),
             ("text", Some("nul\0")),
         ] {
-            assert_eq!(code(a.try_send(&dialog.id, text, key).await), Code::InvalidArgument, "{}", world.name);
+            assert_eq!(
+                code(a.try_send(&dialog.id, text, key).await),
+                Code::InvalidArgument,
+                "{}",
+                world.name
+            );
         }
         for dialog_id in [vec![], vec![1; 15], vec![1; 17]] {
             let request = SendRequest { dialog_id, text: "text".to_owned(), client_key: None };
@@ -131,7 +155,8 @@ async fn what_is_read_is_the_message_named_or_the_newest() {
         let (a, b) = (world.person(), world.person());
         let (dialog, other) = (a.direct(&b).await, a.group(&[&b]).await);
         let target = |dialog: &[u8], message: Option<&[u8]>| {
-            let request = ReadTargetRequest { dialog_id: dialog.to_vec(), message_id: message.map(<[u8]>::to_vec) };
+            let request =
+                ReadTargetRequest { dialog_id: dialog.to_vec(), message_id: message.map(<[u8]>::to_vec) };
             let mut client = b.client();
             async move { client.read_target(request).await.map(|reply| reply.into_inner().seq) }
         };

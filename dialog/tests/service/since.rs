@@ -3,8 +3,8 @@
 use proto::{
     DialogId, MessageId, UserId,
     dialog::{
-        AddParticipantsRequest, ChangesSinceRequest, DeleteRequest, LeaveRequest, LiveRequest, MessagesSinceReply,
-        MessagesSinceRequest, Version, change::Row,
+        AddParticipantsRequest, ChangesSinceRequest, DeleteRequest, LeaveRequest, LiveRequest,
+        MessagesSinceReply, MessagesSinceRequest, Version, change::Row,
     },
 };
 use tonic::{Code, Status};
@@ -14,7 +14,11 @@ use crate::{
     world::{Person, code, worlds},
 };
 
-async fn since(caller: &Person, dialog: &[u8], since: Option<(i64, i64)>) -> Result<MessagesSinceReply, Status> {
+async fn since(
+    caller: &Person,
+    dialog: &[u8],
+    since: Option<(i64, i64)>,
+) -> Result<MessagesSinceReply, Status> {
     let since = since.map(|(epoch, number)| Version { epoch, number });
     let request = MessagesSinceRequest { dialog_id: dialog.to_vec(), since };
     Ok(caller.client().messages_since(request).await?.into_inner())
@@ -35,11 +39,16 @@ async fn who_comes_back_gets_the_newest_state_of_what_changed() {
         let (one, two) = (a.send(&dialog.id, "one").await, a.send(&dialog.id, "two").await);
         let delete = DeleteRequest { message_id: one.id.clone() };
         let one = a.client().delete(delete).await.unwrap().into_inner();
-        let all = MessagesSinceReply { head: head(6), messages: vec![two.clone(), one.clone()], reset: false };
+        let all =
+            MessagesSinceReply { head: head(6), messages: vec![two.clone(), one.clone()], reset: false };
         for number in [0, 1, 3, 4] {
             assert_eq!(since(&b, &dialog.id, Some((1, number))).await.unwrap(), all, "{number}");
         }
-        assert_eq!(since(&b, &dialog.id, Some((0, 0))).await.unwrap(), all, "from the beginning, in every epoch");
+        assert_eq!(
+            since(&b, &dialog.id, Some((0, 0))).await.unwrap(),
+            all,
+            "from the beginning, in every epoch"
+        );
         assert_eq!(since(&b, &dialog.id, Some((1, 5))).await.unwrap().messages, [one]);
         let nothing = MessagesSinceReply { head: head(6), ..MessagesSinceReply::default() };
         assert_eq!(since(&b, &dialog.id, Some((1, 6))).await.unwrap(), nothing);
@@ -55,7 +64,12 @@ async fn a_version_of_another_epoch_or_of_the_future_is_answered_with_a_reset() 
         a.send(&dialog.id, "one").await;
         let reset = MessagesSinceReply { head: head(4), messages: Vec::new(), reset: true };
         for version in [(1, 5), (2, 1), (0, 1), (1, i64::MAX), (i64::MAX, 4)] {
-            assert_eq!(since(&b, &dialog.id, Some(version)).await.unwrap(), reset, "{}: {version:?}", world.name);
+            assert_eq!(
+                since(&b, &dialog.id, Some(version)).await.unwrap(),
+                reset,
+                "{}: {version:?}",
+                world.name
+            );
         }
         for version in [(1, -1), (-1, 1)] {
             assert_eq!(code(since(&b, &dialog.id, Some(version)).await), Code::InvalidArgument);
@@ -112,11 +126,15 @@ async fn services_read_every_changed_row_by_version() {
         assert_eq!((&joined.user_id, joined.joined_seq, joined.left), (&c.id.bytes(), 1, false));
         let Some(Row::Message(message)) = &all.changes[3].row else { panic!("{all:?}") };
         assert_eq!((&message.message_id, message.seq, &message.sender_id), (&one.id, 1, &a.id.bytes()));
-        assert_eq!((&message.transaction_id, message.created_at_us), (&one.transaction_id, one.created_at_us));
+        assert_eq!(
+            (&message.transaction_id, message.created_at_us),
+            (&one.transaction_id, one.created_at_us)
+        );
         assert!(message.deleted && message.status() == proto::dialog::Status::Pending);
         let mut paged = Vec::new();
         loop {
-            let page = changes(paged.last().map_or(0, |change: &proto::dialog::Change| change.version), 1).await;
+            let page =
+                changes(paged.last().map_or(0, |change: &proto::dialog::Change| change.version), 1).await;
             if page.changes.is_empty() {
                 break;
             }

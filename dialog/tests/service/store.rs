@@ -15,7 +15,8 @@ pub struct Written {
 
 /// Everything in the outbox of a topic, in the order of the log.
 pub async fn outbox(db: &Db, topic: &str) -> Vec<Written> {
-    let rows = query("select key, version, type, payload, request_id from outbox where topic = $1 order by id");
+    let rows =
+        query("select key, version, type, payload, request_id from outbox where topic = $1 order by id");
     let rows = rows.bind(topic).all(db).await.unwrap();
     rows.iter()
         .map(|row| Written {
@@ -56,6 +57,7 @@ pub async fn at_one_instant(db: &Db) {
 
 /// How many rows a client's keys have made.
 pub async fn keys(db: &Db) -> i64 {
-    let count = query("select (select count(*) from message_key) + (select count(*) from dialog_key) as keys");
+    let count =
+        query("select (select count(*) from message_key) + (select count(*) from dialog_key) as keys");
     count.one(db).await.unwrap().get("keys").unwrap()
 }

@@ -11,8 +11,8 @@ use proto::{
     auth::auth_server::AuthServer,
     counter::counters_server::CountersServer,
     dialog::{
-        CreateRequest, Dialog, GetRequest, HistoryPage, HistoryPageReply, HistoryRequest, Message, MessagesRequest,
-        SendRequest, dialogs_client::DialogsClient,
+        CreateRequest, Dialog, GetRequest, HistoryPage, HistoryPageReply, HistoryRequest, Message,
+        MessagesRequest, SendRequest, dialogs_client::DialogsClient,
     },
     events::event::Kind,
     local, topic,
@@ -51,7 +51,8 @@ pub async fn worlds() -> Vec<World> {
 pub async fn worlds_with(saga_deadline: Duration) -> Vec<World> {
     let mut worlds = Vec::new();
     for test in databases(&[&db::MIGRATIONS, &events::MIGRATIONS, &dialog::MIGRATIONS]).await {
-        let (keys, token, auth) = (Arc::new(SigningKeys::generate()), ServiceToken::generate(), Directory::default());
+        let (keys, token, auth) =
+            (Arc::new(SigningKeys::generate()), ServiceToken::generate(), Directory::default());
         let published = keys.jwks();
         let key_set = KeySet::new(move || {
             let published = published.clone();
@@ -175,7 +176,12 @@ impl Person {
         self.try_create(others, Some("group"), None).await.unwrap()
     }
 
-    pub async fn try_send(&self, dialog: &[u8], text: &str, client_key: Option<&str>) -> Result<Message, Status> {
+    pub async fn try_send(
+        &self,
+        dialog: &[u8],
+        text: &str,
+        client_key: Option<&str>,
+    ) -> Result<Message, Status> {
         let client_key = client_key.map(str::to_owned);
         let request = SendRequest { dialog_id: dialog.to_vec(), text: text.to_owned(), client_key };
         Ok(self.client().send(request).await?.into_inner())

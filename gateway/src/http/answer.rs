@@ -66,8 +66,10 @@ impl Answer {
     /// The answer of an operation that has not been admitted. A client that takes JSON reads the errors of what was a
     /// GraphQL request at all.
     pub fn rejected(media: Media, rejected: Rejected) -> Self {
-        let of_document =
-            matches!(rejected.code(), Code::GraphqlParseFailed | Code::GraphqlValidationFailed | Code::LimitExceeded);
+        let of_document = matches!(
+            rejected.code(),
+            Code::GraphqlParseFailed | Code::GraphqlValidationFailed | Code::LimitExceeded
+        );
         let fine = media == Media::Json && of_document;
         let answer = Self::refused(media, rejected);
         if fine { Self { status: StatusCode::OK, ..answer } } else { answer }
@@ -177,8 +179,12 @@ pub mod refusal {
 
     /// 413: a body over its bound; the connection closes, the rest is not read.
     pub fn too_large() -> Answer {
-        let answer =
-            of(Media::Json, StatusCode::PAYLOAD_TOO_LARGE, Code::LimitExceeded, "the body is larger than 1 MB");
+        let answer = of(
+            Media::Json,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Code::LimitExceeded,
+            "the body is larger than 1 MB",
+        );
         with(answer, header::CONNECTION, "close")
     }
 
@@ -189,8 +195,12 @@ pub mod refusal {
 
     /// 408: the body did not come in time; the connection closes.
     pub fn late_body() -> Answer {
-        let answer =
-            of(Media::Json, StatusCode::REQUEST_TIMEOUT, Code::BadRequest, "the body did not come within 30 seconds");
+        let answer = of(
+            Media::Json,
+            StatusCode::REQUEST_TIMEOUT,
+            Code::BadRequest,
+            "the body did not come within 30 seconds",
+        );
         with(answer, header::CONNECTION, "close")
     }
 

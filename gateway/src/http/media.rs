@@ -153,7 +153,9 @@ fn names_graphql(ranges: &[Range]) -> bool {
 
 /// Whether a body is JSON in UTF-8. What a browser sends without asking first (a form, plain text) is not.
 pub fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
     let mut parts = value.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default();
     essence.eq_ignore_ascii_case("application/json")
@@ -223,7 +225,10 @@ mod tests {
             ),
             ("multipart/mixed;deferSpec=20220824, application/json", Single(Media::Json, None)),
             ("multipart/mixed;subscriptionSpec=2.0, */*", Single(Media::Json, None)),
-            ("application/json, text/event-stream, multipart/mixed", Single(Media::Json, Some(Format::Events))),
+            (
+                "application/json, text/event-stream, multipart/mixed",
+                Single(Media::Json, Some(Format::Events)),
+            ),
             ("text/event-stream;q=0.5, multipart/mixed;subscriptionSpec=1.0", Stream(Format::Parts)),
             ("multipart/mixed;subscriptionSpec=1.0, text/event-stream", Stream(Format::Parts)),
             ("text/event-stream, */*", Single(Media::Json, Some(Format::Events))),
@@ -234,7 +239,9 @@ mod tests {
 
     #[test]
     fn only_json_in_utf_8_is_read() {
-        for good in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=\"UTF-8\""] {
+        for good in
+            ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=\"UTF-8\""]
+        {
             assert!(is_json(&with(header::CONTENT_TYPE, good)), "{good}");
         }
         for bad in [

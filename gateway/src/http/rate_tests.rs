@@ -38,13 +38,19 @@ fn mutation(fields: &[String]) -> Value {
 async fn from(fixture: &Fixture, forwarded: &str, body: &Value) -> Answer {
     let body = body.to_string();
     let request = post(&body).header("x-forwarded-for", forwarded);
-    let request = request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([10, 0, 0, 1], 1))));
+    let request =
+        request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([10, 0, 0, 1], 1))));
     fixture.send(request.body(Body::from(body)).expect("a request")).await
 }
 
 #[track_caller]
 fn is_limited(answer: &Answer) {
-    assert_eq!((answer.status, answer.code()), (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"), "{}", answer.text);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
+        "{}",
+        answer.text
+    );
     let wait_ms = answer.json["errors"][0]["extensions"]["retryAfterMs"].as_u64().expect("a wait");
     let wait_s: u64 = answer.headers["retry-after"].to_str().expect("text").parse().expect("seconds");
     assert_eq!(wait_s, wait_ms.div_ceil(1000));
@@ -61,7 +67,11 @@ async fn a_request_that_comes_too_soon_is_429_before_it_is_parsed() {
     }
     is_limited(&from(&fixture, "192.0.2.1", &ask).await);
     is_limited(&from(&fixture, "192.0.2.1", &json!({ "query": "{" })).await);
-    assert_eq!(from(&fixture, "192.0.2.2", &ask).await.status, StatusCode::OK, "another client of the same proxy");
+    assert_eq!(
+        from(&fixture, "192.0.2.2", &ask).await.status,
+        StatusCode::OK,
+        "another client of the same proxy"
+    );
     is_limited(&from(&fixture, "192.0.2.2, 192.0.2.1", &ask).await);
     let signed_in = fixture.ask("{ __typename }").await;
     assert_eq!(signed_in["data"]["__typename"], "Query", "a user has a limit of their own");
@@ -72,7 +82,12 @@ async fn each_entry_of_a_batch_counts_and_a_batch_runs_whole_or_not_at_all() {
     let fixture = Fixture::limited(limits("1/h:5", "0", "0"), wrong);
     let batch = |count: usize| Value::from(vec![mutation(&[login("a", "ann")]); count]);
     let answer = from(&fixture, "192.0.2.1", &batch(3)).await;
-    assert_eq!((answer.status, answer.json.as_array().map(Vec::len)), (StatusCode::OK, Some(3)), "{}", answer.text);
+    assert_eq!(
+        (answer.status, answer.json.as_array().map(Vec::len)),
+        (StatusCode::OK, Some(3)),
+        "{}",
+        answer.text
+    );
     assert_eq!(fixture.calls.lock().expect("not poisoned").len(), 3);
     is_limited(&from(&fixture, "192.0.2.1", &batch(3)).await);
     assert_eq!(fixture.calls.lock().expect("not poisoned").len(), 3, "none of the second batch was executed");
@@ -88,7 +103,8 @@ async fn each_alias_and_each_entry_of_a_batch_is_an_attempt_to_sign_in() {
     let batch = Value::from(vec![mutation(&[login("a", "bob")]); 6]);
     let answer = from(&fixture, "192.0.2.2", &batch).await;
     let entries = answer.json.as_array().expect("a list");
-    let limited = entries.iter().filter(|entry| entry["errors"][0]["extensions"]["code"] == "RATE_LIMITED").count();
+    let limited =
+        entries.iter().filter(|entry| entry["errors"][0]["extensions"]["code"] == "RATE_LIMITED").count();
     assert_eq!((answer.status, limited, calls()), (StatusCode::OK, 2, 8), "{}", answer.text);
     is_limited(&from(&fixture, "192.0.2.3", &mutation(&[login("a", "bob")])).await);
     assert_eq!(calls(), 8);
@@ -99,18 +115,25 @@ async fn each_alias_and_each_entry_of_a_batch_is_an_attempt_to_sign_in() {
 #[tokio::test]
 async fn an_address_signs_in_so_often_by_whatever_door() {
     let fixture = Fixture::limited(limits("0", "1/h:3", "0"), wrong);
-    let register = "register(input: { login: \"ann\", password: \"long enough\", name: \"Ann\" }) { accessToken }";
+    let register =
+        "register(input: { login: \"ann\", password: \"long enough\", name: \"Ann\" }) { accessToken }";
     let refresh = "refreshSession(refreshToken: \"x\") { accessToken }";
     for field in [register, refresh, &login("a", "bob")] {
-        assert_eq!(from(&fixture, "192.0.2.1", &mutation(&[field.to_owned()])).await.code(), "UNAUTHENTICATED");
+        assert_eq!(
+            from(&fixture, "192.0.2.1", &mutation(&[field.to_owned()])).await.code(),
+            "UNAUTHENTICATED"
+        );
     }
     for field in [register, refresh, &login("a", "bob")] {
         is_limited(&from(&fixture, "192.0.2.1", &mutation(&[field.to_owned()])).await);
     }
-    for media in ["application/graphql-response+json", "text/event-stream", "multipart/mixed;subscriptionSpec=1.0"] {
+    for media in
+        ["application/graphql-response+json", "text/event-stream", "multipart/mixed;subscriptionSpec=1.0"]
+    {
         let body = mutation(&[login("a", "bob")]).to_string();
         let request = post(&body).header("accept", media).header("x-forwarded-for", "192.0.2.1");
-        let request = request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([10, 0, 0, 1], 1))));
+        let request =
+            request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([10, 0, 0, 1], 1))));
         is_limited(&fixture.send(request.body(Body::from(body)).expect("a request")).await);
     }
     assert_eq!(from(&fixture, "192.0.2.2", &mutation(&[refresh.to_owned()])).await.code(), "UNAUTHENTICATED");

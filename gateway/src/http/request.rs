@@ -56,7 +56,8 @@ pub fn parse(body: &[u8]) -> Result<Asked, Error> {
     if nests_too_deep(body) {
         return Err(bad(format!("the body has more than {NESTING_MAX} lists and objects inside each other")));
     }
-    let raw: &RawValue = serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
+    let raw: &RawValue =
+        serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
     match raw.get().as_bytes().first() {
         Some(b'{') => Ok(Asked::One(operation(raw)?)),
         Some(b'[') => {
@@ -96,7 +97,8 @@ fn operation(raw: &RawValue) -> Result<Incoming, Error> {
     if !raw.get().starts_with('{') {
         return Err(bad("a request must be an object"));
     }
-    let fields: Fields = serde_json::from_str(raw.get()).map_err(|error| bad(format!("not a request: {error}")))?;
+    let fields: Fields =
+        serde_json::from_str(raw.get()).map_err(|error| bad(format!("not a request: {error}")))?;
     Ok(Incoming {
         query: optional(fields.query, "`query`", "a string")?,
         document_id: optional(fields.document_id, "`documentId`", "a string")?,
@@ -138,7 +140,8 @@ struct Parameters {
 /// As [`parse`].
 pub fn parse_query(text: &str) -> Result<Incoming, Error> {
     let uri: Uri = format!("/?{text}").parse().map_err(|_| bad("not a query string"))?;
-    let Query(parameters) = Query::<Parameters>::try_from_uri(&uri).map_err(|error| bad(error.body_text()))?;
+    let Query(parameters) =
+        Query::<Parameters>::try_from_uri(&uri).map_err(|error| bad(error.body_text()))?;
     let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
     let json = |text: Option<String>, name: &str| {
         let raw = filled(text).map(RawValue::from_string).transpose();
@@ -183,10 +186,12 @@ mod tests {
 
     #[test]
     fn a_request_is_read_whole() {
-        let body =
-            r#"{"query": "{ a\n}", "operationName": "N", "variables": {"x": [1]}, "extensions": {"y": 2}, "z": 3}"#;
+        let body = r#"{"query": "{ a\n}", "operationName": "N", "variables": {"x": [1]}, "extensions": {"y": 2}, "z": 3}"#;
         let incoming = one(body);
-        assert_eq!((incoming.query.as_deref(), incoming.operation_name.as_deref()), (Some("{ a\n}"), Some("N")));
+        assert_eq!(
+            (incoming.query.as_deref(), incoming.operation_name.as_deref()),
+            (Some("{ a\n}"), Some("N"))
+        );
         assert_eq!(incoming.variables.into_value(), value!({ "x": [1] }));
         assert_eq!(incoming.extensions["y"], 2);
         let bare = one(r#"{"query": "{ a }", "operationName": null, "variables": null, "extensions": null}"#);
@@ -218,7 +223,11 @@ mod tests {
             assert_eq!(refused(body).0, Code::BadRequest, "{body}");
         }
         assert_eq!(parse(b"{\"query\": \"\xff\"}").expect_err("not UTF-8").code(), Code::BadRequest);
-        let deep = format!(r#"{{"query": "a", "variables": {{"x": {}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let deep = format!(
+            r#"{{"query": "a", "variables": {{"x": {}{}}}}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
         assert_eq!(
             refused(&deep),
             (Code::BadRequest, "the body has more than 128 lists and objects inside each other".to_owned())
@@ -227,8 +236,9 @@ mod tests {
 
     #[test]
     fn brackets_count_where_they_nest_and_not_in_texts() {
-        let nested =
-            |depth: usize| format!(r#"{{"query": "a", "z": {}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
+        let nested = |depth: usize| {
+            format!(r#"{{"query": "a", "z": {}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1))
+        };
         one(&nested(NESTING_MAX));
         assert_eq!(refused(&nested(NESTING_MAX + 1)).0, Code::BadRequest);
         one(&format!(r#"{{"query": "a \\\" {}", "z": [{}[]]}}"#, "{[".repeat(500), "[{}],".repeat(500)));
@@ -237,24 +247,34 @@ mod tests {
     #[test]
     fn batches_and_variables_have_bounds() {
         let batch = |count: usize| format!("[{}]", vec![r#"{"query": "a"}"#; count].join(","));
-        assert!(matches!(parse(batch(BATCH_MAX).as_bytes()), Ok(Asked::Batch(all)) if all.len() == BATCH_MAX));
+        assert!(
+            matches!(parse(batch(BATCH_MAX).as_bytes()), Ok(Asked::Batch(all)) if all.len() == BATCH_MAX)
+        );
         assert_eq!(refused(&batch(BATCH_MAX + 1)).0, Code::LimitExceeded);
-        let variables = |bytes: usize| format!(r#"{{"query": "a", "variables": {{"x":"{}"}}}}"#, "y".repeat(bytes - 8));
+        let variables =
+            |bytes: usize| format!(r#"{{"query": "a", "variables": {{"x":"{}"}}}}"#, "y".repeat(bytes - 8));
         one(&variables(VARIABLES_MAX_BYTES));
         assert_eq!(refused(&variables(VARIABLES_MAX_BYTES + 1)).0, Code::LimitExceeded);
     }
 
     #[test]
     fn a_query_string_is_read_alike() {
-        let read = parse_query("query=%7B%20a%20%7D&operationName=N&variables=%7B%22x%22%3A1%7D&extensions=%7B%7D");
+        let read =
+            parse_query("query=%7B%20a%20%7D&operationName=N&variables=%7B%22x%22%3A1%7D&extensions=%7B%7D");
         let incoming = read.expect("read");
-        assert_eq!((incoming.query.as_deref(), incoming.operation_name.as_deref()), (Some("{ a }"), Some("N")));
-        let named = parse_query("query=&documentId=x&extensions=%7B%22persistedQuery%22%3A%7B%7D%7D").expect("read");
+        assert_eq!(
+            (incoming.query.as_deref(), incoming.operation_name.as_deref()),
+            (Some("{ a }"), Some("N"))
+        );
+        let named =
+            parse_query("query=&documentId=x&extensions=%7B%22persistedQuery%22%3A%7B%7D%7D").expect("read");
         assert_eq!((named.query, named.document_id.as_deref()), (None, Some("x")));
         assert!(named.extensions.contains_key("persistedQuery"));
         assert_eq!(incoming.variables.into_value(), value!({ "x": 1 }));
         assert!(parse_query("query=a&variables=&operationName=").is_ok());
-        for bad in ["query=a&variables=1", "query=a&variables=%7B", "query=a&extensions=%5B%5D", "query=a&query=b"] {
+        for bad in
+            ["query=a&variables=1", "query=a&variables=%7B", "query=a&extensions=%5B%5D", "query=a&query=b"]
+        {
             assert_eq!(parse_query(bad).expect_err(bad).code(), Code::BadRequest, "{bad}");
         }
     }

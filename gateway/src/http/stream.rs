@@ -66,7 +66,8 @@ impl Cut {
 /// What an operation that was not admitted is answered. Where a client takes streams alone, what is no fault of the HTTP
 /// request is a result like others, so that its library shows it at once instead of trying again.
 pub fn rejected(accepted: Accepted, rejected: Rejected) -> Response {
-    let shown = rejected.code().status() == StatusCode::OK || rejected.code() == Code::GraphqlValidationFailed;
+    let shown =
+        rejected.code().status() == StatusCode::OK || rejected.code() == Code::GraphqlValidationFailed;
     match accepted {
         Accepted::Single(media, _) => Answer::rejected(media, rejected).into(),
         Accepted::Stream(format) if shown => whole(format, &Executed::Refused(rejected)),

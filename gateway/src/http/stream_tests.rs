@@ -62,7 +62,8 @@ impl Reader {
                 return std::mem::replace(&mut self.text, rest);
             }
             let frame = timeout(PATIENCE, self.body.frame()).await.expect("something comes");
-            let frame = frame.unwrap_or_else(|| panic!("the stream has ended: {:?}", self.text)).expect("a frame");
+            let frame =
+                frame.unwrap_or_else(|| panic!("the stream has ended: {:?}", self.text)).expect("a frame");
             self.text.push_str(std::str::from_utf8(&frame.into_data().expect("data")).expect("text"));
         }
     }
@@ -88,7 +89,8 @@ impl Reader {
         loop {
             let text = self.until("\r\n--graphql").await;
             let (_, json) = text.split_once("\r\ncontent-type: application/json\r\n\r\n").expect("a part");
-            let json: Value = serde_json::from_str(json.strip_suffix("\r\n--graphql").expect("its end")).expect("JSON");
+            let json: Value =
+                serde_json::from_str(json.strip_suffix("\r\n--graphql").expect("its end")).expect("JSON");
             if json != json!({}) {
                 return json;
             }
@@ -171,7 +173,8 @@ async fn a_stream_resumes_from_the_last_event_unless_the_operation_says_otherwis
             let headers = [("accept", accept), ("authorization", &token), ("last-event-id", last)];
             let body = json!({ "query": UNREAD, "variables": { "since": since } });
             let mut stream = Reader::post(&stage, &headers, body).await;
-            let result = if accept == EVENTS { stream.event().await.2 } else { stream.part().await["payload"].take() };
+            let result =
+                if accept == EVENTS { stream.event().await.2 } else { stream.part().await["payload"].take() };
             assert_eq!(result["data"]["unread"]["kind"], kind, "{last} {since} {accept}");
         }
     }
@@ -184,7 +187,8 @@ async fn a_stream_resumes_from_the_last_event_unless_the_operation_says_otherwis
 #[tokio::test]
 async fn a_query_as_events_is_one_result_and_its_end() {
     let stage = Stage::start().await;
-    let expected = ":\n\nevent: next\ndata: {\"data\":{\"__typename\":\"Query\"}}\n\nevent: complete\ndata:\n\n";
+    let expected =
+        ":\n\nevent: next\ndata: {\"data\":{\"__typename\":\"Query\"}}\n\nevent: complete\ndata:\n\n";
     let answer = Reader::post(&stage, &[("accept", EVENTS)], json!({ "query": "{ __typename }" })).await;
     assert_eq!(answer.rest().await, expected);
     let mixed = "application/json, text/event-stream, multipart/mixed";
@@ -232,7 +236,10 @@ async fn what_is_wrong_before_a_stream_is_a_status_or_its_only_result() {
     for method in ["PUT", "DELETE"] {
         let request = Request::builder().method(method).uri("/graphql").header("accept", EVENTS);
         let answer = Reader::of(&stage, request.body(Body::empty()).expect("a request")).await;
-        assert_eq!((answer.status.as_u16(), &answer.headers["allow"]), (405, &"GET, POST".parse().expect("text")));
+        assert_eq!(
+            (answer.status.as_u16(), &answer.headers["allow"]),
+            (405, &"GET, POST".parse().expect("text"))
+        );
         assert!(answer.rest().await.contains("single connection mode is not offered"));
     }
     let mutation = Request::get("/graphql?query=mutation%7Blogout%7D").header("accept", EVENTS);
@@ -280,7 +287,11 @@ async fn a_stream_ends_with_its_token() {
     let mut parts = Reader::watch(&stage, PARTS, &token).await;
     events.event().await;
     parts.part().await;
-    assert_eq!(events.rest().await, ": the access token has expired\n\n", "no complete: the client comes back");
+    assert_eq!(
+        events.rest().await,
+        ": the access token has expired\n\n",
+        "no complete: the client comes back"
+    );
     let last = parts.part().await;
     assert_eq!(last["payload"], Value::Null);
     assert_eq!(last["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
@@ -353,7 +364,8 @@ async fn a_stream_is_one_of_its_persons_sockets() {
     }
     let other = Reader::watch(&stage, EVENTS, &bearer(&stage, UserId::now(), 300)).await;
     assert_eq!(other.status, StatusCode::OK, "everyone has seats");
-    let query = Reader::post(&stage, &[("authorization", &token)], json!({ "query": "{ __typename }" })).await;
+    let query =
+        Reader::post(&stage, &[("authorization", &token)], json!({ "query": "{ __typename }" })).await;
     assert_eq!(query.status, StatusCode::OK, "what is answered at once needs none");
     streams.pop();
     testkit::eventually("the seat is free", || async {
@@ -375,7 +387,10 @@ async fn a_quiet_stream_says_every_12_seconds_that_it_is_alive() {
     let begun = Instant::now();
     for beat in 1..=3 {
         assert_eq!(events.until("\n\n").await, ":\n\n");
-        assert_eq!(parts.until("--graphql").await, "\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql");
+        assert_eq!(
+            parts.until("--graphql").await,
+            "\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql"
+        );
         assert_eq!(begun.elapsed().as_secs(), beat * 12);
     }
 }
@@ -440,7 +455,8 @@ async fn a_document_is_known_by_its_hash_on_every_transport() {
     for accept in [EVENTS, PARTS] {
         let headers = [("accept", accept), ("authorization", token.as_str())];
         let mut stream = Reader::post(&stage, &headers, json!({ "extensions": hashed(&hash) })).await;
-        let result = if accept == EVENTS { stream.event().await.2 } else { stream.part().await["payload"].take() };
+        let result =
+            if accept == EVENTS { stream.event().await.2 } else { stream.part().await["payload"].take() };
         assert_eq!(result["data"]["unread"]["kind"], "SNAPSHOT");
     }
 }

@@ -83,15 +83,25 @@ async fn a_document_that_was_found_good_is_known_by_its_hash() {
     for (media, refused) in [("application/json", 200), (GRAPHQL, 400)] {
         for text in [good, invalid, large.as_str()] {
             let body = json!({ "extensions": named(text) }).to_string();
-            let request = post(&body).header(header::ACCEPT, media).body(Body::from(body)).expect("a request");
+            let request =
+                post(&body).header(header::ACCEPT, media).body(Body::from(body)).expect("a request");
             let answer = fixture.send(request).await;
-            assert_eq!((answer.status.as_u16(), answer.code()), (200, "PERSISTED_QUERY_NOT_FOUND"), "{media} {text}");
+            assert_eq!(
+                (answer.status.as_u16(), answer.code()),
+                (200, "PERSISTED_QUERY_NOT_FOUND"),
+                "{media} {text}"
+            );
             assert_eq!(answer.json["errors"][0]["message"], "PersistedQueryNotFound");
         }
         for text in [invalid, large.as_str()] {
             let body = json!({ "query": text, "extensions": named(text) }).to_string();
-            let request = post(&body).header(header::ACCEPT, media).body(Body::from(body)).expect("a request");
-            assert_eq!(fixture.send(request).await.status.as_u16(), refused, "what is refused is not kept: {text}");
+            let request =
+                post(&body).header(header::ACCEPT, media).body(Body::from(body)).expect("a request");
+            assert_eq!(
+                fixture.send(request).await.status.as_u16(),
+                refused,
+                "what is refused is not kept: {text}"
+            );
         }
     }
     let wrong = fixture.post(&json!({ "query": good, "extensions": named("{ a }") })).await;
@@ -102,7 +112,8 @@ async fn a_document_that_was_found_good_is_known_by_its_hash() {
     assert_eq!(fixture.post(&json!({ "extensions": named(good) })).await.json, answer);
     assert_eq!(fixture.post(&json!({ "documentId": format!("sha256:{}", hash(good)) })).await.json, answer);
     assert_eq!(get(&fixture, &by_get(good)).await.json, answer);
-    let batch = fixture.post(&json!([{ "extensions": named(good) }, { "extensions": named("{ a }") }, {}])).await;
+    let batch =
+        fixture.post(&json!([{ "extensions": named(good) }, { "extensions": named("{ a }") }, {}])).await;
     assert_eq!(batch.json[0], answer);
     assert_eq!(batch.json[1]["errors"][0]["extensions"]["code"], "PERSISTED_QUERY_NOT_FOUND");
     assert_eq!(batch.json[2]["errors"][0]["extensions"]["code"], "BAD_REQUEST");
@@ -114,12 +125,15 @@ async fn a_document_that_was_found_good_is_known_by_its_hash() {
 #[tokio::test]
 async fn what_a_page_can_send_unasked_is_415() {
     let fixture = Fixture::alone();
-    for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("multipart/form-data")] {
+    for kind in
+        [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("multipart/form-data")]
+    {
         let mut request = Request::post("/graphql");
         if let Some(kind) = kind {
             request = request.header(header::CONTENT_TYPE, kind);
         }
-        let answer = fixture.send(request.body(Body::from(r#"{"query":"{ __typename }"}"#)).expect("a request")).await;
+        let answer =
+            fixture.send(request.body(Body::from(r#"{"query":"{ __typename }"}"#)).expect("a request")).await;
         assert_eq!((answer.status.as_u16(), answer.code()), (415, "BAD_REQUEST"), "{kind:?}");
     }
 }
@@ -157,7 +171,10 @@ async fn a_body_that_does_not_come_within_30_seconds_is_408() {
     let request = Request::post("/graphql").header(header::CONTENT_TYPE, "application/json");
     let answer = Fixture::alone().send(request.body(Body::from_stream(dripping)).expect("a request")).await;
     assert_eq!((answer.status.as_u16(), answer.code()), (408, "BAD_REQUEST"));
-    assert_eq!((begun.elapsed().as_secs(), &answer.headers[header::CONNECTION]), (30, &"close".parse().expect("text")));
+    assert_eq!(
+        (begun.elapsed().as_secs(), &answer.headers[header::CONNECTION]),
+        (30, &"close".parse().expect("text"))
+    );
 }
 
 #[tokio::test]
@@ -176,7 +193,8 @@ async fn a_bad_token_is_refused_even_where_none_is_needed() {
         &format!("Bearer {foreign}"),
     ] {
         let body = r#"{"query":"{ __typename }"}"#;
-        let request = post(body).header(header::AUTHORIZATION, header_value).body(Body::from(body)).expect("a request");
+        let request =
+            post(body).header(header::AUTHORIZATION, header_value).body(Body::from(body)).expect("a request");
         let answer = fixture.send(request).await;
         assert_eq!((answer.status.as_u16(), answer.code()), (401, "UNAUTHENTICATED"), "{header_value}");
         assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Bearer");
@@ -197,7 +215,10 @@ async fn a_service_that_is_away_costs_its_own_fields() {
         assert_eq!(error["message"], "a service is away, try again later");
     }
     let answer = fixture.ask(r#"mutation { updateMe(name: "A") { id } }"#).await;
-    assert_eq!((&answer["data"], &answer["errors"][0]["extensions"]["code"]), (&Value::Null, &json!("UNAVAILABLE")));
+    assert_eq!(
+        (&answer["data"], &answer["errors"][0]["extensions"]["code"]),
+        (&Value::Null, &json!("UNAVAILABLE"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,7 +238,11 @@ async fn services_that_never_answer_cost_their_own_fields_and_less_than_five_sec
 async fn fields_that_need_sign_in_say_so_one_by_one() {
     let fixture = Fixture::alone();
     let answer = fixture.post(&json!({ "query": "{ __typename me { id } dialogs { nodes { id } } }" })).await;
-    assert!(answer.text.contains(r#""data":{"__typename":"Query","me":null,"dialogs":null}"#), "{}", answer.text);
+    assert!(
+        answer.text.contains(r#""data":{"__typename":"Query","me":null,"dialogs":null}"#),
+        "{}",
+        answer.text
+    );
     let codes: Vec<_> = answer.json["errors"].as_array().expect("errors").iter().collect();
     assert!(codes.len() == 2 && codes.iter().all(|error| error["extensions"]["code"] == "UNAUTHENTICATED"));
     let answer = fixture.post(&json!({ "query": r#"mutation { deleteMessage(id: "x") { id } }"# })).await;
@@ -271,11 +296,15 @@ fn many(count: usize, item: impl Fn(usize) -> String) -> String {
 /// The attacks of PROTOCOL.md that a document makes, each with its code.
 fn attacks() -> Vec<(String, &'static str)> {
     let deep = format!("{{ message(id: 1) {{ {} id {} }} }}", "sender { ".repeat(48), "} ".repeat(48));
-    let bomb = many(12, |n| format!("fragment F{n} on User {{ {} }}", many(12, |_| format!("...F{}", n + 1))));
+    let bomb =
+        many(12, |n| format!("fragment F{n} on User {{ {} }}", many(12, |_| format!("...F{}", n + 1))));
     vec![
         (format!("{{ {} }}", many(101, |n| format!("a{n}: __typename"))), "LIMIT_EXCEEDED"),
         (
-            format!("{{ __schema {{ types {} }} }}", "{ fields { type ".repeat(10) + "{ name }" + &"} }".repeat(10)),
+            format!(
+                "{{ __schema {{ types {} }} }}",
+                "{ fields { type ".repeat(10) + "{ name }" + &"} }".repeat(10)
+            ),
             "LIMIT_EXCEEDED",
         ),
         (format!("{{ __typename {} }}", many(100, |_| "@include(if: true)".to_owned())), "LIMIT_EXCEEDED"),
@@ -288,7 +317,10 @@ fn attacks() -> Vec<(String, &'static str)> {
         (format!("{{ me {{ ...F0 }} }} {bomb} fragment F12 on User {{ id }}"), "LIMIT_EXCEEDED"),
         (deep, "LIMIT_EXCEEDED"),
         ("{".repeat(990_000), "LIMIT_EXCEEDED"),
-        ("{ dialogs(first: 100) { nodes { messages(first: 100) { nodes { id } } } } }".to_owned(), "LIMIT_EXCEEDED"),
+        (
+            "{ dialogs(first: 100) { nodes { messages(first: 100) { nodes { id } } } } }".to_owned(),
+            "LIMIT_EXCEEDED",
+        ),
         ("{ dialogz { id } }".to_owned(), "GRAPHQL_VALIDATION_FAILED"),
     ]
 }
@@ -310,8 +342,7 @@ async fn attacks_are_refused_before_anything_is_executed() {
         }
         println!("{:>8.2?}  {shown}", begun.elapsed());
     }
-    let large =
-        json!({ "query": "query($a: String) { user(id: $a) { id } }", "variables": { "a": "x".repeat(900_000) } });
+    let large = json!({ "query": "query($a: String) { user(id: $a) { id } }", "variables": { "a": "x".repeat(900_000) } });
     assert_eq!(closed.post(&large).await.code(), "LIMIT_EXCEEDED");
     assert_eq!(closed.post(&json!({ "query": 1 })).await.code(), "BAD_REQUEST");
     for fixture in [open, closed] {
@@ -322,7 +353,9 @@ async fn attacks_are_refused_before_anything_is_executed() {
 #[tokio::test]
 async fn introspection_is_off_where_it_is_off() {
     let (open, closed) = (Fixture::alone(), Fixture::new(false, away));
-    for query in ["{ __schema { types { name } } }", r#"{ __type(name: "User") { name } }"#, "{ _service { sdl } }"] {
+    for query in
+        ["{ __schema { types { name } } }", r#"{ __type(name: "User") { name } }"#, "{ _service { sdl } }"]
+    {
         assert_eq!(accepting(&open, GRAPHQL, query).await.status, StatusCode::OK, "{query}");
         assert_eq!(accepting(&closed, GRAPHQL, query).await.code(), "GRAPHQL_VALIDATION_FAILED", "{query}");
     }
@@ -336,8 +369,9 @@ async fn a_panic_of_a_resolver_is_an_internal_error_of_its_own_request_and_is_co
     let fixture = Fixture::new(true, |_, _| panic!("the secret reason"));
     let body = json!({ "query": "{ me { id } }" }).to_string();
     let request = post(&body).header(header::AUTHORIZATION, format!("Bearer {}", fixture.token(300)));
-    let answer =
-        fixture.send(request.header("x-request-id", "panic-1").body(Body::from(body)).expect("a request")).await;
+    let answer = fixture
+        .send(request.header("x-request-id", "panic-1").body(Body::from(body)).expect("a request"))
+        .await;
     assert_eq!((answer.status.as_u16(), answer.code()), (500, "INTERNAL"));
     assert_eq!(answer.json["errors"][0]["extensions"]["requestId"], "panic-1");
     assert!(answer.json.get("data").is_none() && !answer.text.contains("reason"), "{}", answer.text);

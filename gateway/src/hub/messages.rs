@@ -86,7 +86,8 @@ impl Hub {
         since: Option<Version>,
     ) -> Result<Subscription, Error> {
         let mut subscription = self.register(person.user, dialog);
-        let request = dialog::MessagesSinceRequest { dialog_id: dialog.bytes(), since: since.map(Version::into) };
+        let request =
+            dialog::MessagesSinceRequest { dialog_id: dialog.bytes(), since: since.map(Version::into) };
         let reply = persistently(|| {
             let call = person.call(PATIENCE);
             let mut client = self.0.service.peers.dialog(&call);
@@ -112,7 +113,11 @@ impl Hub {
         let mut state = self.state();
         state.last += 1;
         let id = state.last;
-        let new = || Dialog { entry: Entry::new(OWED_MAX), life: id, _counted: Counted::new("gateway_hub_dialogs") };
+        let new = || Dialog {
+            entry: Entry::new(OWED_MAX),
+            life: id,
+            _counted: Counted::new("gateway_hub_dialogs"),
+        };
         state.dialogs.entry(dialog).or_insert_with(new).entry.register(id, user, wake.clone());
         drop(state);
         Subscription { hub: self.clone(), dialog, id, wake, replay: None }
@@ -236,7 +241,9 @@ impl Hub {
     }
 
     fn ask_if_wanted(&self, state: &mut State, dialog: DialogId) {
-        if state.dialogs.get(&dialog).is_some_and(|dialog| dialog.entry.wants()) && state.wanted.insert(dialog) {
+        if state.dialogs.get(&dialog).is_some_and(|dialog| dialog.entry.wants())
+            && state.wanted.insert(dialog)
+        {
             self.0.wanted.notify_one();
         }
     }

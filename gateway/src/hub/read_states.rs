@@ -190,7 +190,11 @@ impl Hub {
     /// Events are missing: every stream asks for everyone's state again.
     pub fn refresh(&self) {
         let mut state = self.state();
-        state.dialogs.values_mut().flat_map(|entry| entry.subscribers.values_mut()).for_each(Subscriber::forget);
+        state
+            .dialogs
+            .values_mut()
+            .flat_map(|entry| entry.subscribers.values_mut())
+            .for_each(Subscriber::forget);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -237,7 +241,8 @@ impl Subscription {
 
     /// What there is but waiting.
     fn take(&self) -> Option<Next> {
-        let next = self.hub.state().dialogs.get_mut(&self.dialog).map_or(Next::Over, |entry| entry.take(self.id));
+        let next =
+            self.hub.state().dialogs.get_mut(&self.dialog).map_or(Next::Over, |entry| entry.take(self.id));
         (!matches!(next, Next::Wait)).then_some(next)
     }
 

@@ -180,15 +180,18 @@ impl Hub {
 
     /// The answers, in the order asked; `None` where one is missing or unreadable.
     async fn snapshots(&self, batch: &[Question]) -> Result<Vec<Option<Snapshot>>, tonic::Status> {
-        let of = batch
-            .iter()
-            .map(|(user, _, since)| counter::SnapshotOf { user_id: user.bytes(), since: since.map(Version::into) });
+        let of = batch.iter().map(|(user, _, since)| counter::SnapshotOf {
+            user_id: user.bytes(),
+            since: since.map(Version::into),
+        });
         let call = self.0.service.call(PATIENCE);
         let request = counter::SnapshotsRequest { of: of.collect() };
         let reply = self.0.service.peers.counter(&call).snapshots(request).await?.into_inner();
         let answers = batch.iter().zip(&reply.snapshots);
         Ok(answers
-            .map(|((user, ..), snapshot)| Snapshot::read(snapshot).filter(|_| snapshot.user_id == user.bytes()))
+            .map(|((user, ..), snapshot)| {
+                Snapshot::read(snapshot).filter(|_| snapshot.user_id == user.bytes())
+            })
             .collect())
     }
 

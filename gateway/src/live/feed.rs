@@ -41,8 +41,10 @@ impl Start {
     /// # Errors
     /// BAD_USER_INPUT where it is no version.
     pub fn after(mut self, cursor: Option<&str>) -> Result<Self, Error> {
-        if let (Self::Unread { since: since @ None } | Self::Messages { since: since @ None, .. }, Some(cursor)) =
-            (&mut self, cursor)
+        if let (
+            Self::Unread { since: since @ None } | Self::Messages { since: since @ None, .. },
+            Some(cursor),
+        ) = (&mut self, cursor)
         {
             let version = cursor.parse().map_err(|_| Error::input("`Last-Event-ID` is not a version"))?;
             *since = Some(version);
@@ -160,7 +162,8 @@ pub fn looks_beyond(document: &ExecutableDocument) -> bool {
 fn selects_beyond(set: &SelectionSet) -> bool {
     set.items.iter().any(|selection| match &selection.node {
         Selection::Field(field) => {
-            !OF_FRAMES.contains(&field.node.name.node.as_str()) || selects_beyond(&field.node.selection_set.node)
+            !OF_FRAMES.contains(&field.node.name.node.as_str())
+                || selects_beyond(&field.node.selection_set.node)
         }
         Selection::FragmentSpread(_) => false,
         Selection::InlineFragment(fragment) => selects_beyond(&fragment.node.selection_set.node),
@@ -189,14 +192,20 @@ mod tests {
         }
         let strange = started(Start::Unread { since: None }, Some("yesterday")).expect_err("refused");
         assert_eq!(strange.code(), crate::error::Code::BadUserInput);
-        assert!(started(Start::ReadStates { dialog }, Some("yesterday")).is_ok(), "there is nothing to resume");
+        assert!(
+            started(Start::ReadStates { dialog }, Some("yesterday")).is_ok(),
+            "there is nothing to resume"
+        );
     }
 
     #[test]
     fn only_what_is_in_the_frames_is_shared_between_people() {
         for (text, beyond) in [
             ("subscription { messages(dialogId: 1) { kind message { id text senderId status } } }", false),
-            ("subscription { m: messages(dialogId: 1) { ...F } } fragment F on MessageEvent { version }", false),
+            (
+                "subscription { m: messages(dialogId: 1) { ...F } } fragment F on MessageEvent { version }",
+                false,
+            ),
             ("subscription { messages(dialogId: 1) { message { sender { id } } } }", true),
             ("subscription { messages(dialogId: 1) { message { text: sender { id } } } }", true),
             (

@@ -38,7 +38,9 @@ impl Key {
     /// The key of this operation's result for a frame that a user gets.
     pub fn new(operation: Identity, frame: &Frame, user: UserId) -> Self {
         let frame = match frame {
-            Frame::Unread(it) => FrameKey::Unread { user, kind: it.kind, previous: it.previous, version: it.version },
+            Frame::Unread(it) => {
+                FrameKey::Unread { user, kind: it.kind, previous: it.previous, version: it.version }
+            }
             Frame::Message(dialog, it) => {
                 FrameKey::Message { dialog: *dialog, kind: it.kind, version: it.version, author: it.author }
             }

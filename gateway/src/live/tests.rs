@@ -32,7 +32,13 @@ fn row(dialog: DialogId, unread: i64) -> counter::Row {
 fn changed(user: UserId, version: i64, dialog: DialogId, unread: i64, was: i64) -> Kind {
     let row = events::UnreadRow { dialog_id: dialog.bytes(), unread, was, read_seq: 0, last_seq: unread };
     let previous = version - 1;
-    Kind::UnreadChanged(events::UnreadChanged { user_id: user.bytes(), epoch: 1, version, previous, rows: vec![row] })
+    Kind::UnreadChanged(events::UnreadChanged {
+        user_id: user.bytes(),
+        epoch: 1,
+        version,
+        previous,
+        rows: vec![row],
+    })
 }
 
 async fn unread(client: &mut Client, id: &str) -> Value {
@@ -129,7 +135,10 @@ async fn what_the_log_has_lost_is_made_good_by_a_snapshot() {
     stage.world().unread.insert(user, (7, vec![row(dialog, 7)]));
     stage.emit(changed(user, 7, dialog, 7, 6)).await;
     let frame = unread(&mut client, "u").await;
-    assert_eq!((&frame["kind"], &frame["version"], &frame["total"]), (&json!("SNAPSHOT"), &json!("1-7"), &json!(7)));
+    assert_eq!(
+        (&frame["kind"], &frame["version"], &frame["total"]),
+        (&json!("SNAPSHOT"), &json!("1-7"), &json!(7))
+    );
 }
 
 /// A dialog of two people, at version 3.
@@ -184,8 +193,12 @@ impl Talk {
     async fn send(&self, stage: &Stage) -> MessageId {
         let id = MessageId::now();
         let version = self.store(stage, id, Status::Pending);
-        let sent =
-            events::MessageSent { dialog_id: self.id.bytes(), version, message_id: id.bytes(), ..Default::default() };
+        let sent = events::MessageSent {
+            dialog_id: self.id.bytes(),
+            version,
+            message_id: id.bytes(),
+            ..Default::default()
+        };
         stage.emit(Kind::MessageSent(sent)).await;
         id
     }
@@ -222,14 +235,16 @@ async fn a_message_is_fetched_once_and_only_its_author_reads_why_it_failed() {
     let id = talk.send(&stage).await;
     for client in [&mut ann, &mut bob] {
         let frame = message(client, "s").await;
-        let shown = json!({ "id": id.to_string(), "text": "hello", "status": "PENDING", "failureReason": null });
+        let shown =
+            json!({ "id": id.to_string(), "text": "hello", "status": "PENDING", "failureReason": null });
         assert_eq!(frame, json!({ "kind": "SENT", "version": "1-4", "message": shown }));
     }
     assert_eq!(stage.called("Live"), 1);
     talk.fail(&stage, id).await;
     let (own, others) = (message(&mut ann, "s").await, message(&mut bob, "s").await);
     let failed = |text, reason: Value| {
-        let shown = json!({ "id": id.to_string(), "text": text, "status": "FAILED", "failureReason": reason });
+        let shown =
+            json!({ "id": id.to_string(), "text": text, "status": "FAILED", "failureReason": reason });
         json!({ "kind": "FAILED", "version": "1-5", "message": shown })
     };
     assert_eq!(own, failed("hello", json!("full")));
@@ -274,7 +289,9 @@ async fn a_reader_that_comes_back_is_told_what_it_has_missed() {
     let (kept, lost) = (MessageId::now(), MessageId::now());
     talk.store(&stage, kept, Status::Committed);
     talk.store(&stage, lost, Status::Failed);
-    for (since, kinds) in [("1-3", &["COMMITTED", "FAILED"][..]), ("0", &["COMMITTED"]), ("1-5", &["CURRENT"])] {
+    for (since, kinds) in
+        [("1-3", &["COMMITTED", "FAILED"][..]), ("0", &["COMMITTED"]), ("1-5", &["CURRENT"])]
+    {
         let mut bob = stage.sign_in(talk.bob).await;
         stage.world().caller = Some(talk.bob);
         bob.subscribe("s", MESSAGES, json!({ "id": talk.id.to_string(), "since": since })).await;
@@ -406,7 +423,10 @@ async fn where_events_are_missing_every_stream_is_told_the_state_of_now() {
     stage.world().unread.insert(talk.ann, (6, vec![row(dialog, 5)]));
     stage.app.reader.hubs.refresh();
     let frame = unread(&mut counters, "u").await;
-    assert_eq!((&frame["kind"], &frame["version"], &frame["total"]), (&json!("SNAPSHOT"), &json!("1-6"), &json!(5)));
+    assert_eq!(
+        (&frame["kind"], &frame["version"], &frame["total"]),
+        (&json!("SNAPSHOT"), &json!("1-6"), &json!(5))
+    );
     assert_eq!(message(&mut messages, "s").await["kind"], "RESET");
     for _ in &people {
         assert!(receipts.result("s").await["data"]["readStates"]["readSeq"].is_number());
@@ -445,7 +465,10 @@ async fn a_frame_that_cannot_be_shown_is_told_without_a_cursor_and_made_good() {
     assert!(tries <= 10, "{tries} tries: each waits twice as long as the one before");
     stage.world().broken.clear();
     let good = unread(&mut client, "u").await;
-    assert_eq!((&good["kind"], &good["version"], &good["total"]), (&json!("SNAPSHOT"), &json!("1-1"), &json!(1)));
+    assert_eq!(
+        (&good["kind"], &good["version"], &good["total"]),
+        (&json!("SNAPSHOT"), &json!("1-1"), &json!(1))
+    );
     assert_eq!(good["changed"], json!([{ "unread": 1, "dialog": null }]), "nothing of it is lost");
     client.is_quiet().await;
 }

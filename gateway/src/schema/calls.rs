@@ -52,7 +52,12 @@ pub(super) fn present(method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
             reply(&dialog::GetReply { dialogs })
         }
         "Users" => {
-            let named = |id: Vec<u8>| auth::User { name: "A".to_owned(), login: "a".to_owned(), id, created_at_us: 0 };
+            let named = |id: Vec<u8>| auth::User {
+                name: "A".to_owned(),
+                login: "a".to_owned(),
+                id,
+                created_at_us: 0,
+            };
             let ids = read::<auth::UsersRequest>(bytes).ids;
             reply(&auth::UsersReply { users: ids.into_iter().map(named).collect() })
         }
@@ -64,7 +69,8 @@ pub(super) fn present(method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
         "ReadStates" => {
             let states = |page: counter::ReadStatesPage| {
                 let number = DialogId::parse(&page.dialog_id).expect("an id").uuid().as_u128();
-                let state = |place| counter::ReadState { user_id: user(3 * number + place).bytes(), read_seq: 4 };
+                let state =
+                    |place| counter::ReadState { user_id: user(3 * number + place).bytes(), read_seq: 4 };
                 counter::ReadStatesPageReply { found: true, states: (0..3).map(state).collect() }
             };
             let pages = read::<counter::ReadStatesRequest>(bytes).pages.into_iter().map(states).collect();
@@ -103,7 +109,10 @@ async fn a_page_of_dialogs_with_everything_makes_four_calls_whatever_its_size() 
         assert_eq!(edges.len(), first);
         for edge in edges {
             let node = &edge["node"];
-            assert_eq!((&node["unreadCount"], &node["lastMessage"]["sender"]["name"]), (&json!(3), &json!("A")));
+            assert_eq!(
+                (&node["unreadCount"], &node["lastMessage"]["sender"]["name"]),
+                (&json!(3), &json!("A"))
+            );
             assert_eq!(node["participants"]["edges"].as_array().map(Vec::len), Some(3));
             assert_eq!(node["readStates"][2]["user"]["name"], "A");
         }
@@ -130,8 +139,7 @@ async fn names_come_in_the_order_of_the_document() {
 
 #[tokio::test]
 async fn without_the_counters_only_their_fields_are_null() {
-    let query =
-        "{ dialogs(first: 2) { nodes { title unreadCount readStates { readSeq } participants { nodes { name } } } } }";
+    let query = "{ dialogs(first: 2) { nodes { title unreadCount readStates { readSeq } participants { nodes { name } } } } }";
     let answer = Fixture::new(true, uncounted).ask(query).await;
     let node = |number: u32| {
         let people = json!({ "nodes": [{ "name": "A" }, { "name": "A" }, { "name": "A" }] });
@@ -141,12 +149,16 @@ async fn without_the_counters_only_their_fields_are_null() {
     let errors = answer["errors"].as_array().expect("errors");
     assert_eq!(errors.len(), 4);
     assert!(errors.iter().all(|error| error["extensions"]["code"] == "UNAVAILABLE"), "{errors:?}");
-    assert!(errors.iter().any(|error| error["path"] == json!(["dialogs", "nodes", 1, "unreadCount"])), "{errors:?}");
+    assert!(
+        errors.iter().any(|error| error["path"] == json!(["dialogs", "nodes", 1, "unreadCount"])),
+        "{errors:?}"
+    );
 }
 
 #[tokio::test]
 async fn without_auth_only_names_are_null() {
-    let query = "{ me { id } dialogs(first: 1) { nodes { participantIds participants { nodes { name } } unreadCount
+    let query =
+        "{ me { id } dialogs(first: 1) { nodes { participantIds participants { nodes { name } } unreadCount
         lastMessage { senderId sender { name } } readStates(first: 1) { userId user { name } } } } }";
     let answer = Fixture::new(true, nameless).ask(query).await;
     let node = &answer["data"]["dialogs"]["nodes"][0];
@@ -171,9 +183,13 @@ async fn participants_are_paged_by_the_gateway() {
     let first = fixture.ask(&page("first: 2")).await["data"]["dialog"]["participants"].clone();
     assert_eq!(first["nodes"], json!([{ "id": user(27).to_string() }, { "id": user(28).to_string() }]));
     let cursor = first["pageInfo"]["endCursor"].as_str().expect("a cursor");
-    assert_eq!(first["pageInfo"], json!({ "hasNextPage": true, "hasPreviousPage": false, "endCursor": cursor }));
+    assert_eq!(
+        first["pageInfo"],
+        json!({ "hasNextPage": true, "hasPreviousPage": false, "endCursor": cursor })
+    );
     let second =
-        fixture.ask(&page(&format!("first: 2, after: \"{cursor}\""))).await["data"]["dialog"]["participants"].clone();
+        fixture.ask(&page(&format!("first: 2, after: \"{cursor}\""))).await["data"]["dialog"]["participants"]
+            .clone();
     assert_eq!(second["nodes"], json!([{ "id": user(29).to_string() }]));
     assert_eq!(
         (&second["pageInfo"]["hasNextPage"], &second["pageInfo"]["hasPreviousPage"]),
@@ -201,7 +217,10 @@ async fn what_is_no_id_looks_absent_and_asks_nobody() {
         r#"leaveDialog(dialogId: "x")"#,
     ] {
         let answer = fixture.ask(&format!("mutation {{ {mutation} }}")).await;
-        assert_eq!((&answer["data"], &answer["errors"][0]["extensions"]["code"]), (&Value::Null, &json!("NOT_FOUND")));
+        assert_eq!(
+            (&answer["data"], &answer["errors"][0]["extensions"]["code"]),
+            (&Value::Null, &json!("NOT_FOUND"))
+        );
     }
     for query in [
         "{ message { id } }",

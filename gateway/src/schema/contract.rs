@@ -27,7 +27,8 @@ fn promises(text: &str) -> Promises {
             TypeKind::Scalar => _ = promises.insert(format!("scalar {name}"), String::new()),
             TypeKind::Object(object) => {
                 object.fields.iter().for_each(|field| add_field(&mut promises, &name, &field.node));
-                let keys = definition.node.directives.iter().filter(|directive| directive.node.name.node == "key");
+                let keys =
+                    definition.node.directives.iter().filter(|directive| directive.node.name.node == "key");
                 keys.for_each(|_| _ = promises.insert(format!("key {name}"), String::new()));
             }
             TypeKind::InputObject(input) => {
@@ -51,7 +52,8 @@ fn add_field(promises: &mut Promises, parent: &str, field: &FieldDefinition) {
 }
 
 fn add_value(promises: &mut Promises, parent: &str, value: &InputValueDefinition) {
-    let default = value.default_value.as_ref().map_or_else(String::new, |default| format!(" = {}", default.node));
+    let default =
+        value.default_value.as_ref().map_or_else(String::new, |default| format!(" = {}", default.node));
     promises.insert(format!("{parent}({})", value.name.node), format!("{}{default}", value.ty.node));
 }
 
@@ -62,7 +64,10 @@ fn the_schema_is_written_down() {
         std::fs::write(&path, &sdl).expect("written");
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == sdl, "schema.graphql is not what the gateway says; run: UPDATE=1 cargo test -p gateway schema");
+    assert!(
+        written == sdl,
+        "schema.graphql is not what the gateway says; run: UPDATE=1 cargo test -p gateway schema"
+    );
 }
 
 #[test]

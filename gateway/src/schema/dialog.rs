@@ -119,10 +119,13 @@ impl Dialog {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "How many, 1 to 100.", default_with = "Some(PAGE_DEFAULT)")] first: Option<i32>,
-        #[graphql(desc = "Those after this one: the `userId` of the last that was read.")] after: Option<String>,
+        #[graphql(desc = "Those after this one: the `userId` of the last that was read.")] after: Option<
+            String,
+        >,
     ) -> Result<Option<Vec<ReadState>>, Error> {
         let first = page::size("first", first, PAGE_DEFAULT)?;
-        let after = after.map(|id| id.parse()).transpose().map_err(|_| Error::input("`after` is not a `userId`"))?;
+        let after =
+            after.map(|id| id.parse()).transpose().map_err(|_| Error::input("`after` is not a `userId`"))?;
         let page = ReadStatesPage { dialog: self.id, first, after };
         let states = Scope::of(ctx).loaders.read_states.load(page).await?;
         Ok(Some(states.unwrap_or_default()))
@@ -142,13 +145,12 @@ impl Dialog {
         let list = List::new("messages", &parent);
         let scope = Scope::of(ctx);
         // The one field that another service answers and that must not be null.
-        let page = history_page(self.id, &list, first, after, last, before).inspect_err(|_| scope.lost.failed(ctx))?;
-        let history = scope
-            .loaders
-            .history
-            .load(page)
-            .await
-            .and_then(|history| history.ok_or_else(|| Error::new(Code::NotFound, "there is no such dialog")));
+        let page = history_page(self.id, &list, first, after, last, before)
+            .inspect_err(|_| scope.lost.failed(ctx))?;
+        let history =
+            scope.loaders.history.load(page).await.and_then(|history| {
+                history.ok_or_else(|| Error::new(Code::NotFound, "there is no such dialog"))
+            });
         let history = history.inspect_err(|_| scope.lost.failed(ctx))?;
         let messages = history.messages.iter().map(Arc::clone).collect();
         let cursor = |message: &Message| list.cursor(&message.seq.to_string());
@@ -169,13 +171,17 @@ fn history_page(
     match (first, last) {
         (Some(_), Some(_)) => Err(Error::input("`first` and `last` exclude each other")),
         (Some(_), None) if before.is_some() => Err(Error::input("`before` goes with `last`")),
-        (Some(_), None) => {
-            Ok(HistoryPage::Forward { dialog, first: page::size("first", first, PAGE_DEFAULT)?, after: seq(after)? })
-        }
+        (Some(_), None) => Ok(HistoryPage::Forward {
+            dialog,
+            first: page::size("first", first, PAGE_DEFAULT)?,
+            after: seq(after)?,
+        }),
         (None, _) if after.is_some() => Err(Error::input("`after` goes with `first`")),
-        (None, _) => {
-            Ok(HistoryPage::Backward { dialog, last: page::size("last", last, PAGE_DEFAULT)?, before: seq(before)? })
-        }
+        (None, _) => Ok(HistoryPage::Backward {
+            dialog,
+            last: page::size("last", last, PAGE_DEFAULT)?,
+            before: seq(before)?,
+        }),
     }
 }
 
@@ -192,7 +198,10 @@ mod tests {
         let page = |first, after: Option<&str>, last, before: Option<&str>| {
             history_page(dialog, &list, first, after.map(Into::into), last, before.map(Into::into))
         };
-        assert_eq!(page(None, None, None, None), Ok(HistoryPage::Backward { dialog, last: 20, before: None }));
+        assert_eq!(
+            page(None, None, None, None),
+            Ok(HistoryPage::Backward { dialog, last: 20, before: None })
+        );
         let forward = HistoryPage::Forward { dialog, first: 5, after: Some(7) };
         assert_eq!(page(Some(5), Some(&cursor), None, None), Ok(forward));
         let backward = HistoryPage::Backward { dialog, last: 5, before: Some(7) };

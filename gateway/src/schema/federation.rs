@@ -18,7 +18,8 @@ fn told(method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
     }
     let ids = <dialog::MessagesRequest as prost::Message>::decode(bytes).expect("a request").ids;
     let numbers = ids.iter().map(|id| MessageId::parse(id).expect("an id").uuid().as_u128());
-    let messages = numbers.filter(|number| *number <= 1_000).filter_map(|number| dialog_of(number).last_message);
+    let messages =
+        numbers.filter(|number| *number <= 1_000).filter_map(|number| dialog_of(number).last_message);
     reply(&dialog::MessagesReply { messages: messages.collect() })
 }
 
@@ -34,7 +35,8 @@ async fn found(fixture: &Fixture, keys: &[Value]) -> Value {
 #[tokio::test]
 async fn entities_are_found_with_the_rights_of_the_caller() {
     let fixture = Fixture::new(true, present);
-    let (person, known, foreign) = (user(1), DialogId::new(Uuid::from_u128(9)), DialogId::new(Uuid::from_u128(2_000)));
+    let (person, known, foreign) =
+        (user(1), DialogId::new(Uuid::from_u128(9)), DialogId::new(Uuid::from_u128(2_000)));
     let query = format!(
         r#"{{ _entities(representations: [{{ __typename: "Dialog", id: "{known}" }}, {{ __typename: "Dialog", id: "{foreign}" }},
             {{ __typename: "User", id: "{person}" }}]) {{ __typename ... on User {{ name }} ... on Dialog {{ title }} }} }}"#
@@ -126,7 +128,8 @@ async fn a_service_that_is_away_costs_its_own_entities() {
 #[tokio::test]
 async fn a_field_of_an_entity_that_fails_is_null_with_its_path() {
     let query = "query($keys: [_Any!]!) { _entities(representations: $keys) { ... on Dialog { title participants { nodes { name } } } } }";
-    let body = json!({ "query": query, "variables": { "keys": [dialog_key(8), dialog_key(9), dialog_key(8)] } });
+    let body =
+        json!({ "query": query, "variables": { "keys": [dialog_key(8), dialog_key(9), dialog_key(8)] } });
     let answer = Fixture::new(true, nameless).ask_with(&body).await;
     let entity = |number| json!({ "title": format!("dialog {number}"), "participants": null });
     assert_eq!(answer["data"], json!({ "_entities": [entity(8), entity(9), entity(8)] }), "{answer}");

@@ -24,7 +24,8 @@ impl Lost {
     /// The field that is being resolved has failed. Changes nothing where a value around it may be null.
     pub fn failed(&self, ctx: &Context<'_>) {
         let path = ctx.set_error_path(ServerError::new("", None)).path;
-        let takes = ctx.data_opt::<Arc<Operation>>().is_some_and(|operation| operation.shape.takes_root(&path));
+        let takes =
+            ctx.data_opt::<Arc<Operation>>().is_some_and(|operation| operation.shape.takes_root(&path));
         if let Some(async_graphql::PathSegment::Field(root)) = path.first().filter(|_| takes) {
             self.root(root).cancel();
         }

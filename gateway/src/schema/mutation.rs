@@ -52,7 +52,8 @@ impl Mutation {
     async fn logout(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Ends all sessions of the caller.", default_with = "Some(false)")] everywhere: Option<bool>,
+        #[graphql(desc = "Ends all sessions of the caller.", default_with = "Some(false)")]
+        everywhere: Option<bool>,
     ) -> Result<bool, Error> {
         let scope = Scope::writing(ctx)?;
         let request = auth::LogoutRequest { everywhere: everywhere.unwrap_or_default() };
@@ -164,6 +165,7 @@ fn message_of(id: &ID) -> Result<MessageId, Error> {
 }
 
 fn people(ids: &[ID]) -> Result<Vec<Vec<u8>>, Error> {
-    let id = |id: &ID| id.parse::<UserId>().map(UserId::bytes).map_err(|_| Error::input("unknown participant"));
+    let id =
+        |id: &ID| id.parse::<UserId>().map(UserId::bytes).map_err(|_| Error::input("unknown participant"));
     ids.iter().map(id).collect()
 }

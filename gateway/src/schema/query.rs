@@ -56,7 +56,11 @@ impl Query {
         };
         let follows = request.after_login.is_some();
         let reply = scope.peers().auth(scope.call()).search(request).await?.into_inner();
-        let users = reply.users.into_iter().map(|user| User::try_from(user).map(Arc::new)).collect::<Result<_, _>>()?;
+        let users = reply
+            .users
+            .into_iter()
+            .map(|user| User::try_from(user).map(Arc::new))
+            .collect::<Result<_, _>>()?;
         Ok(Some(UserConnection::new(users, reply.has_next, follows, |user: &User| list.cursor(&user.login))))
     }
 
@@ -127,7 +131,9 @@ impl Query {
     async fn unread(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "A version that the caller already knows from elsewhere: the answer is at least as new.")]
+        #[graphql(
+            desc = "A version that the caller already knows from elsewhere: the answer is at least as new."
+        )]
         at_least: Option<String>,
     ) -> Result<Option<Unread>, Error> {
         let scope = Scope::of(ctx);

@@ -106,7 +106,9 @@ impl Subscription {
         &self,
         ctx: &Context<'_>,
         dialog_id: ID,
-        #[graphql(desc = "The version of a frame or \"0\", which is the beginning; without it: from now on.")]
+        #[graphql(
+            desc = "The version of a frame or \"0\", which is the beginning; without it: from now on."
+        )]
         since: Option<String>,
     ) -> Result<AtMostOne<MessageEvent>, Error> {
         Scope::of(ctx).viewer()?;
@@ -232,7 +234,12 @@ mod tests {
         let message = Arc::new(message);
         for (reader, text, reason) in [(author, "words", Some("full")), (UserId::now(), "", None)] {
             let version = Version::new(1, 1);
-            let frame = messages::frame::Frame::about(messages::frame::Kind::Failed, version, message.clone(), reader);
+            let frame = messages::frame::Frame::about(
+                messages::frame::Kind::Failed,
+                version,
+                message.clone(),
+                reader,
+            );
             let event = MessageEvent::try_from(&Frame::Message(DialogId::now(), frame)).expect("an event");
             let shown = event.message.expect("a message");
             assert_eq!((shown.text.as_str(), shown.failure_reason.as_deref()), (text, reason));

@@ -19,7 +19,8 @@ impl DateTime {
 impl ScalarType for DateTime {
     fn parse(value: Value) -> InputValueResult<Self> {
         let Value::String(text) = &value else { return Err(InputValueError::expected_type(value)) };
-        let timestamp: Timestamp = text.parse().map_err(|_| InputValueError::custom("not a time of RFC 3339"))?;
+        let timestamp: Timestamp =
+            text.parse().map_err(|_| InputValueError::custom("not a time of RFC 3339"))?;
         Ok(Self(timestamp.as_microsecond()))
     }
 
@@ -38,7 +39,10 @@ mod tests {
         let time = DateTime::from_microseconds(1_767_225_600_123_456);
         assert_eq!(time.to_value(), Value::String("2026-01-01T00:00:00.123456Z".to_owned()));
         assert_eq!(DateTime::parse(time.to_value()).expect("a time"), time);
-        assert_eq!(DateTime::from_microseconds(0).to_value(), Value::String("1970-01-01T00:00:00Z".to_owned()));
+        assert_eq!(
+            DateTime::from_microseconds(0).to_value(),
+            Value::String("1970-01-01T00:00:00Z".to_owned())
+        );
         assert!(DateTime::parse(Value::from("yesterday")).is_err());
     }
 }

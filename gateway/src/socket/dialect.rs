@@ -26,7 +26,8 @@ impl Dialect {
 
     /// The first of what a client offers that is one of ours.
     pub fn choose<'a>(mut offered: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
-        offered.find_map(|name| Self::ALL.into_iter().find(|dialect| dialect.subprotocol().as_bytes() == name))
+        offered
+            .find_map(|name| Self::ALL.into_iter().find(|dialect| dialect.subprotocol().as_bytes() == name))
     }
 
     /// How often the gateway says that it is there, and asks whether the client is. The old protocol's clients drop a

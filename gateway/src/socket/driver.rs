@@ -110,7 +110,8 @@ impl Driver {
         let wire = self.into_wire();
         match close {
             Some(close) => {
-                metrics::counter!("gateway_socket_closes_total", "code" => close.code.to_string()).increment(1);
+                metrics::counter!("gateway_socket_closes_total", "code" => close.code.to_string())
+                    .increment(1);
                 Box::pin(wire.close(close)).await;
             }
             None => Box::pin(wire.end()).await,
@@ -277,7 +278,12 @@ async fn begin(sockets: Sockets, mut request: Request, asker: Asker, call: Call)
 }
 
 /// Of what kind an operation that was let in is, and what it has to say.
-async fn execute(sockets: &Sockets, request: Request, asker: Asker, call: Call) -> (Option<OperationType>, Running) {
+async fn execute(
+    sockets: &Sockets,
+    request: Request,
+    asker: Asker,
+    call: Call,
+) -> (Option<OperationType>, Running) {
     let variables = request.variables.map(|variables| Variables::from_json(variables.into()));
     let incoming = Incoming {
         query: request.query,

@@ -114,7 +114,8 @@ impl fmt::Debug for Request {
 impl Request {
     /// Whether it sends or names a document at all.
     fn has_document(&self) -> bool {
-        let named = self.extensions.as_ref().is_some_and(|extensions| extensions.contains_key("persistedQuery"));
+        let named =
+            self.extensions.as_ref().is_some_and(|extensions| extensions.contains_key("persistedQuery"));
         named || self.query.is_some() || self.document_id.is_some()
     }
 
@@ -197,7 +198,9 @@ impl Incoming {
                     .ok_or("the payload of an operation is not a GraphQL request")?;
                 Ok(Self::Subscribe { id: id.into(), request: Box::new(request) })
             }
-            (Dialect::New, "complete") | (Dialect::Old, "stop") => Ok(Self::Complete { id: id(message.id)?.into() }),
+            (Dialect::New, "complete") | (Dialect::Old, "stop") => {
+                Ok(Self::Complete { id: id(message.id)?.into() })
+            }
             (Dialect::New, "ping") => {
                 is_object(payload).map(|()| Self::Ping { payload: payload.map(RawValue::to_owned) })
             }
@@ -352,8 +355,9 @@ mod tests {
     #[test]
     fn a_header_that_is_no_text_or_comes_twice_is_a_token_that_does_not_hold() {
         let read = |values: &[&[u8]]| {
-            let value =
-                |bytes: &&[u8]| (header::AUTHORIZATION, header::HeaderValue::from_bytes(bytes).expect("a header"));
+            let value = |bytes: &&[u8]| {
+                (header::AUTHORIZATION, header::HeaderValue::from_bytes(bytes).expect("a header"))
+            };
             Token::of_headers(&values.iter().map(value).collect())
         };
         let refused = Some(Token(String::new()));
@@ -432,7 +436,8 @@ mod tests {
             assert!(Incoming::read(old, Dialect::New).is_err(), "{old}");
         }
         let subscribe = start.replace("start", "subscribe");
-        for new in [&subscribe, r#"{"type":"complete","id":"1"}"#, r#"{"type":"ping"}"#, r#"{"type":"pong"}"#] {
+        for new in [&subscribe, r#"{"type":"complete","id":"1"}"#, r#"{"type":"ping"}"#, r#"{"type":"pong"}"#]
+        {
             assert!(Incoming::read(new, Dialect::New).is_ok(), "{new}");
             assert!(Incoming::read(new, Dialect::Old).is_err(), "{new}");
         }

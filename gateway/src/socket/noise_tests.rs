@@ -38,12 +38,13 @@ fn messages(dialect: Dialect) -> impl Strategy<Value = String> {
         1 => Just(r#"{"type":"connection_terminate"}"#.to_owned()),
         1 => Just(r#"{"type":"connection_init","payload":{"Authorization":["x"]}}"#.to_owned()),
     ];
-    let mutated = (valid.clone(), any::<prop::sample::Index>(), any::<char>()).prop_map(|(text, at, with)| {
-        let mut chars: Vec<char> = text.chars().collect();
-        let at = at.index(chars.len());
-        chars[at] = with;
-        chars.into_iter().collect()
-    });
+    let mutated =
+        (valid.clone(), any::<prop::sample::Index>(), any::<char>()).prop_map(|(text, at, with)| {
+            let mut chars: Vec<char> = text.chars().collect();
+            let at = at.index(chars.len());
+            chars[at] = with;
+            chars.into_iter().collect()
+        });
     let cut = (valid.clone(), any::<prop::sample::Index>()).prop_map(|(text, at)| {
         let count = text.chars().count();
         text.chars().take(at.index(count)).collect()
@@ -111,7 +112,10 @@ impl Watch {
 
     fn sent(&mut self, outgoing: &Outgoing) {
         let Some(text) = outgoing.text(self.dialect) else {
-            return assert!(matches!(outgoing, Outgoing::Rejected { .. }), "only the old protocol tells that");
+            return assert!(
+                matches!(outgoing, Outgoing::Rejected { .. }),
+                "only the old protocol tells that"
+            );
         };
         let message: serde_json::Value = serde_json::from_str(&text).expect("JSON goes out");
         match outgoing {

@@ -18,7 +18,10 @@ impl Client {
     }
 
     async fn begins(&mut self, token: &str) {
-        self.say(json!({ "type": "connection_init", "payload": { "Authorization": format!("Bearer {token}") } })).await;
+        self.say(
+            json!({ "type": "connection_init", "payload": { "Authorization": format!("Bearer {token}") } }),
+        )
+        .await;
     }
 }
 
@@ -124,7 +127,10 @@ async fn the_limits_are_those_of_the_new_protocol() {
         data += 1;
     };
     assert!(data <= 50);
-    assert_eq!((&refused["id"], &refused["payload"]["extensions"]["code"]), (&json!("50"), &json!("LIMIT_EXCEEDED")));
+    assert_eq!(
+        (&refused["id"], &refused["payload"]["extensions"]["code"]),
+        (&json!("50"), &json!("LIMIT_EXCEEDED"))
+    );
     client.start("1", WATCH).await;
     assert_eq!(client.closed().await.0, 4409);
 }

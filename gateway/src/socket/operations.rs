@@ -120,7 +120,8 @@ mod tests {
         let numbers = numbers(2);
         let mut operations = Operations::default();
         operations.start(numbers[0], endless("loud"));
-        operations.start(numbers[1], stream::iter([Said::Refused("[]".into()), Said::Next("late".into())]).boxed());
+        operations
+            .start(numbers[1], stream::iter([Said::Refused("[]".into()), Said::Next("late".into())]).boxed());
         operations.stop(numbers[0]);
         assert_eq!(operations.next().now_or_never(), Some((numbers[1], Said::Refused("[]".into()))));
         assert!(operations.is_empty());

@@ -153,7 +153,8 @@ impl Protocol {
             Phase::New { until } => Some(until),
             Phase::Authenticating | Phase::Closed => None,
             Phase::Open { ping_at, expiry } => {
-                let expiry = expiry.map(|expiry| if expiry.announced { expiry.at } else { notice(expiry.at) });
+                let expiry =
+                    expiry.map(|expiry| if expiry.announced { expiry.at } else { notice(expiry.at) });
                 let alive = ping_at.min(self.heard_at + SILENCE_MAX);
                 Some(expiry.map_or(alive, |expiry| expiry.min(alive)))
             }
@@ -254,7 +255,8 @@ impl Protocol {
         }
         if self.ids.len() >= OPERATIONS_MAX {
             let message = format!("a socket has at most {OPERATIONS_MAX} operations at once");
-            let errors = json!([{ "message": message, "extensions": { "code": Code::LimitExceeded.name() } }]);
+            let errors =
+                json!([{ "message": message, "extensions": { "code": Code::LimitExceeded.name() } }]);
             return vec![Action::Send(Outgoing::Error { id, errors: errors.to_string().into() })];
         }
         self.started += 1;

@@ -122,7 +122,9 @@ fn without_connection_init_for_3_s_the_socket_closes_with_4408() {
 fn a_refused_client_is_told_why() {
     let init = r#"{"type":"connection_init","payload":{"authorization":"Bearer t"}}"#;
     for dialect in Dialect::ALL {
-        for (refusal, code) in [(Refusal::Token, 4403), (Refusal::TooManySockets, 4429), (Refusal::Unavailable, 1013)] {
+        for (refusal, code) in
+            [(Refusal::Token, 4403), (Refusal::TooManySockets, 4429), (Refusal::Unavailable, 1013)]
+        {
             let mut socket = Socket::new(dialect);
             let actions = socket.text(init);
             let [Action::Authenticate(Some(token))] = &actions[..] else { panic!("{actions:?}") };
@@ -199,9 +201,10 @@ fn an_id_in_use_closes_with_4409() {
 
 #[test]
 fn a_refused_operation_is_an_error_and_its_id_is_free_again() {
-    for (dialect, payload) in
-        [(Dialect::New, r#"[{"message":"no"}]"#), (Dialect::Old, r#"{"message":"no","errors":[{"message":"no"}]}"#)]
-    {
+    for (dialect, payload) in [
+        (Dialect::New, r#"[{"message":"no"}]"#),
+        (Dialect::Old, r#"{"message":"no","errors":[{"message":"no"}]}"#),
+    ] {
         let mut socket = Socket::open(dialect);
         let operation = socket.start("1");
         let actions = socket.handle(Input::Refused(operation, r#"[{"message":"no"}]"#.into()));
@@ -236,7 +239,8 @@ fn after_its_end_nothing_comes_for_an_id_and_it_is_free_again() {
         assert!(socket.drop("1").is_empty(), "unknown ids are let pass");
         let second = socket.start("1");
         assert_ne!(first, second);
-        for late in [Input::Next(first, "{}".into()), Input::Refused(first, "[]".into()), Input::Ended(first)] {
+        for late in [Input::Next(first, "{}".into()), Input::Refused(first, "[]".into()), Input::Ended(first)]
+        {
             assert!(socket.handle(late).is_empty(), "late results are not the new operation's");
         }
         let end = socket.handle(Input::Ended(second));
@@ -290,7 +294,8 @@ fn a_silent_client_of_the_old_protocol_is_told_and_asked_every_10_s_and_closed_a
 
 #[test]
 fn a_client_that_answers_lives_on() {
-    for (dialect, sign) in [(Dialect::New, r#"{"type":"pong"}"#), (Dialect::New, PING), (Dialect::Old, STOP)] {
+    for (dialect, sign) in [(Dialect::New, r#"{"type":"pong"}"#), (Dialect::New, PING), (Dialect::Old, STOP)]
+    {
         for by_text in [true, false] {
             let mut socket = Socket::open(dialect);
             let mut pings = 0;
@@ -341,7 +346,8 @@ fn an_expiring_token_is_announced_30_s_before_and_closes_with_4403() {
         let (second, close) = told.pop().expect("a close");
         assert_eq!((second, closed(&[close])), (100, 4403));
         let announces = |it: &Action| matches!(it, Action::Send(Outgoing::Ping { expires_in_s: Some(30) }));
-        let notices: Vec<u64> = told.iter().filter(|(_, it)| announces(it)).map(|(second, _)| *second).collect();
+        let notices: Vec<u64> =
+            told.iter().filter(|(_, it)| announces(it)).map(|(second, _)| *second).collect();
         assert_eq!(notices, [70]);
     }
 }

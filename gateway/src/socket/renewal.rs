@@ -15,15 +15,22 @@ use super::message::Token;
 /// # Errors
 /// UNAUTHENTICATED where it is malformed, expired or revoked, of somebody else or another session, or older than the one
 /// that the socket has; and where the socket is nobody's. UNAVAILABLE where nobody can say.
-pub async fn renew(authenticator: &Authenticator, token: &Token, viewer: Option<&Viewer>) -> Result<(), Error> {
+pub async fn renew(
+    authenticator: &Authenticator,
+    token: &Token,
+    viewer: Option<&Viewer>,
+) -> Result<(), Error> {
     let refused = |message: &str| Error::new(Code::Unauthenticated, message);
-    let viewer = viewer.ok_or_else(|| refused("nobody is signed in on this socket: open another with this token"))?;
+    let viewer =
+        viewer.ok_or_else(|| refused("nobody is signed in on this socket: open another with this token"))?;
     let newer = authenticator.token(token.expose()).await?;
     if newer.user != viewer.user {
         return Err(refused("this is the token of another user than the socket's"));
     }
     if newer.session != viewer.session {
-        return Err(refused("this is the token of another session than the socket's: open another socket with it"));
+        return Err(refused(
+            "this is the token of another session than the socket's: open another socket with it",
+        ));
     }
     if newer.expires_at_s < viewer.authorization.expires_at_s() {
         return Err(refused("this token is older than the one that the socket has"));

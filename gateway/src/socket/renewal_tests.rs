@@ -69,7 +69,12 @@ impl Client {
 
 impl Stage {
     /// A token, and when it ends in seconds since the epoch.
-    pub(super) fn token_and_its_end(&self, user: UserId, session: SessionId, lifetime_s: i64) -> (String, f64) {
+    pub(super) fn token_and_its_end(
+        &self,
+        user: UserId,
+        session: SessionId,
+        lifetime_s: i64,
+    ) -> (String, f64) {
         loop {
             let (before_s, token) = (crate::viewer::now_s(), self.token(user, session, lifetime_s));
             if crate::viewer::now_s() == before_s {
@@ -200,7 +205,9 @@ async fn operations_that_come_too_soon_are_an_error_of_their_own_and_the_socket_
         ("ann", "error", "RATE_LIMITED"),
         ("bob", "next", "UNAVAILABLE"),
     ] {
-        let login = format!("mutation {{ login(input: {{ login: \"{login}\", password: \"x\" }}) {{ accessToken }} }}");
+        let login = format!(
+            "mutation {{ login(input: {{ login: \"{login}\", password: \"x\" }}) {{ accessToken }} }}"
+        );
         client.subscribe("1", &login, json!({})).await;
         let answer = client.hear().await;
         assert_eq!(answer["type"], kind, "{answer}");

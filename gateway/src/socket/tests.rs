@@ -215,7 +215,10 @@ async fn a_revoked_session_closes_its_sockets_with_4401_and_no_others() {
     let mut clients = [stage.sign_in_with(&token).await, stage.sign_in_with(&token).await];
     let mut other = stage.sign_in(user).await;
     stage
-        .emit(Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids: vec![session.bytes()] }))
+        .emit(Kind::SessionRevoked(SessionRevoked {
+            user_id: user.bytes(),
+            session_ids: vec![session.bytes()],
+        }))
         .await;
     for client in &mut clients {
         assert_eq!(client.closed().await.0, 4401);
@@ -277,7 +280,9 @@ async fn everything_is_back_to_zero_when_the_last_socket_is_gone() {
         let id = json!({ "id": dialog.to_string() });
         client.subscribe("u", "subscription { unread { total } }", json!({})).await;
         client.result("u").await;
-        client.subscribe("m", "subscription($id: ID!) { messages(dialogId: $id) { kind } }", id.clone()).await;
+        client
+            .subscribe("m", "subscription($id: ID!) { messages(dialogId: $id) { kind } }", id.clone())
+            .await;
         client.result("m").await;
         client.subscribe("r", "subscription($id: ID!) { readStates(dialogId: $id) { readSeq } }", id).await;
         client.result("r").await;
@@ -292,7 +297,8 @@ async fn everything_is_back_to_zero_when_the_last_socket_is_gone() {
     for client in &mut clients {
         client.socket.close(None).await.expect("closed");
     }
-    testkit::eventually("nothing is left", || async { names.iter().all(|name| gauges.sum(name) == 0.0) }).await;
+    testkit::eventually("nothing is left", || async { names.iter().all(|name| gauges.sum(name) == 0.0) })
+        .await;
     stage.stop().await;
 }
 
@@ -393,7 +399,9 @@ async fn a_panic_ends_its_operation_and_not_the_socket() {
     client.subscribe("1", "{ me { name } }", json!({})).await;
     let result = client.result("1").await;
     assert_eq!(result["errors"][0]["extensions"]["code"], "INTERNAL", "{result}");
-    assert!(result["errors"][0]["extensions"]["requestId"].is_string() && !result.to_string().contains("secret"));
+    assert!(
+        result["errors"][0]["extensions"]["requestId"].is_string() && !result.to_string().contains("secret")
+    );
     assert_eq!(client.hear().await, json!({ "id": "1", "type": "complete" }));
     stage.world().broken.clear();
     client.subscribe("1", "{ me { name } }", json!({})).await;

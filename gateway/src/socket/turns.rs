@@ -33,8 +33,9 @@ mod tests {
             let mut moments: Vec<f64> = (0..count).map(|_| turns.next()).collect();
             moments.sort_by(f64::total_cmp);
             assert!(moments.iter().all(|moment| (0.0..=1.0).contains(moment)));
-            let busiest =
-                moments.iter().map(|begun| moments.iter().filter(|it| (0.0..0.1).contains(&(**it - begun))).count());
+            let busiest = moments
+                .iter()
+                .map(|begun| moments.iter().filter(|it| (0.0..0.1).contains(&(**it - begun))).count());
             let busiest = busiest.max().expect("some");
             assert!(busiest <= count / 10 + 2, "{busiest} of {count} in a tenth of the window");
         }

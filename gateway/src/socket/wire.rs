@@ -205,7 +205,9 @@ pub fn broken(error: &(dyn std::error::Error + 'static)) -> Event {
     match error.downcast_ref::<SocketError>() {
         Some(SocketError::Capacity(_)) => Event::TooLarge,
         Some(SocketError::Utf8(_)) => Event::NotText,
-        Some(SocketError::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => Event::Gone,
+        Some(SocketError::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => {
+            Event::Gone
+        }
         Some(SocketError::Protocol(_) | SocketError::AttackAttempt) => Event::Malformed,
         _ => Event::Gone,
     }

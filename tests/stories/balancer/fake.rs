@@ -69,20 +69,28 @@ impl Shared {
         let head = String::from_utf8_lossy(&head).to_lowercase();
         if head.starts_with("get /readyz ") {
             let status = if self.ready.load(Ordering::SeqCst) { "200 OK" } else { "503 Service Unavailable" };
-            return say(&mut stream, &format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))
-                .await;
+            return say(
+                &mut stream,
+                &format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+            )
+            .await;
         }
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        let length =
+            head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
         stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
         self.heads.lock().unwrap().push(head.clone());
         if self.hangs_up.load(Ordering::SeqCst) {
             return Ok(());
         }
         if !head.contains("accept: text/event-stream") && !head.contains("accept: multipart/mixed") {
-            return say(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}").await;
+            return say(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+                .await;
         }
-        say(&mut stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\none\r\n")
-            .await?;
+        say(
+            &mut stream,
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\none\r\n",
+        )
+        .await?;
         self.go_on.notified().await;
         say(&mut stream, "3\r\ntwo\r\n0\r\n\r\n").await
     }

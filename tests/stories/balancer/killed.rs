@@ -44,8 +44,10 @@ async fn gateways_killed_one_after_the_other_lose_no_request_and_no_frame() {
     let reader = Person::register(&place, "cleo").await;
     let dialog = a.create_group(&[&b, &reader], "three of us").await;
     let tally = Arc::new(Tally::default());
-    let devices: Vec<_> = (0..DEVICES).map(|_| tokio::spawn(watch(reader.clone(), Arc::clone(&tally)))).collect();
-    let writers = [&a, &b].map(|writer| tokio::spawn(write(writer.clone(), dialog.clone(), Arc::clone(&tally))));
+    let devices: Vec<_> =
+        (0..DEVICES).map(|_| tokio::spawn(watch(reader.clone(), Arc::clone(&tally)))).collect();
+    let writers =
+        [&a, &b].map(|writer| tokio::spawn(write(writer.clone(), dialog.clone(), Arc::clone(&tally))));
 
     let longest = kill_each_gateway(&mut stack, &balancer, &tally).await;
 
@@ -60,8 +62,12 @@ async fn gateways_killed_one_after_the_other_lose_no_request_and_no_frame() {
     })
     .await;
     let history = oracle::history(&reader, &dialog).await;
-    let stored = history.iter().map(|message| (message["seq"].as_i64().unwrap(), message["id"].as_str().unwrap()));
-    assert!(stored.eq(told.iter().map(|(seq, id)| (*seq, id.as_str()))), "what was acknowledged is there once");
+    let stored =
+        history.iter().map(|message| (message["seq"].as_i64().unwrap(), message["id"].as_str().unwrap()));
+    assert!(
+        stored.eq(told.iter().map(|(seq, id)| (*seq, id.as_str()))),
+        "what was acknowledged is there once"
+    );
     assert!(told.iter().map(|(seq, _)| *seq).eq(1..=told.len() as i64), "seq has no gaps");
     oracle::unread_is_exact(&reader, &dialog, &history).await;
     tally.finished.store(true, Ordering::SeqCst);

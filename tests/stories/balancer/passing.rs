@@ -19,9 +19,11 @@ async fn trio() -> Option<(Fake, Fake, Balancer)> {
 async fn each_part_of_a_stream_comes_at_once() {
     let Some((one, two, balancer)) = trio().await else { return };
     for accepted in ["text/event-stream", "multipart/mixed;subscriptionSpec=1.0, application/json"] {
-        let request = reqwest::Client::new().post(format!("{}/graphql", balancer.url)).header("accept", accepted);
+        let request =
+            reqwest::Client::new().post(format!("{}/graphql", balancer.url)).header("accept", accepted);
         let mut answer = request.body("{}").send().await.unwrap();
-        let first = tokio::time::timeout(PATIENCE, answer.chunk()).await.expect("the first part alone").unwrap();
+        let first =
+            tokio::time::timeout(PATIENCE, answer.chunk()).await.expect("the first part alone").unwrap();
         assert_eq!(first.as_deref(), Some(&b"one"[..]), "{accepted}");
         one.shared.go_on.notify_waiters();
         two.shared.go_on.notify_waiters();
@@ -35,8 +37,10 @@ async fn a_gateway_is_told_who_asks_and_every_request_has_a_name() {
     let Some((one, two, balancer)) = trio().await else { return };
     let client = reqwest::Client::new();
     let named = client.post(format!("{}/graphql", balancer.url)).header("x-request-id", "of-the-client");
-    let named =
-        named.header("x-forwarded-for", "10.9.8.7").header("x-real-ip", "10.9.8.7").header("forwarded", "for=x");
+    let named = named
+        .header("x-forwarded-for", "10.9.8.7")
+        .header("x-real-ip", "10.9.8.7")
+        .header("forwarded", "for=x");
     named.body("{}").send().await.unwrap();
     client.get(format!("{}/graphql?query=x", balancer.url)).send().await.unwrap();
     let mut heads = one.shared.heads.lock().unwrap().clone();
@@ -44,8 +48,14 @@ async fn a_gateway_is_told_who_asks_and_every_request_has_a_name() {
     heads.sort();
     let [get, post] = &heads[..] else { panic!("two requests, {heads:?}") };
     assert!(post.contains("x-request-id: of-the-client\r\n"), "{post}");
-    assert!(post.contains("x-forwarded-for: 127.0.0.1\r\n") && post.contains("x-forwarded-proto: http\r\n"), "{post}");
-    assert!(!post.contains("10.9.8.7") && !post.contains("forwarded: for"), "what a caller says of itself: {post}");
+    assert!(
+        post.contains("x-forwarded-for: 127.0.0.1\r\n") && post.contains("x-forwarded-proto: http\r\n"),
+        "{post}"
+    );
+    assert!(
+        !post.contains("10.9.8.7") && !post.contains("forwarded: for"),
+        "what a caller says of itself: {post}"
+    );
     let made = get.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id is made");
     assert_eq!(made.len(), 36, "{made}");
 }
@@ -56,7 +66,8 @@ async fn a_gateway_that_cannot_be_reached_costs_no_request() {
     let there = Fake::start().await;
     let Some(balancer) = Balancer::start_at_once(&gone, &there.address).await else { return };
     for _ in 0..20 {
-        let answer = reqwest::Client::new().post(format!("{}/graphql", balancer.url)).body("{}").send().await.unwrap();
+        let answer =
+            reqwest::Client::new().post(format!("{}/graphql", balancer.url)).body("{}").send().await.unwrap();
         assert_eq!(answer.status(), 200);
     }
     assert_eq!(there.asked(), 20);
@@ -69,7 +80,11 @@ async fn what_a_gateway_had_taken_is_asked_again_only_where_it_changes_nothing()
     one.shared.hangs_up.store(true, Ordering::SeqCst);
     let url = format!("{}/graphql", balancer.url);
     for _ in 0..20 {
-        assert_eq!(reqwest::Client::new().get(&url).send().await.unwrap().status(), 200, "a GET is asked again");
+        assert_eq!(
+            reqwest::Client::new().get(&url).send().await.unwrap().status(),
+            200,
+            "a GET is asked again"
+        );
     }
     assert!(one.asked() > 0, "the first gateway was tried");
     let before = one.asked() + two.asked();

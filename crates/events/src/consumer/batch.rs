@@ -40,7 +40,12 @@ impl Batch {
         let moves: Vec<Move> = self
             .parts
             .iter()
-            .map(|part| Move { topic: part.place.0, partition: i64::from(part.place.1), from: part.from, to: part.to })
+            .map(|part| Move {
+                topic: part.place.0,
+                partition: i64::from(part.place.1),
+                from: part.from,
+                to: part.to,
+            })
             .collect();
         if self.in_doubt {
             for Move { topic, partition, from, to } in &moves {

@@ -122,7 +122,9 @@ impl<A: Apply> Session<'_, A> {
                 tracing::info!(consumer = self.consumer.name, ?places, "partitions assigned");
                 self.owing = true;
                 let (consumer, client) = (self.consumer, self.client.shared());
-                self.work.push(async move { Done::Resolved(start::resolve(consumer, client, places).await) }.boxed());
+                self.work.push(
+                    async move { Done::Resolved(start::resolve(consumer, client, places).await) }.boxed(),
+                );
             }
             Heard::Revoked(places) => {
                 let places = self.known(&places);
@@ -182,7 +184,13 @@ impl<A: Apply> Session<'_, A> {
             let next = partition.offset.next;
             if let Err(why) = partition.push(record) {
                 let (consumer, (topic, number)) = (self.consumer.name, place);
-                return Err(End::Stopped(Stopped { consumer, topic, partition: i64::from(number), next, why }));
+                return Err(End::Stopped(Stopped {
+                    consumer,
+                    topic,
+                    partition: i64::from(number),
+                    next,
+                    why,
+                }));
             }
         }
         self.balance_pauses()
@@ -232,7 +240,11 @@ impl<A: Apply> Session<'_, A> {
 
     /// When the next attempt after a failure is due.
     fn again_at(&self) -> Option<Instant> {
-        self.partitions.values().filter(|partition| !partition.is_empty()).filter_map(Partition::again_at).min()
+        self.partitions
+            .values()
+            .filter(|partition| !partition.is_empty())
+            .filter_map(Partition::again_at)
+            .min()
     }
 
     /// Begins to apply what waits, unless a batch is under way: everything that is well together, or one partition in
@@ -243,7 +255,8 @@ impl<A: Apply> Session<'_, A> {
         }
         let now = Instant::now();
         let waiting = || self.partitions.iter().filter(|(_, partition)| !partition.is_empty());
-        let well: Vec<Place> = waiting().filter(|(_, part)| !part.is_in_doubt()).map(|(place, _)| *place).collect();
+        let well: Vec<Place> =
+            waiting().filter(|(_, part)| !part.is_in_doubt()).map(|(place, _)| *place).collect();
         let due = waiting().filter_map(|(place, part)| Some((part.again_at()?, *place)));
         let troubled = due.filter(|(again_at, _)| *again_at <= now).min().map(|(_, place)| place);
         let (places, in_doubt) = match troubled {
@@ -273,7 +286,12 @@ impl<A: Apply> Session<'_, A> {
     }
 
     /// A batch has ended: what was applied is stored in Kafka, what failed waits for its repetition.
-    fn applied(&mut self, batch: Batch, result: Result<(), Failure>, backoff: &mut Duration) -> Result<(), End> {
+    fn applied(
+        &mut self,
+        batch: Batch,
+        result: Result<(), Failure>,
+        backoff: &mut Duration,
+    ) -> Result<(), End> {
         self.applying = false;
         let failure = match result {
             Ok(()) => {
@@ -354,7 +372,8 @@ async fn apply<A: Apply>(consumer: &Consumer<A>, batch: Batch) -> Done {
 async fn read(client: &StreamConsumer<Context>, topics: &[&'static str]) -> Vec<Result<Record, KafkaError>> {
     let one = async || {
         let message = client.recv().await?;
-        let topic = topics.iter().find(|topic| **topic == message.topic()).expect("only these are subscribed");
+        let topic =
+            topics.iter().find(|topic| **topic == message.topic()).expect("only these are subscribed");
         Ok(wire::record(topic, &message))
     };
     let mut read = vec![one().await];

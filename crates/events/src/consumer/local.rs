@@ -33,7 +33,10 @@ pub(super) async fn session<A: Apply>(
 }
 
 /// Where to begin in each topic, after a look whether the log is the known one.
-async fn offsets<A: Apply>(consumer: &Consumer<A>, log: &Local) -> Result<Result<Vec<Offset>, Stopped>, db::Error> {
+async fn offsets<A: Apply>(
+    consumer: &Consumer<A>,
+    log: &Local,
+) -> Result<Result<Vec<Offset>, Stopped>, db::Error> {
     let mut offsets = Vec::new();
     for topic in consumer.topics {
         let offset = match offset::load(&consumer.db, consumer.name, topic, 0).await? {
@@ -52,7 +55,11 @@ async fn offsets<A: Apply>(consumer: &Consumer<A>, log: &Local) -> Result<Result
 }
 
 /// One batch of every topic; how many records were applied.
-async fn round<A: Apply>(consumer: &Consumer<A>, log: &Local, offsets: &mut [Offset]) -> Result<usize, BoxError> {
+async fn round<A: Apply>(
+    consumer: &Consumer<A>,
+    log: &Local,
+    offsets: &mut [Offset],
+) -> Result<usize, BoxError> {
     let mut applied = 0;
     for (topic, offset) in consumer.topics.iter().zip(offsets) {
         let records = log.read(topic, offset.next, i64::try_from(BATCH)?).await?;

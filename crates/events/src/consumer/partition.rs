@@ -42,7 +42,16 @@ struct Trouble {
 impl Partition {
     pub(super) fn new(assignment: u64, offset: Offset, expected: Option<Uuid>) -> Self {
         let (waiting, trouble) = (VecDeque::new(), None);
-        Self { assignment, offset, expected, next: offset.next, waiting, waiting_bytes: 0, trouble, paused: false }
+        Self {
+            assignment,
+            offset,
+            expected,
+            next: offset.next,
+            waiting,
+            waiting_bytes: 0,
+            trouble,
+            paused: false,
+        }
     }
 
     /// Takes a record. The one below the offset is not to be applied: it shows whether this is the log that we know.

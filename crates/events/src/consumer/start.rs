@@ -101,7 +101,10 @@ async fn attempt<A: Apply>(
     Ok(Ok(starts))
 }
 
-fn look(client: &StreamConsumer<Context>, places: &[Place]) -> Result<Vec<Found>, rdkafka::error::KafkaError> {
+fn look(
+    client: &StreamConsumer<Context>,
+    places: &[Place],
+) -> Result<Vec<Found>, rdkafka::error::KafkaError> {
     let mut list = TopicPartitionList::new();
     for (topic, partition) in places {
         list.add_partition(topic, *partition);

@@ -104,7 +104,8 @@ impl Tail {
                 }
                 Err(error) => self.failed(error),
             }
-            read_now = if records.len() < LIMIT { read(&self.client, &self.next).now_or_never() } else { None };
+            read_now =
+                if records.len() < LIMIT { read(&self.client, &self.next).now_or_never() } else { None };
         }
         records
     }
@@ -135,7 +136,10 @@ impl Tail {
         self.client.unassign()?;
         let (client, places) = (self.client.shared(), self.next.keys().copied().collect::<Vec<_>>());
         let bounds = blocking(move || {
-            places.iter().map(|(topic, partition)| client.fetch_watermarks(topic, *partition, PATIENCE)).collect()
+            places
+                .iter()
+                .map(|(topic, partition)| client.fetch_watermarks(topic, *partition, PATIENCE))
+                .collect()
         });
         let bounds: Vec<(i64, i64)> = bounds.await?;
         let mut list = TopicPartitionList::new();
@@ -158,7 +162,8 @@ impl Tail {
 /// The next record. Cancelled while it waits, it loses none.
 async fn read(client: &StreamConsumer<Context>, known: &BTreeMap<Place, i64>) -> Result<Record, KafkaError> {
     let message = client.recv().await?;
-    let place = known.keys().find(|(topic, _)| *topic == message.topic()).expect("only these topics are assigned");
+    let place =
+        known.keys().find(|(topic, _)| *topic == message.topic()).expect("only these topics are assigned");
     Ok(wire::record(place.0, &message))
 }
 

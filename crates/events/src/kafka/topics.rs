@@ -39,13 +39,15 @@ impl Kafka {
     pub async fn ensure_topics(&self, topics: &[Topic]) -> Result<(), Error> {
         let admin: Closing<AdminClient<Context>> =
             Closing::new(self.config().create_with_context(Context::quiet("admin"))?);
-        let retentions: Vec<String> = topics.iter().map(|topic| topic.retention.as_millis().to_string()).collect();
+        let retentions: Vec<String> =
+            topics.iter().map(|topic| topic.retention.as_millis().to_string()).collect();
         let new: Vec<NewTopic<'_>> = topics
             .iter()
             .zip(&retentions)
             .map(|(topic, retention)| {
                 // -1: as many replicas as the brokers make by default.
-                NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(-1)).set("retention.ms", retention)
+                NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(-1))
+                    .set("retention.ms", retention)
             })
             .collect();
         let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(SETTLE));
@@ -59,7 +61,9 @@ impl Kafka {
         for topic in topics {
             while !self.is_there(topic).await? {
                 if Instant::now() > deadline {
-                    return Err(Error::Kafka(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)));
+                    return Err(Error::Kafka(KafkaError::MetadataFetch(
+                        RDKafkaErrorCode::UnknownTopicOrPartition,
+                    )));
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -71,7 +75,8 @@ impl Kafka {
     async fn is_there(&self, topic: &Topic) -> Result<bool, Error> {
         let (probe, name) = (self.probe()?, topic.name);
         let metadata = blocking(move || probe.fetch_metadata(Some(name), PATIENCE)).await?;
-        let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.name && found.error().is_none())
+        let Some(found) =
+            metadata.topics().iter().find(|found| found.name() == topic.name && found.error().is_none())
         else {
             return Ok(false);
         };

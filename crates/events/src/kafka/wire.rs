@@ -41,7 +41,10 @@ pub(crate) fn headers(event: &Pending) -> OwnedHeaders {
 
 /// What is produced for an event.
 pub(crate) fn produced(event: &Pending) -> FutureRecord<'_, str, [u8]> {
-    FutureRecord::to(&event.topic).key(event.key.as_str()).payload(event.payload.as_slice()).headers(headers(event))
+    FutureRecord::to(&event.topic)
+        .key(event.key.as_str())
+        .payload(event.payload.as_slice())
+        .headers(headers(event))
 }
 
 /// A record that was read. Without our headers, or larger than any of ours, it is [malformed](Record::is_malformed) and has
@@ -54,10 +57,13 @@ pub(crate) fn record(topic: &'static str, message: &BorrowedMessage<'_>) -> Reco
     if read.is_none() {
         metrics::counter!("consumer_malformed_total", "topic" => topic).increment(1);
     }
-    let (payload, _) = if read.is_none() { bounded(Some(payload), MALFORMED_KEPT_BYTES) } else { (payload, true) };
+    let (payload, _) =
+        if read.is_none() { bounded(Some(payload), MALFORMED_KEPT_BYTES) } else { (payload, true) };
     let (key, payload) = (shown(key), Bytes::copy_from_slice(payload));
-    let (event_id, kind, version, created_at_us) = read.unwrap_or((Uuid::nil(), String::new(), 0, written_us));
-    let headers = Headers { request_id: header(message, "request_id"), traceparent: header(message, "traceparent") };
+    let (event_id, kind, version, created_at_us) =
+        read.unwrap_or((Uuid::nil(), String::new(), 0, written_us));
+    let headers =
+        Headers { request_id: header(message, "request_id"), traceparent: header(message, "traceparent") };
     let (partition, offset) = (i64::from(message.partition()), message.offset());
     Record { topic, partition, offset, event_id, key, version, kind, payload, headers, created_at_us }
 }

@@ -100,8 +100,9 @@ async fn one_partition_in_trouble_does_not_hold_up_the_others() {
         testkit::eventually("the relay is done", || async { count(&producer.db, "outbox").await == 0 }).await;
         eventually("the others go on", others).await;
         assert!(!crate::world::copied(&target.db).await.contains_key("key-0"));
-        let lag =
-            || async { gauge("consumer_lag_records", "patient") > 0.0 && gauge("outbox_age_seconds", "tested") >= 0.0 };
+        let lag = || async {
+            gauge("consumer_lag_records", "patient") > 0.0 && gauge("outbox_age_seconds", "tested") >= 0.0
+        };
         eventually("the lag is told", lag).await;
         consumer.stop().await.unwrap();
         let consumer = world.copier("patient", "one", &target.db, Copy::default());
@@ -121,12 +122,14 @@ async fn a_record_without_our_headers_is_given_to_the_handler_and_the_rest_goes_
         let malformed = copy.malformed.clone();
         let consumer = world.copier("careful", "one", &target.db, copy);
         append(&producer.db, world.topic, 5, 0..2).await;
-        let stranger: FutureProducer = ClientConfig::new().set("bootstrap.servers", world.brokers()).create().unwrap();
+        let stranger: FutureProducer =
+            ClientConfig::new().set("bootstrap.servers", world.brokers()).create().unwrap();
         for partition in 0..crate::world::PARTITIONS {
             let key = [&[0xff_u8][..], b"a\0b"][usize::try_from(partition).unwrap() % 2];
             let nul = Header { key: "request_id", value: Some("\0") };
             let headers = OwnedHeaders::new().insert(nul);
-            let record = FutureRecord::to(world.topic).partition(partition).key(key).payload("noise").headers(headers);
+            let record =
+                FutureRecord::to(world.topic).partition(partition).key(key).payload("noise").headers(headers);
             stranger.send(record, Duration::from_secs(10)).await.unwrap();
         }
         append(&producer.db, world.topic, 5, 2..4).await;

@@ -47,7 +47,8 @@ impl Broker {
         let file = self.folder.path().join("kafka/server.properties");
         let settings = std::fs::read_to_string(&file).unwrap();
         let settings = settings.replace(&format!(":{}", self.ports.0), &format!(":{}", ports.0));
-        std::fs::write(&file, settings.replace(&format!(":{}", self.ports.1), &format!(":{}", ports.1))).unwrap();
+        std::fs::write(&file, settings.replace(&format!(":{}", self.ports.1), &format!(":{}", ports.1)))
+            .unwrap();
         self.ports = ports;
     }
 
@@ -84,7 +85,9 @@ async fn a_killed_broker_comes_back_and_a_robbed_one_is_recognised() {
     eventually("the outbox is empty", || async { count(&producer.db, "outbox").await == 0 }).await;
     let mut seen = std::collections::BTreeSet::new();
     while seen.len() < 1400 {
-        let Ok(next) = tokio::time::timeout(Duration::from_secs(20), tail.next()).await.unwrap() else { continue };
+        let Ok(next) = tokio::time::timeout(Duration::from_secs(20), tail.next()).await.unwrap() else {
+            continue;
+        };
         assert!(!next.skipped, "the log was there all the time");
         seen.extend(next.records.into_iter().map(|record| (record.key, record.version)));
     }

@@ -85,7 +85,9 @@ async fn a_consumer_that_is_reading_stops_when_its_topic_is_made_anew() {
         assert!(matches!(stopped.why, Mismatch::EndsAt(_)), "{stopped}");
         assert_each_once(&target.db, 20, 0..10).await;
         let told = async { while !tail.next().await.is_ok_and(|next| next.skipped) {} };
-        tokio::time::timeout(Duration::from_secs(20), told).await.expect("the tail says that its place is gone");
+        tokio::time::timeout(Duration::from_secs(20), told)
+            .await
+            .expect("the tail says that its place is gone");
     }
 }
 

@@ -48,7 +48,8 @@ fn check(written: &BTreeMap<String, i64>, log: &[(String, i64)]) -> Faults {
     }
     for (key, last) in written {
         let versions = seen.get(key.as_str());
-        faults.lost += (1..=*last).filter(|version| versions.is_none_or(|seen| !seen.contains(version))).count();
+        faults.lost +=
+            (1..=*last).filter(|version| versions.is_none_or(|seen| !seen.contains(version))).count();
     }
     faults
 }
@@ -69,12 +70,19 @@ fn the_checker_tells_what_is_wrong() {
 async fn database() -> Option<(TestDb, Db)> {
     let all = databases(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
     let test = all.into_iter().find(|test| test.db.dialect() == Dialect::Postgres)?;
-    let name: String =
-        query("select current_database() as name").one(&test.db).await.unwrap().get("name").unwrap_or_default();
+    let name: String = query("select current_database() as name")
+        .one(&test.db)
+        .await
+        .unwrap()
+        .get("name")
+        .unwrap_or_default();
     let server = std::env::var("TEST_POSTGRES_URL").unwrap();
     let wide = Db::open(&format!("{}/{name}", server.rsplit_once('/').unwrap().0), 30).await.unwrap();
     let mut tx = wide.begin().await.unwrap();
-    query("create table aggregate (key text primary key, version bigint not null)").execute(&mut tx).await.unwrap();
+    query("create table aggregate (key text primary key, version bigint not null)")
+        .execute(&mut tx)
+        .await
+        .unwrap();
     query("create table claim (id uuid primary key)").execute(&mut tx).await.unwrap();
     for key in 0..KEYS {
         let insert = query("insert into aggregate (key, version) values ($1, 0)");
@@ -88,7 +96,8 @@ async fn database() -> Option<(TestDb, Db)> {
 async fn write(db: Db, topic: &'static str, writer: u64) {
     let mut random = SmallRng::seed_from_u64(writer);
     for _ in 0..EACH {
-        let keys: BTreeSet<usize> = (0..random.random_range(1..=2)).map(|_| random.random_range(0..KEYS)).collect();
+        let keys: BTreeSet<usize> =
+            (0..random.random_range(1..=2)).map(|_| random.random_range(0..KEYS)).collect();
         let mut tx = db.begin().await.unwrap();
         query("insert into claim (id) values ($1)").bind(Uuid::now_v7()).execute(&mut tx).await.unwrap();
         let mut events = Vec::new();
@@ -177,8 +186,7 @@ async fn followed(sql: &'static str) -> Option<Faults> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_over_ids_is_caught_losing() {
-    let by_id =
-        "select 0::bigint as major, id, key, version from outbox where $1 = 0 and id > $2 order by id limit 500";
+    let by_id = "select 0::bigint as major, id, key, version from outbox where $1 = 0 and id > $2 order by id limit 500";
     let Some(faults) = followed(by_id).await else { return };
     println!("by id: {faults:?}");
     assert!(faults.lost > 0, "{faults:?}");

@@ -24,7 +24,10 @@ async fn first_occurrences(tail: &mut Tail, keys: usize, last: i64) -> BTreeMap<
         let next = tokio::time::timeout(Duration::from_secs(40), tail.next()).await.expect("records come");
         for record in next.unwrap_or_default().records {
             let before = places.insert(record.partition, record.offset);
-            assert!(before.is_none_or(|before| before + 1 == record.offset), "the tail jumped: {before:?}, {record:?}");
+            assert!(
+                before.is_none_or(|before| before + 1 == record.offset),
+                "the tail jumped: {before:?}, {record:?}"
+            );
             let versions = seen.entry(record.key).or_default();
             if !versions.contains(&record.version) {
                 versions.push(record.version);
@@ -102,7 +105,8 @@ async fn an_event_that_the_broker_refuses_is_not_overtaken() {
         append_large(&producer.db, world.topic, 101..400, false).await;
         let relay = world.relay(&producer.db);
         eventually("it was refused again and again", || async { epoch(&producer.db).await > 4 }).await;
-        let row = query("select count(*) as n from outbox where key = 'key-0' and version >= 100").one(&producer.db);
+        let row = query("select count(*) as n from outbox where key = 'key-0' and version >= 100")
+            .one(&producer.db);
         assert_eq!(row.await.unwrap().get::<i64>("n").unwrap(), 300, "nothing behind it was sent");
         set_largest_batch(&world, 1_000_000).await;
         let mut seen = first_occurrences(&mut tail, 1, 399).await;
@@ -132,7 +136,8 @@ async fn set_largest_batch(world: &World, bytes: usize) {
 /// Appends large events of the first key: noise, which does not compress, or nothing but zeros.
 async fn append_large(db: &Db, topic: &'static str, versions: std::ops::Range<i64>, noise: bool) {
     let mut random = rand::rngs::SmallRng::seed_from_u64(7);
-    let mut payload = || if noise { (0..100_000).map(|_| random.random()).collect() } else { vec![0; 10_000] };
+    let mut payload =
+        || if noise { (0..100_000).map(|_| random.random()).collect() } else { vec![0; 10_000] };
     let events: Vec<Event> = versions
         .map(|version| Event {
             event_id: Uuid::now_v7(),

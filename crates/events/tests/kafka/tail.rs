@@ -31,11 +31,17 @@ async fn a_tail_sees_what_comes_after_it_and_nothing_twice() {
         append(&producer.db, world.topic, 10, 0..1).await;
         assert_eq!(versions(&mut early, 10).await, [0; 10]);
         let mut late = log.tail(&[world.topic]).await.unwrap();
-        assert!(tokio::time::timeout(Duration::from_millis(300), late.next()).await.is_err(), "nothing is new");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(300), late.next()).await.is_err(),
+            "nothing is new"
+        );
         append(&producer.db, world.topic, 10, 1..2).await;
         assert_eq!(versions(&mut early, 10).await, [1; 10]);
         assert_eq!(versions(&mut late, 10).await, [1; 10]);
-        assert!(tokio::time::timeout(Duration::from_millis(100), late.next()).await.is_err(), "nothing comes twice");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(100), late.next()).await.is_err(),
+            "nothing comes twice"
+        );
         relay.stop().await;
     }
 }

@@ -28,7 +28,8 @@ async fn a_topic_is_made_once_and_keeps_its_partitions() {
         assert!(matches!(found, Err(Error::Partitions { found: 12, wanted: 3, .. })), "{found:?}");
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", world.brokers()).create().unwrap();
-        let described = admin.describe_configs([&ResourceSpecifier::Topic(name)], &AdminOptions::new()).await.unwrap();
+        let described =
+            admin.describe_configs([&ResourceSpecifier::Topic(name)], &AdminOptions::new()).await.unwrap();
         let settings = described.into_iter().next().unwrap().unwrap();
         assert_eq!(settings.get("retention.ms").unwrap().value.as_deref(), Some("604800000"));
     }

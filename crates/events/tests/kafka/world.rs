@@ -93,7 +93,9 @@ impl World {
         let test = all.into_iter().find(|test| test.db.dialect() == self.database).unwrap();
         let mut tx = test.db.begin().await.unwrap();
         let copy = match self.database {
-            Dialect::Sqlite => "create table copy (id integer primary key, key text, version bigint, payload blob)",
+            Dialect::Sqlite => {
+                "create table copy (id integer primary key, key text, version bigint, payload blob)"
+            }
             Dialect::Postgres => {
                 "create table copy (id bigint generated always as identity, key text, version bigint, payload bytea)"
             }
@@ -109,7 +111,13 @@ impl World {
     }
 
     /// A consumer of this world's topic that copies what it applies.
-    pub fn copier(&self, name: &'static str, instance: &str, db: &Db, copy: Copy) -> Running<Result<(), Stopped>> {
+    pub fn copier(
+        &self,
+        name: &'static str,
+        instance: &str,
+        db: &Db,
+        copy: Copy,
+    ) -> Running<Result<(), Stopped>> {
         let log = Log::Kafka(self.kafka(instance));
         let topics: &'static [&'static str] = Box::leak(Box::new([self.topic]));
         let consumer = Consumer::new(name, topics, &log, db, copy);
@@ -212,7 +220,8 @@ pub async fn append(db: &Db, topic: &'static str, keys: usize, versions: std::op
         payload: version.to_be_bytes().to_vec(),
         headers: Headers { request_id: Some("r-1".to_owned()), traceparent: None },
     };
-    let events: Vec<Event> = versions.flat_map(|version| (0..keys).map(move |key| event(key, version))).collect();
+    let events: Vec<Event> =
+        versions.flat_map(|version| (0..keys).map(move |key| event(key, version))).collect();
     let mut tx = db.begin().await.unwrap();
     outbox::append(&mut tx, &events).await.unwrap();
     tx.commit().await.unwrap();
@@ -243,7 +252,10 @@ pub async fn until_copied(db: &Db, wanted: usize) {
         if now >= wanted {
             return;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{now} of {wanted} events were applied in 40 seconds");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{now} of {wanted} events were applied in 40 seconds"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

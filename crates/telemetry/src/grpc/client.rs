@@ -167,10 +167,14 @@ mod tests {
         let metrics = recorder::install().render();
         for peer in ["alike_local", "alike_remote"] {
             for (method, code) in [("Call", "OK"), ("Absent", "NOT_FOUND"), ("Hang", "DEADLINE_EXCEEDED")] {
-                let line = format!(r#"grpc_client_calls_total{{peer="{peer}",method="{method}",code="{code}"}} 1"#);
+                let line =
+                    format!(r#"grpc_client_calls_total{{peer="{peer}",method="{method}",code="{code}"}} 1"#);
                 assert!(metrics.contains(&line), "{line} in {metrics}");
             }
-            assert!(metrics.contains(&format!(r#"grpc_client_call_seconds_count{{peer="{peer}",method="Call"}} 1"#)));
+            assert!(
+                metrics
+                    .contains(&format!(r#"grpc_client_call_seconds_count{{peer="{peer}",method="Call"}} 1"#))
+            );
         }
     }
 

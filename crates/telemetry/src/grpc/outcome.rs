@@ -54,7 +54,8 @@ impl Outcome {
             Side::Client { peer } => {
                 metrics::counter!("grpc_client_calls_total", "peer" => peer, "method" => method.clone(), "code" => code)
                     .increment(1);
-                metrics::histogram!("grpc_client_call_seconds", "peer" => peer, "method" => method).record(seconds);
+                metrics::histogram!("grpc_client_call_seconds", "peer" => peer, "method" => method)
+                    .record(seconds);
             }
         }
     }

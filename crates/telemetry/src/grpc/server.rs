@@ -78,7 +78,8 @@ where
         let over = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let rpc = request.uri().path().trim_start_matches('/');
         let span = tracing::info_span!("rpc", rpc, request_id = %call.request_id);
-        let outcome = Outcome::begin(Side::Server { service: self.service }, if over { Outcome::UNKNOWN } else { rpc });
+        let outcome =
+            Outcome::begin(Side::Server { service: self.service }, if over { Outcome::UNKNOWN } else { rpc });
         request.extensions_mut().insert(call);
         let answer = (!over).then(|| span.in_scope(|| self.inner.call(request)));
         let work = async move {
@@ -130,8 +131,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_travels_with_a_call_is_in_the_extensions() {
-        let headers = [("x-request-id", "id-grpc-1"), ("authorization", "Bearer hidden"), ("grpc-timeout", "5S")];
-        let response = server_layer("carried").layer(Fake).oneshot(request("Call", &headers)).await.expect("an answer");
+        let headers =
+            [("x-request-id", "id-grpc-1"), ("authorization", "Bearer hidden"), ("grpc-timeout", "5S")];
+        let response =
+            server_layer("carried").layer(Fake).oneshot(request("Call", &headers)).await.expect("an answer");
         let call = response.headers()["call"].to_str().expect("text").to_owned();
         assert!(call.contains("id-grpc-1") && call.contains("deadline: Some"), "{call}");
         assert!(call.contains("authorization: Some") && !call.contains("hidden"), "{call}");
@@ -140,7 +143,8 @@ mod tests {
     #[tokio::test]
     async fn a_call_whose_time_is_over_is_not_begun() {
         // The method panics where it begins.
-        for (timeout, code) in [("0n", Code::DeadlineExceeded), ("2m", Code::DeadlineExceeded), ("5S", Code::Internal)]
+        for (timeout, code) in
+            [("0n", Code::DeadlineExceeded), ("2m", Code::DeadlineExceeded), ("5S", Code::Internal)]
         {
             assert_eq!(code_of("over", "Panic", &[("grpc-timeout", timeout)]).await, code, "{timeout}");
         }
@@ -198,7 +202,10 @@ mod tests {
         let metrics = recorder::install().render();
         assert!(metrics.contains(r#"{service="left",method="Hang",code="CANCELLED"} 1"#), "{metrics}");
         assert!(metrics.contains(r#"{service="left",method="unknown",code="UNIMPLEMENTED"} 1"#), "{metrics}");
-        assert!(metrics.contains(r#"{service="left",method="unknown",code="DEADLINE_EXCEEDED"} 1"#), "{metrics}");
+        assert!(
+            metrics.contains(r#"{service="left",method="unknown",code="DEADLINE_EXCEEDED"} 1"#),
+            "{metrics}"
+        );
         assert!(!metrics.contains("Invented"), "{metrics}");
     }
 }

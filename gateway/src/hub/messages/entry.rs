@@ -286,7 +286,8 @@ impl Entry {
                 reset(&mut self.owed, subscriber);
                 return Next::Frame(given_reset(subscriber, head.epoch, self.heard.max(Some(head.number))));
             }
-            let about = |message| Frame::about(mark.kind, Version::new(epoch, version), message, subscriber.user);
+            let about =
+                |message| Frame::about(mark.kind, Version::new(epoch, version), message, subscriber.user);
             let frame = fetched.message.clone().map(about);
             subscriber.settle_first();
             release(&mut self.owed, mark.message);

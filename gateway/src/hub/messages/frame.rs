@@ -97,11 +97,19 @@ impl Event {
         let (dialog, version, what) = match kind {
             event::Kind::DialogCreated(it) => (&it.dialog_id, it.version, Ok(What::Other)),
             event::Kind::ParticipantJoined(it) => (&it.dialog_id, it.version, Ok(What::Other)),
-            event::Kind::ParticipantLeft(it) => (&it.dialog_id, it.version, UserId::parse(&it.user_id).map(What::Left)),
+            event::Kind::ParticipantLeft(it) => {
+                (&it.dialog_id, it.version, UserId::parse(&it.user_id).map(What::Left))
+            }
             event::Kind::MessageSent(it) => (&it.dialog_id, it.version, message(&it.message_id, Kind::Sent)),
-            event::Kind::MessageCommitted(it) => (&it.dialog_id, it.version, message(&it.message_id, Kind::Committed)),
-            event::Kind::MessageFailed(it) => (&it.dialog_id, it.version, message(&it.message_id, Kind::Failed)),
-            event::Kind::MessageDeleted(it) => (&it.dialog_id, it.version, message(&it.message_id, Kind::Deleted)),
+            event::Kind::MessageCommitted(it) => {
+                (&it.dialog_id, it.version, message(&it.message_id, Kind::Committed))
+            }
+            event::Kind::MessageFailed(it) => {
+                (&it.dialog_id, it.version, message(&it.message_id, Kind::Failed))
+            }
+            event::Kind::MessageDeleted(it) => {
+                (&it.dialog_id, it.version, message(&it.message_id, Kind::Deleted))
+            }
             _ => return Ok(None),
         };
         Ok(Some((DialogId::parse(dialog)?, Self { version, what: what? })))

@@ -113,9 +113,11 @@ struct Client {
 impl Client {
     /// The history is loaded, as it is now.
     fn load(&mut self, server: &Server) {
-        let visible = |it: &&dialog::Message| it.status() != Status::Failed || it.sender_id == self.user.bytes();
+        let visible =
+            |it: &&dialog::Message| it.status() != Status::Failed || it.sender_id == self.user.bytes();
         let messages = server.messages.values().filter(visible);
-        self.holds = messages.map(|it| (parse(it), (it.version, it.status(), it.deleted_at_us.is_some()))).collect();
+        self.holds =
+            messages.map(|it| (parse(it), (it.version, it.status(), it.deleted_at_us.is_some()))).collect();
     }
 
     fn apply(&mut self, frame: &Frame, server: &Server) {
@@ -137,7 +139,8 @@ impl Client {
         let failed = message.status() == Status::Failed;
         let hidden = failed && !author && self.from_beginning && frame.version.number <= self.opened_at;
         assert!(!hidden, "a failed message of others, to who holds nothing: {frame:?}");
-        self.holds.insert(parse(message), (message.version, message.status(), message.deleted_at_us.is_some()));
+        self.holds
+            .insert(parse(message), (message.version, message.status(), message.deleted_at_us.is_some()));
     }
 }
 
@@ -354,8 +357,11 @@ fn run(seed: u64) {
     }
     world.settle();
     for client in world.clients.values() {
-        let has_left =
-            world.server.left_at.get(&client.user).is_some_and(|it| it.iter().any(|at| *at > client.opened_at));
+        let has_left = world
+            .server
+            .left_at
+            .get(&client.user)
+            .is_some_and(|it| it.iter().any(|at| *at > client.opened_at));
         assert!(!client.over || has_left, "only who has left is over");
         if has_left {
             assert!(client.over || world.lost, "who has left is over");

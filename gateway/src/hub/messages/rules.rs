@@ -38,7 +38,8 @@ fn sent(version: i64) -> Event {
 fn answer(entry: &mut Entry, head: Version) -> Question {
     let question = entry.ask().expect("something is asked");
     let message = |id: &MessageId| {
-        let mut message = dialog::Message { id: id.bytes(), sender_id: user(2).bytes(), ..Default::default() };
+        let mut message =
+            dialog::Message { id: id.bytes(), sender_id: user(2).bytes(), ..Default::default() };
         message.set_status(Status::Pending);
         (*id, message)
     };
@@ -187,7 +188,8 @@ fn a_replay_tells_the_newest_state_of_each_message_by_version() {
             stored(6, 2, 9, Status::Failed, true),
         ]
     };
-    let told = |since| replayed(since, messages(), false).into_iter().map(|(kind, _)| kind).collect::<Vec<_>>();
+    let told =
+        |since| replayed(since, messages(), false).into_iter().map(|(kind, _)| kind).collect::<Vec<_>>();
     let from_three = [Kind::Committed, Kind::Deleted, Kind::Failed, Kind::Failed, Kind::Sent, Kind::Deleted];
     assert_eq!(told(Version::new(1, 3)), from_three);
     let from_beginning = [Kind::Committed, Kind::Deleted, Kind::Failed, Kind::Sent];

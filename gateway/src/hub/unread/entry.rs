@@ -192,7 +192,8 @@ impl Entry {
             let rows = self.held.remove(&next).expect("its key was just found");
             self.held_rows -= rows.len().max(1);
             // Numbers that no counter of ours writes must not end the process either.
-            let moved = |total: i64, (row, was): &(Row, i64)| total.saturating_add(row.unread.saturating_sub(*was));
+            let moved =
+                |total: i64, (row, was): &(Row, i64)| total.saturating_add(row.unread.saturating_sub(*was));
             self.head = Some((next.0, rows.iter().fold(total, moved)));
             for (_, subscriber) in &mut self.subscribers {
                 subscriber.change(next.0, &rows);

@@ -114,7 +114,11 @@ impl Client {
             Kind::Snapshot => self.rows = frame.rows.iter().map(|row| (row.dialog, *row)).collect(),
             Kind::Change => self.rows.extend(frame.rows.iter().map(|row| (row.dialog, *row))),
             Kind::Current => {
-                assert_eq!((self.version, self.since), (None, Some(frame.version)), "only as the first frame");
+                assert_eq!(
+                    (self.version, self.since),
+                    (None, Some(frame.version)),
+                    "only as the first frame"
+                );
                 self.rows = server.history[&frame.version].clone();
             }
         }
@@ -122,7 +126,12 @@ impl Client {
         self.version = Some(frame.version);
         self.total = frame.total;
         let truth = &server.history[&frame.version];
-        assert_eq!(unread(&self.rows), unread(truth), "the client has what the server had at {}", frame.version);
+        assert_eq!(
+            unread(&self.rows),
+            unread(truth),
+            "the client has what the server had at {}",
+            frame.version
+        );
         assert_eq!(self.total, total(truth), "the total is the sum");
     }
 }

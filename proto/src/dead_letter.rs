@@ -1,9 +1,9 @@
-//! Constructor of dead letters: events that no retry can apply, kept on `tidings.dead` for operators. Every consumer
-//! builds its dead letters here, so that they all state an event's origin in the same way.
+//! Constructor of dead letters: events that no retry can apply, kept on `tidings.dead` for operators.
+//! Every consumer builds its dead letters here, so that they all state an event's origin in the same way.
 
 use crate::events::DeadLetter;
 
-/// Partition and offset of an event that did not come from the event log. Kafka never assigns a negative number.
+/// Partition and offset of an event that did not come from the event log. Kafka assigns no negative numbers.
 const NOT_IN_LOG: i32 = -1;
 
 /// Origin and content of an event that cannot be applied.
@@ -20,8 +20,8 @@ pub struct Origin<'a> {
 }
 
 impl DeadLetter {
-    /// Creates the dead letter of an event that `consumer` cannot apply because of `error`. Partition and offset are -1
-    /// if the event has no position in the log.
+    /// Creates the dead letter of an event that `consumer` cannot apply because of `error`. Partition and
+    /// offset are -1 if the event has no position in the log.
     pub fn new(consumer: &str, origin: Origin<'_>, error: impl Into<String>) -> Self {
         let Origin { topic, position, key, payload } = origin;
         let (partition, offset) = position.unwrap_or((NOT_IN_LOG.into(), NOT_IN_LOG.into()));
@@ -44,7 +44,8 @@ mod tests {
 
     #[test]
     fn an_event_outside_the_log_has_partition_and_offset_minus_one() {
-        let origin = Origin { topic: "tidings.dialog", position: Some((3, 1 << 40)), key: "k", payload: b"p" };
+        let origin =
+            Origin { topic: "tidings.dialog", position: Some((3, 1 << 40)), key: "k", payload: b"p" };
         let letter = DeadLetter::new("counter", origin, "malformed");
         assert_eq!((letter.partition, letter.offset), (3, 1 << 40));
         assert_eq!((&*letter.topic, &*letter.key, &*letter.payload), ("tidings.dialog", "k", &b"p"[..]));

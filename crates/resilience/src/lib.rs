@@ -2,6 +2,7 @@
 //! a second time, and a service that answers nothing is left alone for a moment. Each is a rule of its own, each has a
 //! budget, and none outlasts the call's deadline. Calls that change something pass through once, untouched.
 
+mod backoff;
 pub mod breaker;
 pub mod budget;
 pub mod hedge;
@@ -16,6 +17,7 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::{Service, util::BoxCloneSyncService};
 
+pub use crate::backoff::Backoff;
 use crate::{breaker::Breaker, hedge::Hedge, retry::Retry, rule::Ruled};
 
 /// How often a read may be made again where nothing else is said.

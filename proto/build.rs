@@ -1,11 +1,11 @@
-//! Compiles the .proto files with protox, so that no protoc is needed on the machine.
+//! Compiles the .proto files with protox, which is written in Rust: the build needs no installed `protoc`.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-/// What must not show itself: `src/secret.rs` says how it does instead.
-const SECRET: [&str; 7] = [
+/// Messages without a derived `Debug`; `src/redacted.rs` implements a redacted one for each.
+const REDACTED: [&str; 7] = [
     ".tidings.auth.Session",
     ".tidings.auth.RegisterRequest",
     ".tidings.auth.LoginRequest",
@@ -21,6 +21,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     let path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(path, descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().skip_debug(SECRET).compile_fds(descriptors)?;
+    tonic_prost_build::configure().skip_debug(REDACTED).compile_fds(descriptors)?;
     Ok(())
 }

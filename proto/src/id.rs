@@ -1,4 +1,5 @@
-//! Ids: distinct newtypes over UUIDs, 16 bytes on the wire, hyphenated text for people.
+//! Ids: one newtype over a UUID per kind of entity, so that the compiler rejects a user id where a
+//! dialog id is expected. An id is 16 bytes on the wire and the hyphenated form in text.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -6,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use uuid::Uuid;
 
-/// Bytes or text that are no id.
+/// Error of parsing an id: not 16 bytes, or not the hyphenated form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an id")]
 pub struct InvalidId;
@@ -18,38 +19,38 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id that sorts after those made in earlier milliseconds (UUIDv7).
+            /// Generates a UUIDv7. It sorts after every id of an earlier millisecond.
             pub fn now() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// The id with this UUID.
+            /// Wraps a UUID, for ids that a database returns.
             pub const fn new(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
-            /// The UUID, for the database.
+            /// Returns the UUID, for database parameters.
             pub const fn uuid(self) -> Uuid {
                 self.0
             }
 
-            /// The 16 bytes of the wire.
+            /// Returns the 16 bytes of the wire format.
             pub fn bytes(self) -> Vec<u8> {
                 self.0.into_bytes().to_vec()
             }
 
-            /// Reads the 16 bytes of the wire.
+            /// Parses the 16 bytes of the wire format.
             ///
             /// # Errors
-            /// Where there are not 16.
+            /// [`InvalidId`] if the length is not 16.
             pub fn parse(bytes: &[u8]) -> Result<Self, InvalidId> {
                 Uuid::from_slice(bytes).map(Self).map_err(|_| InvalidId)
             }
 
-            /// Reads a list of ids of the wire.
+            /// Parses a list of ids in wire format.
             ///
             /// # Errors
-            /// Where one of them is no id.
+            /// [`InvalidId`] if any element is malformed.
             pub fn parse_all(list: &[Vec<u8>]) -> Result<Vec<Self>, InvalidId> {
                 list.iter().map(|bytes| Self::parse(bytes)).collect()
             }
@@ -64,7 +65,8 @@ macro_rules! id {
         impl FromStr for $name {
             type Err = InvalidId;
 
-            /// Reads the hyphenated form alone: one spelling an id, so that ids compare as text too.
+            /// Parses the hyphenated form only. An id has a single spelling, so ids can be compared as
+            /// text.
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 let uuid = Uuid::try_parse(text).map_err(|_| InvalidId)?;
                 (text.len() == 36).then_some(Self(uuid)).ok_or(InvalidId)
@@ -74,11 +76,11 @@ macro_rules! id {
 }
 
 id! {
-    /// A person.
+    /// A user account.
     UserId
-    /// A sign-in of a person on a device: what a log-out ends.
+    /// A session: one sign-in of a user on a device, ended by a log-out.
     SessionId
-    /// A conversation.
+    /// A dialog.
     DialogId
     /// A message.
     MessageId
@@ -91,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_has_one_spelling() {
+    fn only_the_hyphenated_form_of_an_id_is_parsed() {
         let id = UserId::now();
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(UserId::parse(&id.bytes()), Ok(id));

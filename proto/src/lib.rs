@@ -1,39 +1,43 @@
-//! The contracts between the services: the bindings of `proto/`, the ids that travel in them, the topics of the log and
-//! [`Peer`], the one type behind which a service is called, in this process or on another machine.
+//! Contracts between the services: the generated bindings of `proto/`, the id types, the topics and
+//! encoding of the event log, and [`Peer`], the transport that a generated client calls a service
+//! through.
 
+pub mod dead_letter;
 pub mod id;
 mod peer;
-mod secret;
+mod redacted;
 pub mod topic;
 
 pub use id::{DialogId, InvalidId, MessageId, SessionId, TransactionId, UserId};
 pub use peer::{BoxError, Peer, TransportError, local};
 
-/// The most bytes of a request between services; the bounds of their fields leave it far below.
+/// Maximum size of a request between services, in bytes. The limits on the fields keep every valid
+/// request far below.
 pub const REQUEST_MAX_BYTES: usize = 1 << 20;
-/// The most bytes of an answer: a page of long messages is larger than tonic's default of 4 MB.
-pub const ANSWER_MAX_BYTES: usize = 17 << 20;
+/// Maximum size of a response between services, in bytes. A page of long messages exceeds tonic's
+/// default of 4 MB.
+pub const RESPONSE_MAX_BYTES: usize = 17 << 20;
 
-/// The events of the log, `tidings.events`.
-#[expect(missing_docs, reason = "generated; the .proto files speak")]
+/// Events of the log, package `tidings.events`.
+#[expect(missing_docs, reason = "generated; documented in the .proto files")]
 pub mod events {
     tonic::include_proto!("tidings.events");
 }
-/// The auth service, `tidings.auth`.
-#[expect(missing_docs, reason = "generated; the .proto files speak")]
+/// Auth service, package `tidings.auth`.
+#[expect(missing_docs, reason = "generated; documented in the .proto files")]
 pub mod auth {
     tonic::include_proto!("tidings.auth");
 }
-/// The dialog service, `tidings.dialog`.
-#[expect(missing_docs, reason = "generated; the .proto files speak")]
+/// Dialog service, package `tidings.dialog`.
+#[expect(missing_docs, reason = "generated; documented in the .proto files")]
 pub mod dialog {
     tonic::include_proto!("tidings.dialog");
 }
-/// The counter service, `tidings.counter`.
-#[expect(missing_docs, reason = "generated; the .proto files speak")]
+/// Counter service, package `tidings.counter`.
+#[expect(missing_docs, reason = "generated; documented in the .proto files")]
 pub mod counter {
     tonic::include_proto!("tidings.counter");
 }
 
-/// The file descriptor set of all services, for reflection.
+/// Encoded file descriptor set of all services, for gRPC server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,5 +1,5 @@
-//! A service as its callers see it: the generated server called directly, or a channel to another machine, behind one
-//! erased type. Clients and interceptors are the same for both.
+//! Transport of calls between services: a type-erased tower service over either the generated server in
+//! this process or a channel to another machine. Clients and interceptors are the same for both.
 
 use std::convert::Infallible;
 
@@ -7,11 +7,11 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
-/// Any error of a transport.
+/// Boxed error of any transport.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A transport that failed. A type of its own: with a boxed trait object in this place the futures of generated clients
-/// would not count as `Send` (rust-lang/rust#64552).
+/// Transport failure. A newtype, because with a boxed trait object as the error type the compiler does
+/// not recognise the futures of generated clients as `Send` (rust-lang/rust#64552).
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TransportError(#[source] BoxError);
@@ -22,10 +22,10 @@ impl From<BoxError> for TransportError {
     }
 }
 
-/// A service to call: what a generated client is made over.
+/// Type-erased transport to one service. Generated clients are constructed from it.
 pub type Peer = BoxCloneSyncService<Request<Body>, Response<Body>, TransportError>;
 
-/// A generated server in this process as a [`Peer`].
+/// Wraps a generated server of this process as a [`Peer`]. Calls do not pass through a network.
 pub fn local<S>(server: S) -> Peer
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,

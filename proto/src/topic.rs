@@ -1,22 +1,23 @@
-//! The topics of the log, and the events' names and encoding.
+//! Topics of the event log, and the name and encoding of each event. A payload is an encoded
+//! `tidings.events.Event`, the same in the outbox and in Kafka.
 
 use prost::Message;
 
 use crate::events::{Event, event::Kind};
 
-/// Users and sessions; keyed by user.
+/// Events of users and sessions, keyed by user id.
 pub const AUTH: &str = "tidings.auth";
-/// Dialogs, memberships and messages; keyed by dialog.
+/// Events of dialogs, memberships and messages, keyed by dialog id.
 pub const DIALOG: &str = "tidings.dialog";
-/// The saga's replies and read pointers; keyed by dialog.
+/// Replies of the counting saga, and read pointers, keyed by dialog id.
 pub const COUNTER: &str = "tidings.counter";
-/// Unread counts; keyed by user.
+/// Changes of unread counts, keyed by user id.
 pub const UNREAD: &str = "tidings.unread";
-/// What nobody could apply; read by operators.
+/// Dead letters: events that no consumer can apply, for operators to inspect.
 pub const DEAD: &str = "tidings.dead";
 
 impl Kind {
-    /// The event's name, as the outbox and the log's headers carry it.
+    /// Returns the name of the event, for the outbox's `type` column and the `type` header of a record.
     pub fn name(&self) -> &'static str {
         match self {
             Self::UserRegistered(_) => "UserRegistered",
@@ -38,13 +39,14 @@ impl Kind {
         }
     }
 
-    /// The payload of a record.
+    /// Encodes the event as the payload of a record.
     pub fn payload(self) -> Vec<u8> {
         Event { kind: Some(self) }.encode_to_vec()
     }
 
-    /// Reads a payload back. `None` where it is not an event that this build knows: a dead letter.
-    pub fn read(payload: &[u8]) -> Option<Self> {
+    /// Decodes the payload of a record. Returns `None` for malformed bytes and for a kind of event that
+    /// this build does not know.
+    pub fn decode(payload: &[u8]) -> Option<Self> {
         Event::decode(payload).ok()?.kind
     }
 }
@@ -55,10 +57,10 @@ mod tests {
     use crate::events::UserRenamed;
 
     #[test]
-    fn an_event_reads_back_and_noise_is_none() {
+    fn an_encoded_event_is_decoded_and_other_bytes_are_not() {
         let kind = Kind::UserRenamed(UserRenamed { user_id: vec![7; 16] });
-        assert_eq!(Kind::read(&kind.clone().payload()), Some(kind));
-        assert_eq!(Kind::read(b"\xff\xff\xff"), None);
-        assert_eq!(Kind::read(b""), None, "an event of a later build has no kind here");
+        assert_eq!(Kind::decode(&kind.clone().payload()), Some(kind));
+        assert_eq!(Kind::decode(b"\xff\xff\xff"), None);
+        assert_eq!(Kind::decode(b""), None, "an event of a later build has an unknown kind");
     }
 }

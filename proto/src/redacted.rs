@@ -1,9 +1,9 @@
-//! Messages that hold what nobody but the two sides may see: passwords, tokens, and what people write to each other. Their
-//! bindings are made without `Debug` (build.rs has the same list); here each shows its name alone.
+//! Redacted `Debug` for messages that carry passwords, tokens or message texts: it prints the type name
+//! only. `build.rs` generates these bindings without `Debug` from the same list.
 
 use std::fmt;
 
-macro_rules! hidden {
+macro_rules! redacted {
     ($($message:ty),+ $(,)?) => {
         $(impl fmt::Debug for $message {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -13,7 +13,7 @@ macro_rules! hidden {
     };
 }
 
-hidden!(
+redacted!(
     crate::auth::Session,
     crate::auth::RegisterRequest,
     crate::auth::LoginRequest,
@@ -28,7 +28,7 @@ mod tests {
     use crate::{auth, dialog};
 
     #[test]
-    fn a_message_with_a_secret_shows_none_of_it() {
+    fn debug_of_a_message_with_a_secret_prints_its_name_only() {
         let hidden = || "hidden".to_owned();
         let message = dialog::Message { text: hidden(), ..Default::default() };
         let shown = format!(

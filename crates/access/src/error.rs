@@ -1,63 +1,63 @@
-//! What can go wrong: files of secrets that cannot be used, told to the operator, and tokens that are refused, told to
-//! the caller. Neither ever holds a token or a key.
+//! Errors of this crate: unusable secret files, reported to the operator, and rejected tokens, reported to the caller.
+//! No error contains a token or a key.
 
 use std::{io, path::PathBuf};
 
 use tonic::Status;
 
-/// A file of secrets that cannot be used. The text is written for the operator.
+/// A secret file that cannot be used. The text is written for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The system refused to read or write it.
+    /// The system failed to read or write the file.
     #[error("{}", path.display())]
     File {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: io::Error,
     },
-    /// Others than its owner may read or write it.
-    #[error("{0} is open to others than its owner (mode {mode:03o}); run: chmod 600 {0}", path.display())]
+    /// The file is accessible to the group or to all users.
+    #[error("{0} is accessible to users other than its owner (mode {mode:03o}); run: chmod 600 {0}", path.display())]
     Exposed {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its permission bits.
+        /// Permission bits of the file.
         mode: u32,
     },
-    /// It does not hold what it should.
+    /// The file's content is not in the expected format.
     #[error("{}: {reason}", path.display())]
     Malformed {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the first fault found.
         reason: String,
     },
 }
 
-/// Why a token is not accepted.
+/// Reason for which an access token is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Refused {
-    /// There is none.
+pub enum Rejection {
+    /// The request carries no token.
     #[error("sign in first")]
     Missing,
-    /// It is none of ours, or not for this.
+    /// The token is malformed, forged, or issued for something else.
     #[error("the access token is not valid")]
     Invalid,
-    /// Its time is over.
+    /// The token is genuine and has expired.
     #[error("the access token has expired")]
     Expired,
-    /// It is signed by an unknown key, and the keys cannot be had now: nobody can say.
-    #[error("access tokens cannot be verified at the moment")]
+    /// The token names an unknown key, and the key set cannot be fetched: the token may be genuine.
+    #[error("access tokens cannot be verified right now")]
     KeysUnavailable,
 }
 
-impl From<Refused> for Status {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Missing | Refused::Invalid | Refused::Expired => {
-                Self::unauthenticated(refused.to_string())
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Missing | Rejection::Invalid | Rejection::Expired => {
+                Self::unauthenticated(rejection.to_string())
             }
-            Refused::KeysUnavailable => Self::unavailable(refused.to_string()),
+            Rejection::KeysUnavailable => Self::unavailable(rejection.to_string()),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The door of a service: from a request's metadata to who calls. A person comes with an access token, another service
-//! with the service token; neither passes for the other.
+//! Authentication of gRPC requests: turns the metadata into the caller. A user authenticates with an access token,
+//! another service with the service token; neither is accepted in place of the other.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tonic::{Status, metadata::MetadataMap};
 
-use crate::{Caller, KeySet, Refused, ServiceToken};
+use crate::{Caller, KeySet, Rejection, ServiceToken, bearer_token};
 
-/// Verifies who calls. Cheap to clone.
+/// Verifies access tokens and the service token. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Guard {
     keys: KeySet,
@@ -16,38 +16,40 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard that believes tokens of this issuer.
+    /// Creates a guard that accepts access tokens of this issuer.
     pub fn new(keys: KeySet, service_token: ServiceToken, issuer: impl Into<String>) -> Self {
         Self { keys, service_token, issuer: issuer.into() }
     }
 
-    /// Who shows this access token, at this time (seconds since the Unix epoch).
+    /// Verifies an access token at `now_s` (seconds since the Unix epoch) and returns its caller.
     ///
     /// # Errors
-    /// [`Refused`], never [`Refused::Missing`].
-    pub async fn verify(&self, token: &str, now_s: i64) -> Result<Caller, Refused> {
+    /// Every [`Rejection`] except [`Rejection::Missing`].
+    pub async fn verify(&self, token: &str, now_s: i64) -> Result<Caller, Rejection> {
         self.keys.verify(token, &self.issuer, now_s).await
     }
 
-    /// The person who calls.
+    /// Authenticates the user who sends a request.
     ///
     /// # Errors
-    /// UNAUTHENTICATED without a valid access token (a service token is none), UNAVAILABLE where nobody can say.
+    /// UNAUTHENTICATED without a valid access token (the service token is not one); UNAVAILABLE if the key set is needed
+    /// and cannot be fetched.
     pub async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let token = bearer(metadata)?;
+        let token = token_of(metadata)?;
         Ok(self.verify(token, now_s()).await?)
     }
 
-    /// That a service calls.
+    /// Checks that another service sends a request.
     ///
     /// # Errors
-    /// UNAUTHENTICATED without a token or with one of nobody, PERMISSION_DENIED with a person's.
+    /// UNAUTHENTICATED without a token or with an unknown one; PERMISSION_DENIED with a token in the form of an access
+    /// token.
     pub fn service(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let token = bearer(metadata)?;
+        let token = token_of(metadata)?;
         if self.service_token.matches(token) {
             return Ok(());
         }
-        // A service token has no dots.
+        // A dot tells an access token from a service token: base64url text contains none.
         Err(if token.contains('.') {
             Status::permission_denied("this call is for services only")
         } else {
@@ -56,17 +58,15 @@ impl Guard {
     }
 }
 
-/// The token of the authorization header.
-fn bearer(metadata: &MetadataMap) -> Result<&str, Refused> {
+/// Returns the bearer token of the authorization metadata.
+fn token_of(metadata: &MetadataMap) -> Result<&str, Rejection> {
     let mut values = metadata.get_all("authorization").iter();
-    let value = values.next().ok_or(Refused::Missing)?;
+    let value = values.next().ok_or(Rejection::Missing)?;
     if values.next().is_some() {
-        // Two tokens: nobody can say which of them is meant.
-        return Err(Refused::Invalid);
+        // With two headers, a proxy and this service could each pick a different one.
+        return Err(Rejection::Invalid);
     }
-    let (scheme, token) =
-        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Refused::Invalid)?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(Refused::Invalid) }
+    value.to_str().ok().and_then(bearer_token).ok_or(Rejection::Invalid)
 }
 
 fn now_s() -> i64 {
@@ -82,22 +82,23 @@ mod tests {
     use super::*;
     use crate::{Claims, SigningKeys};
 
-    struct Door {
+    struct Fixture {
         guard: Guard,
         keys: SigningKeys,
         service: String,
         claims: Claims,
     }
 
-    impl Door {
+    impl Fixture {
         fn new() -> Self {
-            let (keys, token) = (SigningKeys::generate(), ServiceToken::generate());
+            let keys = SigningKeys::generate();
+            let token = ServiceToken::generate();
             let set = KeySet::of(&keys);
             let claims = Claims::new("issuer", Uuid::new_v4(), Uuid::new_v4(), now_s(), 300);
             Self { service: token.header(), guard: Guard::new(set, token, "issuer"), keys, claims }
         }
 
-        fn person(&self) -> String {
+        fn user_header(&self) -> String {
             format!("Bearer {}", self.keys.sign(&self.claims))
         }
     }
@@ -109,49 +110,50 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_person_and_a_service_do_not_pass_for_each_other() {
-        let door = Door::new();
-        let (person, service) = (metadata(&door.person()), metadata(&door.service));
-        let caller = door.guard.caller(&person).await.expect("a person");
-        assert_eq!((caller.user, caller.session), (door.claims.sub, door.claims.sid));
-        assert_eq!(door.guard.caller(&service).await.expect_err("refused").code(), Code::Unauthenticated);
-        door.guard.service(&service).expect("a service");
-        assert_eq!(door.guard.service(&person).expect_err("refused").code(), Code::PermissionDenied);
+    async fn access_and_service_tokens_are_not_interchangeable() {
+        let fixture = Fixture::new();
+        let user = metadata(&fixture.user_header());
+        let service = metadata(&fixture.service);
+        let caller = fixture.guard.caller(&user).await.expect("authenticated");
+        assert_eq!((caller.user, caller.session), (fixture.claims.sub, fixture.claims.sid));
+        assert_eq!(fixture.guard.caller(&service).await.expect_err("rejected").code(), Code::Unauthenticated);
+        fixture.guard.service(&service).expect("authenticated");
+        assert_eq!(fixture.guard.service(&user).expect_err("rejected").code(), Code::PermissionDenied);
     }
 
     #[tokio::test]
-    async fn who_shows_nothing_or_nonsense_is_unauthenticated_and_no_answer_repeats_it() {
-        let door = Door::new();
-        let person = door.person();
-        let bare = person.strip_prefix("Bearer ").expect("a bearer");
+    async fn missing_and_malformed_tokens_are_unauthenticated_and_not_echoed() {
+        let fixture = Fixture::new();
+        let user = fixture.user_header();
+        let bare = user.strip_prefix("Bearer ").expect("a bearer header");
         let mut headers = vec![MetadataMap::new()];
         let basic = format!("Basic {bare}");
         headers.extend(["", "Bearer", "Bearer ", "Bearer nonsense", bare, &basic].map(metadata));
         for metadata in &headers {
             for status in [
-                door.guard.caller(metadata).await.expect_err("refused"),
-                door.guard.service(metadata).expect_err("refused"),
+                fixture.guard.caller(metadata).await.expect_err("rejected"),
+                fixture.guard.service(metadata).expect_err("rejected"),
             ] {
                 assert_eq!(status.code(), Code::Unauthenticated, "{metadata:?}");
                 assert!(!format!("{status:?}").contains("nonsense"), "{status:?}");
             }
         }
         let scheme = format!("bearer {bare}");
-        assert!(door.guard.caller(&metadata(&scheme)).await.is_ok(), "schemes have no case");
+        assert!(fixture.guard.caller(&metadata(&scheme)).await.is_ok(), "the scheme is case-insensitive");
     }
 
     #[tokio::test]
-    async fn expired_and_unverifiable_tokens_are_told_apart() {
-        let mut door = Door::new();
-        door.claims.exp = now_s() - 1;
-        let status = door.guard.caller(&metadata(&door.person())).await.expect_err("refused");
+    async fn expired_and_unverifiable_tokens_have_different_codes() {
+        let mut fixture = Fixture::new();
+        fixture.claims.exp = now_s() - 1;
+        let status = fixture.guard.caller(&metadata(&fixture.user_header())).await.expect_err("rejected");
         assert_eq!(
             (status.code(), status.message()),
             (Code::Unauthenticated, "the access token has expired")
         );
-        let away = KeySet::new(|| std::future::ready(Err::<String, _>(std::fmt::Error)));
-        let guard = Guard::new(away, ServiceToken::generate(), "issuer");
-        let status = guard.caller(&metadata(&door.person())).await.expect_err("refused");
+        let unavailable = KeySet::new(|| std::future::ready(Err::<String, _>(std::fmt::Error)));
+        let guard = Guard::new(unavailable, ServiceToken::generate(), "issuer");
+        let status = guard.caller(&metadata(&fixture.user_header())).await.expect_err("rejected");
         assert_eq!(status.code(), Code::Unavailable);
     }
 }

@@ -1,11 +1,13 @@
-//! The verifier's keys: fetched from who signs, kept, and fetched again when a token names an unknown key or the set has
-//! become old. Fetches are single, at most one a second; while none succeeds, the keys that are known go on.
+//! Key set of the verifier: the issuer's public keys, cached and fetched again when a token names an unknown key or the
+//! set is stale.
+//!
+//! At most one fetch runs at a time, and at most one starts per second. While fetches fail, the known keys stay valid.
 
 use std::{
     collections::HashMap,
     fmt,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -13,44 +15,46 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ed25519_dalek::VerifyingKey;
 use futures_util::{FutureExt, future::BoxFuture};
 use jsonwebtoken::DecodingKey;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
-use crate::{Caller, Refused, token};
+use crate::{Caller, Rejection, token};
 
-/// Any error of a fetch.
+/// Error of a fetch.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How many keys of a set are taken.
+/// Maximum number of keys taken from a set. An issuer publishes two.
 const KEYS_MAX: usize = 16;
 
-/// How often to fetch, and how long to wait.
+/// Intervals and the timeout of fetches.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    /// Between the starts of two fetches, at least.
-    apart: Duration,
-    /// The age at which a set is fetched anew, on use.
-    stale: Duration,
-    /// Between the starts of two fetches for age alone, at least: nobody waits for those.
-    patient: Duration,
-    /// When a fetch is given up.
-    limit: Duration,
+struct Schedule {
+    /// Minimum time between the starts of two fetches.
+    interval_min: Duration,
+    /// Age at which a set is stale; its next use starts a fetch.
+    stale_after: Duration,
+    /// Minimum time between the starts of two fetches of a stale set. It is longer, because no caller waits for those.
+    stale_interval_min: Duration,
+    /// Timeout of one fetch.
+    timeout: Duration,
 }
 
-const PACE: Pace = Pace {
-    apart: Duration::from_secs(1),
-    stale: Duration::from_secs(5 * 60),
-    patient: Duration::from_secs(10),
-    limit: Duration::from_secs(2),
+const SCHEDULE: Schedule = Schedule {
+    interval_min: Duration::from_secs(1),
+    stale_after: Duration::from_secs(5 * 60),
+    stale_interval_min: Duration::from_secs(10),
+    timeout: Duration::from_secs(2),
 };
 
-/// The public keys that tokens are verified with. Cheap to clone; all clones share one cache. Fetches run on the tokio
-/// runtime, owned by the set: they end with its last clone.
+/// Public keys that access tokens are verified with. Cheap to clone; all clones share one cache.
+///
+/// Fetches run on the Tokio runtime in tasks owned by the set. Dropping the last clone cancels them.
 #[derive(Clone)]
-pub struct KeySet(Arc<Shared>);
+pub struct KeySet(Arc<Cache>);
 
-struct Shared {
-    pace: Pace,
+struct Cache {
+    schedule: Schedule,
     fetch: Box<dyn Fn() -> BoxFuture<'static, Result<String, BoxError>> + Send + Sync>,
     state: Mutex<State>,
 }
@@ -58,138 +62,148 @@ struct Shared {
 #[derive(Default)]
 struct State {
     keys: HashMap<String, DecodingKey>,
-    /// When the keys were fetched.
-    fetched: Option<Instant>,
-    /// The last fetch that has ended: when it began, and whether it brought keys.
-    last: Option<(Instant, bool)>,
-    /// The fetch under way; closed when it has ended.
-    flight: Option<watch::Receiver<()>>,
+    /// Time of the last successful fetch.
+    fetched_at: Option<Instant>,
+    last_fetch: Option<FinishedFetch>,
+    /// Channel of the running fetch. It carries no value and closes when the fetch ends.
+    running: Option<watch::Receiver<()>>,
     tasks: JoinSet<()>,
 }
 
+#[derive(Clone, Copy)]
+struct FinishedFetch {
+    started: Instant,
+    succeeded: bool,
+}
+
 impl KeySet {
-    /// A set that is fetched by this function, which gives the text of a JSON Web Key Set.
+    /// Creates an empty set. `fetch` returns the text of a JSON Web Key Set; the first use of the set calls it.
     pub fn new<F, W, E>(fetch: F) -> Self
     where
         F: Fn() -> W + Send + Sync + 'static,
         W: Future<Output = Result<String, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        Self::with_pace(PACE, fetch)
+        Self::with_schedule(SCHEDULE, fetch)
     }
 
-    fn with_pace<F, W, E>(pace: Pace, fetch: F) -> Self
+    fn with_schedule<F, W, E>(schedule: Schedule, fetch: F) -> Self
     where
         F: Fn() -> W + Send + Sync + 'static,
         W: Future<Output = Result<String, E>> + Send + 'static,
         E: Into<BoxError>,
     {
         let fetch = Box::new(move || fetch().map(|text| text.map_err(Into::into)).boxed());
-        Self(Arc::new(Shared { pace, fetch, state: Mutex::default() }))
+        Self(Arc::new(Cache { schedule, fetch, state: Mutex::default() }))
     }
 
-    /// A set of these keys, for tests: always reached, and asked without pause.
+    /// Creates a set of these keys for tests: every fetch succeeds, without a pause between two of them.
     #[cfg(test)]
     pub(crate) fn of(keys: &crate::SigningKeys) -> Self {
         let jwks = keys.jwks();
-        let pace = Pace { apart: Duration::ZERO, ..PACE };
-        Self::with_pace(pace, move || std::future::ready(Ok::<_, BoxError>(jwks.clone())))
+        let schedule = Schedule { interval_min: Duration::ZERO, ..SCHEDULE };
+        Self::with_schedule(schedule, move || std::future::ready(Ok::<_, BoxError>(jwks.clone())))
     }
 
-    /// Who shows this token, by this issuer, at this time (seconds since the Unix epoch).
+    /// Verifies an access token of this issuer at `now_s` (seconds since the Unix epoch) and returns its caller.
     ///
     /// # Errors
-    /// [`Refused`], never [`Refused::Missing`].
-    pub async fn verify(&self, token: &str, issuer: &str, now_s: i64) -> Result<Caller, Refused> {
+    /// Every [`Rejection`] except [`Rejection::Missing`].
+    pub async fn verify(&self, token: &str, issuer: &str, now_s: i64) -> Result<Caller, Rejection> {
         let kid = token::key_id(token)?;
         let key = self.find(&kid).await?;
         token::verify(token, &key, issuer, now_s)
     }
 
-    /// The key of this id. An unknown id is final only after a fetch that began when it was already asked for.
-    async fn find(&self, kid: &str) -> Result<DecodingKey, Refused> {
-        let asked = Instant::now();
+    /// Returns the key with this id. An unknown id is rejected only after a fetch that started after this call, so that
+    /// a key published just now is found.
+    async fn find(&self, kid: &str) -> Result<DecodingKey, Rejection> {
+        let asked_at = Instant::now();
         loop {
-            let mut flight = {
-                let mut state = self.0.state();
+            let mut running = {
+                let mut state = self.0.state.lock();
                 if let Some(key) = state.keys.get(kid).cloned() {
-                    if self.0.is_stale(&state) {
-                        self.0.launch(&mut state);
+                    if self.0.should_refresh(&state) {
+                        self.0.start_fetch(&mut state);
                     }
                     return Ok(key);
                 }
-                match state.last {
-                    Some((began, true)) if began >= asked => return Err(Refused::Invalid),
-                    Some((began, false)) if began >= asked => return Err(Refused::KeysUnavailable),
-                    _ => self.0.launch(&mut state),
+                match state.last_fetch {
+                    Some(fetch) if fetch.started >= asked_at => {
+                        let rejection =
+                            if fetch.succeeded { Rejection::Invalid } else { Rejection::KeysUnavailable };
+                        return Err(rejection);
+                    }
+                    _ => self.0.start_fetch(&mut state),
                 }
             };
-            // Nothing is ever sent: this ends when the fetch has, in whatever way.
-            let _closed = flight.changed().await;
+            // The sender never sends: this returns when it is dropped, also after a panic of the fetch.
+            let _closed = running.changed().await;
         }
     }
 }
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.state().keys.keys()).finish()
+        f.debug_list().entries(self.0.state.lock().keys.keys()).finish()
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Cache {
+    fn should_refresh(&self, state: &State) -> bool {
+        let Schedule { stale_after, stale_interval_min, .. } = self.schedule;
+        state.fetched_at.is_none_or(|fetched_at| fetched_at.elapsed() >= stale_after)
+            && state.last_fetch.is_none_or(|fetch| fetch.started.elapsed() >= stale_interval_min)
     }
 
-    fn is_stale(&self, state: &State) -> bool {
-        state.fetched.is_none_or(|fetched| fetched.elapsed() >= self.pace.stale)
-            && state.last.is_none_or(|(began, _)| began.elapsed() >= self.pace.patient)
-    }
-
-    /// The fetch under way, or a new one, begun as soon as the last one is long enough ago.
-    fn launch(self: &Arc<Self>, state: &mut State) -> watch::Receiver<()> {
-        if let Some(flight) = state.flight.as_ref().filter(|flight| flight.has_changed().is_ok()) {
-            return flight.clone();
+    /// Joins the running fetch, or starts one as soon as `interval_min` allows it. Returns a receiver that closes when
+    /// the fetch ends.
+    fn start_fetch(self: &Arc<Self>, state: &mut State) -> watch::Receiver<()> {
+        if let Some(running) = state.running.as_ref().filter(|running| running.has_changed().is_ok()) {
+            return running.clone();
         }
         while state.tasks.try_join_next().is_some() {}
-        let (running, flight) = watch::channel(());
-        let begin = state.last.map_or_else(Instant::now, |(began, _)| began + self.pace.apart);
-        let shared = Arc::downgrade(self);
+        let (sender, receiver) = watch::channel(());
+        let start_at =
+            state.last_fetch.map_or_else(Instant::now, |fetch| fetch.started + self.schedule.interval_min);
+        // A strong reference would be a cycle: the cache owns the task.
+        let cache = Arc::downgrade(self);
         state.tasks.spawn(async move {
-            tokio::time::sleep_until(begin).await;
-            refresh(&shared).await;
-            drop(running);
+            tokio::time::sleep_until(start_at).await;
+            refresh(&cache).await;
+            drop(sender);
         });
-        state.flight = Some(flight.clone());
-        flight
+        state.running = Some(receiver.clone());
+        receiver
     }
 }
 
-/// One fetch, unless nobody holds the set any more. It does not hold the set while it waits.
-async fn refresh(shared: &Weak<Shared>) {
-    let began = Instant::now();
-    let Some(limit) = shared.upgrade().map(|shared| shared.pace.limit) else { return };
-    let fetch = async { Some(shared.upgrade().map(|shared| (shared.fetch)())?.await) };
-    let keys = match tokio::time::timeout(limit, AssertUnwindSafe(fetch).catch_unwind()).await {
+/// Runs one fetch, unless the set was dropped. Holds no strong reference while it waits, so that dropping the set
+/// cancels the fetch.
+async fn refresh(cache: &Weak<Cache>) {
+    let started = Instant::now();
+    let Some(timeout) = cache.upgrade().map(|cache| cache.schedule.timeout) else { return };
+    let fetch = async { Some(cache.upgrade().map(|cache| (cache.fetch)())?.await) };
+    let keys = match tokio::time::timeout(timeout, AssertUnwindSafe(fetch).catch_unwind()).await {
         Ok(Ok(None)) => return,
         Ok(Ok(Some(text))) => text.and_then(|text| parse(&text)),
         Ok(Err(_)) => Err("the fetch panicked".into()),
         Err(elapsed) => Err(elapsed.into()),
     };
-    let Some(shared) = shared.upgrade() else { return };
-    let mut state = shared.state();
-    state.last = Some((began, keys.is_ok()));
+    let Some(cache) = cache.upgrade() else { return };
+    let mut state = cache.state.lock();
+    state.last_fetch = Some(FinishedFetch { started, succeeded: keys.is_ok() });
     match keys {
         Ok(keys) => {
             state.keys = keys;
-            state.fetched = Some(Instant::now());
+            state.fetched_at = Some(Instant::now());
         }
-        Err(error) => tracing::warn!(error, "the keys of access tokens could not be fetched"),
+        Err(error) => tracing::warn!(error, "the key set of access tokens could not be fetched"),
     }
 }
 
 #[derive(Deserialize)]
-struct Set {
+struct Jwks {
     keys: Vec<serde_json::Value>,
 }
 
@@ -204,23 +218,23 @@ struct Jwk {
     alg: Option<String>,
 }
 
-/// The Ed25519 keys of a set by their ids; keys of other kinds are passed over, as RFC 7517 wants.
+/// Parses a JSON Web Key Set into its Ed25519 keys by id. Keys of other types are ignored, as RFC 7517 (section 5) asks.
 fn parse(text: &str) -> Result<HashMap<String, DecodingKey>, BoxError> {
-    let set: Set = serde_json::from_str(text)?;
+    let set: Jwks = serde_json::from_str(text)?;
     let jwks = set.keys.into_iter().filter_map(|value| serde_json::from_value::<Jwk>(value).ok());
     let keys: HashMap<_, _> = jwks.take(KEYS_MAX).filter_map(decode).collect();
-    if keys.is_empty() { Err("the key set holds no Ed25519 key".into()) } else { Ok(keys) }
+    if keys.is_empty() { Err("the key set contains no Ed25519 key".into()) } else { Ok(keys) }
 }
 
 fn decode(jwk: Jwk) -> Option<(String, DecodingKey)> {
-    let ours = jwk.kty == "OKP"
+    let usable = jwk.kty == "OKP"
         && jwk.crv == "Ed25519"
         && jwk.usage.is_none_or(|usage| usage == "sig")
         && jwk.alg.is_none_or(|alg| alg == "EdDSA");
-    // The library takes any bytes for a key, and panics later where there are fewer than 32.
+    // `jsonwebtoken` accepts any bytes as a key and panics at the first verification if they are not 32.
     let bytes: [u8; 32] = URL_SAFE_NO_PAD.decode(&jwk.x).ok()?.try_into().ok()?;
     let point = VerifyingKey::from_bytes(&bytes).ok()?;
-    (ours && !point.is_weak()).then(|| (jwk.kid, DecodingKey::from_ed_der(&bytes)))
+    (usable && !point.is_weak()).then(|| (jwk.kid, DecodingKey::from_ed_der(&bytes)))
 }
 
 #[cfg(test)]
@@ -234,49 +248,49 @@ mod tests {
     use crate::{Claims, SigningKeys};
 
     const NOW_S: i64 = 1_800_000_000;
-    const QUICK: Pace = Pace {
-        apart: Duration::from_millis(200),
-        stale: Duration::from_secs(3600),
-        patient: Duration::ZERO,
-        limit: Duration::from_secs(5),
+    const QUICK: Schedule = Schedule {
+        interval_min: Duration::from_millis(200),
+        stale_after: Duration::from_secs(3600),
+        stale_interval_min: Duration::ZERO,
+        timeout: Duration::from_secs(5),
     };
 
-    /// Who publishes the keys: what is published can be changed, taken away or made slow, and fetches are counted.
+    /// Fake issuer: its key set can be replaced or removed, and it records the fetches.
     #[derive(Default)]
-    struct Publisher {
+    struct Issuer {
         jwks: Mutex<Option<String>>,
-        begun: Mutex<Vec<Instant>>,
-        under_way: AtomicUsize,
-        most_at_once: AtomicUsize,
+        fetch_starts: Mutex<Vec<Instant>>,
+        concurrent: AtomicUsize,
+        concurrent_max: AtomicUsize,
     }
 
-    impl Publisher {
+    impl Issuer {
         fn publish(&self, keys: Option<&SigningKeys>) {
-            *self.jwks.lock().expect("not poisoned") = keys.map(SigningKeys::jwks);
+            *self.jwks.lock() = keys.map(SigningKeys::jwks);
         }
 
         fn fetches(&self) -> usize {
-            self.begun.lock().expect("not poisoned").len()
+            self.fetch_starts.lock().len()
         }
 
         async fn fetch(self: Arc<Self>) -> Result<String, BoxError> {
-            self.begun.lock().expect("not poisoned").push(Instant::now());
-            let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
-            self.most_at_once.fetch_max(now, Ordering::SeqCst);
+            self.fetch_starts.lock().push(Instant::now());
+            let now = self.concurrent.fetch_add(1, Ordering::SeqCst) + 1;
+            self.concurrent_max.fetch_max(now, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(20)).await;
-            self.under_way.fetch_sub(1, Ordering::SeqCst);
-            self.jwks.lock().expect("not poisoned").clone().ok_or_else(|| "away".into())
+            self.concurrent.fetch_sub(1, Ordering::SeqCst);
+            self.jwks.lock().clone().ok_or_else(|| "unavailable".into())
         }
     }
 
-    fn set(pace: Pace, keys: Option<&SigningKeys>) -> (Arc<Publisher>, KeySet) {
-        let publisher = Arc::new(Publisher::default());
-        publisher.publish(keys);
-        let fetched = publisher.clone();
-        (publisher, KeySet::with_pace(pace, move || fetched.clone().fetch()))
+    fn set(schedule: Schedule, keys: Option<&SigningKeys>) -> (Arc<Issuer>, KeySet) {
+        let issuer = Arc::new(Issuer::default());
+        issuer.publish(keys);
+        let fetched = issuer.clone();
+        (issuer, KeySet::with_schedule(schedule, move || fetched.clone().fetch()))
     }
 
-    async fn verify(set: &KeySet, keys: &SigningKeys) -> Result<(), Refused> {
+    async fn verify(set: &KeySet, keys: &SigningKeys) -> Result<(), Rejection> {
         let claims = Claims::new("issuer", Uuid::new_v4(), Uuid::new_v4(), NOW_S, 300);
         set.verify(&keys.sign(&claims), "issuer", NOW_S).await.map(|_| ())
     }
@@ -284,106 +298,116 @@ mod tests {
     #[tokio::test]
     async fn keys_are_fetched_once_and_kept() {
         let keys = SigningKeys::generate();
-        let (publisher, set) = set(QUICK, Some(&keys));
+        let (issuer, set) = set(QUICK, Some(&keys));
         let all = join_all((0..50).map(|_| verify(&set, &keys))).await;
         assert!(all.iter().all(Result::is_ok), "{all:?}");
         assert!(verify(&set.clone(), &keys).await.is_ok());
-        assert_eq!(publisher.fetches(), 1);
+        assert_eq!(issuer.fetches(), 1);
     }
 
     #[tokio::test]
-    async fn a_new_key_is_believed_at_once_and_strangers_cost_one_fetch_at_a_time() {
+    async fn a_new_key_is_accepted_immediately_and_unknown_keys_share_fetches() {
         let mut keys = SigningKeys::generate();
-        let (publisher, set) = set(QUICK, Some(&keys));
+        let (issuer, set) = set(QUICK, Some(&keys));
         assert!(verify(&set, &keys).await.is_ok());
         keys.rotate();
-        publisher.publish(Some(&keys));
-        let strangers: Vec<_> = (0..30).map(|_| SigningKeys::generate()).collect();
-        let (refused, believed) = tokio::join!(
-            join_all(strangers.iter().map(|stranger| verify(&set, stranger))),
+        issuer.publish(Some(&keys));
+        let unknown_keys: Vec<_> = (0..30).map(|_| SigningKeys::generate()).collect();
+        let (rejected, accepted) = tokio::join!(
+            join_all(unknown_keys.iter().map(|unknown| verify(&set, unknown))),
             verify(&set, &keys)
         );
-        assert_eq!(believed, Ok(()));
-        assert!(refused.iter().all(|answer| *answer == Err(Refused::Invalid)), "{refused:?}");
-        assert_eq!(publisher.fetches(), 2, "one for the first, one for all of these");
-        for stranger in &strangers[..3] {
-            assert_eq!(verify(&set, stranger).await, Err(Refused::Invalid));
+        assert_eq!(accepted, Ok(()));
+        assert!(rejected.iter().all(|answer| *answer == Err(Rejection::Invalid)), "{rejected:?}");
+        assert_eq!(issuer.fetches(), 2, "one for the first key, one for all the others");
+        for unknown in &unknown_keys[..3] {
+            assert_eq!(verify(&set, unknown).await, Err(Rejection::Invalid));
         }
-        let begun = publisher.begun.lock().expect("not poisoned").clone();
-        let apart: Vec<_> = begun.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(apart.len() == 4 && apart.iter().all(|apart| *apart >= QUICK.apart), "{apart:?}");
-        assert_eq!(publisher.most_at_once.load(Ordering::SeqCst), 1);
+        let starts = issuer.fetch_starts.lock().clone();
+        let intervals: Vec<_> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(intervals.len(), 4);
+        assert!(intervals.iter().all(|interval| *interval >= QUICK.interval_min), "{intervals:?}");
+        assert_eq!(issuer.concurrent_max.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
-    async fn while_the_publisher_is_away_known_keys_go_on_and_unknown_ones_cannot_be_told() {
-        let (known, unknown) = (SigningKeys::generate(), SigningKeys::generate());
-        let (publisher, set) = set(Pace { stale: Duration::ZERO, ..QUICK }, Some(&known));
+    async fn while_the_issuer_is_unavailable_known_keys_stay_valid() {
+        let known = SigningKeys::generate();
+        let unknown = SigningKeys::generate();
+        let (issuer, set) = set(Schedule { stale_after: Duration::ZERO, ..QUICK }, Some(&known));
         assert!(verify(&set, &known).await.is_ok());
-        publisher.publish(None);
-        assert_eq!(verify(&set, &unknown).await, Err(Refused::KeysUnavailable));
+        issuer.publish(None);
+        assert_eq!(verify(&set, &unknown).await, Err(Rejection::KeysUnavailable));
         assert_eq!(verify(&set, &known).await, Ok(()));
-        publisher.publish(Some(&unknown));
-        assert_eq!(verify(&set, &unknown).await, Ok(()), "it heals by itself");
-        assert_eq!(verify(&set, &known).await, Err(Refused::Invalid), "and what was taken back is over");
+        issuer.publish(Some(&unknown));
+        assert_eq!(verify(&set, &unknown).await, Ok(()), "the next fetch succeeds");
+        assert_eq!(
+            verify(&set, &known).await,
+            Err(Rejection::Invalid),
+            "a key that is no longer published is rejected"
+        );
     }
 
     #[tokio::test]
-    async fn an_old_set_is_fetched_anew_on_use_and_nobody_waits_for_it() {
-        let (old, new) = (SigningKeys::generate(), SigningKeys::generate());
-        let pace = Pace { apart: Duration::ZERO, stale: Duration::from_millis(50), ..QUICK };
-        let (publisher, set) = set(pace, Some(&old));
+    async fn using_a_stale_set_starts_a_fetch_in_the_background() {
+        let old = SigningKeys::generate();
+        let new = SigningKeys::generate();
+        let schedule =
+            Schedule { interval_min: Duration::ZERO, stale_after: Duration::from_millis(50), ..QUICK };
+        let (issuer, set) = set(schedule, Some(&old));
         assert!(verify(&set, &old).await.is_ok());
-        publisher.publish(Some(&new));
-        let taken_back = async {
+        issuer.publish(Some(&new));
+        let withdrawn = async {
             while verify(&set, &old).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), taken_back).await.expect("the old key is gone");
-        assert!(publisher.fetches() >= 2);
+        tokio::time::timeout(Duration::from_secs(5), withdrawn).await.expect("the old key is rejected");
+        assert!(issuer.fetches() >= 2);
     }
 
     #[tokio::test]
-    async fn a_caller_that_leaves_does_not_stop_the_fetch_for_others() {
+    async fn cancelling_one_caller_does_not_cancel_the_fetch() {
         let keys = SigningKeys::generate();
-        let (publisher, set) = set(QUICK, Some(&keys));
-        tokio::time::timeout(Duration::from_millis(1), verify(&set, &keys)).await.expect_err("it has left");
+        let (issuer, set) = set(QUICK, Some(&keys));
+        tokio::time::timeout(Duration::from_millis(1), verify(&set, &keys))
+            .await
+            .expect_err("the fetch takes longer");
         assert!(verify(&set, &keys).await.is_ok());
-        assert_eq!(publisher.fetches(), 1);
+        assert_eq!(issuer.fetches(), 1);
     }
 
     #[tokio::test]
-    async fn a_fetch_that_hangs_or_panics_is_a_fetch_that_failed() {
+    async fn a_fetch_that_hangs_or_panics_has_failed() {
         let keys = SigningKeys::generate();
-        let pace = Pace { limit: Duration::from_millis(30), ..QUICK };
-        let hangs = KeySet::with_pace(pace, std::future::pending::<Result<String, BoxError>>);
-        assert_eq!(verify(&hangs, &keys).await, Err(Refused::KeysUnavailable));
+        let schedule = Schedule { timeout: Duration::from_millis(30), ..QUICK };
+        let hangs = KeySet::with_schedule(schedule, std::future::pending::<Result<String, BoxError>>);
+        assert_eq!(verify(&hangs, &keys).await, Err(Rejection::KeysUnavailable));
         async fn explode() -> Result<String, BoxError> {
             panic!("in the fetch")
         }
-        let panics = KeySet::with_pace(QUICK, explode);
-        assert_eq!(verify(&panics, &keys).await, Err(Refused::KeysUnavailable));
+        let panics = KeySet::with_schedule(QUICK, explode);
+        assert_eq!(verify(&panics, &keys).await, Err(Rejection::KeysUnavailable));
     }
 
     #[tokio::test]
-    async fn the_fetch_ends_with_the_last_clone() {
-        let (publisher, set) = set(QUICK, None);
+    async fn dropping_the_last_clone_cancels_the_fetch() {
+        let (issuer, set) = set(QUICK, None);
         tokio::time::timeout(Duration::from_millis(5), verify(&set, &SigningKeys::generate()))
             .await
-            .expect_err("under way");
-        assert!(Arc::strong_count(&publisher) > 1);
+            .expect_err("the fetch takes longer");
+        assert!(Arc::strong_count(&issuer) > 1);
         drop(set);
         let ended = async {
-            while Arc::strong_count(&publisher) > 1 {
+            while Arc::strong_count(&issuer) > 1 {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), ended).await.expect("nothing holds the publisher");
+        tokio::time::timeout(Duration::from_secs(5), ended).await.expect("the fetch is cancelled");
     }
 
     #[test]
-    fn of_a_set_only_usable_keys_are_taken() {
+    fn unusable_keys_are_ignored() {
         let key: serde_json::Value = serde_json::from_str(&SigningKeys::generate().jwks()).expect("json");
         let good = &key["keys"][0];
         let with = |name: &str, value: serde_json::Value| {
@@ -401,12 +425,12 @@ mod tests {
             with("x", weak.into()),
             with("x", "not base64url!".into()),
             with("kid", serde_json::Value::Null),
-            serde_json::json!("a text"),
+            serde_json::json!("a string"),
         ] {
-            let alone = serde_json::json!({ "keys": [bad] }).to_string();
-            assert!(parse(&alone).is_err(), "{alone}");
-            let beside = serde_json::json!({ "keys": [bad, good] }).to_string();
-            assert_eq!(parse(&beside).expect("one is good").len(), 1, "{beside}");
+            let only_bad = serde_json::json!({ "keys": [bad] }).to_string();
+            assert!(parse(&only_bad).is_err(), "{only_bad}");
+            let both = serde_json::json!({ "keys": [bad, good] }).to_string();
+            assert_eq!(parse(&both).expect("one key is usable").len(), 1, "{both}");
         }
         for bad in ["", "{}", "[]", r#"{"keys":[]}"#, r#"{"keys":{}}"#] {
             assert!(parse(bad).is_err(), "{bad}");

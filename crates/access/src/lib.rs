@@ -1,7 +1,10 @@
-//! Who may call: access tokens (JWTs signed with Ed25519), the keys that sign and verify them, the token that services
-//! show each other, and the [`Guard`] that turns a request's metadata into a [`Caller`]. A subject is a person, a `sid`
-//! one of that person's sessions; what they may do is not decided here.
+//! Authentication: access tokens (JWTs signed with Ed25519), the keys that sign and verify them, the token that
+//! services send each other, and the [`Guard`] that turns a request's metadata into a [`Caller`].
+//!
+//! A token's `sub` claim is a user, its `sid` claim one of that user's sessions. Authorization is decided by the services,
+//! not here.
 
+mod bearer;
 mod error;
 mod guard;
 mod key_set;
@@ -10,7 +13,8 @@ mod service_token;
 mod signing;
 mod token;
 
-pub use error::{Error, Refused};
+pub use bearer::bearer_token;
+pub use error::{Error, Rejection};
 pub use guard::Guard;
 pub use key_set::{BoxError, KeySet};
 pub use service_token::ServiceToken;

@@ -164,7 +164,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{Caller, KeySet, Refused};
+    use crate::{Caller, KeySet, Rejection};
 
     const NOW_S: i64 = 1_800_000_000;
 
@@ -179,7 +179,7 @@ mod tests {
     }
 
     /// What a verifier says that has just fetched the keys.
-    async fn verify(keys: &SigningKeys, token: &str) -> Result<Caller, Refused> {
+    async fn verify(keys: &SigningKeys, token: &str) -> Result<Caller, Rejection> {
         KeySet::of(keys).verify(token, "issuer", NOW_S).await
     }
 
@@ -201,7 +201,7 @@ mod tests {
         let second = ids(&keys);
         keys.rotate();
         assert_eq!(ids(&keys)[1..], second[..1]);
-        assert_eq!(verify(&keys, &old).await, Err(Refused::Invalid));
+        assert_eq!(verify(&keys, &old).await, Err(Rejection::Invalid));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::Refused;
+use crate::Rejection;
 
 /// Whom tokens are for.
 pub const AUDIENCE: &str = "tidings";
@@ -80,31 +80,31 @@ pub(crate) fn header(kid: &str) -> Header {
 /// The id of the key that a token says it is signed by. What can be refused without a key is refused here.
 ///
 /// # Errors
-/// [`Refused::Invalid`] where it is too large, not a token, of another type or algorithm, or names no key.
-pub(crate) fn key_id(token: &str) -> Result<String, Refused> {
+/// [`Rejection::Invalid`] where it is too large, not a token, of another type or algorithm, or names no key.
+pub(crate) fn key_id(token: &str) -> Result<String, Rejection> {
     if token.len() > SIZE_MAX || token.split('.').count() != 3 {
-        return Err(Refused::Invalid);
+        return Err(Rejection::Invalid);
     }
-    let header = jsonwebtoken::decode_header(token).map_err(|_| Refused::Invalid)?;
+    let header = jsonwebtoken::decode_header(token).map_err(|_| Rejection::Invalid)?;
     let ours = header.alg == Algorithm::EdDSA && header.typ.as_deref() == Some(TYPE) && header.crit.is_none();
-    if ours { header.kid.ok_or(Refused::Invalid) } else { Err(Refused::Invalid) }
+    if ours { header.kid.ok_or(Rejection::Invalid) } else { Err(Rejection::Invalid) }
 }
 
 /// Believes a token signed by this key.
 ///
 /// # Errors
-/// [`Refused::Invalid`], or [`Refused::Expired`] where nothing else is wrong with it.
-pub(crate) fn verify(token: &str, key: &DecodingKey, issuer: &str, now_s: i64) -> Result<Caller, Refused> {
+/// [`Rejection::Invalid`], or [`Rejection::Expired`] where nothing else is wrong with it.
+pub(crate) fn verify(token: &str, key: &DecodingKey, issuer: &str, now_s: i64) -> Result<Caller, Rejection> {
     let claims =
-        jsonwebtoken::decode::<Claims>(token, key, &signature_only()).map_err(|_| Refused::Invalid)?.claims;
+        jsonwebtoken::decode::<Claims>(token, key, &signature_only()).map_err(|_| Rejection::Invalid)?.claims;
     let soon_s = now_s.saturating_add(CLOCK_AHEAD_S);
     let ours = claims.iss == issuer && claims.aud == AUDIENCE;
     let begun = claims.iat <= soon_s && claims.nbf.is_none_or(|nbf| nbf <= soon_s);
     if !ours || !begun || claims.exp.saturating_sub(claims.iat) > LIFETIME_MAX_S {
-        return Err(Refused::Invalid);
+        return Err(Rejection::Invalid);
     }
     if claims.exp <= now_s {
-        return Err(Refused::Expired);
+        return Err(Rejection::Expired);
     }
     Ok(Caller { user: claims.sub, session: claims.sid, expires_at_s: claims.exp })
 }
@@ -164,11 +164,11 @@ mod tests {
             format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
         }
 
-        async fn verify(&self, token: &str) -> Result<Caller, Refused> {
+        async fn verify(&self, token: &str) -> Result<Caller, Rejection> {
             self.set.verify(token, "issuer", NOW_S).await
         }
 
-        async fn with(&self, change: impl FnOnce(&mut Claims)) -> Result<Caller, Refused> {
+        async fn with(&self, change: impl FnOnce(&mut Claims)) -> Result<Caller, Rejection> {
             let mut claims = self.claims.clone();
             change(&mut claims);
             self.verify(&self.keys.sign(&claims)).await
@@ -204,13 +204,13 @@ mod tests {
     #[tokio::test]
     async fn a_token_ends_to_the_second() {
         let issuer = Issuer::new();
-        assert_eq!(issuer.with(|claims| claims.exp = NOW_S - 1).await, Err(Refused::Expired));
-        assert_eq!(issuer.with(|claims| claims.exp = NOW_S).await, Err(Refused::Expired));
+        assert_eq!(issuer.with(|claims| claims.exp = NOW_S - 1).await, Err(Rejection::Expired));
+        assert_eq!(issuer.with(|claims| claims.exp = NOW_S).await, Err(Rejection::Expired));
         assert!(issuer.with(|claims| claims.exp = NOW_S + 1).await.is_ok());
-        assert_eq!(issuer.with(|claims| claims.iat = NOW_S + 61).await, Err(Refused::Invalid));
+        assert_eq!(issuer.with(|claims| claims.iat = NOW_S + 61).await, Err(Rejection::Invalid));
         assert!(issuer.with(|claims| claims.iat = NOW_S + 60).await.is_ok());
         let forged = issuer.with(|claims| (claims.exp, claims.iss) = (NOW_S - 1, "other".to_owned())).await;
-        assert_eq!(forged, Err(Refused::Invalid), "expired is said of our own tokens alone");
+        assert_eq!(forged, Err(Rejection::Invalid), "expired is said of our own tokens alone");
     }
 
     #[tokio::test]
@@ -219,9 +219,9 @@ mod tests {
         let (header, claims) = (issuer.header(), serde_json::to_value(&issuer.claims).expect("json"));
         for name in ["iss", "aud", "sub", "sid", "exp", "iat", "jti"] {
             let token = issuer.signed(&header, &without(&claims, name));
-            assert_eq!(issuer.verify(&token).await, Err(Refused::Invalid), "without {name}");
+            assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "without {name}");
             let token = issuer.signed(&header, &changed(&claims, name, Value::Null));
-            assert_eq!(issuer.verify(&token).await, Err(Refused::Invalid), "{name} null");
+            assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "{name} null");
         }
         for (name, value) in [
             ("iss", json!("other")),
@@ -235,9 +235,9 @@ mod tests {
             ("iat", json!("now")),
         ] {
             let token = issuer.signed(&header, &changed(&claims, name, value.clone()));
-            assert_eq!(issuer.verify(&token).await, Err(Refused::Invalid), "{name} {value}");
+            assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "{name} {value}");
         }
-        assert_eq!(issuer.verify(&issuer.signed(&header, &json!([]))).await, Err(Refused::Invalid));
+        assert_eq!(issuer.verify(&issuer.signed(&header, &json!([]))).await, Err(Rejection::Invalid));
     }
 
     #[tokio::test]
@@ -246,7 +246,7 @@ mod tests {
         let (header, claims) = (issuer.header(), serde_json::to_value(&issuer.claims).expect("json"));
         for name in ["typ", "alg", "kid"] {
             let token = issuer.signed(&without(&header, name), &claims);
-            assert_eq!(issuer.verify(&token).await, Err(Refused::Invalid), "without {name}");
+            assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "without {name}");
         }
         for (name, value) in [
             ("typ", json!("JWT")),
@@ -262,7 +262,7 @@ mod tests {
             ("crit", json!(["exp"])),
         ] {
             let token = issuer.signed(&changed(&header, name, value.clone()), &claims);
-            assert_eq!(issuer.verify(&token).await, Err(Refused::Invalid), "{name} {value}");
+            assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "{name} {value}");
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
         for alg in ["none", "NONE", "EdDSA"] {
             let head = part(&changed(&issuer.header(), "alg", json!(alg)));
             for token in [format!("{head}.{}.", part(&claims)), format!("{head}.{}", part(&claims))] {
-                assert_eq!(issuer.verify(&token).await, Err(Refused::Invalid), "{alg}");
+                assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "{alg}");
             }
         }
         // The classic: the public key taken for the secret of a symmetric algorithm.
@@ -283,19 +283,19 @@ mod tests {
             for secret in [issuer.public(), URL_SAFE_NO_PAD.encode(issuer.public()).into_bytes()] {
                 let key = jsonwebtoken::EncodingKey::from_secret(&secret);
                 let token = jsonwebtoken::encode(&header, &issuer.claims, &key).expect("a token");
-                assert_eq!(issuer.verify(&token).await, Err(Refused::Invalid), "{algorithm:?}");
+                assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "{algorithm:?}");
             }
         }
         let stranger = SigningKeys::generate();
         assert_eq!(
             issuer.verify(&stranger.sign(&issuer.claims)).await,
-            Err(Refused::Invalid),
+            Err(Rejection::Invalid),
             "an unknown key"
         );
         let message = format!("{}.{}", part(&issuer.header()), part(&claims));
         let signature = URL_SAFE_NO_PAD.encode(stranger.sign_bytes(message.as_bytes()));
         let borrowed = format!("{message}.{signature}");
-        assert_eq!(issuer.verify(&borrowed).await, Err(Refused::Invalid), "another's key under our id");
+        assert_eq!(issuer.verify(&borrowed).await, Err(Rejection::Invalid), "another's key under our id");
     }
 
     #[tokio::test]
@@ -316,7 +316,7 @@ mod tests {
         let mixed = format!("{}.{}.{}", parts[0], parts[4], parts[2]);
         assert_eq!(
             issuer.verify(&mixed).await,
-            Err(Refused::Invalid),
+            Err(Rejection::Invalid),
             "another's claims under our signature"
         );
     }
@@ -333,7 +333,7 @@ mod tests {
         for bad in
             ["", ".", "..", "...", "a.b.c", "ü.ü.ü", "\0.\0.\0", &large, &padded, &four, &before, &after]
         {
-            assert_eq!(issuer.verify(bad).await, Err(Refused::Invalid), "{bad:?}");
+            assert_eq!(issuer.verify(bad).await, Err(Rejection::Invalid), "{bad:?}");
         }
     }
 }

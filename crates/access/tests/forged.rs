@@ -5,7 +5,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use access::{BoxError, Claims, Guard, KeySet, ServiceToken, SigningKeys};
-use testkit::forged::{Genuine, tokens};
+use testkit::invalid_tokens::{InvalidToken, ValidToken, invalid_tokens};
 use tonic::{Code, metadata::MetadataMap};
 use uuid::Uuid;
 
@@ -50,9 +50,9 @@ async fn no_forged_token_is_believed() {
     let door = Door::new();
     let token = door.token();
     assert!(door.guard.verify(&token, now_s()).await.is_ok(), "the true one is");
-    let table = tokens(&Genuine { token: &token, pem: &door.pem, jwks: &door.keys.jwks() });
+    let table = invalid_tokens(&ValidToken { token: &token, pem: &door.pem, jwks: &door.keys.jwks() });
     assert!(table.len() >= 40);
-    for (what, forged) in &table {
+    for InvalidToken { description: what, token: forged } in &table {
         assert!(door.guard.verify(forged, now_s()).await.is_err(), "{what}: {forged}");
         // What a header cannot carry never comes this far.
         let Some(metadata) = metadata(&[format!("Bearer {forged}")]) else { continue };

@@ -1,7 +1,8 @@
-//! What tests share: databases of their own, waiting for conditions instead of sleeping, and tokens that nobody may believe.
+//! Helpers shared by the tests of all crates: a database per test, a fake gRPC service, Redis servers, invalid access
+//! tokens, and [`eventually`], which waits for a condition instead of sleeping.
 
-pub mod forged;
-
+mod fake_grpc;
+pub mod invalid_tokens;
 mod redis;
 
 use std::{future::Future, process::Command, time::Duration};
@@ -9,32 +10,35 @@ use std::{future::Future, process::Command, time::Duration};
 use db::{Db, Migrations, query};
 use tempfile::TempDir;
 
+pub use fake_grpc::{CallState, FakeCall, FakeGrpc, FakeRequest, fake_request};
 pub use redis::{RedisServer, redis_url};
 
-/// Sends a signal, as `-TERM`, by the shell: a small machine has no other `kill`.
+/// Sends a signal such as `-TERM` to a process.
 ///
 /// # Panics
-/// Where there is no such process.
+/// If there is no such process.
 pub fn signal(process_id: u32, signal: &str) {
     let process_id = process_id.to_string();
-    let sent = Command::new("sh").args(["-c", "kill \"$0\" \"$1\"", signal, &process_id]).status();
-    assert!(sent.expect("there is a shell").success(), "kill {signal} {process_id}");
+    // The shell's builtin `kill`: small container images have no other one.
+    let status = Command::new("sh").args(["-c", "kill \"$0\" \"$1\"", signal, &process_id]).status();
+    assert!(status.expect("there is a shell").success(), "kill {signal} {process_id}");
 }
 
-/// A database of a test's own, removed when dropped (of Postgres: when the next run begins).
+/// Database of one test. SQLite removes it when this is dropped, Postgres at the start of the next test run.
 #[derive(Debug)]
 pub struct TestDb {
-    /// The database, migrated.
+    /// The migrated database.
     pub db: Db,
-    /// Which it is, for messages.
+    /// Name of the engine, for assertion messages.
     pub name: &'static str,
     _folder: Option<TempDir>,
 }
 
-/// A fresh SQLite database, and one of Postgres too where `TEST_POSTGRES_URL` names a server: one suite on every backend.
+/// Creates an empty SQLite database and, if `TEST_POSTGRES_URL` names a server, an empty Postgres database as well, so
+/// that one test suite covers both engines.
 ///
 /// # Panics
-/// Where a database cannot be made.
+/// If a database cannot be created.
 pub async fn databases(migrations: &[&'static Migrations]) -> Vec<TestDb> {
     let mut all = vec![sqlite(migrations).await];
     if let Ok(server) = std::env::var("TEST_POSTGRES_URL") {
@@ -43,10 +47,10 @@ pub async fn databases(migrations: &[&'static Migrations]) -> Vec<TestDb> {
     all
 }
 
-/// A fresh SQLite database in a folder of its own.
+/// Creates an empty SQLite database in a temporary folder.
 ///
 /// # Panics
-/// Where it cannot be made.
+/// If the database cannot be created.
 pub async fn sqlite(migrations: &[&'static Migrations]) -> TestDb {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let db = Db::open_file(&folder.path().join("test.db")).await.expect("SQLite opens");
@@ -65,16 +69,17 @@ async fn postgres(server: &str, migrations: &[&'static Migrations]) -> TestDb {
     TestDb { db, name: "postgres", _folder: None }
 }
 
-/// The name is made of hexadecimal digits above; statements are static, so the text is leaked, once a test.
+/// Creates a Postgres database. The name needs no quoting: it consists of hexadecimal digits.
 async fn create_database(admin: &Db, name: &str) {
+    // `query` takes only static text. Leaking one short string per test is acceptable.
     let sql = Box::leak(format!("create database {name}").into_boxed_str());
-    query(sql).execute(admin).await.expect("the server lets us create databases");
+    query(sql).execute(admin).await.expect("the server permits creating databases");
 }
 
-/// Waits until a condition holds, looking every 5 ms.
+/// Waits until a condition holds, evaluating it every 5 ms.
 ///
 /// # Panics
-/// Where it does not hold within a minute, naming `what`.
+/// If the condition does not hold within a minute. The message contains `what`.
 pub async fn eventually<F, Fut>(what: &str, mut holds: F)
 where
     F: FnMut() -> Fut,
@@ -82,7 +87,7 @@ where
 {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "still not so after a minute: {what}");
+        assert!(tokio::time::Instant::now() < deadline, "not true after a minute: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

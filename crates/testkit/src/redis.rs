@@ -1,4 +1,5 @@
-//! Redis for tests: the one that is there, and servers of a test's own that may be stopped, frozen and started again.
+//! Redis for tests: the server that `TEST_REDIS_URL` names, and a private server that a test may kill, pause and
+//! restart.
 
 use std::{
     io::{Read, Write},
@@ -9,21 +10,21 @@ use std::{
 
 use tempfile::TempDir;
 
-/// The Redis that `TEST_REDIS_URL` names; `None`, with a line that says so, where it names none.
+/// Returns the URL in `TEST_REDIS_URL`. If it is not set, prints that the test is skipped and returns `None`.
 pub fn redis_url() -> Option<String> {
     let url = std::env::var("TEST_REDIS_URL").ok();
     if url.is_none() {
-        say_skipped();
+        report_skipped();
     }
     url
 }
 
-#[expect(clippy::print_stdout, reason = "a test says that it was skipped")]
-fn say_skipped() {
-    println!("skipped: TEST_REDIS_URL names no Redis (make engines)");
+#[expect(clippy::print_stdout, reason = "a test reports that it was skipped")]
+fn report_skipped() {
+    println!("skipped: TEST_REDIS_URL is not set (make engines)");
 }
 
-/// A Redis of a test's own, on a free port. Ended when dropped.
+/// Redis server for one test, on a free port. Killed when dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     address: SocketAddr,
@@ -32,39 +33,39 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one; `None`, with a line that says so, where `TEST_REDIS_URL` says that there is no Redis on this machine.
+    /// Starts a server. If `TEST_REDIS_URL` is not set, prints that the test is skipped and returns `None`.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// If the server does not start.
     pub fn start() -> Option<Self> {
         redis_url()?;
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let (address, folder) =
-            (free.expect("a free port"), tempfile::tempdir().expect("a temporary folder"));
+        let address = free.expect("a free port");
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let mut server = Self { address, folder, child: None };
-        server.start_again();
+        server.restart();
         Some(server)
     }
 
-    /// Its URL.
+    /// Returns the URL of the server.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
 
-    /// Ends it at once. What it did not `SAVE` is lost.
+    /// Kills the server. Changes that were not written by `SAVE` are lost.
     ///
     /// # Panics
-    /// Where it does not run.
+    /// If the server is not running.
     pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().and_then(|()| child.wait()).expect("it ends");
+        let mut child = self.child.take().expect("the server is running");
+        child.kill().and_then(|()| child.wait()).expect("the server ends");
     }
 
-    /// Starts it again, with what it saved.
+    /// Starts a killed server with the data that it saved.
     ///
     /// # Panics
-    /// Where it does not answer within ten seconds.
-    pub fn start_again(&mut self) {
+    /// If the server does not answer within ten seconds.
+    pub fn restart(&mut self) {
         let port = self.address.port().to_string();
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no", "--dir"]);
@@ -77,30 +78,30 @@ impl RedisServer {
         }
     }
 
-    /// Freezes it: it keeps its connections and says nothing.
-    pub fn freeze(&self) {
+    /// Suspends the process with SIGSTOP. Its connections stay open and receive no reply.
+    pub fn pause(&self) {
         self.signal("-STOP");
     }
 
-    /// Lets it go on, with all that was sent to it meanwhile.
-    pub fn thaw(&self) {
+    /// Continues a paused process, which then executes the commands sent to it in between.
+    pub fn resume(&self) {
         self.signal("-CONT");
     }
 
     fn signal(&self, signal: &str) {
-        crate::signal(self.child.as_ref().expect("it runs").id(), signal);
+        crate::signal(self.child.as_ref().expect("the server is running").id(), signal);
     }
 
     fn answers(&self) -> bool {
-        let ask = || {
+        let ping = || {
             let mut stream = TcpStream::connect(self.address)?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
             stream.write_all(b"PING\r\n")?;
-            let mut answer = [0; 5];
-            stream.read_exact(&mut answer)?;
-            std::io::Result::Ok(answer)
+            let mut reply = [0; 5];
+            stream.read_exact(&mut reply)?;
+            std::io::Result::Ok(reply)
         };
-        ask().is_ok_and(|answer| &answer == b"+PONG")
+        ping().is_ok_and(|reply| &reply == b"+PONG")
     }
 }
 

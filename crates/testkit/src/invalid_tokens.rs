@@ -1,73 +1,91 @@
-//! Access tokens that nobody may believe: forged, mangled, or truly signed with claims that do not hold. One table, for
-//! whoever verifies: the guard alone, and the whole program from outside.
+//! Access tokens that must be refused: forged, damaged, or correctly signed with claims that are not acceptable. The
+//! tests of the guard and of the whole program verify the same list.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use serde_json::{Map, Value, json};
 
-/// PKCS #8 before the 32 bytes of an Ed25519 key.
-const PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+/// PKCS #8 header of an Ed25519 private key; the 32 bytes of the key follow.
+const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 const END: &str = "-----END PRIVATE KEY-----";
 
-/// What tokens are forged from.
+/// Valid token and keys from which the invalid tokens are derived.
 #[derive(Debug)]
-pub struct Genuine<'a> {
-    /// A token that holds now.
+pub struct ValidToken<'a> {
+    /// A token that is valid now.
     pub token: &'a str,
-    /// The keys that sign, newest first, as PEM.
+    /// The private signing keys, newest first, as PEM.
     pub pem: &'a str,
-    /// The keys that are published.
+    /// The published key set, as JSON.
     pub jwks: &'a str,
 }
 
-/// A token that must be refused, and what is wrong with it.
-pub type Forged = (String, String);
+/// Token that must be refused.
+#[derive(Clone, Debug)]
+pub struct InvalidToken {
+    /// What is wrong with the token, for assertion messages.
+    pub description: String,
+    /// The token.
+    pub token: String,
+}
 
-struct Smith {
+impl InvalidToken {
+    /// Creates an entry for a token that must be refused.
+    pub fn new(description: &str, token: &str) -> Self {
+        Self { description: description.to_owned(), token: token.to_owned() }
+    }
+}
+
+struct TokenForge {
     key: EncodingKey,
-    stranger: EncodingKey,
-    public: String,
+    unknown_key: EncodingKey,
+    public_key: String,
     header: Value,
     claims: Value,
     token: String,
 }
 
-/// The table: everything in it is to be refused, everywhere.
+/// Returns all invalid tokens that can be derived from a valid one.
 ///
 /// # Panics
-/// Where what is genuine is not.
-pub fn tokens(genuine: &Genuine<'_>) -> Vec<Forged> {
-    let smith = Smith::new(genuine);
-    [smith.algorithms(), smith.keys(), smith.headers(), smith.claims(), smith.times(), smith.forms()].concat()
+/// If the given token or keys are malformed.
+pub fn invalid_tokens(valid: &ValidToken<'_>) -> Vec<InvalidToken> {
+    let forge = TokenForge::new(valid);
+    let all =
+        [forge.algorithms(), forge.keys(), forge.headers(), forge.claims(), forge.times(), forge.damaged()];
+    all.into_iter().flatten().map(|(description, token)| InvalidToken { description, token }).collect()
 }
 
-impl Smith {
-    fn new(genuine: &Genuine<'_>) -> Self {
-        let newest = genuine.pem.split_inclusive(END).next().expect("a key");
+/// What is wrong with a token, and the token.
+type Described = (String, String);
+
+impl TokenForge {
+    fn new(valid: &ValidToken<'_>) -> Self {
+        let newest = valid.pem.split_inclusive(END).next().expect("a key");
         let part = |index| {
-            let text = genuine.token.split('.').nth(index).expect("a token has three parts");
+            let text = valid.token.split('.').nth(index).expect("a token has three parts");
             serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).expect("base64url")).expect("JSON")
         };
-        let jwks: Value = serde_json::from_str(genuine.jwks).expect("JSON");
-        let smith = Self {
+        let jwks: Value = serde_json::from_str(valid.jwks).expect("JSON");
+        let forge = Self {
             key: EncodingKey::from_ed_pem(newest.trim().as_bytes()).expect("an Ed25519 key"),
-            stranger: EncodingKey::from_ed_der(&[&PKCS8[..], &[7; 32]].concat()),
-            public: jwks["keys"][0]["x"].as_str().expect("a point").to_owned(),
+            unknown_key: EncodingKey::from_ed_der(&[&PKCS8_PREFIX[..], &[7; 32]].concat()),
+            public_key: jwks["keys"][0]["x"].as_str().expect("a point").to_owned(),
             header: part(0),
             claims: part(1),
-            token: genuine.token.to_owned(),
+            token: valid.token.to_owned(),
         };
-        assert_eq!(smith.signed(&smith.header, &smith.claims).split('.').count(), 3);
-        smith
+        assert_eq!(forge.signed(&forge.header, &forge.claims).split('.').count(), 3);
+        forge
     }
 
-    /// Truly signed by the newest key, whatever it says.
+    /// Signs any header and claims with the newest key.
     fn signed(&self, header: &Value, claims: &Value) -> String {
         self.signed_text(&header.to_string(), &claims.to_string())
     }
 
     fn signed_text(&self, header: &str, claims: &str) -> String {
-        by(&self.key, Algorithm::EdDSA, header, claims)
+        sign_with(&self.key, Algorithm::EdDSA, header, claims)
     }
 
     fn with_header(&self, name: &str, value: Value) -> String {
@@ -82,47 +100,51 @@ impl Smith {
         self.token.split('.').nth(index).expect("three parts")
     }
 
-    /// Other algorithms, and none at all.
-    fn algorithms(&self) -> Vec<Forged> {
-        let mut table = Vec::new();
+    /// Tokens with another algorithm or none.
+    fn algorithms(&self) -> Vec<Described> {
+        let mut tokens = Vec::new();
         for alg in ["none", "None", "NONE", "nOnE", ""] {
-            let head = text(&with(&self.header, "alg", json!(alg)));
-            table.push((format!("alg {alg:?} without a signature"), format!("{head}.{}.", self.part(1))));
-            table.push((format!("alg {alg:?}, signed"), self.with_header("alg", json!(alg))));
+            let head = encode(&with(&self.header, "alg", json!(alg)));
+            tokens.push((format!("alg {alg:?} without a signature"), format!("{head}.{}.", self.part(1))));
+            tokens.push((format!("alg {alg:?}, signed"), self.with_header("alg", json!(alg))));
         }
         for (algorithm, name) in
             [(Algorithm::HS256, "HS256"), (Algorithm::HS384, "HS384"), (Algorithm::HS512, "HS512")]
         {
             let header = with(&self.header, "alg", json!(name)).to_string();
-            let raw = URL_SAFE_NO_PAD.decode(&self.public).expect("base64url");
+            let decoded = URL_SAFE_NO_PAD.decode(&self.public_key).expect("base64url");
             for (secret, what) in
-                [(&raw[..], "the public key"), (self.public.as_bytes(), "its text"), (b"", "nothing")]
+                [(&decoded[..], "the public key"), (self.public_key.as_bytes(), "its text"), (b"", "nothing")]
             {
                 let key = EncodingKey::from_secret(secret);
-                table.push((
+                tokens.push((
                     format!("{name} with {what} as the secret"),
-                    by(&key, algorithm, &header, &self.claims.to_string()),
+                    sign_with(&key, algorithm, &header, &self.claims.to_string()),
                 ));
             }
         }
         for alg in ["RS256", "PS256", "ES256", "Ed25519", "eddsa"] {
-            table.push((format!("alg {alg}"), self.with_header("alg", json!(alg))));
+            tokens.push((format!("alg {alg}"), self.with_header("alg", json!(alg))));
         }
-        table
+        tokens
     }
 
-    /// Keys that are not ours, or not any more, and names of keys that are something else.
-    fn keys(&self) -> Vec<Forged> {
+    /// Tokens with an unknown key or a malformed key id.
+    fn keys(&self) -> Vec<Described> {
         let (claims, header) = (self.claims.to_string(), self.header.to_string());
-        let theirs = |header: &Value| by(&self.stranger, Algorithm::EdDSA, &header.to_string(), &claims);
-        let mut table = vec![
-            ("another key under our id".to_owned(), by(&self.stranger, Algorithm::EdDSA, &header, &claims)),
+        let theirs =
+            |header: &Value| sign_with(&self.unknown_key, Algorithm::EdDSA, &header.to_string(), &claims);
+        let mut tokens = vec![
             (
-                "another key under an id of its own".to_owned(),
+                "another key under our id".to_owned(),
+                sign_with(&self.unknown_key, Algorithm::EdDSA, &header, &claims),
+            ),
+            (
+                "another key under an unknown id".to_owned(),
                 theirs(&with(&self.header, "kid", json!("theirs"))),
             ),
         ];
-        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public, "kid": "theirs", "alg": "EdDSA", "use": "sig" });
+        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public_key, "kid": "theirs", "alg": "EdDSA", "use": "sig" });
         for (name, value) in [
             ("jwk", jwk),
             ("jku", json!("https://evil.example/keys.json")),
@@ -130,49 +152,50 @@ impl Smith {
             ("x5c", json!(["MIIB"])),
         ] {
             let header = with(&self.header, name, value.clone());
-            table.push((format!("another key that {name} tells of, under our id"), theirs(&header)));
+            tokens.push((format!("another key named by {name}, under our id"), theirs(&header)));
             let header = with(&header, "kid", json!("theirs"));
-            table.push((format!("another key that {name} tells of, under its own id"), theirs(&header)));
+            tokens.push((format!("another key named by {name}, under an unknown id"), theirs(&header)));
         }
         for kid in
             ["", "unknown", "../../../etc/passwd", "' or '1'='1", "/dev/null", "\u{1f511}", "a\u{0}b", "*"]
         {
-            table.push((format!("kid {kid:?}"), self.with_header("kid", json!(kid))));
+            tokens.push((format!("kid {kid:?}"), self.with_header("kid", json!(kid))));
         }
-        table.push(("kid of 3,000 characters".to_owned(), self.with_header("kid", json!("k".repeat(3_000)))));
+        tokens
+            .push(("kid of 3,000 characters".to_owned(), self.with_header("kid", json!("k".repeat(3_000)))));
         for kid in [json!(1), json!(null), json!(["a"]), json!({})] {
-            table.push((format!("kid {kid}"), self.with_header("kid", kid)));
+            tokens.push((format!("kid {kid}"), self.with_header("kid", kid)));
         }
-        table
+        tokens
     }
 
-    /// Headers that are missing or wrong, though truly signed.
-    fn headers(&self) -> Vec<Forged> {
-        let mut table = Vec::new();
+    /// Correctly signed tokens with missing or wrong header fields.
+    fn headers(&self) -> Vec<Described> {
+        let mut tokens = Vec::new();
         for name in ["alg", "typ", "kid"] {
-            table.push((format!("without {name}"), self.signed(&without(&self.header, name), &self.claims)));
+            tokens.push((format!("without {name}"), self.signed(&without(&self.header, name), &self.claims)));
         }
         for typ in ["JWT", "AT+JWT", "application/at+jwt", "", "dpop+jwt"] {
-            table.push((format!("typ {typ:?}"), self.with_header("typ", json!(typ))));
+            tokens.push((format!("typ {typ:?}"), self.with_header("typ", json!(typ))));
         }
         for crit in [json!(["exp"]), json!(["b64"]), json!([])] {
-            table.push((format!("crit {crit}"), self.with_header("crit", crit)));
+            tokens.push((format!("crit {crit}"), self.with_header("crit", crit)));
         }
         let (header, claims) = (self.header.to_string(), self.claims.to_string());
-        let twice = format!("{},\"alg\":\"none\"}}", header.trim_end_matches('}'));
-        table.push(("alg twice".to_owned(), self.signed_text(&twice, &claims)));
+        let duplicate = format!("{},\"alg\":\"none\"}}", header.trim_end_matches('}'));
+        tokens.push(("alg twice".to_owned(), self.signed_text(&duplicate, &claims)));
         for text in ["", "{}", "[]", "null", "not JSON", "\u{feff}{}"] {
-            table.push((format!("a header of {text:?}"), self.signed_text(text, &claims)));
+            tokens.push((format!("a header of {text:?}"), self.signed_text(text, &claims)));
         }
-        table
+        tokens
     }
 
-    /// Claims that are missing or wrong, though truly signed.
-    fn claims(&self) -> Vec<Forged> {
-        let mut table = Vec::new();
+    /// Correctly signed tokens with missing or wrong claims.
+    fn claims(&self) -> Vec<Described> {
+        let mut tokens = Vec::new();
         for name in ["iss", "aud", "sub", "sid", "exp", "iat", "jti"] {
-            table.push((format!("without {name}"), self.signed(&self.header, &without(&self.claims, name))));
-            table.push((format!("{name} null"), self.with_claim(name, Value::Null)));
+            tokens.push((format!("without {name}"), self.signed(&self.header, &without(&self.claims, name))));
+            tokens.push((format!("{name} null"), self.with_claim(name, Value::Null)));
         }
         for (name, values) in [
             ("iss", vec![json!("other"), json!(""), json!(["tidings"]), json!("tidings "), json!("TIDINGS")]),
@@ -191,7 +214,7 @@ impl Smith {
             ("jti", vec![json!("id"), json!(0)]),
         ] {
             for value in values {
-                table.push((format!("{name} {value}"), self.with_claim(name, value)));
+                tokens.push((format!("{name} {value}"), self.with_claim(name, value)));
             }
         }
         let claims = self.claims.to_string();
@@ -201,49 +224,49 @@ impl Smith {
             ("sub", "\"00000000-0000-0000-0000-000000000000\""),
             ("iss", "\"tidings\""),
         ] {
-            let twice = format!("{open},\"{name}\":{value}}}");
-            table.push((format!("{name} twice"), self.signed_text(&self.header.to_string(), &twice)));
+            let duplicate = format!("{open},\"{name}\":{value}}}");
+            tokens.push((format!("{name} twice"), self.signed_text(&self.header.to_string(), &duplicate)));
         }
         for text in ["", "[]", "null", "7", "not JSON"] {
-            table.push((format!("claims of {text:?}"), self.signed_text(&self.header.to_string(), text)));
+            tokens.push((format!("claims of {text:?}"), self.signed_text(&self.header.to_string(), text)));
         }
-        table
+        tokens
     }
 
-    /// Times that are over, to come, or none.
-    fn times(&self) -> Vec<Forged> {
+    /// Correctly signed tokens with times that are expired, in the future or malformed.
+    fn times(&self) -> Vec<Described> {
         let (exp, iat) =
             (self.claims["exp"].as_i64().expect("a time"), self.claims["iat"].as_i64().expect("a time"));
-        let mut table = vec![
+        let mut tokens = vec![
             ("exp as a float".to_owned(), self.with_claim("exp", json!(exp as f64))),
             ("exp as text".to_owned(), self.with_claim("exp", json!(exp.to_string()))),
         ];
         for value in
             [json!(iat - 3_600), json!(0), json!(-1), json!(i64::MIN), json!(i64::MAX), json!(u64::MAX)]
         {
-            table.push((format!("exp {value}"), self.with_claim("exp", value)));
+            tokens.push((format!("exp {value}"), self.with_claim("exp", value)));
         }
         for value in [json!(1e300), json!("2099-01-01T00:00:00Z"), json!(true), json!([exp]), json!({})] {
-            table.push((format!("exp {value}"), self.with_claim("exp", value)));
+            tokens.push((format!("exp {value}"), self.with_claim("exp", value)));
         }
         for value in [json!(iat + 3_600), json!(i64::MAX), json!(i64::MIN), json!("now"), json!(iat as f64)] {
-            table.push((format!("iat {value}"), self.with_claim("iat", value)));
+            tokens.push((format!("iat {value}"), self.with_claim("iat", value)));
         }
         for value in [json!(iat + 3_600), json!(i64::MAX), json!("tomorrow"), json!(1.5)] {
-            table.push((format!("nbf {value}"), self.with_claim("nbf", value)));
+            tokens.push((format!("nbf {value}"), self.with_claim("nbf", value)));
         }
-        table
+        tokens
     }
 
-    /// Texts that are no token, or a token with something done to it.
-    fn forms(&self) -> Vec<Forged> {
+    /// Damaged tokens and texts that are not tokens.
+    fn damaged(&self) -> Vec<Described> {
         let (token, head, claims, signature) = (&self.token, self.part(0), self.part(1), self.part(2));
-        let other = text(&with(&self.claims, "sub", json!("00000000-0000-4000-8000-000000000000")));
+        let other = encode(&with(&self.claims, "sub", json!("00000000-0000-4000-8000-000000000000")));
         let last = signature.chars().next_back().expect("a signature");
         let next = char::from(u8::try_from(last).expect("ASCII") + 1);
         let non_canonical = format!("{}{next}", &token[..token.len() - 1]);
         let plus = |text: &str| text.replace('-', "+").replace('_', "/");
-        let mut table: Vec<(&str, String)> = vec![
+        let mut tokens: Vec<(&str, String)> = vec![
             ("other claims under the signature", format!("{head}.{other}.{signature}")),
             ("a signature cut by a character", token[..token.len() - 1].to_owned()),
             ("half a signature", token[..token.len() - 43].to_owned()),
@@ -276,20 +299,19 @@ impl Smith {
             ("letters of other scripts", "\u{fc}.\u{4f60}.\u{1f511}".to_owned()),
         ];
         if plus(token) != *token {
-            table.push(("the other base64", plus(token)));
+            tokens.push(("the other base64", plus(token)));
         }
-        table.into_iter().map(|(what, token)| (what.to_owned(), token)).collect()
+        tokens.into_iter().map(|(what, token)| (what.to_owned(), token)).collect()
     }
 }
 
-/// Signed with this key as this algorithm.
-fn by(key: &EncodingKey, algorithm: Algorithm, header: &str, claims: &str) -> String {
+fn sign_with(key: &EncodingKey, algorithm: Algorithm, header: &str, claims: &str) -> String {
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let signature = sign(message.as_bytes(), key, algorithm).expect("the key signs");
     format!("{message}.{signature}")
 }
 
-fn text(value: &Value) -> String {
+fn encode(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 

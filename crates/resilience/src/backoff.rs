@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Exponential backoff: the first delay, then twice the previous one, up to a maximum. It has no jitter; a caller whose
-/// retries could synchronise with those of others adds its own.
+/// Exponential backoff: the first delay, then twice the previous one, up to a maximum.
+///
+/// It adds no jitter. A caller whose retries could synchronize with those of other callers adds its own.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,

@@ -1,18 +1,20 @@
-//! How many calls may be made again: a share of those that are made anyway, so that a service that is ill is not drowned
-//! in repetitions. A bucket: every call puts its share in, every repetition takes a whole one out. It begins full, and
-//! what it holds is bounded, so that quiet hours do not pay for a storm.
+//! Retry budget: limits the extra calls to a share of the regular ones, so that retries do not overload a failing
+//! service.
+//!
+//! It is a token bucket. Each regular call deposits its share of an extra call; each extra call withdraws a whole one. The
+//! bucket starts full and holds at most [`SAVED_MAX`] extra calls, so that a long quiet time does not permit a burst.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},
 };
 
-/// A repetition, in the units of the bucket.
-const WHOLE: u32 = 100;
-/// So many repetitions can be saved up.
+/// Price of one extra call, in the units of the bucket: a deposit is given in percent.
+const EXTRA_CALL: u32 = 100;
+/// Maximum number of extra calls in the bucket.
 pub const SAVED_MAX: u32 = 10;
 
-/// A budget. Cheap to clone; all clones are one.
+/// Budget of extra calls. Cheap to clone; all clones share one bucket.
 #[derive(Clone, Debug)]
 pub struct Budget {
     percent: u32,
@@ -20,20 +22,20 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// For so many repetitions a hundred calls, and [`SAVED_MAX`] to begin with.
+    /// Creates a full budget that earns `percent` extra calls per 100 regular ones.
     pub fn of_percent(percent: u32) -> Self {
-        Self { percent, saved: Arc::new(AtomicU32::new(SAVED_MAX * WHOLE)) }
+        Self { percent, saved: Arc::new(AtomicU32::new(SAVED_MAX * EXTRA_CALL)) }
     }
 
-    /// A call is made.
+    /// Adds the share of one regular call.
     pub fn deposit(&self) {
-        let more = |saved: u32| Some((saved + self.percent).min(SAVED_MAX * WHOLE));
+        let more = |saved: u32| Some((saved + self.percent).min(SAVED_MAX * EXTRA_CALL));
         let _ = self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
-    /// Takes one repetition out. False where there is none.
+    /// Takes one extra call out. Returns false, and takes nothing, if the budget is exhausted.
     pub fn withdraw(&self) -> bool {
-        let less = |saved: u32| saved.checked_sub(WHOLE);
+        let less = |saved: u32| saved.checked_sub(EXTRA_CALL);
         self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 }
@@ -43,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repetitions_are_a_share_of_the_calls() {
+    fn extra_calls_are_a_share_of_the_regular_calls() {
         for (percent, calls, allowed) in
             [(10, 0, 10), (10, 1_000, 110), (5, 1_000, 60), (10, 9, 10), (0, 1_000, 10)]
         {
@@ -58,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn quiet_hours_do_not_pay_for_a_storm() {
+    fn the_saved_budget_is_limited() {
         let budget = Budget::of_percent(10);
         (0..100_000).for_each(|_| budget.deposit());
         assert_eq!((0..1_000).filter(|_| budget.withdraw()).count(), SAVED_MAX as usize);

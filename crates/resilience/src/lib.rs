@@ -1,53 +1,58 @@
-//! What stands between a caller and a gRPC service that may be ill: reads that failed are made again, late ones are asked
-//! a second time, and a service that answers nothing is left alone for a moment. Each is a rule of its own, each has a
-//! budget, and none outlasts the call's deadline. Calls that change something pass through once, untouched.
+//! Resilience of calls between services: retries, hedges and a circuit breaker around a gRPC service that may be
+//! failing, and [`Backoff`] and [`CircuitBreaker`] for every other target.
+//!
+//! Around a gRPC service each is a [`Policy`](policy::Policy) with its own limits, and none outlasts the deadline of the
+//! call. Writes are sent once: only methods listed in [`Target`] are repeated.
 
 mod backoff;
-pub mod breaker;
 pub mod budget;
+mod buffered_request;
+pub mod circuit_breaker;
+pub mod fail_fast;
 pub mod hedge;
-mod repeatable;
+mod latency;
+pub mod policy;
 pub mod retry;
-pub mod rule;
 #[cfg(test)]
 mod script;
-mod window;
 
 use http::{Request, Response};
 use tonic::body::Body;
 use tower::{Service, util::BoxCloneSyncService};
 
-pub use crate::backoff::Backoff;
-use crate::{breaker::Breaker, hedge::Hedge, retry::Retry, rule::Ruled};
+pub use crate::{backoff::Backoff, circuit_breaker::CircuitBreaker};
+use crate::{fail_fast::FailFast, hedge::Hedge, policy::PolicyService, retry::Retry};
 
-/// How often a read may be made again where nothing else is said.
+/// Default maximum number of retries of a read.
 pub const RETRIES_DEFAULT: u32 = 3;
 
-/// What is done about calls that fail or are late.
+/// Switches of the policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How often a read that failed is made again at most; 0 switches it off.
+    /// Maximum number of retries of a read; 0 turns retries off.
     pub retries: u32,
-    /// Whether late reads are asked a second time.
+    /// Turns hedges of slow reads on.
     pub hedge: bool,
-    /// Whether a service that fails is left alone for a moment.
+    /// Turns the circuit breaker on.
     pub breaker: bool,
 }
 
-/// A service and which of its methods, by their bare names, may be called again. Closed lists: what is not named is called
-/// once.
+/// A service and the methods that may be repeated, by their names without the package. Methods that are not listed are
+/// called once.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// The label of the metrics.
+    /// Label `service` of the metrics.
     pub service: &'static str,
-    /// Those that change nothing.
+    /// Methods without side effects: they are retried.
     pub reads: &'static [&'static str],
-    /// Those of them that are cheap enough to be asked twice at once.
+    /// Those of `reads` that are cheap enough to run twice at the same time: they are hedged.
     pub hedged: &'static [&'static str],
 }
 
-/// The service with everything around it that the settings ask for. From the outside: retries, hedges, breaker; so each
-/// call that really goes out passes the breaker, and a breaker that is open ends retrying.
+/// Wraps a service in the policies that the settings turn on.
+///
+/// From the outside: retries, hedges, circuit breaker. So every attempt and every hedge is counted by the breaker, and an
+/// open breaker ends the retries.
 pub fn around<S>(
     service: S,
     target: Target,
@@ -60,23 +65,23 @@ where
 {
     let mut peer = BoxCloneSyncService::new(service);
     if settings.breaker {
-        peer = BoxCloneSyncService::new(Ruled::new(Breaker::new(target.service), peer));
+        peer = BoxCloneSyncService::new(PolicyService::new(FailFast::new(target.service), peer));
     }
     if settings.hedge && !target.hedged.is_empty() {
-        peer = BoxCloneSyncService::new(Ruled::new(Hedge::new(target), peer));
+        peer = BoxCloneSyncService::new(PolicyService::new(Hedge::new(target), peer));
     }
     if settings.retries > 0 {
-        peer = BoxCloneSyncService::new(Ruled::new(Retry::new(target, settings.retries), peer));
+        peer = BoxCloneSyncService::new(PolicyService::new(Retry::new(target, settings.retries), peer));
     }
     peer
 }
 
-/// The bare name of the method that a request calls.
+/// Returns the method of a request, without the package and the service.
 fn method<B>(request: &Request<B>) -> &str {
     request.uri().path().rsplit('/').next().unwrap_or_default()
 }
 
-/// The name in this list that a request calls, if it is there.
+/// Returns the entry of `names` that is the method of a request.
 fn listed<B>(names: &'static [&'static str], request: &Request<B>) -> Option<&'static str> {
     names.iter().copied().find(|name| *name == method(request))
 }
@@ -88,31 +93,31 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::script::{Script, Step, ask};
+    use crate::script::{Script, Step, call_method};
 
     const TARGET: Target = Target { service: "whole", reads: &["Read"], hedged: &["Read"] };
     const ALL: Settings = Settings { retries: RETRIES_DEFAULT, hedge: true, breaker: true };
 
     #[tokio::test(start_paused = true)]
-    async fn a_breaker_that_opens_ends_retrying() {
-        let script = Script::always(Step::Fails(Code::Unavailable));
+    async fn an_open_breaker_ends_the_retries() {
+        let script = Script::always(Step::Fail(Code::Unavailable));
         let peer = around(script.service(), TARGET, ALL);
         for _ in 0..10 {
-            assert_eq!(ask(&peer, "Read", &[]).await, Code::Unavailable);
+            assert_eq!(call_method(&peer, "Read", &[]).await, Code::Unavailable);
         }
-        assert_eq!(script.begun(), 10, "ten failures, then none: neither first calls nor repetitions");
-        tokio::time::advance(breaker::OPEN).await;
-        script.then(Step::Answers(Duration::ZERO));
-        assert_eq!(ask(&peer, "Read", &[]).await, Code::Ok);
+        assert_eq!(script.started(), 10, "ten failures open the breaker; no call and no retry follows");
+        tokio::time::advance(fail_fast::OPEN_FOR).await;
+        script.set_default(Step::Reply(Duration::ZERO));
+        assert_eq!(call_method(&peer, "Read", &[]).await, Code::Ok);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_switched_off_is_not_there() {
-        let script = Script::always(Step::Fails(Code::Unavailable));
+    async fn with_every_policy_off_calls_pass_unchanged() {
+        let script = Script::always(Step::Fail(Code::Unavailable));
         let peer = around(script.service(), TARGET, Settings { retries: 0, hedge: false, breaker: false });
         for _ in 0..30 {
-            assert_eq!(ask(&peer, "Read", &[]).await, Code::Unavailable);
+            assert_eq!(call_method(&peer, "Read", &[]).await, Code::Unavailable);
         }
-        assert_eq!(script.begun(), 30);
+        assert_eq!(script.started(), 30);
     }
 }

@@ -1,6 +1,7 @@
-//! Reads that a service could not answer are made again: at most so often, after a pause that is random, within a budget,
-//! and never beyond the deadline. UNAVAILABLE alone is a reason: everything else is an answer, and one that came too late
-//! has used up its time.
+//! Retries of reads that a service could not answer: a limited number of times, after a random delay, within a budget,
+//! and never past the deadline.
+//!
+//! Only UNAVAILABLE is retried. Every other code is an answer, except DEADLINE_EXCEEDED, after which no time is left.
 
 use std::time::Duration;
 
@@ -10,17 +11,19 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, body::Body};
 use tower::{Service, ServiceExt};
 
-use crate::{Target, budget::Budget, listed, repeatable::Repeatable, rule::Rule};
+use crate::{Backoff, Target, budget::Budget, buffered_request::BufferedRequest, listed, policy::Policy};
 
-/// Repetitions a hundred reads.
+/// Retries per 100 reads.
 const PERCENT: u32 = 10;
-/// The first pause lasts up to this, each further one up to twice the one before.
-const PAUSE: Duration = Duration::from_millis(50);
-/// In an answer: how many milliseconds to wait before the call is made again; a negative number forbids it (gRPC's retry
-/// design, A6).
+/// Upper limit of the first random delay. It doubles with each retry.
+const DELAY_FIRST: Duration = Duration::from_millis(50);
+/// Upper limit of every delay. The deadline of an operation, at most 60 s, is reached first.
+const DELAY_MAX: Duration = Duration::from_secs(30);
+/// Response metadata with the delay before the next retry in milliseconds; a negative number forbids it (gRPC proposal A6,
+/// "Pushback").
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// Reads of one service that failed are made again: how often, and the budget.
+/// Policy that retries the reads of one service.
 #[derive(Clone, Debug)]
 pub struct Retry {
     target: Target,
@@ -29,13 +32,13 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// For this service, whose reads are made again at most so often.
+    /// Creates the policy for this service, with at most `retries` retries of each read.
     pub fn new(target: Target, retries: u32) -> Self {
         Self { target, retries, budget: Budget::of_percent(PERCENT) }
     }
 }
 
-impl Rule for Retry {
+impl Policy for Retry {
     async fn call<S>(self, inner: S, request: Request<Body>) -> Result<Response<Body>, S::Error>
     where
         S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send>
@@ -44,14 +47,14 @@ impl Rule for Retry {
             + 'static,
     {
         match listed(self.target.reads, &request) {
-            Some(method) => self.repeatedly(inner, method, request).await,
+            Some(method) => self.call_with_retries(inner, method, request).await,
             None => inner.oneshot(request).await,
         }
     }
 }
 
 impl Retry {
-    async fn repeatedly<S>(
+    async fn call_with_retries<S>(
         self,
         inner: S,
         method: &'static str,
@@ -61,42 +64,43 @@ impl Retry {
         S: Service<Request<Body>, Response = Response<Body>> + Clone,
     {
         self.budget.deposit();
-        let request = match Repeatable::read(request).await {
+        let request = match BufferedRequest::buffer(request).await {
             Ok(request) => request,
             Err(status) => return Ok(status.into_http()),
         };
-        for repetition in 0..self.retries {
-            let answer = inner.clone().oneshot(request.again()).await?;
-            let Some(pause) = pause(answer.headers(), repetition) else { return Ok(answer) };
-            let in_time = request.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
+        let mut backoff = Backoff::new(DELAY_FIRST, DELAY_MAX);
+        for _ in 0..self.retries {
+            let answer = inner.clone().oneshot(request.to_request()).await?;
+            let Some(delay) = delay(answer.headers(), &mut backoff) else { return Ok(answer) };
+            let in_time = request.deadline.is_none_or(|deadline| Instant::now() + delay < deadline);
             if !in_time || !self.budget.withdraw() {
                 return Ok(answer);
             }
-            sleep(pause).await;
+            sleep(delay).await;
             metrics::counter!("upstream_retries_total", "service" => self.target.service, "method" => method)
                 .increment(1);
         }
-        inner.oneshot(request.again()).await
+        inner.oneshot(request.to_request()).await
     }
 }
 
-/// How long to wait before the next repetition; `None` where the answer is to stand.
-fn pause(answer: &HeaderMap, repetition: u32) -> Option<Duration> {
+/// Returns the delay before the next retry; `None` if the answer is final.
+fn delay(answer: &HeaderMap, backoff: &mut Backoff) -> Option<Duration> {
     if code_of(answer) != Code::Unavailable {
         return None;
     }
+    let longest = backoff.next_delay();
     match answer.get(PUSHBACK) {
         Some(pushback) => pushback.to_str().ok()?.parse().ok().map(Duration::from_millis),
-        None => Some(jittered(PAUSE * 2_u32.pow(repetition))),
+        None => Some(jittered(longest)),
     }
 }
 
-/// A random part of it, so that callers whom one failure hit do not come back together. In whole milliseconds: timers round
-/// up to them, and a pause must end when it was said to.
+/// Returns a random delay up to `longest`, so that callers hit by the same failure do not retry at the same time. It is in
+/// whole milliseconds: Tokio's timer rounds up to them, and a longer sleep could pass the deadline that was just checked.
 fn jittered(longest: Duration) -> Duration {
-    let (longest_ms, random) =
-        (u64::try_from(longest.as_millis()).unwrap_or(u64::MAX >> 32), getrandom::u32());
-    let random = u64::from(random.unwrap_or(u32::MAX / 2));
+    let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX >> 32);
+    let random = u64::from(getrandom::u32().unwrap_or(u32::MAX / 2));
     Duration::from_millis(longest_ms * random / u64::from(u32::MAX))
 }
 
@@ -104,71 +108,77 @@ fn jittered(longest: Duration) -> Duration {
 mod tests {
     use super::*;
     use crate::{
-        rule::Ruled,
-        script::{Played, Script, Step, ask, metric},
+        policy::PolicyService,
+        script::{FakeGrpc, Script, Step, call_method, metric},
     };
 
-    const UNAVAILABLE: Step = Step::Fails(Code::Unavailable);
-    const WELL: Step = Step::Answers(Duration::ZERO);
+    const UNAVAILABLE: Step = Step::Fail(Code::Unavailable);
+    const OK: Step = Step::Reply(Duration::ZERO);
 
-    fn retrying(service: &'static str, script: &Script) -> Ruled<Retry, Played> {
+    fn retrying(service: &'static str, script: &Script) -> PolicyService<Retry, FakeGrpc> {
         let target = Target { service, reads: &["Read"], hedged: &[] };
-        Ruled::new(Retry::new(target, 3), script.service())
+        PolicyService::new(Retry::new(target, 3), script.service())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_read_is_made_again_until_it_is_answered() {
-        let script = Script::new([UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, WELL]);
-        assert_eq!(ask(&retrying("again", &script), "Read", &[]).await, Code::Ok);
-        assert_eq!(script.begun(), 4);
+    async fn a_read_is_retried_until_it_is_answered() {
+        let script = Script::new([UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, OK]);
+        assert_eq!(call_method(&retrying("again", &script), "Read", &[]).await, Code::Ok);
+        assert_eq!(script.started(), 4);
         assert_eq!(metric(r#"upstream_retries_total{service="again",method="Read"}"#), Some(3.0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_read_is_made_again_three_times_at_most() {
+    async fn a_read_is_retried_at_most_three_times() {
         let script = Script::always(UNAVAILABLE);
-        let begun = Instant::now();
-        assert_eq!(ask(&retrying("three", &script), "Read", &[]).await, Code::Unavailable);
-        assert_eq!(script.begun(), 4);
-        assert!(begun.elapsed() <= PAUSE * 7, "50, 100 and 200 ms at most: {:?}", begun.elapsed());
+        let started = Instant::now();
+        assert_eq!(call_method(&retrying("three", &script), "Read", &[]).await, Code::Unavailable);
+        assert_eq!(script.started(), 4);
+        assert!(started.elapsed() <= DELAY_FIRST * 7, "at most 50 + 100 + 200 ms: {:?}", started.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_is_made_once() {
+    async fn a_write_is_not_retried() {
         let script = Script::always(UNAVAILABLE);
-        assert_eq!(ask(&retrying("write", &script), "Write", &[]).await, Code::Unavailable);
-        assert_eq!(script.begun(), 1);
+        assert_eq!(call_method(&retrying("write", &script), "Write", &[]).await, Code::Unavailable);
+        assert_eq!(script.started(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_but_unavailable_is_a_reason() {
+    async fn only_unavailable_is_retried() {
         for number in (0..17).filter(|number| *number != Code::Unavailable as i32) {
             let code = Code::from_i32(number);
-            let script = Script::always(if code == Code::Ok { WELL } else { Step::Fails(code) });
-            assert_eq!(ask(&retrying("reason", &script), "Read", &[]).await, code);
-            assert_eq!(script.begun(), 1, "{code:?}");
+            let script = Script::always(if code == Code::Ok { OK } else { Step::Fail(code) });
+            assert_eq!(call_method(&retrying("reason", &script), "Read", &[]).await, code);
+            assert_eq!(script.started(), 1, "{code:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_repetition_begins_beyond_the_deadline() {
-        let slow = Step::FailsAfter(Duration::from_millis(90), Code::Unavailable);
+    async fn no_retry_starts_after_the_deadline() {
+        let slow = Step::FailAfter(Duration::from_millis(90), Code::Unavailable);
         for _ in 0..50 {
-            let (script, begun) = (Script::always(slow), Instant::now());
-            ask(&retrying("deadline", &script), "Read", &[("grpc-timeout", "100m")]).await;
-            assert!(script.last_begun().expect("one") < begun + Duration::from_millis(100));
+            let script = Script::always(slow);
+            let started = Instant::now();
+            call_method(&retrying("deadline", &script), "Read", &[("grpc-timeout", "100m")]).await;
+            assert!(
+                script.last_started_at().expect("at least one call") < started + Duration::from_millis(100)
+            );
         }
-        let script = Script::always(Step::FailsAfter(Duration::from_millis(100), Code::Unavailable));
-        ask(&retrying("deadline", &script), "Read", &[("grpc-timeout", "100m")]).await;
-        assert_eq!(script.begun(), 1);
+        let script = Script::always(Step::FailAfter(Duration::from_millis(100), Code::Unavailable));
+        call_method(&retrying("deadline", &script), "Read", &[("grpc-timeout", "100m")]).await;
+        assert_eq!(script.started(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_repetition_is_told_what_is_left_of_the_time() {
-        let slow = Step::FailsAfter(Duration::from_millis(300), Code::Unavailable);
-        let script = Script::new([slow, WELL]);
-        assert_eq!(ask(&retrying("left", &script), "Read", &[("grpc-timeout", "1S")]).await, Code::Ok);
-        let left = script.time_left();
+    async fn each_retry_carries_the_time_that_is_left() {
+        let slow = Step::FailAfter(Duration::from_millis(300), Code::Unavailable);
+        let script = Script::new([slow, OK]);
+        assert_eq!(
+            call_method(&retrying("left", &script), "Read", &[("grpc-timeout", "1S")]).await,
+            Code::Ok
+        );
+        let left = script.timeouts();
         assert_eq!(left[0], Some(Duration::from_secs(1)));
         assert!(
             left[1]
@@ -178,29 +188,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn repetitions_are_a_tenth_of_the_reads() {
+    async fn retries_are_limited_to_a_tenth_of_the_reads() {
         let script = Script::always(UNAVAILABLE);
         let peer = retrying("tenth", &script);
         for _ in 0..1_000 {
-            ask(&peer, "Read", &[]).await;
+            call_method(&peer, "Read", &[]).await;
         }
-        let repeated = script.begun() - 1_000;
-        assert!((100..=110).contains(&repeated), "10 saved and 100 earned: {repeated}");
+        let retries = script.started() - 1_000;
+        assert!((100..=110).contains(&retries), "10 saved and 100 earned: {retries}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_service_may_forbid_it_or_say_when() {
-        let script = Script::always(Step::Pushes("-1"));
-        assert_eq!(ask(&retrying("pushback", &script), "Read", &[]).await, Code::Unavailable);
-        assert_eq!(script.begun(), 1);
-        let (script, begun) = (Script::new([Step::Pushes("1500"), WELL]), Instant::now());
-        assert_eq!(ask(&retrying("pushback", &script), "Read", &[]).await, Code::Ok);
-        assert_eq!(begun.elapsed(), Duration::from_millis(1_500));
+    async fn pushback_forbids_a_retry_or_sets_its_delay() {
+        let script = Script::always(Step::Pushback("-1"));
+        assert_eq!(call_method(&retrying("pushback", &script), "Read", &[]).await, Code::Unavailable);
+        assert_eq!(script.started(), 1);
+        let script = Script::new([Step::Pushback("1500"), OK]);
+        let started = Instant::now();
+        assert_eq!(call_method(&retrying("pushback", &script), "Read", &[]).await, Code::Ok);
+        assert_eq!(started.elapsed(), Duration::from_millis(1_500));
     }
 
     #[test]
-    fn pauses_are_random_and_bounded() {
-        let pauses: Vec<_> = (0..100).map(|_| jittered(PAUSE)).collect();
-        assert!(pauses.iter().all(|pause| *pause <= PAUSE) && pauses.iter().any(|pause| *pause != pauses[0]));
+    fn delays_are_random_and_limited() {
+        let delays: Vec<_> = (0..100).map(|_| jittered(DELAY_FIRST)).collect();
+        assert!(delays.iter().all(|delay| *delay <= DELAY_FIRST));
+        assert!(delays.iter().any(|delay| *delay != delays[0]));
     }
 }

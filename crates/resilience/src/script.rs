@@ -1,159 +1,132 @@
-//! For tests: a service that does what a script says, call by call, and remembers what was asked of it.
+//! Fake peer for the tests of this crate: a [`FakeGrpc`] that answers call by call as a script says.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use parking_lot::Mutex;
 use telemetry::{call, grpc::code_of, recorder};
+pub use testkit::FakeGrpc;
+use testkit::{CallState, fake_request};
 use tokio::time::{Instant, sleep};
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status, body::Body, metadata::MetadataMap};
 use tower::{Service, ServiceExt};
 
 use crate::retry::PUSHBACK;
 
-/// What one call comes to.
+/// Outcome of one call.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
-    /// An answer after this time.
-    Answers(Duration),
-    /// This failure, at once.
-    Fails(Code),
-    /// This failure, after this time.
-    FailsAfter(Duration, Code),
-    /// UNAVAILABLE, with gRPC's word on when to come again.
-    Pushes(&'static str),
+    /// Succeeds after a delay.
+    Reply(Duration),
+    /// Fails immediately.
+    Fail(Code),
+    /// Fails after a delay.
+    FailAfter(Duration, Code),
+    /// Fails with UNAVAILABLE and this value of `grpc-retry-pushback-ms`.
+    Pushback(&'static str),
 }
 
-/// A script, and what became of it.
-#[derive(Clone, Default)]
-pub struct Script(Arc<Mutex<Story>>);
+/// Script of a fake peer, and the record of its calls.
+pub struct Script {
+    steps: Arc<Mutex<Steps>>,
+    service: FakeGrpc,
+}
 
 #[derive(Default)]
-struct Story {
-    steps: VecDeque<Step>,
-    always: Option<Step>,
-    begun: Vec<(Instant, Option<Duration>)>,
-    ended: usize,
+struct Steps {
+    next: VecDeque<Step>,
+    default: Option<Step>,
 }
-
-/// The service of a script.
-#[derive(Clone)]
-pub struct Played(Script);
 
 impl Script {
-    /// These steps, one a call.
+    /// Creates a script with one step for each of the first calls.
     pub fn new(steps: impl IntoIterator<Item = Step>) -> Self {
-        let script = Self::default();
-        script.next(steps);
-        script
-    }
-
-    /// This step for every call.
-    pub fn always(step: Step) -> Self {
-        let script = Self::default();
-        script.then(step);
-        script
-    }
-
-    /// From now on this step for every call that no other is left for.
-    pub fn then(&self, step: Step) {
-        self.story().always = Some(step);
-    }
-
-    /// These steps for the next calls.
-    pub fn next(&self, steps: impl IntoIterator<Item = Step>) {
-        self.story().steps.extend(steps);
-    }
-
-    pub fn service(&self) -> Played {
-        Played(self.clone())
-    }
-
-    /// How many calls have come.
-    pub fn begun(&self) -> usize {
-        self.story().begun.len()
-    }
-
-    /// How many calls were answered; the others are under way or were given up.
-    pub fn ended(&self) -> usize {
-        self.story().ended
-    }
-
-    /// When the last call came.
-    pub fn last_begun(&self) -> Option<Instant> {
-        self.story().begun.last().map(|(at, _)| *at)
-    }
-
-    /// How much time each call was given.
-    pub fn time_left(&self) -> Vec<Option<Duration>> {
-        self.story().begun.iter().map(|(_, left)| *left).collect()
-    }
-
-    fn story(&self) -> MutexGuard<'_, Story> {
-        self.0.lock().expect("not poisoned")
-    }
-}
-
-impl Service<Request<Body>> for Played {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let script = self.0.clone();
-        Box::pin(async move {
+        let next = steps.into_iter().collect();
+        let steps = Arc::new(Mutex::new(Steps { next, default: None }));
+        let played = Arc::clone(&steps);
+        let service = FakeGrpc::new(move |_| {
             let step = {
-                let mut story = script.story();
-                story.begun.push((Instant::now(), call::time_left(request.headers())));
-                story.steps.pop_front().or(story.always).expect("a step is left")
+                let mut steps = played.lock();
+                steps.next.pop_front().or(steps.default).expect("the script has a step for every call")
             };
-            let answer = match step {
-                Step::Answers(after) => {
-                    sleep(after).await;
-                    Response::new(Body::empty())
-                }
-                Step::Fails(code) => Status::new(code, "as written").into_http(),
-                Step::FailsAfter(after, code) => {
-                    sleep(after).await;
-                    Status::new(code, "as written").into_http()
-                }
-                Step::Pushes(when) => {
-                    let mut answer = Status::unavailable("as written").into_http();
-                    answer.headers_mut().insert(PUSHBACK, when.parse().expect("a header"));
-                    answer
-                }
-            };
-            script.story().ended += 1;
-            Ok(answer)
-        })
+            perform(step)
+        });
+        Self { steps, service }
+    }
+
+    /// Creates a script with the same step for every call.
+    pub fn always(step: Step) -> Self {
+        let script = Self::new([]);
+        script.set_default(step);
+        script
+    }
+
+    /// Sets the step of every call for which no other step is left.
+    pub fn set_default(&self, step: Step) {
+        self.steps.lock().default = Some(step);
+    }
+
+    /// Appends one step for each of the next calls.
+    pub fn push(&self, steps: impl IntoIterator<Item = Step>) {
+        self.steps.lock().next.extend(steps);
+    }
+
+    /// Returns the service that performs the script.
+    pub fn service(&self) -> FakeGrpc {
+        self.service.clone()
+    }
+
+    /// Counts the calls so far.
+    pub fn started(&self) -> usize {
+        self.service.calls().len()
+    }
+
+    /// Counts the calls that were answered; the others are running or were cancelled.
+    pub fn answered(&self) -> usize {
+        self.service.calls().iter().filter(|call| call.state == CallState::Answered).count()
+    }
+
+    /// Returns the time at which the last call arrived.
+    pub fn last_started_at(&self) -> Option<Instant> {
+        self.service.calls().last().map(|call| call.started_at)
+    }
+
+    /// Returns the timeout that each call carried in `grpc-timeout`.
+    pub fn timeouts(&self) -> Vec<Option<Duration>> {
+        self.service.calls().iter().map(|call| call::time_left(&call.headers)).collect()
     }
 }
 
-/// The code of one call of this method.
-pub async fn ask<S>(peer: &S, method: &str, headers: &[(&'static str, &str)]) -> Code
+async fn perform(step: Step) -> Result<Vec<u8>, Status> {
+    match step {
+        Step::Reply(delay) => {
+            sleep(delay).await;
+            Ok(Vec::new())
+        }
+        Step::Fail(code) => Err(Status::new(code, "scripted")),
+        Step::FailAfter(delay, code) => {
+            sleep(delay).await;
+            Err(Status::new(code, "scripted"))
+        }
+        Step::Pushback(value) => {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(PUSHBACK, value.parse().expect("a header value"));
+            Err(Status::with_metadata(Code::Unavailable, "scripted", metadata))
+        }
+    }
+}
+
+/// Calls a method of a peer and returns the code of the answer.
+pub async fn call_method<S>(peer: &S, method: &str, headers: &[(&'static str, &str)]) -> Code
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
 {
     recorder::install();
-    let mut request = Request::post(format!("http://fake/fake.Fake/{method}"));
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let Ok(answer) = peer.clone().oneshot(request.body(Body::empty()).expect("a request")).await;
-    code_of(answer.headers())
+    let Ok(response) = peer.clone().oneshot(fake_request(method, headers)).await;
+    code_of(response.headers())
 }
 
-/// What a metric shows, by its name and labels.
+/// Returns the value of a metric, by its name and labels.
 pub fn metric(name: &str) -> Option<f64> {
     let metrics = recorder::install().render();
     metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())

@@ -1,4 +1,4 @@
-//! A rule about calls as a service around another one.
+//! Policies: what is done around the calls to one service, as a Tower service around another one.
 
 use std::task::{Context, Poll};
 
@@ -7,9 +7,9 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::Service;
 
-/// What is done about the calls of one service. Clones are one and share what they know.
-pub trait Rule: Clone + Send + 'static {
-    /// Answers a call, asking the service as often as the rule has it.
+/// Treatment of the calls to one service. Clones share their state.
+pub trait Policy: Clone + Send + 'static {
+    /// Answers a call. The policy decides whether `inner` is called, and how many times.
     fn call<S>(
         self,
         inner: S,
@@ -22,35 +22,35 @@ pub trait Rule: Clone + Send + 'static {
             + 'static;
 }
 
-/// A service whose calls follow a rule.
+/// Service whose calls are subject to a policy.
 #[derive(Clone, Debug)]
-pub struct Ruled<R, S> {
-    rule: R,
+pub struct PolicyService<P, S> {
+    policy: P,
     inner: S,
 }
 
-impl<R, S> Ruled<R, S> {
-    /// Around this service.
-    pub fn new(rule: R, inner: S) -> Self {
-        Self { rule, inner }
+impl<P, S> PolicyService<P, S> {
+    /// Applies `policy` to the calls of `inner`.
+    pub fn new(policy: P, inner: S) -> Self {
+        Self { policy, inner }
     }
 }
 
-impl<R, S> Service<Request<Body>> for Ruled<R, S>
+impl<P, S> Service<Request<Body>> for PolicyService<P, S>
 where
-    R: Rule,
+    P: Policy,
     S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send> + Clone + Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
-    /// Always ready: each call waits for a service of its own.
+    /// Returns ready: a policy may call a clone of `inner` several times, and each of those waits for its readiness.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.rule.clone().call(self.inner.clone(), request).boxed()
+        self.policy.clone().call(self.inner.clone(), request).boxed()
     }
 }

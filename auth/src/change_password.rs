@@ -1,57 +1,65 @@
-//! Changing the password: whoever was signed in by the old one is signed in no more.
+//! Change of password: ends every session of the user and opens a new one for the caller, in one
+//! transaction.
 
 use events::{Headers, outbox};
-use proto::{SessionId, UserId};
 
 use crate::{
     App, Error, event,
     password::Password,
-    session::{self, Opening, Session},
+    session::{self, Caller, NewSession, Session},
     store,
 };
 
-/// The old password and the new one. What cannot be anybody's password is no old one.
+/// Old and new password. `old` is `None` if the text is not a valid password.
 #[derive(Debug)]
 pub(crate) struct Change {
     pub old: Option<Password>,
     pub new: Password,
 }
 
-/// Ends every session of a person and opens a new one.
+/// Changes the caller's password and appends SessionRevoked and UserLoggedIn.
 ///
 /// # Errors
-/// [`Error::OldPassword`] where it is wrong, also because it was changed at the same instant; [`Error::SessionEnded`];
-/// [`Error::Busy`].
-#[tracing::instrument(name = "auth.password.change", skip_all, fields(user_id = %user, session_id = %session))]
+/// [`Error::OldPassword`] if the old password is wrong, or was changed concurrently;
+/// [`Error::SessionEnded`]; [`Error::Busy`].
+#[tracing::instrument(
+    name = "auth.password.change",
+    skip_all,
+    fields(user_id = %caller.user, session_id = %caller.session)
+)]
 pub(crate) async fn change(
     app: &App,
-    (user, session): (UserId, SessionId),
+    caller: Caller,
     change: Change,
-    opening: Opening,
+    new: NewSession,
     headers: Headers,
 ) -> Result<Session, Error> {
-    let before = store::session::password_hash(&app.db, user, session).await?.ok_or(Error::SessionEnded)?;
-    let old = change.old.unwrap_or_else(Password::nobodys);
-    if !app.passwords.verify(old, Some(before.clone())).await? {
+    let verified = store::session::password_hash(&app.db, caller).await?.ok_or(Error::SessionEnded)?;
+    let old = change.old.unwrap_or_else(Password::dummy);
+    if !app.passwords.verify(old, Some(verified.clone())).await? {
         return Err(Error::OldPassword);
     }
     let hash = app.passwords.hash(change.new).await?;
-    let (db, app) = (app.db.clone(), app.clone());
+    let db = app.db.clone();
+    let app = app.clone();
     let write = async move {
         let mut tx = app.db.begin().await?;
-        let (user, now) = store::account::lock(&mut tx, user).await?.ok_or(Error::SessionEnded)?;
+        let account = store::account::lock(&mut tx, caller.user).await?.ok_or(Error::SessionEnded)?;
+        let user = account.user;
         let ended = store::session::end_all(&mut tx, user.id).await?;
-        if !ended.contains(&session) {
+        // Both checks are repeated under the lock: the session may have ended, and the password may have
+        // been changed, since the verification above.
+        if !ended.contains(&caller.session) {
             return Err(Error::SessionEnded);
         }
-        if now != before {
+        if account.password_hash != verified {
             return Err(Error::OldPassword);
         }
         store::account::set_password(&mut tx, user.id, &hash).await?;
         outbox::append(&mut tx, event::revoked(user.id, &ended, &headers).as_slice()).await?;
-        session::open(&app, &mut tx, user.id, &opening, &headers).await?;
+        session::open(&app, &mut tx, user.id, &new, &headers).await?;
         tx.commit().await?;
-        Ok(session::granted(&app, user, opening.id, &opening.token, opening.now_us))
+        Ok(session::issue(&app, user, new.id, &new.token, new.now_us))
     };
     db.detach(write).await
 }

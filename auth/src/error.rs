@@ -1,39 +1,39 @@
-//! What can go wrong with a call, by what its caller can do about it, and the one match to the statuses of the wire. The
-//! texts are written for people; nothing from below is among them.
+//! Error of an operation: one variant per reaction of the caller, and the only mapping to gRPC statuses.
+//! Messages are written for clients; the text of a lower layer is logged, never sent.
 
 use tonic::Status;
 
-/// An error of an operation.
+/// Error of an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A value out of its bounds.
+    /// A value outside its limits; the text names the limit.
     #[error("{0}")]
     Invalid(&'static str),
-    /// Another person has this login.
+    /// Another user has this login.
     #[error("this login is taken")]
     LoginTaken,
-    /// The login is unknown or the password is not its own: nobody is told which.
+    /// Unknown login or wrong password. Both look the same, so that logins cannot be enumerated.
     #[error("the login or the password is wrong")]
     Credentials,
-    /// The old password, shown to change it, is wrong.
+    /// Wrong old password in a change of password.
     #[error("the old password is wrong")]
     OldPassword,
-    /// The refresh token is unknown, expired, was used before, or its session is over.
+    /// Malformed, unknown, expired or reused refresh token, or one of an ended session.
     #[error("the refresh token is not valid: sign in again")]
     RefreshToken,
-    /// The access token is genuine, but its session is over.
+    /// Valid access token of an ended session.
     #[error("this session has ended: sign in again")]
     SessionEnded,
-    /// More people show passwords at once than can be checked in time.
-    #[error("too many people are signing in at the moment: try again")]
+    /// Load shed: no hashing permit became free in time.
+    #[error("too many concurrent sign-ins: try again later")]
     Busy,
-    /// More sessions were revoked within the last token lifetime than one answer holds.
-    #[error("more than {0} sessions were revoked within the last token lifetime")]
+    /// More sessions were revoked within the last access-token lifetime than one reply can hold.
+    #[error("more than {0} sessions were revoked within the last access-token lifetime")]
     TooManyRevoked(i64),
-    /// A password could not be hashed, or a stored hash is none.
+    /// Password hashing failed, or a stored hash is malformed.
     #[error("password hashing failed: {0}")]
     Hashing(argon2::password_hash::Error),
-    /// The database's own.
+    /// Database error.
     #[error(transparent)]
     Database(#[from] db::Error),
 }
@@ -45,6 +45,7 @@ impl From<proto::InvalidId> for Error {
 }
 
 impl From<Error> for Status {
+    /// Maps each variant to its code. A failure of this service is logged here, once.
     fn from(error: Error) -> Self {
         match &error {
             Error::Invalid(_) | Error::OldPassword => Self::invalid_argument(error.to_string()),
@@ -58,11 +59,11 @@ impl From<Error> for Status {
                 Self::resource_exhausted(error.to_string())
             }
             Error::Database(db::Error::Unavailable(source)) => {
-                tracing::warn!(%source, "the database is unavailable");
-                Self::unavailable("people cannot be looked up at the moment")
+                tracing::warn!(%source, "database unavailable");
+                Self::unavailable("accounts are temporarily unavailable")
             }
             Error::Hashing(_) | Error::Database(_) => {
-                tracing::error!(%error, "an operation failed");
+                tracing::error!(%error, "operation failed");
                 Self::internal("internal error")
             }
         }
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_has_its_code_and_no_text_from_below() {
+    fn each_error_maps_to_its_code_and_hides_lower_layers() {
         for (error, code) in [
             (Error::Invalid("x"), Code::InvalidArgument),
             (proto::InvalidId.into(), Code::InvalidArgument),
@@ -88,14 +89,14 @@ mod tests {
             (Error::Busy, Code::Unavailable),
             (Error::TooManyRevoked(1), Code::ResourceExhausted),
             (Error::Hashing(argon2::password_hash::Error::Internal), Code::Internal),
-            (Error::Database(db::Error::Unique("below".to_owned())), Code::Internal),
-            (Error::Database(db::Error::Refused("below".to_owned())), Code::Internal),
+            (Error::Database(db::Error::Unique("secret".to_owned())), Code::Internal),
+            (Error::Database(db::Error::Refused("secret".to_owned())), Code::Internal),
             (Error::Database(db::Error::Unavailable(sqlx::Error::PoolTimedOut)), Code::Unavailable),
         ] {
             let status = Status::from(error);
             assert_eq!(status.code(), code, "{status:?}");
             assert!(!status.message().is_empty());
-            assert!(!status.message().contains("below") && !status.message().contains("pool"), "{status:?}");
+            assert!(!status.message().contains("secret") && !status.message().contains("pool"), "{status:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What auth tells the others: events of a person, keyed by the person's id. They are appended in the transaction of their
-//! cause, and carry ids alone.
+//! Events of auth, on topic `tidings.auth`, keyed by user id. They carry ids only and are appended to
+//! the outbox in the transaction of their cause.
 
 use events::{Event, Headers};
 use proto::{
@@ -9,23 +9,23 @@ use proto::{
 };
 use uuid::Uuid;
 
-/// A person is there.
+/// UserRegistered: a user was created.
 pub(crate) fn registered(user: UserId, headers: &Headers) -> Event {
     event(user, Kind::UserRegistered(UserRegistered { user_id: user.bytes() }), headers)
 }
 
-/// A person has signed in, by a password or by registering.
+/// UserLoggedIn: a session was opened, by a login, a registration or a change of password.
 pub(crate) fn logged_in(user: UserId, session: SessionId, headers: &Headers) -> Event {
     let kind = Kind::UserLoggedIn(UserLoggedIn { user_id: user.bytes(), session_id: session.bytes() });
     event(user, kind, headers)
 }
 
-/// A person has another name.
+/// UserRenamed: the display name was changed.
 pub(crate) fn renamed(user: UserId, headers: &Headers) -> Event {
     event(user, Kind::UserRenamed(UserRenamed { user_id: user.bytes() }), headers)
 }
 
-/// These sessions of a person are over. `None` where there are none.
+/// SessionRevoked: these sessions of a user were ended. Returns `None` for an empty list.
 pub(crate) fn revoked(user: UserId, sessions: &[SessionId], headers: &Headers) -> Option<Event> {
     let session_ids: Vec<_> = sessions.iter().map(|id| id.bytes()).collect();
     let kind = Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids });
@@ -37,6 +37,7 @@ fn event(user: UserId, kind: Kind, headers: &Headers) -> Event {
         event_id: Uuid::now_v7(),
         topic: topic::AUTH,
         key: user.to_string(),
+        // A user has no version; consumers of this topic do not order by it.
         version: 0,
         kind: kind.name(),
         payload: kind.payload(),

@@ -1,5 +1,6 @@
-//! The wire and the domain: requests are parsed, callers identified, answers written out. Ids, randomness and the time of a
-//! call are made here.
+//! gRPC service `tidings.auth.Auth`: authenticates callers, parses requests, calls the operation and
+//! encodes the response. Ids, random bytes and the time of a call are generated here, so that operations
+//! are deterministic.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,82 +21,86 @@ use crate::{
     change_password::{self, Change},
     login,
     password::Password,
-    refresh::{self, Salt, Token},
+    refresh_token::{self, Salt, Token},
     register::{self, Registration},
     rename,
-    session::{self, Opening},
-    user::{self, Login, Name, Search},
+    session::{self, Caller, NewSession},
+    user::{self, Login, Name, Page, Search},
 };
 
-type Answer<T> = Result<Response<T>, Status>;
+type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Auth for App {
-    async fn register(&self, request: Request<RegisterRequest>) -> Answer<Session> {
+    async fn register(&self, request: Request<RegisterRequest>) -> Reply<Session> {
         let headers = headers(&request);
         let RegisterRequest { login, password, name } = request.into_inner();
         let login = Login::parse(login)?;
-        let name = name.map_or_else(|| Ok(Name::of(&login)), |name| Name::parse(&name))?;
+        let name = name.map_or_else(|| Ok(Name::from_login(&login)), |name| Name::parse(&name))?;
         let password = Password::parse(password)?;
         let registration = Registration { id: UserId::now(), login, name, password };
-        Ok(Response::new(register::register(self, registration, opening(), headers).await?.into()))
+        Ok(Response::new(register::register(self, registration, new_session(), headers).await?.into()))
     }
 
-    async fn login(&self, request: Request<LoginRequest>) -> Answer<Session> {
+    async fn login(&self, request: Request<LoginRequest>) -> Reply<Session> {
         let headers = headers(&request);
         let LoginRequest { login, password } = request.into_inner();
+        // A malformed login or password is not INVALID_ARGUMENT: it gets the response of wrong
+        // credentials.
         let credentials = Login::parse(login).ok().zip(Password::parse(password).ok());
-        Ok(Response::new(login::login(self, credentials, opening(), headers).await?.into()))
+        Ok(Response::new(login::login(self, credentials, new_session(), headers).await?.into()))
     }
 
-    async fn refresh(&self, request: Request<RefreshRequest>) -> Answer<Session> {
+    async fn refresh(&self, request: Request<RefreshRequest>) -> Reply<Session> {
         let headers = headers(&request);
         let token = Token::parse(&request.into_inner().refresh_token)?;
-        Ok(Response::new(refresh::refresh(self, token, Salt::random(), now_us(), headers).await?.into()))
+        Ok(Response::new(
+            refresh_token::refresh(self, token, Salt::random(), now_us(), headers).await?.into(),
+        ))
     }
 
-    async fn logout(&self, request: Request<LogoutRequest>) -> Answer<LogoutReply> {
+    async fn logout(&self, request: Request<LogoutRequest>) -> Reply<LogoutReply> {
         let caller = self.caller(&request).await?;
         let headers = headers(&request);
         session::logout(self, caller, request.into_inner().everywhere, headers).await?;
         Ok(Response::new(LogoutReply {}))
     }
 
-    async fn change_password(&self, request: Request<ChangePasswordRequest>) -> Answer<Session> {
+    async fn change_password(&self, request: Request<ChangePasswordRequest>) -> Reply<Session> {
         let caller = self.caller(&request).await?;
         let headers = headers(&request);
         let ChangePasswordRequest { old, new } = request.into_inner();
         let change = Change { old: Password::parse(old).ok(), new: Password::parse(new)? };
-        Ok(Response::new(change_password::change(self, caller, change, opening(), headers).await?.into()))
+        Ok(Response::new(change_password::change(self, caller, change, new_session(), headers).await?.into()))
     }
 
-    async fn rename(&self, request: Request<RenameRequest>) -> Answer<User> {
+    async fn rename(&self, request: Request<RenameRequest>) -> Reply<User> {
         let caller = self.caller(&request).await?;
         let headers = headers(&request);
         let name = Name::parse(&request.into_inner().name)?;
         Ok(Response::new(rename::rename(self, caller, name, headers).await?.into()))
     }
 
-    async fn users(&self, request: Request<UsersRequest>) -> Answer<UsersReply> {
+    async fn users(&self, request: Request<UsersRequest>) -> Reply<UsersReply> {
         self.caller(&request).await?;
         let ids = UserId::parse_all(&request.into_inner().ids).map_err(Error::from)?;
         let users = user::list(self, &ids).await?.into_iter().map(User::from).collect();
         Ok(Response::new(UsersReply { users }))
     }
 
-    async fn search(&self, request: Request<SearchRequest>) -> Answer<SearchReply> {
+    async fn search(&self, request: Request<SearchRequest>) -> Reply<SearchReply> {
         self.caller(&request).await?;
         let SearchRequest { prefix, first, after_login } = request.into_inner();
         let search = Search::parse(&prefix, first, after_login)?;
-        let (users, has_next) = user::search(self, &search).await?;
+        let Page { users, has_next } = user::search(self, &search).await?;
         Ok(Response::new(SearchReply { users: users.into_iter().map(User::from).collect(), has_next }))
     }
 
-    async fn keys(&self, _: Request<KeysRequest>) -> Answer<KeysReply> {
+    async fn keys(&self, _: Request<KeysRequest>) -> Reply<KeysReply> {
         Ok(Response::new(KeysReply { jwks: self.keys.jwks() }))
     }
 
-    async fn revoked(&self, request: Request<RevokedRequest>) -> Answer<RevokedReply> {
+    async fn revoked(&self, request: Request<RevokedRequest>) -> Reply<RevokedReply> {
         self.guard.service(request.metadata())?;
         let session_ids = session::revoked(self).await?.into_iter().map(SessionId::bytes).collect();
         Ok(Response::new(RevokedReply { session_ids }))
@@ -103,9 +108,9 @@ impl Auth for App {
 }
 
 impl App {
-    async fn caller<T>(&self, request: &Request<T>) -> Result<(UserId, SessionId), Status> {
+    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let caller = self.guard.caller(request.metadata()).await?;
-        Ok((UserId::new(caller.user), SessionId::new(caller.session)))
+        Ok(Caller { user: UserId::new(caller.user), session: SessionId::new(caller.session) })
     }
 }
 
@@ -131,11 +136,11 @@ fn headers<T>(request: &Request<T>) -> Headers {
     Headers::from(&Call::of(request))
 }
 
-fn opening() -> Opening {
-    Opening { id: SessionId::now(), token: Token::random(), now_us: now_us() }
+fn new_session() -> NewSession {
+    NewSession { id: SessionId::now(), token: Token::random(), now_us: now_us() }
 }
 
 fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
 }

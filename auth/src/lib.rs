@@ -1,14 +1,16 @@
-//! Auth: people, their sessions and the tokens that prove them. It alone knows passwords; everyone else believes the access
-//! tokens it signs, by the keys it publishes, until they expire or it says that their session is over.
+//! Auth service: user accounts, sessions, and the access and refresh tokens that authenticate them.
+//!
+//! It is the only service that handles passwords. The others verify access tokens with the public keys
+//! that it publishes and accept them until they expire or the session is revoked.
 
 mod change_password;
+mod cleanup;
 mod error;
 mod event;
 mod grpc;
-mod housekeeping;
 mod login;
 mod password;
-mod refresh;
+mod refresh_token;
 mod register;
 mod rename;
 mod session;
@@ -26,23 +28,24 @@ pub use error::Error;
 
 use crate::password::Passwords;
 
-/// This crate's migrations: `account` and `session`. They want those of `db` and `events` beside them.
+/// Migrations of the tables `account` and `session`. Run them with the migrations of `db` and `events`.
 pub static MIGRATIONS: db::Migrations = db::Migrations {
     sqlite: sqlx::migrate!("./migrations/sqlite"),
     postgres: sqlx::migrate!("./migrations/postgres"),
 };
 
-/// How far the clocks of those who sign, verify and store may differ.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+/// Tolerated difference between the clocks that sign a token, verify it and record the end of its
+/// session.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
 
-/// What auth is told by whoever starts it.
+/// Settings of the service.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Who issues the tokens: their `iss`.
+    /// Issuer of access tokens, their `iss` claim.
     pub issuer: String,
-    /// How long an access token is believed, in whole seconds.
+    /// Lifetime of an access token. Fractions of a second are dropped.
     pub access_ttl: Duration,
-    /// How long a session goes on without being refreshed.
+    /// Lifetime of a refresh token. A session that is not refreshed within it expires.
     pub refresh_ttl: Duration,
 }
 
@@ -51,9 +54,10 @@ impl Settings {
         microseconds(self.refresh_ttl)
     }
 
-    /// How long a session that is over is remembered: as long as somebody may show an access token of it.
-    fn remembered_us(&self) -> i64 {
-        microseconds(self.access_ttl.saturating_add(CLOCKS_DIFFER))
+    /// Returns how long an ended session is kept and listed as revoked: until its last access token has
+    /// expired on every clock.
+    fn revocation_window_us(&self) -> i64 {
+        microseconds(self.access_ttl.saturating_add(CLOCK_SKEW_MAX))
     }
 }
 
@@ -61,7 +65,7 @@ fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// The service. Clones are one.
+/// The service. Cheap to clone; clones share their state.
 #[derive(Debug, Clone)]
 pub struct App {
     db: Db,
@@ -72,23 +76,24 @@ pub struct App {
 }
 
 impl App {
-    /// The service over a migrated database. It believes the tokens that it signs, and of services this one.
+    /// Creates the service over a migrated database. It accepts access tokens signed with `keys`, and
+    /// `service_token` from other services.
     pub fn new(db: Db, keys: SigningKeys, service_token: ServiceToken, settings: Settings) -> Self {
         let jwks = keys.jwks();
-        let own = KeySet::new(move || ready(Ok::<_, Infallible>(jwks.clone())));
-        let guard = Guard::new(own, service_token, settings.issuer.clone());
+        let key_set = KeySet::new(move || ready(Ok::<_, Infallible>(jwks.clone())));
+        let guard = Guard::new(key_set, service_token, settings.issuer.clone());
         Self { db, keys: Arc::new(keys), guard, passwords: Passwords::new(), settings: Arc::new(settings) }
     }
 
-    /// The generated server: for a listener, or with `proto::local` for callers in this process.
+    /// Returns the gRPC server, for a listener or, with `proto::local`, for callers in this process.
     pub fn server(&self) -> AuthServer<Self> {
         AuthServer::new(self.clone())
             .max_decoding_message_size(proto::REQUEST_MAX_BYTES)
-            .max_encoding_message_size(proto::ANSWER_MAX_BYTES)
+            .max_encoding_message_size(proto::RESPONSE_MAX_BYTES)
     }
 
-    /// Housekeeping until shutdown: sessions that are over for long are removed.
+    /// Runs the background work until shutdown: deletes sessions that ended or expired long ago.
     pub async fn run(&self, shutdown: CancellationToken) {
-        housekeeping::run(self, shutdown).await;
+        cleanup::run(self, shutdown).await;
     }
 }

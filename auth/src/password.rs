@@ -1,7 +1,8 @@
-//! Passwords: argon2id (19 MiB, two passes, one lane), off the threads that serve requests and at most one per core at a
-//! time, so that a rush of sign-ins takes neither all memory nor all processors. Who waits too long is told to come again.
+//! Password hashing: argon2id (19 MiB, two passes, one lane) on the blocking thread pool, at most one
+//! hash per core at a time. A burst of sign-ins therefore exhausts neither memory nor CPU; a request
+//! that waits too long is refused as busy.
 //!
-//! Every check does the work of one hash, also where there is no hash to check against.
+//! Every verification costs one hash, even if there is no stored hash to compare with.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,22 +16,22 @@ use crate::Error;
 
 const LENGTH_MIN: usize = 8;
 const LENGTH_MAX: usize = 256;
-/// 19 MiB, two passes, one lane: what OWASP asks of argon2id at least.
+/// 19 MiB, two passes, one lane: OWASP's minimum for argon2id.
 const PARAMS: Params = match Params::new(19 * 1024, 2, 1, None) {
     Ok(params) => params,
-    Err(_) => panic!("these parameters are within argon2's bounds"),
+    Err(_) => panic!("these parameters are within argon2's limits"),
 };
-/// How long a sign-in waits for its turn.
-const WAIT: Duration = Duration::from_secs(2);
+/// Longest wait for a hashing permit.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// A password as a person types it: 8 to 256 characters, no control characters. Debug never shows it.
+/// Plain-text password: 8 to 256 characters, no control characters. `Debug` redacts it.
 pub(crate) struct Password(String);
 
 impl Password {
-    /// Reads a password.
+    /// Parses a password.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds.
+    /// [`Error::Invalid`] if the length is outside the limits, or for a control character.
     pub(crate) fn parse(text: String) -> Result<Self, Error> {
         let fits = text.chars().nth(LENGTH_MIN - 1).is_some() && text.chars().nth(LENGTH_MAX).is_none();
         if !fits || text.chars().any(char::is_control) {
@@ -41,8 +42,8 @@ impl Password {
         Ok(Self(text))
     }
 
-    /// Stands where what was typed is nobody's password, so that the work is the same.
-    pub(crate) fn nobodys() -> Self {
+    /// Returns a password that matches no hash, for a verification that must fail after the usual work.
+    pub(crate) fn dummy() -> Self {
         Self(String::new())
     }
 }
@@ -53,23 +54,24 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What is stored of a password: a PHC string. Debug never shows it.
+/// Stored hash of a password, a PHC string. `Debug` redacts it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Hash(String);
 
 impl Hash {
-    /// A hash that comes from the database.
-    pub(crate) fn stored(text: String) -> Self {
+    /// Wraps a hash from the database. It is parsed when a password is verified.
+    pub(crate) fn from_stored(text: String) -> Self {
         Self(text)
     }
 
-    /// The text, for the database.
+    /// Returns the PHC string, for the database.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// A hash of no password, with the parameters of every other: an output that nobody finds an input for.
-    fn nobodys() -> Self {
+    /// Returns a hash that no known password has, with the same parameters, and so the same cost, as
+    /// every other.
+    fn dummy() -> Self {
         Self(format!("$argon2id$v=19${PARAMS}$AAAAAAAAAAAAAAAAAAAAAA${}", "A".repeat(43)))
     }
 }
@@ -80,71 +82,73 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// Hashes and checks passwords, a bounded number at a time. Clones share the bound.
+/// Hashes and verifies passwords with limited concurrency. Clones share the limit.
 #[derive(Debug, Clone)]
 pub(crate) struct Passwords {
-    turns: Arc<Semaphore>,
-    wait: Duration,
+    permits: Arc<Semaphore>,
+    wait_max: Duration,
 }
 
 impl Passwords {
-    /// One at a time per core.
+    /// Allows one hash per core at a time.
     pub(crate) fn new() -> Self {
-        Self::with_bounds(std::thread::available_parallelism().map_or(1, usize::from), WAIT)
+        Self::with_limits(std::thread::available_parallelism().map_or(1, usize::from), WAIT_MAX)
     }
 
-    fn with_bounds(at_once: usize, wait: Duration) -> Self {
-        Self { turns: Arc::new(Semaphore::new(at_once)), wait }
+    fn with_limits(concurrency_max: usize, wait_max: Duration) -> Self {
+        Self { permits: Arc::new(Semaphore::new(concurrency_max)), wait_max }
     }
 
-    /// Hashes a password with a new salt.
+    /// Hashes a password with a new random salt.
     ///
     /// # Errors
-    /// [`Error::Busy`] where its turn does not come in time.
+    /// [`Error::Busy`] if no permit becomes free within two seconds; [`Error::Hashing`].
     pub(crate) async fn hash(&self, password: Password) -> Result<Hash, Error> {
-        self.work("hash", move || Ok(Hash(argon2().hash_password(password.0.as_bytes())?.to_string()))).await
+        self.run("hash", move || Ok(Hash(argon2().hash_password(password.0.as_bytes())?.to_string()))).await
     }
 
-    /// Whether the password is the one that was hashed. Without a hash it is not, after the same work.
+    /// Returns true if `hash` is a hash of the password. Without a hash it returns false, after the same
+    /// work.
     ///
     /// # Errors
-    /// [`Error::Busy`] where its turn does not come in time.
+    /// [`Error::Busy`] if no permit becomes free within two seconds; [`Error::Hashing`] if the stored
+    /// hash is malformed.
     pub(crate) async fn verify(&self, password: Password, hash: Option<Hash>) -> Result<bool, Error> {
-        let is_known = hash.is_some();
-        let hash = hash.unwrap_or_else(Hash::nobodys);
-        let check =
+        let has_hash = hash.is_some();
+        let hash = hash.unwrap_or_else(Hash::dummy);
+        let verify =
             move || match argon2().verify_password(password.0.as_bytes(), &PasswordHash::new(&hash.0)?) {
                 Ok(()) => Ok(true),
                 Err(PasswordInvalid) => Ok(false),
                 Err(error) => Err(error),
             };
-        Ok(self.work("verify", check).await? && is_known)
+        Ok(self.run("verify", verify).await? && has_hash)
     }
 
-    /// Waits for a turn, then works on a thread for blocking work. The turn lasts until the work is done, also where the
-    /// caller leaves.
-    async fn work<T: Send + 'static>(
+    /// Waits for a permit, then runs `work` on the blocking thread pool.
+    async fn run<T: Send + 'static>(
         &self,
         name: &'static str,
         work: impl FnOnce() -> Hashed<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let turn = tokio::time::timeout(self.wait, Arc::clone(&self.turns).acquire_owned()).await;
-        let Ok(turn) = turn else {
+        let permit = tokio::time::timeout(self.wait_max, Arc::clone(&self.permits).acquire_owned()).await;
+        let Ok(permit) = permit else {
             metrics::counter!("auth_password_busy_total").increment(1);
             return Err(Error::Busy);
         };
-        let turn = turn.expect("the semaphore is never closed");
-        let begun = Instant::now();
-        let done = tokio::task::spawn_blocking(move || {
-            let done = work();
-            drop(turn);
-            done
+        let permit = permit.expect("the semaphore is never closed");
+        let started = Instant::now();
+        // The permit moves into the closure: blocking work cannot be cancelled, so a client that
+        // disconnects must not free the permit of a hash that is still being computed.
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(permit);
+            result
         });
-        let done =
-            done.await.expect("hashing does not panic, and blocking work that has begun is not cancelled");
+        let result = task.await.expect("hashing does not panic, and running blocking work is not cancelled");
         metrics::counter!("auth_password_work_total", "work" => name).increment(1);
-        metrics::histogram!("auth_password_work_seconds", "work" => name).record(begun.elapsed());
-        done.map_err(Error::Hashing)
+        metrics::histogram!("auth_password_work_seconds", "work" => name).record(started.elapsed());
+        result.map_err(Error::Hashing)
     }
 }
 
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_has_8_to_256_characters_and_one_line() {
+    fn a_password_has_8_to_256_characters_without_control_characters() {
         for good in ["12345678", "correct horse 🐎", &"ß".repeat(256)] {
             assert!(Password::parse(good.to_owned()).is_ok(), "{good}");
         }
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hash_knows_its_password_and_no_other() {
+    async fn a_hash_matches_its_password_and_no_other() {
         let passwords = Passwords::new();
         let hash = passwords.hash(password("correct horse")).await.unwrap();
         assert!(hash.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.as_str());
@@ -183,8 +187,8 @@ mod tests {
         );
         assert!(passwords.verify(password("correct horse"), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify(password("correct horsf"), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.verify(Password::nobodys(), Some(hash)).await.unwrap());
-        let damaged = Hash::stored("$argon2id$damaged".to_owned());
+        assert!(!passwords.verify(Password::dummy(), Some(hash)).await.unwrap());
+        let damaged = Hash::from_stored("$argon2id$damaged".to_owned());
         assert!(matches!(
             passwords.verify(password("correct horse"), Some(damaged)).await,
             Err(Error::Hashing(_))
@@ -192,8 +196,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobodys_hash_costs_what_every_other_costs_and_fits_no_password() {
-        let hash = Hash::nobodys();
+    async fn the_dummy_hash_costs_as_much_as_any_other_and_matches_no_password() {
+        let hash = Hash::dummy();
         let parsed = PasswordHash::new(hash.as_str()).unwrap();
         let real = argon2().hash_password(b"correct horse").unwrap();
         assert_eq!(
@@ -203,38 +207,40 @@ mod tests {
         assert_eq!(parsed.hash.unwrap().len(), real.hash.unwrap().len());
         assert_eq!(parsed.salt.unwrap().len(), real.salt.unwrap().len());
         assert!(!Passwords::new().verify(password("correct horse"), None).await.unwrap());
-        assert!(!Passwords::new().verify(Password::nobodys(), None).await.unwrap());
+        assert!(!Passwords::new().verify(Password::dummy(), None).await.unwrap());
     }
 
     #[tokio::test]
-    async fn who_waits_too_long_is_told_so_and_a_turn_lasts_as_long_as_its_work() {
-        let passwords = Passwords::with_bounds(1, Duration::from_millis(20));
+    async fn waiting_too_long_is_busy_and_a_cancelled_call_keeps_its_permit_until_the_work_ends() {
+        let passwords = Passwords::with_limits(1, Duration::from_millis(20));
         let (finish, finished) = std::sync::mpsc::channel::<()>();
-        let (begin, begun) = tokio::sync::oneshot::channel();
+        let (start, started) = tokio::sync::oneshot::channel();
         let busy = tokio::spawn({
             let passwords = passwords.clone();
             async move {
                 let work = move || {
-                    begin.send(()).expect("somebody waits");
-                    finished.recv().expect("somebody finishes");
+                    start.send(()).expect("the test waits for the start");
+                    finished.recv().expect("the test ends the work");
                     Ok(())
                 };
-                passwords.work("verify", work).await
+                passwords.run("verify", work).await
             }
         });
-        begun.await.unwrap();
+        started.await.unwrap();
         busy.abort();
         assert!(busy.await.unwrap_err().is_cancelled());
         assert!(matches!(passwords.hash(password("correct horse")).await, Err(Error::Busy)));
         finish.send(()).unwrap();
-        testkit::eventually("the turn is free again", || async { passwords.turns.available_permits() == 1 })
-            .await;
+        testkit::eventually("the permit is released", || async {
+            passwords.permits.available_permits() == 1
+        })
+        .await;
         assert!(passwords.hash(password("correct horse")).await.is_ok());
     }
 
     #[test]
     fn debug_shows_neither_password_nor_hash() {
-        let shown = format!("{:?} {:?}", password("correct horse"), Hash::nobodys());
+        let shown = format!("{:?} {:?}", password("correct horse"), Hash::dummy());
         assert_eq!(shown, "Password(…) Hash(…)");
     }
 }

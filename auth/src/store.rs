@@ -1,5 +1,5 @@
-//! Every statement of auth. A session that must not change meanwhile is locked by an update that changes nothing, which both
-//! databases know; who locks a person and sessions locks the person first.
+//! SQL statements of auth, for PostgreSQL and SQLite. A row is locked by an update that changes nothing,
+//! because SQLite has no `select … for update`. Lock order: the user's row before any of its sessions.
 
 pub(crate) mod account;
 pub(crate) mod session;
@@ -10,7 +10,7 @@ use proto::UserId;
 
 use crate::user::User;
 
-fn read_user(row: &Row) -> Result<User, Error> {
+fn user_from_row(row: &Row) -> Result<User, Error> {
     Ok(User {
         id: UserId::new(row.get("id")?),
         login: row.get("login")?,
@@ -19,7 +19,7 @@ fn read_user(row: &Row) -> Result<User, Error> {
     })
 }
 
-/// What the tests of statements begin with.
+/// Fixtures of the statement tests.
 #[cfg(test)]
 pub(crate) mod fixture {
     use db::Db;
@@ -29,14 +29,14 @@ pub(crate) mod fixture {
     use super::{account, session};
     use crate::{
         password::Hash,
-        refresh::Token,
+        refresh_token::Token,
         user::{Login, Name},
     };
 
-    /// When the tests' tokens expire: in a far future.
-    pub(crate) const FAR_US: i64 = 1 << 60;
+    /// Expiry far in the future.
+    pub(crate) const FAR_FUTURE_US: i64 = 1 << 60;
 
-    /// Every database, fresh.
+    /// Creates an empty database of each engine.
     pub(crate) async fn databases() -> Vec<TestDb> {
         testkit::databases(&[&db::MIGRATIONS, &events::MIGRATIONS, &crate::MIGRATIONS]).await
     }
@@ -46,28 +46,29 @@ pub(crate) mod fixture {
     }
 
     pub(crate) fn hash(text: &str) -> Hash {
-        Hash::stored(text.to_owned())
+        Hash::from_stored(text.to_owned())
     }
 
-    /// A person with this login and name, whose password's hash is `hash`.
-    pub(crate) async fn person(db: &Db, text: &str, name: &str) -> UserId {
+    /// Inserts a user with this login and name, and the password hash `hash`.
+    pub(crate) async fn insert_user(db: &Db, text: &str, name: &str) -> UserId {
         let mut tx = db.begin().await.unwrap();
-        let (id, name) = (UserId::now(), Name::parse(name).unwrap());
+        let id = UserId::now();
+        let name = Name::parse(name).unwrap();
         account::insert(&mut tx, id, &login(text), &name, &hash("hash")).await.unwrap();
         tx.commit().await.unwrap();
         id
     }
 
-    /// A session of a person.
+    /// Inserts a session of a user.
     pub(crate) async fn session(db: &Db, user: UserId, expires_at_us: i64) -> (SessionId, Token) {
-        let (id, token) = (SessionId::now(), Token::random());
+        let id = SessionId::now();
+        let token = Token::random();
         let mut tx = db.begin().await.unwrap();
         session::insert(&mut tx, id, user, &token, expires_at_us).await.unwrap();
         tx.commit().await.unwrap();
         (id, token)
     }
 
-    /// Ends a session.
     pub(crate) async fn end(db: &Db, user: UserId, id: SessionId) -> Option<SessionId> {
         let mut tx = db.begin().await.unwrap();
         let ended = session::end(&mut tx, user, id).await.unwrap();

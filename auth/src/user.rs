@@ -1,4 +1,5 @@
-//! People as others see them: login and name, looked up by ids or by the beginning of either.
+//! Users as other users see them: login and display name. Looked up by id or searched by a prefix of
+//! either.
 
 use proto::UserId;
 
@@ -9,102 +10,105 @@ const LOGIN_MAX: usize = 32;
 const NAME_MAX: usize = 64;
 const PREFIX_MIN: usize = 2;
 const PREFIX_MAX: usize = 32;
-/// The longest page.
+/// Users per page of a search.
 const PAGE_MAX: i32 = 100;
-/// The most people looked up in one call.
+/// Ids per lookup.
 const IDS_MAX: usize = 10_000;
 
-/// What a person signs in with, unique: 3 to 32 characters of a–z, 0–9, `_`, `.` and `-`.
+/// Unique login name: 3 to 32 characters of a–z, 0–9, `_`, `.` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Login(String);
 
 impl Login {
-    /// Reads a login.
+    /// Parses a login.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds.
+    /// [`Error::Invalid`] for a wrong length or another character.
     pub(crate) fn parse(text: String) -> Result<Self, Error> {
         let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-');
-        let fits = (LOGIN_MIN..=LOGIN_MAX).contains(&text.len()) && text.bytes().all(allowed);
-        fits.then_some(Self(text))
+        let is_valid = (LOGIN_MIN..=LOGIN_MAX).contains(&text.len()) && text.bytes().all(allowed);
+        is_valid
+            .then_some(Self(text))
             .ok_or(Error::Invalid("a login has 3 to 32 characters: a to z, 0 to 9, '_', '.', '-'"))
     }
 
-    /// The login.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What a person is called: 1 to 64 characters without blanks around them, no control characters.
+/// Display name: 1 to 64 characters without surrounding whitespace, no control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name(String);
 
 impl Name {
-    /// Reads a name; blanks around it go.
+    /// Parses a name, without surrounding whitespace.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds.
+    /// [`Error::Invalid`] for a wrong length or a control character.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let name = text.trim();
-        // The last character of Unicode is no letter: it ends the range of a prefix.
-        let fits = !name.is_empty()
+        // The last code point of Unicode is excluded: it marks the end of a prefix's range, see
+        // `Prefix::high`.
+        let is_valid = !name.is_empty()
             && name.chars().nth(NAME_MAX).is_none()
             && !text.chars().any(|char| char.is_control() || char == char::MAX);
-        fits.then(|| Self(name.to_owned()))
+        is_valid
+            .then(|| Self(name.to_owned()))
             .ok_or(Error::Invalid("a name has 1 to 64 characters, none of them control characters"))
     }
 
-    /// The name of a person who gives none.
-    pub(crate) fn of(login: &Login) -> Self {
+    /// Returns the default name of a user who gives none: the login.
+    pub(crate) fn from_login(login: &Login) -> Self {
         Self(login.0.clone())
     }
 
-    /// The name.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What a search compares.
+    /// Returns the lower-case form that searches compare.
     pub(crate) fn lower(&self) -> String {
         lower(&self.0)
     }
 }
 
-/// How a login or a name begins, in any case of letters: 2 to 32 characters.
+/// Case-insensitive prefix of a login or name: 2 to 32 characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Prefix(String);
 
 impl Prefix {
-    /// Reads a prefix.
+    /// Parses a prefix.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds.
+    /// [`Error::Invalid`] for a wrong length or a control character.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let fits = text.chars().nth(PREFIX_MIN - 1).is_some()
+        let is_valid = text.chars().nth(PREFIX_MIN - 1).is_some()
             && text.chars().nth(PREFIX_MAX).is_none()
             && !text.chars().any(char::is_control);
-        fits.then(|| Self(lower(text)))
+        is_valid
+            .then(|| Self(lower(text)))
             .ok_or(Error::Invalid("a search has 2 to 32 characters, none of them control characters"))
     }
 
-    /// The first text of the range that begins so.
+    /// Returns the inclusive start of the range of texts with this prefix.
     pub(crate) fn low(&self) -> &str {
         &self.0
     }
 
-    /// The end of the range, exclusive: no name holds the last character of Unicode.
+    /// Returns the exclusive end of that range. No name contains the last code point of Unicode.
     pub(crate) fn high(&self) -> String {
         format!("{}{}", self.0, char::MAX)
     }
 }
 
-/// Letter by letter: `str::to_lowercase` would spell a sigma at the end of a prefix as the end of a word.
+/// Lower-cases each character independently. `str::to_lowercase` writes a sigma differently at the end
+/// of a word, so a prefix that ends in one would not match the name it was taken from.
 fn lower(text: &str) -> String {
     text.chars().flat_map(char::to_lowercase).collect()
 }
 
-/// A page of a search.
+/// Request for a page of search results.
 #[derive(Debug, Clone)]
 pub(crate) struct Search {
     prefix: Prefix,
@@ -113,48 +117,59 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// Reads a search: 1 to 100 people after a login.
+    /// Parses a search for the first 1 to 100 users, after a login.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds.
+    /// [`Error::Invalid`] for a malformed prefix or login, or a page size outside its limits.
     pub(crate) fn parse(prefix: &str, first: i32, after: Option<String>) -> Result<Self, Error> {
         if !(1..=PAGE_MAX).contains(&first) {
-            return Err(Error::Invalid("a page has 1 to 100 people"));
+            return Err(Error::Invalid("a page has 1 to 100 users"));
         }
         let after = after.map(Login::parse).transpose();
-        let after = after.map_err(|_| Error::Invalid("a page goes on after a login"))?;
+        let after = after.map_err(|_| Error::Invalid("a page starts after a login"))?;
         Ok(Self { prefix: Prefix::parse(prefix)?, first: first.into(), after })
     }
 }
 
-/// A person.
+/// Public profile of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     pub id: UserId,
     pub login: String,
     pub name: String,
-    /// By the database's clock.
+    /// Creation time in microseconds since the Unix epoch, from the database's clock.
     pub created_at_us: i64,
 }
 
-/// The people of these ids, at most 10,000; absent ones are left out.
+/// Returns the users with these ids, in no order. Unknown ids are omitted.
+///
+/// # Errors
+/// [`Error::Invalid`] for more than 10,000 ids.
 #[tracing::instrument(name = "auth.user.list", skip_all)]
 pub(crate) async fn list(app: &App, ids: &[UserId]) -> Result<Vec<User>, Error> {
     if ids.len() > IDS_MAX {
-        return Err(Error::Invalid("at most 10000 people are looked up at once"));
+        return Err(Error::Invalid("at most 10000 users can be looked up in one call"));
     }
     Ok(store::user::list(&app.db, ids).await?)
 }
 
-/// The people whose login or name begins so, by login, and whether there are more.
+/// Page of search results.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub users: Vec<User>,
+    pub has_next: bool,
+}
+
+/// Returns the users whose login or name starts with the prefix, ordered by login.
 #[tracing::instrument(name = "auth.user.search", skip_all)]
-pub(crate) async fn search(app: &App, search: &Search) -> Result<(Vec<User>, bool), Error> {
+pub(crate) async fn search(app: &App, search: &Search) -> Result<Page, Error> {
     let after = search.after.as_ref().map_or("", Login::as_str);
+    // One row more than the page, to learn if there is a next one.
     let mut users = store::user::search(&app.db, &search.prefix, after, search.first + 1).await?;
     let length = usize::try_from(search.first).unwrap_or(usize::MAX);
     let has_next = users.len() > length;
     users.truncate(length);
-    Ok((users, has_next))
+    Ok(Page { users, has_next })
 }
 
 #[cfg(test)]
@@ -162,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_has_3_to_32_of_few_characters() {
+    fn a_login_has_3_to_32_allowed_characters() {
         for good in ["ann", "a.b-c_9", &"x".repeat(32)] {
             assert_eq!(Login::parse(good.to_owned()).unwrap().as_str(), good);
         }
@@ -172,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_1_to_64_characters_and_blanks_around_it_go() {
+    fn a_name_has_1_to_64_characters_without_surrounding_whitespace() {
         for (text, name) in [("Ann", "Ann"), ("  Ann Ö. \u{3000}", "Ann Ö."), ("李", "李")] {
             assert_eq!(Name::parse(text).unwrap().as_str(), name);
         }
@@ -184,11 +199,11 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_has_2_to_32_characters_in_any_case_of_letters() {
+    fn a_prefix_has_2_to_32_characters_and_ignores_case() {
         let prefix = Prefix::parse("ΑΣ").unwrap();
         assert!(
             Name::parse("Ασα").unwrap().lower().starts_with(prefix.low()),
-            "a word's end is no other letter here"
+            "a final sigma is the same letter"
         );
         assert!(Prefix::parse(&"é".repeat(32)).is_ok());
         for bad in ["", "a", "é", "a\0", "an\n", &"é".repeat(33)] {
@@ -197,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_a_range_of_all_that_begin_so_and_nothing_else() {
+    fn the_range_of_a_prefix_holds_exactly_the_texts_that_start_with_it() {
         let prefix = Prefix::parse("AN").unwrap();
         let inside = |text: &str| text >= prefix.low() && text < prefix.high().as_str();
         for yes in ["an", "ann", "an\u{10fffe}", "an🐎", "anz"] {
@@ -209,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_1_to_100_people_after_a_login() {
+    fn a_page_has_1_to_100_users_after_a_login() {
         for first in [i32::MIN, -1, 0, 101, i32::MAX] {
             assert!(matches!(Search::parse("an", first, None), Err(Error::Invalid(_))), "{first}");
         }

@@ -1,41 +1,41 @@
-//! What can go wrong with a call, by what its caller can do about it, and the one match to the statuses of the wire. The
-//! texts are written for people; nothing from below is among them.
+//! Error of an operation: one variant per reaction of the caller, and the only mapping to gRPC statuses. Messages are
+//! written for clients; the text of a lower layer is logged, never sent.
 
 use tonic::{Code, Status};
 
-/// An error of an operation.
+/// Error of an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A value out of its bounds.
+    /// A value outside its limits; the text names the limit.
     #[error("{0}")]
     Invalid(&'static str),
-    /// The dialog is absent, or the caller takes no part in it: both look the same.
+    /// The dialog does not exist, or the caller is not a participant. Both look the same.
     #[error("there is no such dialog")]
     NoDialog,
-    /// The message is absent, or in a dialog that the caller takes no part in, or not the caller's to change.
+    /// The message does not exist, is in a dialog the caller does not take part in, or is not the caller's to change.
     #[error("there is no such message")]
     NoMessage,
-    /// The client's key was used before, with something else.
-    #[error("this clientKey was used before, with something else")]
+    /// The client key was used before for another message or dialog.
+    #[error("this clientKey was already used for something else")]
     KeyTaken,
-    /// Two people's own dialog cannot be joined or left.
-    #[error("nobody joins or leaves a dialog of two people")]
+    /// A direct dialog has exactly its two participants.
+    #[error("a direct dialog cannot be joined or left")]
     Direct,
-    /// The auth service could not say who these people are.
-    #[error("auth did not answer: {0}")]
+    /// Auth did not answer which participants exist.
+    #[error("auth call failed: {0}")]
     Auth(#[source] Status),
-    /// The counters could not say what became of messages.
-    #[error("the counters did not answer: {0}")]
+    /// The counter did not answer a `Settle` call.
+    #[error("counter call failed: {0}")]
     Counter(#[source] Status),
-    /// The counters answered something that no question had.
-    #[error("the counters gave {outcomes} outcomes for {asked} messages")]
+    /// The counter's reply does not match the request.
+    #[error("the counter returned {outcomes} outcomes for {asked} messages")]
     Outcomes {
-        /// How many messages were asked about.
+        /// Messages in the request.
         asked: usize,
-        /// How many outcomes came.
+        /// Outcomes in the reply.
         outcomes: usize,
     },
-    /// The database's own.
+    /// Database error.
     #[error(transparent)]
     Database(#[from] db::Error),
 }
@@ -47,6 +47,7 @@ impl From<proto::InvalidId> for Error {
 }
 
 impl From<Error> for Status {
+    /// Maps each variant to its code. A failure of this service is logged here, once.
     fn from(error: Error) -> Self {
         match &error {
             Error::Invalid(_) => Self::invalid_argument(error.to_string()),
@@ -55,18 +56,18 @@ impl From<Error> for Status {
             Error::Direct => Self::failed_precondition(error.to_string()),
             Error::Auth(status) => match status.code() {
                 Code::Unauthenticated => Self::unauthenticated(status.message()),
-                Code::DeadlineExceeded => Self::deadline_exceeded("the time for this request is over"),
+                Code::DeadlineExceeded => Self::deadline_exceeded("the deadline of this request has passed"),
                 _ => {
-                    tracing::warn!(%error, "participants were not checked");
-                    Self::unavailable("participants cannot be looked up at the moment")
+                    tracing::warn!(%error, "participants could not be looked up");
+                    Self::unavailable("participants cannot be looked up: try again later")
                 }
             },
             Error::Database(db::Error::Unavailable(source)) => {
-                tracing::warn!(%source, "the database is unavailable");
-                Self::unavailable("dialogs cannot be reached at the moment")
+                tracing::warn!(%source, "database unavailable");
+                Self::unavailable("dialogs are temporarily unavailable")
             }
             Error::Counter(_) | Error::Outcomes { .. } | Error::Database(_) => {
-                tracing::error!(%error, "an operation failed");
+                tracing::error!(%error, "operation failed");
                 Self::internal("internal error")
             }
         }
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_has_its_code_and_no_text_from_below() {
+    fn each_error_maps_to_its_code_and_hides_lower_layers() {
         let late = || Status::deadline_exceeded("late");
         for (error, code) in [
             (Error::Invalid("x"), Code::InvalidArgument),

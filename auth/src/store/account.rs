@@ -1,18 +1,26 @@
-//! Statements about one person's own row.
+//! Statements on table `account` that change a user or read the password hash.
 
-use db::{Db, Error, Tx, query};
-use proto::{SessionId, UserId};
+use db::{Db, Error, Row, Tx, query};
+use proto::UserId;
 
-use super::read_user;
+use super::user_from_row;
 use crate::{
     password::Hash,
+    session::Caller,
     user::{Login, Name, User},
 };
 
-/// Makes a person.
+/// User with the stored hash of the password.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub user: User,
+    pub password_hash: Hash,
+}
+
+/// Inserts a user.
 ///
 /// # Errors
-/// [`Error::Unique`] by `account_login` where the login is taken.
+/// [`Error::Unique`] with constraint `account_login` if the login is taken.
 pub(crate) async fn insert(
     tx: &mut Tx,
     id: UserId,
@@ -25,69 +33,74 @@ pub(crate) async fn insert(
          returning id, login, name, created_at_us",
     );
     let insert = insert.bind(id.uuid()).bind(login.as_str()).bind(name.as_str()).bind(name.lower());
-    read_user(&insert.bind(password.as_str()).one(tx).await?)
+    user_from_row(&insert.bind(password.as_str()).one(tx).await?)
 }
 
-/// The person of this login, with the hash of the password.
+/// Returns the user with this login and the hash of the password, without a lock.
 pub(crate) async fn find(db: &Db, login: &Login) -> Result<Option<(UserId, Hash)>, Error> {
     let row = query("select id, password_hash from account where login = $1")
         .bind(login.as_str())
         .optional(db)
         .await?;
-    row.map(|row| Ok((UserId::new(row.get("id")?), Hash::stored(row.get("password_hash")?)))).transpose()
+    row.map(|row| Ok((UserId::new(row.get("id")?), Hash::from_stored(row.get("password_hash")?)))).transpose()
 }
 
-/// The person of this id, who is there.
+/// Returns an existing user.
 pub(crate) async fn get(tx: &mut Tx, id: UserId) -> Result<User, Error> {
     let row = query("select id, login, name, created_at_us from account where id = $1")
         .bind(id.uuid())
         .one(tx)
         .await?;
-    read_user(&row)
+    user_from_row(&row)
 }
 
-/// Locks a person's row, where it is there.
-pub(crate) async fn lock(tx: &mut Tx, id: UserId) -> Result<Option<(User, Hash)>, Error> {
+/// Locks a user's row and returns it. Returns `None` if there is no such user.
+pub(crate) async fn lock(tx: &mut Tx, id: UserId) -> Result<Option<Account>, Error> {
     let lock = query(
         "update account set login = login where id = $1
          returning id, login, name, created_at_us, password_hash",
     );
     let row = lock.bind(id.uuid()).optional(tx).await?;
-    row.map(|row| Ok((read_user(&row)?, Hash::stored(row.get("password_hash")?)))).transpose()
+    let account = |row: &Row| {
+        Ok(Account { user: user_from_row(row)?, password_hash: Hash::from_stored(row.get("password_hash")?) })
+    };
+    row.as_ref().map(account).transpose()
 }
 
-/// Sets a person's password.
+/// Sets a user's password hash.
 pub(crate) async fn set_password(tx: &mut Tx, id: UserId, password: &Hash) -> Result<(), Error> {
     let update = query("update account set password_hash = $2 where id = $1");
     update.bind(id.uuid()).bind(password.as_str()).execute(tx).await.map(drop)
 }
 
-/// Sets the name of a person, where this session of that person is not over.
-pub(crate) async fn rename(
-    tx: &mut Tx,
-    id: UserId,
-    session: SessionId,
-    name: &Name,
-) -> Result<Option<User>, Error> {
+/// Sets the caller's name. Returns `None` if the session has ended: the check and the update are one
+/// statement.
+pub(crate) async fn rename(tx: &mut Tx, caller: Caller, name: &Name) -> Result<Option<User>, Error> {
     let update = query(
         "update account set name = $3, name_lower = $4
-         where id = $1 and exists (select 1 from session where id = $2 and user_id = $1 and ended_at_us is null)
+         where id = $1 and exists (
+             select 1 from session where id = $2 and user_id = $1 and ended_at_us is null
+         )
          returning id, login, name, created_at_us",
     );
-    let update = update.bind(id.uuid()).bind(session.uuid()).bind(name.as_str()).bind(name.lower());
-    update.optional(tx).await?.as_ref().map(read_user).transpose()
+    let update =
+        update.bind(caller.user.uuid()).bind(caller.session.uuid()).bind(name.as_str()).bind(name.lower());
+    update.optional(tx).await?.as_ref().map(user_from_row).transpose()
 }
 
 #[cfg(test)]
 mod tests {
+    use proto::SessionId;
+
     use super::*;
-    use crate::store::fixture::{FAR_US, databases, end, hash, login, person, session};
+    use crate::store::fixture::{FAR_FUTURE_US, databases, end, hash, insert_user, login, session};
 
     #[tokio::test]
-    async fn a_person_is_found_by_login_and_a_login_is_one_persons() {
+    async fn a_user_is_found_by_the_unique_login() {
         for test in databases().await {
             let db = &test.db;
-            let (id, name) = (UserId::now(), Name::parse("Ann Ö.").unwrap());
+            let id = UserId::now();
+            let name = Name::parse("Ann Ö.").unwrap();
             let mut tx = db.begin().await.unwrap();
             let ann = insert(&mut tx, id, &login("ann"), &name, &hash("secret")).await.unwrap();
             assert_eq!(
@@ -110,33 +123,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_locked_person_is_read_with_the_password_of_now() {
+    async fn a_locked_account_has_the_current_password_hash() {
         for test in databases().await {
             let db = &test.db;
-            let ann = person(db, "ann", "Ann").await;
-            let bob = person(db, "bob", "Bob").await;
+            let ann = insert_user(db, "ann", "Ann").await;
+            let bob = insert_user(db, "bob", "Bob").await;
             let mut tx = db.begin().await.unwrap();
             assert_eq!(lock(&mut tx, UserId::now()).await.unwrap(), None);
             set_password(&mut tx, ann, &hash("new")).await.unwrap();
-            let (user, password) = lock(&mut tx, ann).await.unwrap().unwrap();
-            assert_eq!((user.login.as_str(), password), ("ann", hash("new")), "{}", test.name);
-            assert_eq!(lock(&mut tx, bob).await.unwrap().unwrap().1, hash("hash"), "another's stays");
+            let account = lock(&mut tx, ann).await.unwrap().unwrap();
+            assert_eq!(account.user.login, "ann", "{}", test.name);
+            assert_eq!(account.password_hash, hash("new"));
+            assert_eq!(lock(&mut tx, bob).await.unwrap().unwrap().password_hash, hash("hash"), "unchanged");
             tx.commit().await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn who_holds_the_lock_is_waited_for() {
+    async fn a_second_lock_waits_for_the_first() {
         for test in databases().await {
             let db = &test.db;
-            let ann = person(db, "ann", "Ann").await;
+            let ann = insert_user(db, "ann", "Ann").await;
             let mut first = db.begin().await.unwrap();
             lock(&mut first, ann).await.unwrap().unwrap();
             let second = tokio::spawn({
                 let db = db.clone();
                 async move {
                     let mut tx = db.begin().await.unwrap();
-                    lock(&mut tx, ann).await.unwrap().unwrap().1
+                    lock(&mut tx, ann).await.unwrap().unwrap().password_hash
                 }
             });
             tokio::task::yield_now().await;
@@ -147,26 +161,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_person_is_renamed_by_a_session_of_theirs_that_is_not_over() {
+    async fn only_an_open_session_of_the_user_can_rename() {
         for test in databases().await {
             let db = &test.db;
-            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
-            let (here, _) = session(db, ann, FAR_US).await;
-            let (over, _) = session(db, ann, FAR_US).await;
-            let (foreign, _) = session(db, bob, FAR_US).await;
-            end(db, ann, over).await.unwrap();
+            let ann = insert_user(db, "ann", "Ann").await;
+            let bob = insert_user(db, "bob", "Bob").await;
+            let (open, _) = session(db, ann, FAR_FUTURE_US).await;
+            let (ended, _) = session(db, ann, FAR_FUTURE_US).await;
+            let (foreign, _) = session(db, bob, FAR_FUTURE_US).await;
+            end(db, ann, ended).await.unwrap();
             let name = Name::parse("ÄNNE").unwrap();
             let mut tx = db.begin().await.unwrap();
-            for other in [over, foreign, SessionId::now()] {
-                assert_eq!(rename(&mut tx, ann, other, &name).await.unwrap(), None, "{}", test.name);
+            for session in [ended, foreign, SessionId::now()] {
+                assert_eq!(
+                    rename(&mut tx, Caller { user: ann, session }, &name).await.unwrap(),
+                    None,
+                    "{}",
+                    test.name
+                );
             }
             assert_eq!(get(&mut tx, ann).await.unwrap().name, "Ann");
-            let renamed = rename(&mut tx, ann, here, &name).await.unwrap().unwrap();
+            let renamed = rename(&mut tx, Caller { user: ann, session: open }, &name).await.unwrap().unwrap();
             assert_eq!((renamed.id, renamed.name.as_str()), (ann, "ÄNNE"));
             tx.commit().await.unwrap();
             let prefix = crate::user::Prefix::parse("änn").unwrap();
             let found = crate::store::user::search(db, &prefix, "", 9).await.unwrap();
-            assert_eq!(found, [renamed], "{}: the new name is found", test.name);
+            assert_eq!(found, [renamed], "{}: found by the new name", test.name);
         }
     }
 }

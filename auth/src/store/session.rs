@@ -1,14 +1,15 @@
-//! Statements about sessions.
+//! Statements on table `session`: sessions and the lineages of their refresh tokens.
 
 use db::{Db, Error, Row, Tx, query};
 use proto::{SessionId, UserId};
 
 use crate::{
     password::Hash,
-    refresh::{Lineage, Previous, Salt, Token},
+    refresh_token::{Lineage, Previous, Salt, Token},
+    session::Caller,
 };
 
-/// Makes a session with its first token.
+/// Inserts a session with its first token.
 pub(crate) async fn insert(
     tx: &mut Tx,
     id: SessionId,
@@ -17,26 +18,28 @@ pub(crate) async fn insert(
     expires_at_us: i64,
 ) -> Result<(), Error> {
     let insert = query(
-        "insert into session (id, user_id, family_hash, newest_hash, expires_at_us) values ($1, $2, $3, $4, $5)",
+        "insert into session (id, user_id, family_hash, newest_hash, expires_at_us)
+         values ($1, $2, $3, $4, $5)",
     );
     let insert = insert.bind(id.uuid()).bind(user.uuid()).bind(token.family_hash()).bind(token.hash());
     insert.bind(expires_at_us).execute(tx).await.map(drop)
 }
 
-/// Locks the session of this family, where it is there.
+/// Locks the session with this token family. Returns `None` if there is none.
 pub(crate) async fn lock_lineage(tx: &mut Tx, family_hash: &[u8]) -> Result<Option<Lineage>, Error> {
     let lock = query(
         "update session set family_hash = family_hash where family_hash = $1
-         returning id, user_id, newest_hash, previous_hash, previous_expires_at_us, salt, expires_at_us, ended_at_us",
+         returning id, user_id, newest_hash, previous_hash, previous_expires_at_us, salt, expires_at_us,
+             ended_at_us",
     );
-    lock.bind(family_hash).optional(tx).await?.as_ref().map(read_lineage).transpose()
+    lock.bind(family_hash).optional(tx).await?.as_ref().map(lineage_from_row).transpose()
 }
 
-fn read_lineage(row: &Row) -> Result<Lineage, Error> {
+fn lineage_from_row(row: &Row) -> Result<Lineage, Error> {
     let hash: Option<Vec<u8>> = row.get("previous_hash")?;
     let expires_at_us: Option<i64> = row.get("previous_expires_at_us")?;
     let salt: Option<Vec<u8>> = row.get("salt")?;
-    let previous = hash.zip(expires_at_us).zip(salt.and_then(|salt| Salt::stored(&salt)));
+    let previous = hash.zip(expires_at_us).zip(salt.and_then(|salt| Salt::from_bytes(&salt)));
     Ok(Lineage {
         session: SessionId::new(row.get("id")?),
         user: UserId::new(row.get("user_id")?),
@@ -47,7 +50,7 @@ fn read_lineage(row: &Row) -> Result<Lineage, Error> {
     })
 }
 
-/// Puts a session's next token, made with this salt, in the place of the newest.
+/// Stores `next`, derived with `salt`, as the newest token, and the newest as the previous one.
 pub(crate) async fn rotate(
     tx: &mut Tx,
     id: SessionId,
@@ -64,42 +67,46 @@ pub(crate) async fn rotate(
     update.execute(tx).await.map(drop)
 }
 
-/// The password's hash of the person whose session this is, unless it is over.
-pub(crate) async fn password_hash(db: &Db, user: UserId, session: SessionId) -> Result<Option<Hash>, Error> {
+/// Returns the password hash of the caller, or `None` if the session has ended.
+pub(crate) async fn password_hash(db: &Db, caller: Caller) -> Result<Option<Hash>, Error> {
     let select = query(
         "select account.password_hash from session join account on account.id = session.user_id
          where session.id = $1 and session.user_id = $2 and session.ended_at_us is null",
     );
-    let row = select.bind(session.uuid()).bind(user.uuid()).optional(db).await?;
-    row.map(|row| row.get("password_hash").map(Hash::stored)).transpose()
+    let row = select.bind(caller.session.uuid()).bind(caller.user.uuid()).optional(db).await?;
+    row.map(|row| row.get("password_hash").map(Hash::from_stored)).transpose()
 }
 
-/// Ends this session of a person; its id, unless it was over.
+/// Ends a session of this user. Returns its id, or `None` if it has already ended or is another user's.
 pub(crate) async fn end(tx: &mut Tx, user: UserId, session: SessionId) -> Result<Option<SessionId>, Error> {
     let update = query(
         "update session set ended_at_us = (select now_us from clock)
          where id = $1 and user_id = $2 and ended_at_us is null returning id",
     );
     let row = update.bind(session.uuid()).bind(user.uuid()).optional(tx).await?;
-    row.as_ref().map(read_id).transpose()
+    row.as_ref().map(id_from_row).transpose()
 }
 
-/// Ends all sessions of a person whose row is locked; the ids of those that were not over.
+/// Ends all sessions of a user and returns the ids of those that were open. The caller holds the lock on
+/// the user's row.
 pub(crate) async fn end_all(tx: &mut Tx, user: UserId) -> Result<Vec<SessionId>, Error> {
     let update = query(
         "update session set ended_at_us = (select now_us from clock)
          where user_id = $1 and ended_at_us is null returning id",
     );
-    update.bind(user.uuid()).all(tx).await?.iter().map(read_id).collect()
+    update.bind(user.uuid()).all(tx).await?.iter().map(id_from_row).collect()
 }
 
-/// Ends the oldest sessions of a person whose row is locked, until `keep` are left that are neither over nor expired.
+/// Ends the oldest open sessions of a user until `keep` remain, and returns their ids. Expired sessions
+/// do not count. The caller holds the lock on the user's row.
 pub(crate) async fn end_oldest(
     tx: &mut Tx,
     user: UserId,
     keep: i64,
     now_us: i64,
 ) -> Result<Vec<SessionId>, Error> {
+    // `limit 1000` because SQLite has no `offset` without a limit. A user never has that many open
+    // sessions.
     let update = query(
         "update session set ended_at_us = (select now_us from clock)
          where ended_at_us is null and id in (
@@ -108,45 +115,48 @@ pub(crate) async fn end_oldest(
          )
          returning id",
     );
-    update.bind(user.uuid()).bind(keep).bind(now_us).all(tx).await?.iter().map(read_id).collect()
+    update.bind(user.uuid()).bind(keep).bind(now_us).all(tx).await?.iter().map(id_from_row).collect()
 }
 
-/// The sessions that were ended within this time, newest first.
+/// Returns the sessions that ended within the last `within_us` microseconds, newest first.
 pub(crate) async fn revoked(db: &Db, within_us: i64, limit: i64) -> Result<Vec<SessionId>, Error> {
     let select = query(
-        "select id from session where ended_at_us > (select now_us from clock) - $1 order by ended_at_us desc limit $2",
+        "select id from session where ended_at_us > (select now_us from clock) - $1
+         order by ended_at_us desc limit $2",
     );
-    select.bind(within_us).bind(limit).all(db).await?.iter().map(read_id).collect()
+    select.bind(within_us).bind(limit).all(db).await?.iter().map(id_from_row).collect()
 }
 
-/// Removes sessions that have been over or expired for longer than this; how many.
-pub(crate) async fn remove(tx: &mut Tx, for_us: i64, limit: i64) -> Result<u64, Error> {
+/// Deletes at most `limit` sessions that ended or expired more than `age_us` microseconds ago, and
+/// returns their number.
+pub(crate) async fn delete_old(tx: &mut Tx, age_us: i64, limit: i64) -> Result<u64, Error> {
     let delete = query(
         "delete from session where id in (
              select id from session
-             where ended_at_us < (select now_us from clock) - $1 or expires_at_us < (select now_us from clock) - $1
+             where ended_at_us < (select now_us from clock) - $1
+                 or expires_at_us < (select now_us from clock) - $1
              limit $2
          )",
     );
-    delete.bind(for_us).bind(limit).execute(tx).await
+    delete.bind(age_us).bind(limit).execute(tx).await
 }
 
-fn read_id(row: &Row) -> Result<SessionId, Error> {
+fn id_from_row(row: &Row) -> Result<SessionId, Error> {
     row.get("id").map(SessionId::new)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::fixture::{FAR_US, databases, end as end_one, hash, person, session};
+    use crate::store::fixture::{FAR_FUTURE_US, databases, end as end_one, hash, insert_user, session};
 
     const HOUR_US: i64 = 3_600_000_000;
 
     #[tokio::test]
-    async fn a_lineage_keeps_the_newest_token_and_the_one_before_it() {
+    async fn a_lineage_holds_the_newest_and_the_previous_token() {
         for test in databases().await {
             let db = &test.db;
-            let ann = person(db, "ann", "Ann").await;
+            let ann = insert_user(db, "ann", "Ann").await;
             let (id, first) = session(db, ann, 100).await;
             session(db, ann, 100).await;
             let salts = [Salt::random(), Salt::random()];
@@ -177,52 +187,60 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_ends_once_and_only_as_its_own_persons() {
+    async fn a_session_ends_once_and_only_by_its_own_user() {
         for test in databases().await {
             let db = &test.db;
-            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
-            let (id, _) = session(db, ann, FAR_US).await;
-            assert_eq!(password_hash(db, ann, id).await.unwrap(), Some(hash("hash")), "{}", test.name);
-            assert_eq!(password_hash(db, bob, id).await.unwrap(), None);
+            let ann = insert_user(db, "ann", "Ann").await;
+            let bob = insert_user(db, "bob", "Bob").await;
+            let (id, _) = session(db, ann, FAR_FUTURE_US).await;
+            assert_eq!(
+                password_hash(db, Caller { user: ann, session: id }).await.unwrap(),
+                Some(hash("hash")),
+                "{}",
+                test.name
+            );
+            assert_eq!(password_hash(db, Caller { user: bob, session: id }).await.unwrap(), None);
             assert_eq!(end_one(db, bob, id).await, None);
             assert_eq!(end_one(db, ann, SessionId::now()).await, None);
             assert_eq!(end_one(db, ann, id).await, Some(id));
             assert_eq!(end_one(db, ann, id).await, None);
-            assert_eq!(password_hash(db, ann, id).await.unwrap(), None);
+            assert_eq!(password_hash(db, Caller { user: ann, session: id }).await.unwrap(), None);
         }
     }
 
     #[tokio::test]
-    async fn all_sessions_of_a_person_end_and_no_others() {
+    async fn all_sessions_of_one_user_end_and_no_others() {
         for test in databases().await {
             let db = &test.db;
-            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
-            let over = session(db, ann, FAR_US).await.0;
-            end_one(db, ann, over).await.unwrap();
+            let ann = insert_user(db, "ann", "Ann").await;
+            let bob = insert_user(db, "bob", "Bob").await;
+            let ended_before = session(db, ann, FAR_FUTURE_US).await.0;
+            end_one(db, ann, ended_before).await.unwrap();
             let mut ids = Vec::new();
             for _ in 0..3 {
-                ids.push(session(db, ann, FAR_US).await.0);
+                ids.push(session(db, ann, FAR_FUTURE_US).await.0);
             }
-            let others = session(db, bob, FAR_US).await.0;
+            let others = session(db, bob, FAR_FUTURE_US).await.0;
             let mut tx = db.begin().await.unwrap();
             let mut ended = end_all(&mut tx, ann).await.unwrap();
             ended.sort();
             assert_eq!(ended, ids, "{}", test.name);
             assert_eq!(end_all(&mut tx, ann).await.unwrap(), []);
             tx.commit().await.unwrap();
-            assert!(password_hash(db, bob, others).await.unwrap().is_some());
+            assert!(password_hash(db, Caller { user: bob, session: others }).await.unwrap().is_some());
         }
     }
 
     #[tokio::test]
-    async fn the_oldest_end_and_those_over_or_expired_do_not_count() {
+    async fn the_oldest_sessions_end_and_ended_or_expired_ones_do_not_count() {
         for test in databases().await {
             let db = &test.db;
-            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
-            session(db, bob, FAR_US).await;
+            let ann = insert_user(db, "ann", "Ann").await;
+            let bob = insert_user(db, "bob", "Bob").await;
+            session(db, bob, FAR_FUTURE_US).await;
             let mut ids = Vec::new();
             for number in 0..7 {
-                let expires_at_us = if number == 5 { 1_000 } else { FAR_US };
+                let expires_at_us = if number == 5 { 1_000 } else { FAR_FUTURE_US };
                 ids.push(session(db, ann, expires_at_us).await.0);
             }
             end_one(db, ann, ids[6]).await.unwrap();
@@ -237,43 +255,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn revoked_are_those_that_ended_lately() {
+    async fn sessions_that_ended_recently_are_revoked() {
         for test in databases().await {
             let db = &test.db;
-            let ann = person(db, "ann", "Ann").await;
+            let ann = insert_user(db, "ann", "Ann").await;
             let mut ids = Vec::new();
             for _ in 0..3 {
-                ids.push(session(db, ann, FAR_US).await.0);
+                ids.push(session(db, ann, FAR_FUTURE_US).await.0);
             }
             end_one(db, ann, ids[0]).await.unwrap();
             end_one(db, ann, ids[2]).await.unwrap();
-            let mut lately = revoked(db, HOUR_US, 10).await.unwrap();
-            lately.sort();
-            assert_eq!(lately, [ids[0], ids[2]], "{}", test.name);
+            let mut recent = revoked(db, HOUR_US, 10).await.unwrap();
+            recent.sort();
+            assert_eq!(recent, [ids[0], ids[2]], "{}", test.name);
             assert_eq!(revoked(db, HOUR_US, 1).await.unwrap().len(), 1);
-            assert_eq!(revoked(db, -HOUR_US, 10).await.unwrap(), [], "none within a time to come");
+            assert_eq!(revoked(db, -HOUR_US, 10).await.unwrap(), [], "none in the future");
         }
     }
 
     #[tokio::test]
-    async fn sessions_over_or_expired_for_long_are_removed_a_batch_at_a_time() {
+    async fn old_sessions_are_deleted_in_batches() {
         for test in databases().await {
             let db = &test.db;
-            let ann = person(db, "ann", "Ann").await;
-            let (live, token) = session(db, ann, FAR_US).await;
-            for expires_at_us in [0, 1, FAR_US] {
+            let ann = insert_user(db, "ann", "Ann").await;
+            let (open, token) = session(db, ann, FAR_FUTURE_US).await;
+            for expires_at_us in [0, 1, FAR_FUTURE_US] {
                 let (id, _) = session(db, ann, expires_at_us).await;
-                if expires_at_us == FAR_US {
+                if expires_at_us == FAR_FUTURE_US {
                     end_one(db, ann, id).await.unwrap();
                 }
             }
             let mut tx = db.begin().await.unwrap();
-            assert_eq!(remove(&mut tx, HOUR_US, 1).await.unwrap(), 1, "{}", test.name);
-            assert_eq!(remove(&mut tx, HOUR_US, 9).await.unwrap(), 1);
-            assert_eq!(remove(&mut tx, HOUR_US, 9).await.unwrap(), 0, "one is over, but not for an hour");
-            assert_eq!(remove(&mut tx, -HOUR_US, 9).await.unwrap(), 1);
-            let left = lock_lineage(&mut tx, &token.family_hash()).await.unwrap();
-            assert!(left.is_some_and(|lineage| lineage.session == live), "{}", test.name);
+            assert_eq!(delete_old(&mut tx, HOUR_US, 1).await.unwrap(), 1, "{}", test.name);
+            assert_eq!(delete_old(&mut tx, HOUR_US, 9).await.unwrap(), 1);
+            assert_eq!(delete_old(&mut tx, HOUR_US, 9).await.unwrap(), 0, "one ended less than an hour ago");
+            assert_eq!(delete_old(&mut tx, -HOUR_US, 9).await.unwrap(), 1);
+            let kept = lock_lineage(&mut tx, &token.family_hash()).await.unwrap();
+            assert!(kept.is_some_and(|lineage| lineage.session == open), "{}", test.name);
         }
     }
 }

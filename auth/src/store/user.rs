@@ -1,29 +1,32 @@
-//! Statements that look people up.
+//! Statements that look up and search users.
 
 use db::{Db, Error, query};
 use proto::UserId;
 use serde_json::json;
 
-use super::read_user;
+use super::user_from_row;
 use crate::user::{Prefix, User};
 
-/// The people of these ids, in no order; absent ones are left out.
+/// Returns the users with these ids, in no order. Unknown ids are omitted.
 pub(crate) async fn list(db: &Db, ids: &[UserId]) -> Result<Vec<User>, Error> {
     let select = query(
-        "select id, login, name, created_at_us from account where id in (select r.id from rows($1: id uuid) as r)",
+        "select id, login, name, created_at_us from account
+         where id in (select r.id from rows($1: id uuid) as r)",
     );
     let ids = ids.iter().map(|id| json!({ "id": id.uuid() })).collect();
-    select.bind(serde_json::Value::Array(ids)).all(db).await?.iter().map(read_user).collect()
+    select.bind(serde_json::Value::Array(ids)).all(db).await?.iter().map(user_from_row).collect()
 }
 
-/// The people whose login or lower-cased name begins so, by login. Each half reads a range of an index; that of logins ends
-/// after a page, that of names reads index entries alone.
+/// Returns at most `limit` users whose login or lower-case name starts with the prefix, ordered by
+/// login. Each half of the union reads a range of an index: the half by login stops after a page, the
+/// half by name is an index-only scan.
 pub(crate) async fn search(db: &Db, prefix: &Prefix, after: &str, limit: i64) -> Result<Vec<User>, Error> {
     let select = query(
         "select id, login, name, created_at_us from account
          where login in (
              select login from (
-                 select login from account where login >= $1 and login < $2 and login > $3 order by login limit $4
+                 select login from account where login >= $1 and login < $2 and login > $3
+                 order by login limit $4
              ) as by_login
              union
              select login from (
@@ -34,13 +37,13 @@ pub(crate) async fn search(db: &Db, prefix: &Prefix, after: &str, limit: i64) ->
          order by login limit $4",
     );
     let select = select.bind(prefix.low()).bind(prefix.high()).bind(after).bind(limit);
-    select.all(db).await?.iter().map(read_user).collect()
+    select.all(db).await?.iter().map(user_from_row).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::fixture::{databases, person};
+    use crate::store::fixture::{databases, insert_user};
 
     async fn logins(db: &Db, prefix: &str, after: &str, limit: i64) -> Vec<String> {
         let prefix = Prefix::parse(prefix).unwrap();
@@ -48,7 +51,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn people_are_found_by_the_beginning_of_login_or_name_in_any_case() {
+    async fn users_are_found_by_a_prefix_of_login_or_name_in_any_case() {
         for test in databases().await {
             let db = &test.db;
             for (login, name) in [
@@ -61,7 +64,7 @@ mod tests {
                 ("gustav", "100% _Gustav"),
                 ("an-na", "an-na"),
             ] {
-                person(db, login, name).await;
+                insert_user(db, login, name).await;
             }
             assert_eq!(logins(db, "an", "", 9).await, ["an-na", "anna", "bob", "carl"], "{}", test.name);
             assert_eq!(logins(db, "AN", "", 9).await, ["an-na", "anna", "bob", "carl"]);
@@ -75,14 +78,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_search_is_paged_by_login_without_a_hole_or_a_repetition() {
+    async fn pages_of_a_search_have_no_gap_and_no_duplicate() {
         for test in databases().await {
             let db = &test.db;
             for number in 0..25 {
-                // Some are found by the login, some by the name, some by both.
+                // Some match by login, some by name, some by both.
                 let login = if number % 3 == 0 { format!("x{number:02}") } else { format!("pre{number:02}") };
                 let name = if number % 2 == 0 || number % 3 == 0 { "Pre" } else { "other" };
-                person(db, &login, name).await;
+                insert_user(db, &login, name).await;
             }
             let all = logins(db, "pre", "", 100).await;
             assert_eq!(all.len(), 25, "{}", test.name);
@@ -103,11 +106,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn people_are_listed_by_ids_and_absent_ones_left_out() {
+    async fn users_are_listed_by_id_and_unknown_ids_omitted() {
         for test in databases().await {
             let db = &test.db;
-            let (ann, bob) = (person(db, "ann", "Ann").await, person(db, "bob", "Bob").await);
-            person(db, "carl", "Carl").await;
+            let ann = insert_user(db, "ann", "Ann").await;
+            let bob = insert_user(db, "bob", "Bob").await;
+            insert_user(db, "carl", "Carl").await;
             assert_eq!(list(db, &[]).await.unwrap(), [], "{}", test.name);
             let mut ids: Vec<UserId> = (0..5_000).map(|_| UserId::now()).collect();
             ids.extend([ann, bob, ann]);

@@ -1,4 +1,5 @@
-//! The service under test, with a database of its own, its callers and the events that it wrote.
+//! Fixture: the auth service over an empty database, clients with various credentials, and the events it
+//! has written.
 
 use std::time::Duration;
 
@@ -23,75 +24,77 @@ pub const HOUR: Duration = Duration::from_secs(3_600);
 
 pub type Client = AuthClient<InterceptedService<Peer, Call>>;
 
+/// Running auth service.
 pub struct Service {
-    /// Which database it runs on.
+    /// Name of the database engine, for assertion messages.
     pub name: &'static str,
     pub keys: SigningKeys,
     pub service_token: ServiceToken,
     peer: Peer,
     tail: Tail,
-    unread: Vec<Record>,
+    pending: Vec<Record>,
     test: TestDb,
 }
 
 impl Service {
-    /// The service on every database.
-    pub async fn each() -> Vec<Self> {
-        Self::each_with(HOUR).await
+    /// Starts the service on each database engine.
+    pub async fn on_each_database() -> Vec<Self> {
+        Self::on_each_database_with(HOUR).await
     }
 
-    /// The service on every database, with this lifetime of refresh tokens.
-    pub async fn each_with(refresh_ttl: Duration) -> Vec<Self> {
+    /// Starts the service on each database engine, with this lifetime of refresh tokens.
+    pub async fn on_each_database_with(refresh_ttl: Duration) -> Vec<Self> {
         let mut all = Vec::new();
         for test in testkit::databases(&[&db::MIGRATIONS, &events::MIGRATIONS, &auth::MIGRATIONS]).await {
             let tail = Local::new(vec![(topic::AUTH, test.db.clone())]).tail(&[topic::AUTH]).await.unwrap();
-            let (keys, service_token) = (SigningKeys::generate(), ServiceToken::generate());
+            let keys = SigningKeys::generate();
+            let service_token = ServiceToken::generate();
             let peer = peer(&test, &keys, &service_token, refresh_ttl);
-            all.push(Self { name: test.name, keys, service_token, peer, tail, unread: Vec::new(), test });
+            all.push(Self { name: test.name, keys, service_token, peer, tail, pending: Vec::new(), test });
         }
         all
     }
 
-    /// The same service, started anew with this lifetime of refresh tokens.
+    /// Restarts the service on the same database, with this lifetime of refresh tokens.
     pub fn restart(&mut self, refresh_ttl: Duration) {
         self.peer = peer(&self.test, &self.keys, &self.service_token, refresh_ttl);
     }
 
-    /// A client that is nobody.
-    pub fn nobody(&self) -> Client {
-        self.calling(Call::new())
+    /// Returns a client without credentials.
+    pub fn anonymous(&self) -> Client {
+        self.with_call(Call::new())
     }
 
-    /// A client with this access token.
-    pub fn with(&self, token: &str) -> Client {
-        self.calling(Call::new().with_authorization(&format!("Bearer {token}")))
+    /// Returns a client with this access token.
+    pub fn with_token(&self, token: &str) -> Client {
+        self.with_call(Call::new().with_authorization(&format!("Bearer {token}")))
     }
 
-    /// A client that is a service.
-    pub fn service(&self) -> Client {
-        self.calling(Call::new().with_authorization(&self.service_token.header()))
+    /// Returns a client with the service token.
+    pub fn as_service(&self) -> Client {
+        self.with_call(Call::new().with_authorization(&self.service_token.header()))
     }
 
-    /// A client whose calls carry this.
-    pub fn calling(&self, call: Call) -> Client {
+    /// Returns a client that sends this call context.
+    pub fn with_call(&self, call: Call) -> Client {
         AuthClient::with_interceptor(self.peer.clone(), call)
     }
 
     pub async fn register(&self, login: &str) -> Session {
-        self.nobody().register(registration(login)).await.unwrap().into_inner()
+        self.anonymous().register(registration(login)).await.unwrap().into_inner()
     }
 
     pub async fn login(&self, login: &str, password: &str) -> Result<Session, Status> {
         let request = LoginRequest { login: login.to_owned(), password: password.to_owned() };
-        self.nobody().login(request).await.map(tonic::Response::into_inner)
+        self.anonymous().login(request).await.map(tonic::Response::into_inner)
     }
 
     pub async fn refresh(&self, token: &str) -> Result<Session, Status> {
         let request = RefreshRequest { refresh_token: token.to_owned() };
-        self.nobody().refresh(request).await.map(tonic::Response::into_inner)
+        self.anonymous().refresh(request).await.map(tonic::Response::into_inner)
     }
 
-    /// A token of a real session, with other claims than it should have.
+    /// Signs an access token for a session, with altered claims.
     pub fn forged(&self, session: &Session, change: impl FnOnce(&mut Claims)) -> String {
         let id = |bytes: &[u8]| Uuid::from_slice(bytes).unwrap();
         let user = id(&session.user.as_ref().unwrap().id);
@@ -101,19 +104,19 @@ impl Service {
         self.keys.sign(&claims)
     }
 
-    /// The next events, exactly so many; there must not be more.
-    pub async fn happened(&mut self, count: usize) -> Vec<Kind> {
-        self.records(count).await.iter().map(|record| Kind::read(&record.payload).unwrap()).collect()
+    /// Returns the next `count` events. Panics if there are more.
+    pub async fn events(&mut self, count: usize) -> Vec<Kind> {
+        self.records(count).await.iter().map(|record| Kind::decode(&record.payload).unwrap()).collect()
     }
 
-    /// The records of the next events, exactly so many; there must not be more.
+    /// Returns the records of the next `count` events. Panics if there are more.
     pub async fn records(&mut self, count: usize) -> Vec<Record> {
-        while self.unread.len() < count {
+        while self.pending.len() < count {
             let more = tokio::time::timeout(Duration::from_secs(10), self.tail.next()).await;
-            self.unread.extend(more.expect("an event that should be there").unwrap().records);
+            self.pending.extend(more.expect("the expected events arrive within 10 s").unwrap().records);
         }
-        assert_eq!(self.unread.len(), count, "{}: {:?}", self.name, self.unread);
-        std::mem::take(&mut self.unread)
+        assert_eq!(self.pending.len(), count, "{}: {:?}", self.name, self.pending);
+        std::mem::take(&mut self.pending)
     }
 }
 
@@ -123,25 +126,25 @@ fn peer(test: &TestDb, keys: &SigningKeys, service_token: &ServiceToken, refresh
     local(server_layer("auth").layer(app.server()))
 }
 
-/// Seconds since the Unix epoch.
+/// Returns the current time in seconds since the Unix epoch.
 pub fn now_s() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_secs()).unwrap()
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since_epoch.as_secs()).unwrap()
 }
 
 pub fn registration(login: &str) -> RegisterRequest {
     RegisterRequest { login: login.to_owned(), password: PASSWORD.to_owned(), name: None }
 }
 
-/// The code and the words of a refusal.
-pub fn refusal<T>(answer: Result<T, Status>) -> (Code, String) {
-    let status = answer.err().expect("a refusal");
+/// Returns the code and the message of a failed call. Panics if it succeeded.
+pub fn error_of<T>(result: Result<T, Status>) -> (Code, String) {
+    let status = result.err().expect("the call fails");
     (status.code(), status.message().to_owned())
 }
 
-/// The code of a refusal.
-pub fn code<T>(answer: Result<T, Status>) -> Code {
-    refusal(answer).0
+/// Returns the code of a failed call. Panics if it succeeded.
+pub fn code<T>(result: Result<T, Status>) -> Code {
+    error_of(result).0
 }
 
 pub fn user_id(session: &Session) -> Vec<u8> {

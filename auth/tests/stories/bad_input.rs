@@ -1,4 +1,4 @@
-//! Bad input gets a clear error and changes nothing.
+//! Invalid input and invalid credentials: a clear error and no change.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use proto::auth::{
@@ -7,11 +7,11 @@ use proto::auth::{
 };
 use tonic::Code;
 
-use crate::app::{PASSWORD, Service, code, now_s, refusal, user_id};
+use crate::app::{PASSWORD, Service, code, error_of, now_s, user_id};
 
 #[tokio::test]
-async fn a_registration_out_of_its_bounds_is_refused_and_changes_nothing() {
-    for mut service in Service::each().await {
+async fn an_invalid_registration_is_refused_and_changes_nothing() {
+    for mut service in Service::on_each_database().await {
         let login = "a login has 3 to 32 characters";
         let password = "a password has 8 to 256 characters";
         let name = "a name has 1 to 64 characters";
@@ -34,41 +34,41 @@ async fn a_registration_out_of_its_bounds_is_refused_and_changes_nothing() {
             ("ann", PASSWORD, Some("two\nlines"), name),
         ];
         let mut cases: Vec<_> =
-            cases.into_iter().map(|(l, p, n, w)| (l, p.to_owned(), n.map(str::to_owned), w)).collect();
+            cases.into_iter().map(|(l, p, n, e)| (l, p.to_owned(), n.map(str::to_owned), e)).collect();
         cases.push(("ann", "p".repeat(257), None, password));
         cases.push(("ann", PASSWORD.to_owned(), Some("n".repeat(65)), name));
-        for (login, password, name, words) in cases {
+        for (login, password, name, expected) in cases {
             let request = RegisterRequest { login: login.to_owned(), password, name };
             let shown = (request.login.clone(), request.name.clone());
-            let (code, message) = refusal(service.nobody().register(request).await);
+            let (code, message) = error_of(service.anonymous().register(request).await);
             assert_eq!(code, Code::InvalidArgument, "{}: {shown:?}", service.name);
-            assert!(message.starts_with(words), "{shown:?}: {message}");
+            assert!(message.starts_with(expected), "{shown:?}: {message}");
         }
         let request =
             RegisterRequest {
                 login: "x".repeat(32), password: "ß".repeat(256), name: Some("🐎".repeat(64))
             };
-        let session = service.nobody().register(request).await.unwrap().into_inner();
-        assert_eq!(session.user.unwrap().name, "🐎".repeat(64), "the bounds themselves are allowed");
+        let session = service.anonymous().register(request).await.unwrap().into_inner();
+        assert_eq!(session.user.unwrap().name, "🐎".repeat(64), "the limits themselves are allowed");
         service.login(&"x".repeat(32), &"ß".repeat(256)).await.unwrap();
         service.register("ann").await;
-        service.happened(5).await;
+        service.events(5).await;
     }
 }
 
 #[tokio::test]
-async fn names_and_searches_out_of_their_bounds_are_refused_and_change_nothing() {
-    for mut service in Service::each().await {
+async fn invalid_names_and_searches_are_refused_and_change_nothing() {
+    for mut service in Service::on_each_database().await {
         let ann = service.register("ann").await;
-        service.happened(2).await;
-        let mut client = service.with(&ann.access_token);
+        service.events(2).await;
+        let mut client = service.with_token(&ann.access_token);
         for name in ["", " ", "a\0", "a\u{7f}b", &"n".repeat(65)] {
-            let (code, words) = refusal(client.rename(RenameRequest { name: name.to_owned() }).await);
+            let (code, message) = error_of(client.rename(RenameRequest { name: name.to_owned() }).await);
             assert_eq!(code, Code::InvalidArgument, "{}: {name:?}", service.name);
-            assert!(words.contains("1 to 64"), "{words}");
+            assert!(message.contains("1 to 64"), "{message}");
         }
         let long = "a".repeat(33);
-        for (prefix, first, after_login, words) in [
+        for (prefix, first, after_login, expected) in [
             ("", 10, None, "2 to 32"),
             ("a", 10, None, "2 to 32"),
             (long.as_str(), 10, None, "2 to 32"),
@@ -85,9 +85,9 @@ async fn names_and_searches_out_of_their_bounds_are_refused_and_change_nothing()
                 first,
                 after_login: after_login.map(str::to_owned),
             };
-            let (code, message) = refusal(client.search(request).await);
+            let (code, message) = error_of(client.search(request).await);
             assert_eq!(code, Code::InvalidArgument, "{prefix:?} {first} {after_login:?}");
-            assert!(message.contains(words), "{message}");
+            assert!(message.contains(expected), "{message}");
         }
         for id in [vec![], vec![0; 15], vec![0; 17], b"nonsense".to_vec()] {
             let ids = vec![user_id(&ann), id];
@@ -98,14 +98,14 @@ async fn names_and_searches_out_of_their_bounds_are_refused_and_change_nothing()
     }
 }
 
-/// Access tokens that are none, each with what is wrong with it.
+/// Invalid access tokens, each with its defect.
 fn forged(service: &Service, session: &Session) -> Vec<(&'static str, String)> {
     let token = &session.access_token;
     let parts: Vec<&str> = token.split('.').collect();
     let unsigned = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"at+jwt"}"#);
     let swapped = service.forged(session, |claims| claims.exp += 1);
     let swapped: Vec<&str> = swapped.split('.').collect();
-    let strangers = access::SigningKeys::generate().sign(&access::Claims::new(
+    let foreign_key = access::SigningKeys::generate().sign(&access::Claims::new(
         crate::app::ISSUER,
         uuid::Uuid::now_v7(),
         uuid::Uuid::now_v7(),
@@ -115,31 +115,31 @@ fn forged(service: &Service, session: &Session) -> Vec<(&'static str, String)> {
     let service_token = service.service_token.header().replace("Bearer ", "");
     vec![
         ("expired", service.forged(session, |claims| claims.exp = now_s() - 1)),
-        ("not issued yet", service.forged(session, |claims| claims.iat += 600)),
-        ("another audience", service.forged(session, |claims| claims.aud = "elsewhere".to_owned())),
-        ("another issuer", service.forged(session, |claims| claims.iss = "elsewhere".to_owned())),
+        ("issued in the future", service.forged(session, |claims| claims.iat += 600)),
+        ("wrong audience", service.forged(session, |claims| claims.aud = "elsewhere".to_owned())),
+        ("wrong issuer", service.forged(session, |claims| claims.iss = "elsewhere".to_owned())),
         ("alg none", format!("{unsigned}.{}.", parts[1])),
-        ("another's signature", format!("{}.{}.{}", swapped[0], swapped[1], parts[2])),
-        ("another's key", strangers),
+        ("signature of another token", format!("{}.{}.{}", swapped[0], swapped[1], parts[2])),
+        ("unknown key", foreign_key),
         ("truncated", token[..token.len() - 4].to_owned()),
         ("empty", String::new()),
         ("nonsense", "nonsense".to_owned()),
         ("long", "a".repeat(5_000)),
-        ("a refresh token", session.refresh_token.clone()),
-        ("a service's", service_token),
+        ("refresh token", session.refresh_token.clone()),
+        ("service token", service_token),
     ]
 }
 
 #[tokio::test]
-async fn forged_expired_and_mangled_tokens_are_refused_everywhere_and_change_nothing() {
-    for mut service in Service::each().await {
+async fn forged_expired_and_malformed_tokens_are_refused_by_every_call() {
+    for mut service in Service::on_each_database().await {
         let ann = service.register("ann").await;
-        service.happened(2).await;
-        let mut clients = vec![("none", service.nobody())];
-        for (what, token) in forged(&service, &ann) {
-            clients.push((what, service.with(&token)));
+        service.events(2).await;
+        let mut clients = vec![("none", service.anonymous())];
+        for (defect, token) in forged(&service, &ann) {
+            clients.push((defect, service.with_token(&token)));
         }
-        for (what, mut client) in clients {
+        for (defect, mut client) in clients {
             let change = ChangePasswordRequest { old: PASSWORD.to_owned(), new: "battery staple".to_owned() };
             let search = SearchRequest { prefix: "an".to_owned(), first: 1, after_login: None };
             let codes = [
@@ -149,28 +149,28 @@ async fn forged_expired_and_mangled_tokens_are_refused_everywhere_and_change_not
                 code(client.search(search).await),
                 code(client.users(UsersRequest { ids: vec![user_id(&ann)] }).await),
             ];
-            assert_eq!(codes, [Code::Unauthenticated; 5], "{}: {what}", service.name);
+            assert_eq!(codes, [Code::Unauthenticated; 5], "{}: {defect}", service.name);
         }
         let good = service.forged(&ann, |_| {});
         let users = UsersRequest { ids: vec![user_id(&ann)] };
-        let found = service.with(&good).users(users).await.unwrap().into_inner().users;
-        assert_eq!(found, [ann.user.clone().unwrap()], "what the forger began with is a token");
+        let found = service.with_token(&good).users(users).await.unwrap().into_inner().users;
+        assert_eq!(found, [ann.user.clone().unwrap()], "the unaltered claims are accepted");
         service.refresh(&ann.refresh_token).await.unwrap();
         service.login("ann", PASSWORD).await.unwrap();
-        service.happened(1).await;
+        service.events(1).await;
     }
 }
 
 #[tokio::test]
-async fn a_genuine_token_of_a_session_that_is_not_here_changes_nothing() {
-    for service in Service::each().await {
+async fn a_valid_token_of_an_unknown_session_changes_nothing() {
+    for service in Service::on_each_database().await {
         let ann = service.register("ann").await;
         let bob = service.register("bob").await;
         let absent = service.forged(&ann, |claims| claims.sid = uuid::Uuid::now_v7());
         let foreign =
             service.forged(&ann, |claims| claims.sid = uuid::Uuid::from_slice(&bob.session_id).unwrap());
         for token in [absent, foreign] {
-            let mut client = service.with(&token);
+            let mut client = service.with_token(&token);
             let change = ChangePasswordRequest { old: PASSWORD.to_owned(), new: "battery staple".to_owned() };
             let codes = [
                 code(client.rename(RenameRequest { name: "Mallory".to_owned() }).await),
@@ -186,16 +186,16 @@ async fn a_genuine_token_of_a_session_that_is_not_here_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_over_a_mebibyte_is_not_read() {
-    for service in Service::each().await {
+async fn a_request_over_one_mebibyte_is_refused() {
+    for service in Service::on_each_database().await {
         let request = |bytes: usize| RegisterRequest {
             login: "x".repeat(bytes),
             password: PASSWORD.to_owned(),
             name: None,
         };
-        let within = service.nobody().register(request(proto::REQUEST_MAX_BYTES - 100)).await;
-        assert_eq!(code(within), Code::InvalidArgument, "it is read, and refused for what it says");
-        let over = service.nobody().register(request(proto::REQUEST_MAX_BYTES)).await;
+        let within = service.anonymous().register(request(proto::REQUEST_MAX_BYTES - 100)).await;
+        assert_eq!(code(within), Code::InvalidArgument, "decoded, then refused by validation");
+        let over = service.anonymous().register(request(proto::REQUEST_MAX_BYTES)).await;
         assert_eq!(code(over), Code::OutOfRange);
     }
 }

@@ -1,11 +1,11 @@
-//! The service as its callers see it: the generated client over the generated server, on every database that answers.
+//! Tests of the auth service through its generated gRPC client, on every available database engine.
 
-#![expect(clippy::unwrap_used, reason = "what a test's helper does not expect fails the test")]
+#![expect(clippy::unwrap_used, reason = "a failure in a test helper fails the test")]
 
 mod app;
 mod bad_input;
-mod refreshing;
+mod refresh;
+mod registration_and_login;
 mod secrets;
 mod sessions;
-mod signing_in;
 mod users;

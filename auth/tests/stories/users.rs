@@ -1,4 +1,4 @@
-//! People as others see them: looked up by ids, searched for, renamed.
+//! Users as other users see them: lookup by id, search, rename.
 
 use proto::{
     UserId,
@@ -7,7 +7,7 @@ use proto::{
 };
 use tonic::Code;
 
-use crate::app::{Service, refusal, user_id};
+use crate::app::{Service, error_of, user_id};
 
 fn search(prefix: &str, first: i32, after: Option<&str>) -> SearchRequest {
     SearchRequest { prefix: prefix.to_owned(), first, after_login: after.map(str::to_owned) }
@@ -18,45 +18,46 @@ fn logins(users: &[User]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn people_are_looked_up_by_ids_and_absent_ones_left_out() {
-    for service in Service::each().await {
-        let (ann, bob) = (service.register("ann").await, service.register("bob").await);
+async fn users_are_looked_up_by_id_and_unknown_ids_omitted() {
+    for service in Service::on_each_database().await {
+        let ann = service.register("ann").await;
+        let bob = service.register("bob").await;
         service.register("carl").await;
-        let mut client = service.with(&ann.access_token);
+        let mut client = service.with_token(&ann.access_token);
         let ids = vec![user_id(&bob), UserId::now().bytes(), user_id(&ann), user_id(&bob)];
         let mut users = client.users(UsersRequest { ids }).await.unwrap().into_inner().users;
         users.sort_by(|one, two| one.login.cmp(&two.login));
         assert_eq!(users, [ann.user.unwrap(), bob.user.unwrap()], "{}", service.name);
-        let nobody = client.users(UsersRequest { ids: Vec::new() }).await.unwrap().into_inner().users;
-        assert_eq!(nobody, []);
+        let none = client.users(UsersRequest { ids: Vec::new() }).await.unwrap().into_inner().users;
+        assert_eq!(none, []);
     }
 }
 
 #[tokio::test]
-async fn ten_thousand_people_are_looked_up_at_once_and_not_one_more() {
-    for service in Service::each().await {
+async fn a_lookup_takes_at_most_10_000_ids() {
+    for service in Service::on_each_database().await {
         let ann = service.register("ann").await;
-        let mut client = service.with(&ann.access_token);
+        let mut client = service.with_token(&ann.access_token);
         let mut ids: Vec<_> = (1..10_000).map(|_| UserId::now().bytes()).collect();
         ids.push(user_id(&ann));
         let users = client.users(UsersRequest { ids: ids.clone() }).await.unwrap().into_inner().users;
         assert_eq!(users, [ann.user.unwrap()], "{}", service.name);
         ids.push(UserId::now().bytes());
-        let (code, words) = refusal(client.users(UsersRequest { ids }).await);
-        assert_eq!((code, words.contains("10000")), (Code::InvalidArgument, true), "{words}");
-        let (code, _) = refusal(client.users(UsersRequest { ids: vec![vec![1; 15]] }).await);
+        let (code, message) = error_of(client.users(UsersRequest { ids }).await);
+        assert_eq!((code, message.contains("10000")), (Code::InvalidArgument, true), "{message}");
+        let (code, _) = error_of(client.users(UsersRequest { ids: vec![vec![1; 15]] }).await);
         assert_eq!(code, Code::InvalidArgument);
     }
 }
 
 #[tokio::test]
-async fn a_search_goes_page_by_page() {
-    for service in Service::each().await {
+async fn a_search_is_paginated() {
+    for service in Service::on_each_database().await {
         let mut token = String::new();
         for login in ["anna", "annb", "annc", "bob"] {
             token = service.register(login).await.access_token;
         }
-        let mut client = service.with(&token);
+        let mut client = service.with_token(&token);
         client.rename(RenameRequest { name: "ANNette".to_owned() }).await.unwrap();
         let first = client.search(search("Ann", 3, None)).await.unwrap().into_inner();
         assert_eq!(
@@ -68,28 +69,29 @@ async fn a_search_goes_page_by_page() {
         let second = client.search(search("Ann", 3, Some("annc"))).await.unwrap().into_inner();
         assert_eq!((logins(&second.users), second.has_next), (vec!["bob"], false));
         let all = client.search(search("ann", 4, None)).await.unwrap().into_inner();
-        assert_eq!((all.users.len(), all.has_next), (4, false), "a full page that is the last");
+        assert_eq!((all.users.len(), all.has_next), (4, false), "a full page can be the last one");
         let none = client.search(search("an_", 100, None)).await.unwrap().into_inner();
         assert_eq!((none.users, none.has_next), (Vec::new(), false));
     }
 }
 
 #[tokio::test]
-async fn a_new_name_is_seen_by_all_and_told_as_an_event() {
-    for mut service in Service::each().await {
-        let (ann, bob) = (service.register("ann").await, service.register("bob").await);
-        service.happened(4).await;
+async fn a_rename_is_visible_to_other_users_and_appends_an_event() {
+    for mut service in Service::on_each_database().await {
+        let ann = service.register("ann").await;
+        let bob = service.register("bob").await;
+        service.events(4).await;
         let rename = RenameRequest { name: " Anna \u{1f40e} ".to_owned() };
-        let renamed = service.with(&ann.access_token).rename(rename).await.unwrap().into_inner();
+        let renamed = service.with_token(&ann.access_token).rename(rename).await.unwrap().into_inner();
         assert_eq!(
             renamed,
             User { name: "Anna \u{1f40e}".to_owned(), ..ann.user.clone().unwrap() },
             "{}",
             service.name
         );
-        assert_eq!(service.happened(1).await, [Kind::UserRenamed(UserRenamed { user_id: user_id(&ann) })]);
+        assert_eq!(service.events(1).await, [Kind::UserRenamed(UserRenamed { user_id: user_id(&ann) })]);
         let request = UsersRequest { ids: vec![user_id(&ann)] };
-        let users = service.with(&bob.access_token).users(request).await.unwrap().into_inner().users;
+        let users = service.with_token(&bob.access_token).users(request).await.unwrap().into_inner().users;
         assert_eq!(users, [renamed]);
     }
 }

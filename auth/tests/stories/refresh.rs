@@ -1,4 +1,4 @@
-//! Refresh tokens: rotated, repeatable after a lost answer, and the end of the session where one is used twice.
+//! Refresh tokens: rotation, repetition after a lost response, and reuse detection.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use proto::{
 };
 use tonic::Code;
 
-use crate::app::{HOUR, PASSWORD, Service, code, refusal, user_id};
+use crate::app::{HOUR, PASSWORD, Service, code, error_of, user_id};
 
 fn revoked(session: &Session) -> Kind {
     Kind::SessionRevoked(SessionRevoked {
@@ -18,10 +18,10 @@ fn revoked(session: &Session) -> Kind {
 }
 
 #[tokio::test]
-async fn a_session_goes_on_by_new_pairs() {
-    for mut service in Service::each().await {
+async fn each_refresh_returns_a_new_pair_of_the_same_session() {
+    for mut service in Service::on_each_database().await {
         let first = service.register("ann").await;
-        service.happened(2).await;
+        service.events(2).await;
         let mut seen = vec![first.refresh_token.clone()];
         for _ in 0..5 {
             let next = service.refresh(&seen[seen.len() - 1]).await.unwrap();
@@ -31,17 +31,17 @@ async fn a_session_goes_on_by_new_pairs() {
             assert!(!seen.contains(&next.refresh_token));
             seen.push(next.refresh_token.clone());
             let rename =
-                service.with(&next.access_token).rename(RenameRequest { name: "ann".to_owned() }).await;
+                service.with_token(&next.access_token).rename(RenameRequest { name: "ann".to_owned() }).await;
             assert_eq!(rename.unwrap().into_inner().name, "ann");
         }
-        let kinds = service.happened(5).await;
-        assert!(kinds.iter().all(|kind| kind.name() == "UserRenamed"), "refreshing is no event");
+        let kinds = service.events(5).await;
+        assert!(kinds.iter().all(|kind| kind.name() == "UserRenamed"), "a refresh appends no event");
     }
 }
 
 #[tokio::test]
-async fn a_lost_answer_can_be_asked_for_again() {
-    for mut service in Service::each().await {
+async fn a_refresh_can_be_repeated_after_a_lost_response() {
+    for mut service in Service::on_each_database().await {
         let first = service.register("ann").await;
         let lost = service.refresh(&first.refresh_token).await.unwrap();
         for _ in 0..3 {
@@ -50,35 +50,37 @@ async fn a_lost_answer_can_be_asked_for_again() {
             assert_eq!(again.session_id, first.session_id);
         }
         service.refresh(&lost.refresh_token).await.unwrap();
-        service.happened(2).await;
+        service.events(2).await;
     }
 }
 
 #[tokio::test]
-async fn a_token_whose_successor_was_used_ends_the_session() {
-    for mut service in Service::each().await {
+async fn reuse_of_an_old_token_ends_the_session() {
+    for mut service in Service::on_each_database().await {
         let first = service.register("ann").await;
         let other = service.login("ann", PASSWORD).await.unwrap();
-        service.happened(3).await;
+        service.events(3).await;
         let second = service.refresh(&first.refresh_token).await.unwrap();
         let third = service.refresh(&second.refresh_token).await.unwrap();
         let expected = (Code::Unauthenticated, "the refresh token is not valid: sign in again".to_owned());
-        assert_eq!(refusal(service.refresh(&first.refresh_token).await), expected, "{}", service.name);
-        assert_eq!(service.happened(1).await, [revoked(&first)]);
+        assert_eq!(error_of(service.refresh(&first.refresh_token).await), expected, "{}", service.name);
+        assert_eq!(service.events(1).await, [revoked(&first)]);
         for token in [&first, &second, &third].map(|session| &session.refresh_token) {
-            assert_eq!(refusal(service.refresh(token).await), expected);
+            assert_eq!(error_of(service.refresh(token).await), expected);
         }
-        let rename = service.with(&third.access_token).rename(RenameRequest { name: "Ann".to_owned() }).await;
-        assert_eq!(code(rename), Code::Unauthenticated, "its access tokens are worth nothing here");
-        let logout = service.with(&other.access_token).logout(LogoutRequest { everywhere: false }).await;
+        let rename =
+            service.with_token(&third.access_token).rename(RenameRequest { name: "Ann".to_owned() }).await;
+        assert_eq!(code(rename), Code::Unauthenticated, "its access tokens are refused");
+        let logout =
+            service.with_token(&other.access_token).logout(LogoutRequest { everywhere: false }).await;
         logout.unwrap();
-        assert_eq!(service.happened(1).await, [revoked(&other)], "it ended once, and the other went on");
+        assert_eq!(service.events(1).await, [revoked(&other)], "one session ended, the other stayed open");
     }
 }
 
 #[tokio::test]
-async fn those_who_refresh_at_the_same_instant_all_succeed() {
-    for mut service in Service::each().await {
+async fn concurrent_refreshes_all_succeed() {
+    for mut service in Service::on_each_database().await {
         let first = service.register("ann").await;
         let mut token = first.refresh_token;
         for _ in 0..10 {
@@ -86,34 +88,34 @@ async fn those_who_refresh_at_the_same_instant_all_succeed() {
             let answers = tokio::join!(one(), one(), one(), one(), one(), one());
             let answers = [answers.0, answers.1, answers.2, answers.3, answers.4, answers.5];
             let next: Vec<String> = answers.into_iter().map(|answer| answer.unwrap().refresh_token).collect();
-            assert!(next.iter().all(|token| *token == next[0]), "{}: they get the same", service.name);
+            assert!(next.iter().all(|token| *token == next[0]), "{}: all get the same token", service.name);
             assert_ne!(next[0], token);
             token.clone_from(&next[0]);
         }
-        service.happened(2).await;
+        service.events(2).await;
     }
 }
 
 #[tokio::test]
-async fn refreshing_and_logging_out_at_the_same_instant_leaves_no_session() {
-    for mut service in Service::each().await {
+async fn a_refresh_concurrent_with_a_log_out_leaves_no_open_session() {
+    for mut service in Service::on_each_database().await {
         for number in 0..10 {
             let session = service.register(&format!("ann{number}")).await;
-            let mut client = service.with(&session.access_token);
+            let mut client = service.with_token(&session.access_token);
             let everywhere = number % 2 == 0;
             let logout = client.logout(LogoutRequest { everywhere });
             let (refreshed, ended) = tokio::join!(service.refresh(&session.refresh_token), logout);
             ended.unwrap();
             let newest = refreshed.map_or(session.refresh_token.clone(), |session| session.refresh_token);
             assert_eq!(code(service.refresh(&newest).await), Code::Unauthenticated, "{}", service.name);
-            assert_eq!(service.happened(3).await[2], revoked(&session));
+            assert_eq!(service.events(3).await[2], revoked(&session));
         }
     }
 }
 
 #[tokio::test]
-async fn expired_and_strange_tokens_are_refused() {
-    for mut service in Service::each_with(Duration::ZERO).await {
+async fn expired_unknown_and_malformed_tokens_are_refused() {
+    for mut service in Service::on_each_database_with(Duration::ZERO).await {
         let expired = service.register("ann").await;
         assert_eq!(
             code(service.refresh(&expired.refresh_token).await),
@@ -127,10 +129,10 @@ async fn expired_and_strange_tokens_are_refused() {
         let token = &session.refresh_token;
         let flipped: String = token.chars().rev().collect();
         let unknown = "A".repeat(43);
-        for strange in ["", "nonsense", "a\0b", &token[1..], &flipped, &unknown, &session.access_token] {
-            assert_eq!(code(service.refresh(strange).await), Code::Unauthenticated, "{strange:?}");
+        for invalid in ["", "nonsense", "a\0b", &token[1..], &flipped, &unknown, &session.access_token] {
+            assert_eq!(code(service.refresh(invalid).await), Code::Unauthenticated, "{invalid:?}");
         }
         service.refresh(token).await.unwrap();
-        service.happened(3).await;
+        service.events(3).await;
     }
 }

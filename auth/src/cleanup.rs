@@ -1,0 +1,41 @@
+//! Cleanup: deletes sessions that ended or expired so long ago that their access tokens have expired too.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{App, Error, store};
+
+/// Time between two runs.
+const INTERVAL: Duration = Duration::from_secs(600);
+/// Sessions deleted per transaction. Bounds the time that the rows stay locked.
+const BATCH: u64 = 1_000;
+
+/// Deletes old sessions every ten minutes until shutdown. A failed run is logged, and the next one tries
+/// again.
+pub(crate) async fn run(app: &App, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        match delete_old_sessions(app, &shutdown).await {
+            Ok(0) => {}
+            Ok(deleted) => tracing::info!(deleted, "old sessions deleted"),
+            Err(error) => tracing::warn!(%error, "old sessions could not be deleted"),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(INTERVAL)).await;
+    }
+}
+
+/// Deletes the sessions that ended or expired before the revocation window, and returns their number.
+pub(crate) async fn delete_old_sessions(app: &App, shutdown: &CancellationToken) -> Result<u64, Error> {
+    let mut deleted = 0;
+    while !shutdown.is_cancelled() {
+        let mut tx = app.db.begin().await?;
+        let window_us = app.settings.revocation_window_us();
+        let batch = store::session::delete_old(&mut tx, window_us, BATCH as i64).await?;
+        tx.commit().await?;
+        deleted += batch;
+        if batch < BATCH {
+            break;
+        }
+    }
+    Ok(deleted)
+}

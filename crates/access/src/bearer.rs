@@ -1,10 +1,10 @@
 //! Parser of the bearer credentials in an `Authorization` header (RFC 6750, section 2.1).
 
-/// Returns the token of `Bearer <token>`, without surrounding white space. The scheme is case-insensitive and ends at
-/// the first space.
+/// Returns the token of `Bearer <token>`, without surrounding white space. The scheme is
+/// case-insensitive and ends at the first space.
 ///
-/// Returns `None` for another scheme and for a value without a space. The token itself is not checked: it may be
-/// empty or hold further spaces.
+/// Returns `None` for another scheme and for a value without a space. The token itself is not checked:
+/// it may be empty or hold further spaces.
 pub fn bearer_token(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

@@ -1,5 +1,5 @@
-//! Errors of this crate: unusable secret files, reported to the operator, and rejected tokens, reported to the caller.
-//! No error contains a token or a key.
+//! Errors of this crate: unusable secret files, reported to the operator, and rejected tokens, reported
+//! to the caller. No error contains a token or a key.
 
 use std::{io, path::PathBuf};
 

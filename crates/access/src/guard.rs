@@ -1,5 +1,5 @@
-//! Authentication of gRPC requests: turns the metadata into the caller. A user authenticates with an access token,
-//! another service with the service token; neither is accepted in place of the other.
+//! Authentication of gRPC requests: turns the metadata into the caller. A user authenticates with an
+//! access token, another service with the service token; neither is accepted in place of the other.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,8 +32,8 @@ impl Guard {
     /// Authenticates the user who sends a request.
     ///
     /// # Errors
-    /// UNAUTHENTICATED without a valid access token (the service token is not one); UNAVAILABLE if the key set is needed
-    /// and cannot be fetched.
+    /// UNAUTHENTICATED without a valid access token (the service token is not one); UNAVAILABLE if the
+    /// key set is needed and cannot be fetched.
     pub async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         let token = token_of(metadata)?;
         Ok(self.verify(token, now_s()).await?)
@@ -42,8 +42,8 @@ impl Guard {
     /// Checks that another service sends a request.
     ///
     /// # Errors
-    /// UNAUTHENTICATED without a token or with an unknown one; PERMISSION_DENIED with a token in the form of an access
-    /// token.
+    /// UNAUTHENTICATED without a token or with an unknown one; PERMISSION_DENIED with a token in the
+    /// form of an access token.
     pub fn service(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let token = token_of(metadata)?;
         if self.service_token.matches(token) {

@@ -1,7 +1,8 @@
-//! Key set of the verifier: the issuer's public keys, cached and fetched again when a token names an unknown key or the
-//! set is stale.
+//! Key set of the verifier: the issuer's public keys, cached and fetched again when a token names an
+//! unknown key or the set is stale.
 //!
-//! At most one fetch runs at a time, and at most one starts per second. While fetches fail, the known keys stay valid.
+//! At most one fetch runs at a time, and at most one starts per second. While fetches fail, the known
+//! keys stay valid.
 
 use std::{
     collections::HashMap,
@@ -34,7 +35,8 @@ struct Schedule {
     interval_min: Duration,
     /// Age at which a set is stale; its next use starts a fetch.
     stale_after: Duration,
-    /// Minimum time between the starts of two fetches of a stale set. It is longer, because no caller waits for those.
+    /// Minimum time between the starts of two fetches of a stale set. It is longer, because no caller
+    /// waits for those.
     stale_interval_min: Duration,
     /// Timeout of one fetch.
     timeout: Duration,
@@ -77,7 +79,8 @@ struct FinishedFetch {
 }
 
 impl KeySet {
-    /// Creates an empty set. `fetch` returns the text of a JSON Web Key Set; the first use of the set calls it.
+    /// Creates an empty set. `fetch` returns the text of a JSON Web Key Set; the first use of the set
+    /// calls it.
     pub fn new<F, W, E>(fetch: F) -> Self
     where
         F: Fn() -> W + Send + Sync + 'static,
@@ -105,7 +108,8 @@ impl KeySet {
         Self::with_schedule(schedule, move || std::future::ready(Ok::<_, BoxError>(jwks.clone())))
     }
 
-    /// Verifies an access token of this issuer at `now_s` (seconds since the Unix epoch) and returns its caller.
+    /// Verifies an access token of this issuer at `now_s` (seconds since the Unix epoch) and returns its
+    /// caller.
     ///
     /// # Errors
     /// Every [`Rejection`] except [`Rejection::Missing`].
@@ -115,8 +119,8 @@ impl KeySet {
         token::verify(token, &key, issuer, now_s)
     }
 
-    /// Returns the key with this id. An unknown id is rejected only after a fetch that started after this call, so that
-    /// a key published just now is found.
+    /// Returns the key with this id. An unknown id is rejected only after a fetch that started after
+    /// this call, so that a key published just now is found.
     async fn find(&self, kid: &str) -> Result<DecodingKey, Rejection> {
         let asked_at = Instant::now();
         loop {
@@ -156,8 +160,8 @@ impl Cache {
             && state.last_fetch.is_none_or(|fetch| fetch.started.elapsed() >= stale_interval_min)
     }
 
-    /// Joins the running fetch, or starts one as soon as `interval_min` allows it. Returns a receiver that closes when
-    /// the fetch ends.
+    /// Joins the running fetch, or starts one as soon as `interval_min` allows it. Returns a receiver
+    /// that closes when the fetch ends.
     fn start_fetch(self: &Arc<Self>, state: &mut State) -> watch::Receiver<()> {
         if let Some(running) = state.running.as_ref().filter(|running| running.has_changed().is_ok()) {
             return running.clone();
@@ -178,8 +182,8 @@ impl Cache {
     }
 }
 
-/// Runs one fetch, unless the set was dropped. Holds no strong reference while it waits, so that dropping the set
-/// cancels the fetch.
+/// Runs one fetch, unless the set was dropped. Holds no strong reference while it waits, so that
+/// dropping the set cancels the fetch.
 async fn refresh(cache: &Weak<Cache>) {
     let started = Instant::now();
     let Some(timeout) = cache.upgrade().map(|cache| cache.schedule.timeout) else { return };
@@ -218,7 +222,8 @@ struct Jwk {
     alg: Option<String>,
 }
 
-/// Parses a JSON Web Key Set into its Ed25519 keys by id. Keys of other types are ignored, as RFC 7517 (section 5) asks.
+/// Parses a JSON Web Key Set into its Ed25519 keys by id. Keys of other types are ignored, as RFC 7517
+/// (section 5) asks.
 fn parse(text: &str) -> Result<HashMap<String, DecodingKey>, BoxError> {
     let set: Jwks = serde_json::from_str(text)?;
     let jwks = set.keys.into_iter().filter_map(|value| serde_json::from_value::<Jwk>(value).ok());

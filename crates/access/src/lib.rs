@@ -1,8 +1,9 @@
-//! Authentication: access tokens (JWTs signed with Ed25519), the keys that sign and verify them, the token that
-//! services send each other, and the [`Guard`] that turns a request's metadata into a [`Caller`].
+//! Authentication: access tokens (JWTs signed with Ed25519), the keys that sign and verify them, the
+//! token that services send each other, and the [`Guard`] that turns a request's metadata into a
+//! [`Caller`].
 //!
-//! A token's `sub` claim is a user, its `sid` claim one of that user's sessions. Authorization is decided by the services,
-//! not here.
+//! A token's `sub` claim is a user, its `sid` claim one of that user's sessions. Authorization is
+//! decided by the services, not here.
 
 mod bearer;
 mod error;

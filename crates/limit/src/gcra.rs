@@ -1,85 +1,109 @@
-//! The generic cell rate algorithm: for each key one number, the time at which everything that was taken is paid for. No
-//! clock, no I/O; times count from an origin of the caller's.
+//! Generic cell rate algorithm (GCRA). The state of a key is one time, its theoretical arrival time
+//! (TAT): the time at which all units taken so far would be used up at the sustained rate.
+//!
+//! No clock and no I/O: times are durations since an origin that the caller chooses.
 
 use std::{str::FromStr, time::Duration};
 
-/// So many in a period, evenly, and so many at once.
+/// Rate limit: a number of units per period, evenly spread, and a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// What one costs.
+    /// Time that one unit uses up.
     interval: Duration,
-    /// What may be owed at once.
+    /// Maximum distance of the TAT from the present: the interval times the burst.
     tolerance: Duration,
 }
 
+/// Permission to use a unit, see [`Rate::take_within`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// New TAT of the key.
+    pub tat: Duration,
+    /// Time to wait before the unit is used.
+    pub wait: Duration,
+}
+
 impl Rate {
-    /// `count` in each `period`, `burst` at once. None of them may be zero.
+    /// Creates a limit of `count` units per `period`, of which up to `burst` may be taken at the same
+    /// time.
+    ///
+    /// # Panics
+    /// If `count`, `burst` or the time per unit is zero.
     pub const fn new(count: u32, period: Duration, burst: u32) -> Self {
         assert!(count > 0 && burst > 0);
-        let interval = period.checked_div(count).expect("it is not zero");
+        let interval = period.checked_div(count).expect("the count is not zero");
         assert!(!interval.is_zero());
         Self { interval, tolerance: interval.saturating_mul(burst) }
     }
 
-    /// Takes one where everything before it is paid for at `due`: when this one will be too.
+    /// Takes one unit now and returns the new TAT. A key without units has the TAT zero.
     ///
     /// # Errors
-    /// How long to wait for one.
-    pub fn take(self, due: Duration, now: Duration) -> Result<Duration, Duration> {
-        self.take_within(due, now, Duration::ZERO).map(|(due, _)| due)
+    /// The time to wait until a unit is free.
+    pub fn take(self, tat: Duration, now: Duration) -> Result<Duration, Duration> {
+        self.take_within(tat, now, Duration::ZERO).map(|admission| admission.tat)
     }
 
-    /// Takes one that may be had within `patience`: when it will be paid for, and how long to wait before it is used.
+    /// Takes one unit that is free within `wait_max`.
     ///
     /// # Errors
-    /// How long to wait for one, more than `patience`.
+    /// The time to wait until a unit is free, if it is more than `wait_max`.
     pub fn take_within(
         self,
-        due: Duration,
+        tat: Duration,
         now: Duration,
-        patience: Duration,
-    ) -> Result<(Duration, Duration), Duration> {
-        let next = due.max(now) + self.interval;
-        let wait = next.saturating_sub(now + self.tolerance);
-        if wait <= patience { Ok((next, wait)) } else { Err(wait) }
+        wait_max: Duration,
+    ) -> Result<Admission, Duration> {
+        let tat = tat.max(now) + self.interval;
+        let wait = tat.saturating_sub(now + self.tolerance);
+        if wait <= wait_max { Ok(Admission { tat, wait }) } else { Err(wait) }
     }
 
-    /// After this time without any nothing is owed: the key may be forgotten.
-    pub fn memory(self) -> Duration {
+    /// Returns the time after which an unused key is back at its initial state and may be removed.
+    pub fn expiry(self) -> Duration {
         self.tolerance
     }
 
-    /// What one costs and what may be owed, in microseconds.
-    pub(crate) fn micros(self) -> (u64, u64) {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
-        (micros(self.interval), micros(self.tolerance))
+    pub(crate) fn interval_us(self) -> u64 {
+        whole_us(self.interval)
+    }
+
+    pub(crate) fn tolerance_us(self) -> u64 {
+        whole_us(self.tolerance)
     }
 }
 
-/// A rate, or none: as a setting says it.
+/// Returns whole microseconds, at least 1: an interval of zero would be no limit.
+fn whole_us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Setting of a rate limit; `None` turns the limit off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limit(pub Option<Rate>);
 
-/// What is no limit.
+/// Error of a text that is not a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a limit is a number from 1 to 1000000, a slash and s, m or h, and with a colon how many may come at once, such as 100/s:200; 0 is none"
+    "invalid rate limit: expected COUNT/UNIT or COUNT/UNIT:BURST, such as 100/s:200, with numbers from 1 to 1000000 \
+     and a unit of s, m or h; 0 turns the limit off"
 )]
 pub struct InvalidLimit;
 
-/// The most of anything: an interval is a microsecond at least.
-const MAX: u32 = 1_000_000;
+/// Maximum of both numbers. The interval is then at least 1 microsecond, the resolution of the script in
+/// Redis.
+const COUNT_MAX: u32 = 1_000_000;
 
 impl FromStr for Limit {
     type Err = InvalidLimit;
 
-    /// Reads `100/s:200`, `30/m` (as many at once), `0`.
+    /// Parses `100/s:200`, `30/m` (whose burst is the count) and `0`.
     fn from_str(text: &str) -> Result<Self, InvalidLimit> {
         if text == "0" {
             return Ok(Self(None));
         }
         let number = |text: &str| {
-            text.parse::<u32>().ok().filter(|number| (1..=MAX).contains(number)).ok_or(InvalidLimit)
+            text.parse::<u32>().ok().filter(|number| (1..=COUNT_MAX).contains(number)).ok_or(InvalidLimit)
         };
         let (count, rest) = text.split_once('/').ok_or(InvalidLimit)?;
         let (unit, burst) = rest.split_once(':').unwrap_or((rest, count));
@@ -102,33 +126,33 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_burst_passes_at_once_and_then_one_for_each_interval() {
+    fn a_burst_is_admitted_and_then_one_unit_per_interval() {
         let rate = Rate::new(20, Duration::from_secs(1), 100);
-        let mut due = Duration::ZERO;
+        let mut tat = Duration::ZERO;
         let now = Duration::from_secs(1000);
         for _ in 0..100 {
-            due = rate.take(due, now).expect("within the burst");
+            tat = rate.take(tat, now).expect("within the burst");
         }
-        assert_eq!(rate.take(due, now), Err(50 * MS));
-        assert_eq!(rate.take(due, now + 49 * MS), Err(MS));
-        due = rate.take(due, now + 50 * MS).expect("one was paid for");
-        assert_eq!(rate.take(due, now + 50 * MS), Err(50 * MS));
-        due = rate.take(due, now + Duration::from_secs(60)).expect("all is paid for");
-        assert_eq!(due, now + Duration::from_secs(60) + 50 * MS, "and nothing is saved up");
+        assert_eq!(rate.take(tat, now), Err(50 * MS));
+        assert_eq!(rate.take(tat, now + 49 * MS), Err(MS));
+        tat = rate.take(tat, now + 50 * MS).expect("one unit is free");
+        assert_eq!(rate.take(tat, now + 50 * MS), Err(50 * MS));
+        tat = rate.take(tat, now + Duration::from_secs(60)).expect("every unit is free");
+        assert_eq!(tat, now + Duration::from_secs(60) + 50 * MS, "unused time does not add to the burst");
     }
 
     #[test]
-    fn who_is_patient_waits_for_a_turn() {
+    fn a_unit_is_reserved_within_the_maximum_wait() {
         let rate = Rate::new(10, Duration::from_secs(1), 1);
-        let (due, wait) = rate.take_within(Duration::ZERO, MS, 150 * MS).expect("at once");
-        assert_eq!(wait, Duration::ZERO);
-        let (due, wait) = rate.take_within(due, MS, 150 * MS).expect("in a moment");
-        assert_eq!(wait, 100 * MS);
-        assert_eq!(rate.take_within(due, MS, 150 * MS), Err(200 * MS));
+        let first = rate.take_within(Duration::ZERO, MS, 150 * MS).expect("a unit is free");
+        assert_eq!(first.wait, Duration::ZERO);
+        let second = rate.take_within(first.tat, MS, 150 * MS).expect("a unit is free soon");
+        assert_eq!(second.wait, 100 * MS);
+        assert_eq!(rate.take_within(second.tat, MS, 150 * MS), Err(200 * MS));
     }
 
     #[test]
-    fn a_limit_is_spelt_in_one_way() {
+    fn only_the_documented_syntax_is_parsed() {
         let rate =
             |count, period_s, burst| Ok(Limit(Some(Rate::new(count, Duration::from_secs(period_s), burst))));
         assert_eq!("100/s:200".parse(), rate(100, 1, 200));
@@ -144,21 +168,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn in_no_window_more_pass_than_burst_and_rate_allow(gaps_ms in vec(0_u64..200, 1..400), count in 1_u32..50, burst in 1_u32..20) {
+        fn no_window_admits_more_than_burst_and_rate(
+            gaps_ms in vec(0_u64..200, 1..400),
+            count in 1_u32..50,
+            burst in 1_u32..20,
+        ) {
             let rate = Rate::new(count, Duration::from_secs(1), burst);
-            let (mut now, mut due, mut passed) = (Duration::ZERO, Duration::ZERO, Vec::new());
+            let mut now = Duration::ZERO;
+            let mut tat = Duration::ZERO;
+            let mut admitted = Vec::new();
             for gap_ms in gaps_ms {
                 now += Duration::from_millis(gap_ms);
-                match rate.take(due, now) {
-                    Ok(next) => { due = next; passed.push(now); }
+                match rate.take(tat, now) {
+                    Ok(next) => { tat = next; admitted.push(now); }
                     Err(wait) => {
-                        prop_assert!(rate.take(due, now + wait).is_ok(), "the wait that is told is long enough");
+                        prop_assert!(rate.take(tat, now + wait).is_ok(), "the returned wait is long enough");
                     }
                 }
-                prop_assert!(due <= now + rate.memory());
+                prop_assert!(tat <= now + rate.expiry());
             }
-            for (index, first) in passed.iter().enumerate() {
-                for (further, last) in passed.iter().enumerate().skip(index) {
+            for (index, first) in admitted.iter().enumerate() {
+                for (further, last) in admitted.iter().enumerate().skip(index) {
                     let allowed = (*last - *first).as_secs_f64() * f64::from(count) + f64::from(burst);
                     prop_assert!((further - index + 1) as f64 <= allowed + 0.001);
                 }

@@ -1,72 +1,76 @@
-//! Rate limits: so many in a period and so many at once, for each key. The rule is one pure function (`gcra`), and a
-//! script on a Redis that several processes share is tested against it. Promise: nobody waits for Redis longer than 50 ms,
-//! and without it every process keeps the limits by itself.
+//! Rate limits per key: a sustained rate and a burst.
+//!
+//! The algorithm is one pure function ([`Rate`], GCRA). It counts in this process, or in a Redis that
+//! several processes share, by a script that is tested against the function. A request waits for Redis
+//! at most 50 ms; while Redis is unavailable, each process counts by itself.
 
 mod gcra;
-mod local;
-mod shared;
+mod memory;
+mod redis;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-pub use gcra::{InvalidLimit, Limit, Rate};
-use local::Local;
+pub use gcra::{Admission, InvalidLimit, Limit, Rate};
+use memory::MemoryStore;
+use redis::RedisStore;
 pub use redis_link::InvalidUrl;
-use shared::Shared;
 
-/// What somebody wants to do once more.
+/// One unit to take from the limit of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Want {
-    /// Whose limit of which kind it is.
+pub struct Charge {
+    /// Kind of the limit and the user, address or name that it applies to.
     pub key: String,
-    /// How often it may be done.
+    /// Limit of this key. All charges of a key have the same one.
     pub rate: Rate,
 }
 
-/// Keeps count. Cheap to clone; all clones count together.
+/// Rate limiter. Cheap to clone; all clones share their counts.
 #[derive(Debug, Clone)]
-pub struct Limiter(Arc<Places>);
+pub struct Limiter(Arc<Stores>);
 
 #[derive(Debug)]
-struct Places {
-    begun: Instant,
-    local: Local,
-    shared: Option<Shared>,
+struct Stores {
+    /// Origin of the times in `memory`.
+    started: Instant,
+    memory: MemoryStore,
+    redis: Option<RedisStore>,
 }
 
 impl Limiter {
-    /// Counts in this process.
+    /// Creates a limiter that counts in this process.
     pub fn local() -> Self {
-        Self::of(None)
+        Self::with_redis(None)
     }
 
-    /// Counts in the Redis at this URL, under keys that begin so, together with all who do the same.
+    /// Creates a limiter that counts in the Redis at `url`, together with all limiters of the same key
+    /// prefix.
     ///
     /// # Errors
-    /// Where the URL is none.
+    /// [`InvalidUrl`] if `url` is not a Redis URL. The server need not answer yet.
     pub fn shared(url: &str, prefix: &'static str) -> Result<Self, InvalidUrl> {
-        Shared::open(url, prefix).map(|shared| Self::of(Some(shared)))
+        RedisStore::new(url, prefix).map(|redis| Self::with_redis(Some(redis)))
     }
 
-    fn of(shared: Option<Shared>) -> Self {
-        Self(Arc::new(Places { begun: Instant::now(), local: Local::default(), shared }))
+    fn with_redis(redis: Option<RedisStore>) -> Self {
+        Self(Arc::new(Stores { started: Instant::now(), memory: MemoryStore::default(), redis }))
     }
 
-    /// Takes one of everything that is wanted, or nothing at all.
+    /// Takes all of the charges, or none of them if one exceeds its limit.
     ///
     /// # Errors
-    /// How long to wait until all of it is to be had.
-    pub async fn take(&self, wants: &[Want]) -> Result<(), Duration> {
-        if wants.is_empty() {
+    /// The time to wait until none exceeds its limit.
+    pub async fn take(&self, charges: &[Charge]) -> Result<(), Duration> {
+        if charges.is_empty() {
             return Ok(());
         }
-        if let Some(shared) = &self.0.shared
-            && let Some(answer) = shared.take(wants).await
+        if let Some(redis) = &self.0.redis
+            && let Some(answer) = redis.take(charges).await
         {
             return answer;
         }
-        self.0.local.take(wants, self.0.begun.elapsed())
+        self.0.memory.take(charges, self.0.started.elapsed())
     }
 }

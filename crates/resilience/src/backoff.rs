@@ -1,4 +1,5 @@
-//! Growing delay between retries. The caller sleeps; this type only computes the delays, so it needs no runtime.
+//! Growing delay between retries. The caller sleeps; this type only computes the delays, so it needs no
+//! runtime.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! Retry budget: limits the extra calls to a share of the regular ones, so that retries do not overload a failing
-//! service.
+//! Retry budget: limits the extra calls to a share of the regular ones, so that retries do not overload
+//! a failing service.
 //!
-//! It is a token bucket. Each regular call deposits its share of an extra call; each extra call withdraws a whole one. The
-//! bucket starts full and holds at most [`SAVED_MAX`] extra calls, so that a long quiet time does not permit a burst.
+//! It is a token bucket. Each regular call deposits its share of an extra call; each extra call
+//! withdraws a whole one. The bucket starts full and holds at most [`SAVED_MAX`] extra calls, so that a
+//! long quiet time does not permit a burst.
 
 use std::sync::{
     Arc,

@@ -1,8 +1,9 @@
-//! Circuit breaker: stops calls to a failing target. It only keeps the state; the caller makes the calls and passes the
-//! time in.
+//! Circuit breaker: stops calls to a failing target. It only keeps the state; the caller makes the calls
+//! and passes the time in.
 //!
-//! While closed, every call is permitted. Enough failures open it: no call is permitted for a fixed time. Then it is
-//! half-open: one call, the probe, is permitted, and its result closes the breaker or opens it again.
+//! While closed, every call is permitted. Enough failures open it: no call is permitted for a fixed
+//! time. Then it is half-open: one call, the probe, is permitted, and its result closes the breaker or
+//! opens it again.
 
 use std::{fmt, time::Duration};
 
@@ -40,6 +41,13 @@ pub enum Outcome {
     Failure,
 }
 
+impl Outcome {
+    /// Returns the outcome of a call for which every error means that the target did not answer.
+    pub fn of<T, E>(result: &Result<T, E>) -> Self {
+        if result.is_ok() { Self::Success } else { Self::Failure }
+    }
+}
+
 /// Treatment of the result of a call that started before the breaker opened.
 #[derive(Clone, Copy, Debug)]
 enum LateResults {
@@ -64,7 +72,8 @@ enum Internal {
 
 /// Permission for one call. Report its result with [`Permit::record`].
 ///
-/// Dropping it without a result says nothing about the target; if it was the probe's, the next call is the probe.
+/// Dropping it without a result says nothing about the target; if it was the probe's, the next call is
+/// the probe.
 #[derive(Debug)]
 #[must_use = "the breaker learns the result of the call from its permit"]
 pub struct Permit<'a> {
@@ -74,8 +83,8 @@ pub struct Permit<'a> {
 }
 
 impl CircuitBreaker {
-    /// Creates a breaker that opens for `open_for` when `failures_max` of the last `window` calls failed. Results of
-    /// calls that started before it opened are ignored.
+    /// Creates a breaker that opens for `open_for` when `failures_max` of the last `window` calls
+    /// failed. Results of calls that started before it opened are ignored.
     ///
     /// # Panics
     /// If `failures_max` is 0 or more than `window`, or if `window` is more than 32.
@@ -83,8 +92,9 @@ impl CircuitBreaker {
         Self::new(window, failures_max, open_for, LateResults::Ignored)
     }
 
-    /// Creates a breaker that opens for `open_for` at the first failure. A success of a call that started before it
-    /// opened closes it: with many calls in flight, one that timed out does not stop the others.
+    /// Creates a breaker that opens for `open_for` at the first failure. A success of a call that
+    /// started before it opened closes it: with many calls in flight, one that timed out does not stop
+    /// the others.
     pub fn on_first_failure(open_for: Duration) -> Self {
         Self::new(1, 1, open_for, LateResults::Counted)
     }
@@ -97,8 +107,8 @@ impl CircuitBreaker {
         Self { window, failures_max, open_for, late_results, on_change, state }
     }
 
-    /// Calls `observer` with the new state at each change. It runs under the breaker's lock, so that the changes arrive
-    /// in order: it must not block or use the breaker.
+    /// Calls `observer` with the new state at each change. It runs under the breaker's lock, so that the
+    /// changes arrive in order: it must not block or use the breaker.
     #[must_use]
     pub fn on_change(mut self, observer: impl Fn(State) + Send + Sync + 'static) -> Self {
         self.on_change = Box::new(observer);

@@ -1,7 +1,8 @@
-//! Fails calls immediately while the service is failing: a [`CircuitBreaker`] that opens for 1 s when half of the last
-//! 20 calls failed, then sends one probe.
+//! Fails calls immediately while the service is failing: a [`CircuitBreaker`] that opens for 1 s when
+//! half of the last 20 calls failed, then sends one probe.
 //!
-//! A call has failed if the answer is UNAVAILABLE, or DEADLINE_EXCEEDED although the call had at least 500 ms.
+//! A call has failed if the answer is UNAVAILABLE, or DEADLINE_EXCEEDED although the call had at least
+//! 500 ms.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,8 +23,8 @@ pub const OPEN_FOR: Duration = Duration::from_secs(1);
 /// Number of calls that are remembered, and of failures among them that open the breaker.
 const WINDOW: u32 = 20;
 const FAILURES_MAX: u32 = WINDOW / 2;
-/// A call that starts with less time than this and misses its deadline says nothing about the service: earlier steps of
-/// the operation have used the time up.
+/// A call that starts with less time than this and misses its deadline says nothing about the service:
+/// earlier steps of the operation have used the time up.
 const TIME_LEFT_MIN: Duration = Duration::from_millis(500);
 
 /// Policy that rejects calls with UNAVAILABLE while the service's circuit breaker is open.
@@ -69,8 +70,8 @@ fn outcome<E>(answer: &Result<Response<Body>, E>, short_of_time: bool) -> Option
     }
 }
 
-/// Builds the answer to a rejected call. The negative pushback stops [`Retry`](crate::retry::Retry): another attempt
-/// would be rejected too.
+/// Builds the answer to a rejected call. The negative pushback stops [`Retry`](crate::retry::Retry):
+/// another attempt would be rejected too.
 fn rejection() -> Response<Body> {
     let mut answer = Status::unavailable("the service is unavailable").into_http();
     answer.headers_mut().insert(PUSHBACK, HeaderValue::from_static("-1"));

@@ -1,5 +1,5 @@
-//! Hedged reads: a read that is not answered within the recent 95th percentile of its method is sent a second time,
-//! within a budget. The first answer wins; the other call is dropped, which cancels it.
+//! Hedged reads: a read that is not answered within the recent 95th percentile of its method is sent a
+//! second time, within a budget. The first answer wins; the other call is dropped, which cancels it.
 //!
 //! Nothing is hedged until the percentile of a method is known.
 
@@ -136,7 +136,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const SLOW: Step = Step::Reply(Duration::from_secs(4));
 
-    /// Builds a hedged service that answered in 10 ms for a whole window: calls that take longer are hedged.
+    /// Builds a hedged service that answered in 10 ms for a whole window: calls that take longer are
+    /// hedged.
     async fn measured(service: &'static str, script: &Script) -> PolicyService<Hedge, FakeGrpc> {
         let target = Target { service, reads: &["Read"], hedged: &["Other", "Read"] };
         let peer = PolicyService::new(Hedge::new(target), script.service());

@@ -1,4 +1,5 @@
-//! Recent latency of a method: one time window is filled while the 95th percentile of the previous one is in use.
+//! Recent latency of a method: one time window is filled while the 95th percentile of the previous one
+//! is in use.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 const ANSWERS_MAX: usize = 1_000;
 /// Minimum number of answers for a percentile: with 20, the 95th percentile is the slowest one.
 const ANSWERS_MIN: usize = 20;
-/// Lower limit of the percentile. Tokio's timer has a resolution of 1 ms, and a hedge within it gains nothing.
+/// Lower limit of the percentile. Tokio's timer has a resolution of 1 ms, and a hedge within it gains
+/// nothing.
 const P95_MIN: Duration = Duration::from_millis(2);
 
 /// Window that is being filled, and the percentile of the previous one.

@@ -1,8 +1,8 @@
-//! Resilience of calls between services: retries, hedges and a circuit breaker around a gRPC service that may be
-//! failing, and [`Backoff`] and [`CircuitBreaker`] for every other target.
+//! Resilience of calls between services: retries, hedges and a circuit breaker around a gRPC service
+//! that may be failing, and [`Backoff`] and [`CircuitBreaker`] for every other target.
 //!
-//! Around a gRPC service each is a [`Policy`](policy::Policy) with its own limits, and none outlasts the deadline of the
-//! call. Writes are sent once: only methods listed in [`Target`] are repeated.
+//! Around a gRPC service each is a [`Policy`](policy::Policy) with its own limits, and none outlasts the
+//! deadline of the call. Writes are sent once: only methods listed in [`Target`] are repeated.
 
 mod backoff;
 pub mod budget;
@@ -37,22 +37,22 @@ pub struct Settings {
     pub breaker: bool,
 }
 
-/// A service and the methods that may be repeated, by their names without the package. Methods that are not listed are
-/// called once.
+/// A service and the methods that may be repeated, by their names without the package. Methods that are
+/// not listed are called once.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// Label `service` of the metrics.
     pub service: &'static str,
     /// Methods without side effects: they are retried.
     pub reads: &'static [&'static str],
-    /// Those of `reads` that are cheap enough to run twice at the same time: they are hedged.
+    /// Subset of `reads` that is cheap enough to run twice at the same time: these are hedged.
     pub hedged: &'static [&'static str],
 }
 
 /// Wraps a service in the policies that the settings turn on.
 ///
-/// From the outside: retries, hedges, circuit breaker. So every attempt and every hedge is counted by the breaker, and an
-/// open breaker ends the retries.
+/// From the outside: retries, hedges, circuit breaker. So every attempt and every hedge is counted by
+/// the breaker, and an open breaker ends the retries.
 pub fn around<S>(
     service: S,
     target: Target,

@@ -45,7 +45,8 @@ where
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
-    /// Returns ready: a policy may call a clone of `inner` several times, and each of those waits for its readiness.
+    /// Returns ready: a policy may call a clone of `inner` several times, and each of those waits for
+    /// its readiness.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }

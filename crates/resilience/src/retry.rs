@@ -1,7 +1,8 @@
-//! Retries of reads that a service could not answer: a limited number of times, after a random delay, within a budget,
-//! and never past the deadline.
+//! Retries of reads that a service could not answer: a limited number of times, after a random delay,
+//! within a budget, and never past the deadline.
 //!
-//! Only UNAVAILABLE is retried. Every other code is an answer, except DEADLINE_EXCEEDED, after which no time is left.
+//! Only UNAVAILABLE is retried. Every other code is an answer, except DEADLINE_EXCEEDED, after which no
+//! time is left.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ const PERCENT: u32 = 10;
 const DELAY_FIRST: Duration = Duration::from_millis(50);
 /// Upper limit of every delay. The deadline of an operation, at most 60 s, is reached first.
 const DELAY_MAX: Duration = Duration::from_secs(30);
-/// Response metadata with the delay before the next retry in milliseconds; a negative number forbids it (gRPC proposal A6,
-/// "Pushback").
+/// Response metadata with the delay before the next retry in milliseconds; a negative number forbids it
+/// (gRPC proposal A6, "Pushback").
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Policy that retries the reads of one service.
@@ -96,8 +97,9 @@ fn delay(answer: &HeaderMap, backoff: &mut Backoff) -> Option<Duration> {
     }
 }
 
-/// Returns a random delay up to `longest`, so that callers hit by the same failure do not retry at the same time. It is in
-/// whole milliseconds: Tokio's timer rounds up to them, and a longer sleep could pass the deadline that was just checked.
+/// Returns a random delay up to `longest`, so that callers hit by the same failure do not retry at the
+/// same time. It is in whole milliseconds: Tokio's timer rounds up to them, and a longer sleep could
+/// pass the deadline that was just checked.
 fn jittered(longest: Duration) -> Duration {
     let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX >> 32);
     let random = u64::from(getrandom::u32().unwrap_or(u32::MAX / 2));

@@ -1,5 +1,6 @@
-//! What travels with every gRPC call: request id, trace, deadline and the authorization of who asked. As an interceptor
-//! of a client it writes them into the request's metadata; the server's layer reads them back into the extensions.
+//! Context of a gRPC call: request id, trace, deadline and the caller's authorization. As an interceptor
+//! of a client it writes them into the request's metadata; the server layer parses them into the
+//! request's extensions.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -15,17 +16,17 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The value of an authorization header. It never shows itself.
+/// Value of an authorization header. Its `Debug` output is redacted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<str>);
 
 impl Secret {
-    /// Keeps a value from being shown.
+    /// Wraps a value.
     pub fn new(value: &str) -> Self {
         Self(value.into())
     }
 
-    /// The value, for the wire.
+    /// Returns the value in clear text, to be sent.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -37,21 +38,22 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What travels with a call. Cheap to clone; a client made `with_interceptor(peer, call)` sends it along.
+/// Context of a call. Cheap to clone. A client created by `with_interceptor(peer, call)` sends it with
+/// each request.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The same from the edge to the last event.
+    /// Request id, the same from the HTTP request to the last event that it causes.
     pub request_id: RequestId,
-    /// The trace, and the span that calls.
+    /// Trace, and the span that makes the call.
     pub traceparent: Traceparent,
-    /// When nobody waits for the answer any more.
+    /// Time after which the caller no longer waits for the answer.
     pub deadline: Option<Instant>,
-    /// The whole header value, `Bearer …`.
+    /// Whole value of the authorization header, `Bearer …`.
     pub authorization: Option<Secret>,
 }
 
 impl Call {
-    /// The start of a new request: nobody's, without a deadline.
+    /// Creates the context of a new request, without caller and deadline.
     pub fn new() -> Self {
         Self {
             request_id: RequestId::random(),
@@ -61,29 +63,30 @@ impl Call {
         }
     }
 
-    /// The same call that must be answered by then. An earlier deadline stays.
+    /// Sets the deadline, unless an earlier one is already set.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self
     }
 
-    /// The same call with this authorization header, `Bearer …`, in place of the one before.
+    /// Sets the authorization header, `Bearer …`.
     #[must_use]
     pub fn with_authorization(mut self, header: &str) -> Self {
         self.authorization = Some(Secret::new(header));
         self
     }
 
-    /// The call that a request of a server belongs to: what the server's layer has put there, else what its metadata
-    /// say.
+    /// Returns the context of a received request: the one that the server layer attached, else the one
+    /// parsed from the metadata.
     pub fn of<T>(request: &Request<T>) -> Self {
         let extension = request.extensions().get::<Self>();
-        extension.cloned().unwrap_or_else(|| Self::read(request.metadata().as_ref()))
+        extension.cloned().unwrap_or_else(|| Self::parse(request.metadata().as_ref()))
     }
 
-    /// Takes over what came in, with a span of our own; makes what is missing or malformed.
-    pub(crate) fn read(headers: &HeaderMap) -> Self {
+    /// Parses the context from headers and starts a child span. A missing or malformed request id or
+    /// trace is replaced by a random one.
+    pub(crate) fn parse(headers: &HeaderMap) -> Self {
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         Self {
             request_id: text(&REQUEST_ID).and_then(RequestId::parse).unwrap_or_else(RequestId::random),
@@ -103,17 +106,19 @@ impl Default for Call {
 }
 
 impl Interceptor for Call {
+    /// Writes the context into the metadata.
+    ///
     /// # Errors
-    /// DEADLINE_EXCEEDED where the deadline has passed, UNAUTHENTICATED where the authorization is not a header's text.
+    /// DEADLINE_EXCEEDED if the deadline has passed, UNAUTHENTICATED if the authorization is not a valid header value.
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Status::deadline_exceeded("the time for this request is over"));
+                return Err(Status::deadline_exceeded("the deadline of the call has passed"));
             }
             request.set_timeout(left);
         }
-        let malformed = |_| Status::internal("an id that no header can carry");
+        let malformed = |_| Status::internal("an id is not a valid header value");
         let metadata = request.metadata_mut();
         metadata.insert("x-request-id", self.request_id.as_str().parse().map_err(malformed)?);
         metadata.insert("traceparent", self.traceparent.to_string().parse().map_err(malformed)?);
@@ -127,12 +132,13 @@ impl Interceptor for Call {
     }
 }
 
-/// How much time a call is given by its headers, if they say.
+/// Returns the time that `grpc-timeout` leaves for a call; `None` if the header is missing or malformed.
 pub fn time_left(headers: &HeaderMap) -> Option<Duration> {
-    timeout(headers.get(&TIMEOUT)?.to_str().ok()?)
+    parse_timeout(headers.get(&TIMEOUT)?.to_str().ok()?)
 }
 
-/// Gives a call this much time, in place of what its headers said. Rounded down, and at most three years.
+/// Sets `grpc-timeout`. The value is rounded down to the unit that fits its eight digits, and limited to
+/// three years.
 pub fn set_time_left(headers: &mut HeaderMap, left: Duration) {
     const DIGITS_MAX: u128 = 99_999_999;
     let (number, unit) = match (left.as_micros(), left.as_millis()) {
@@ -141,11 +147,11 @@ pub fn set_time_left(headers: &mut HeaderMap, left: Duration) {
         _ => (u128::from(left.as_secs()).min(DIGITS_MAX), 'S'),
     };
     let value = HeaderValue::try_from(format!("{number}{unit}"));
-    headers.insert(TIMEOUT, value.expect("digits and a letter are a header's text"));
+    headers.insert(TIMEOUT, value.expect("digits and a letter are a valid header value"));
 }
 
-/// Reads a `grpc-timeout`: 1 to 8 digits and a unit.
-fn timeout(text: &str) -> Option<Duration> {
+/// Parses a `grpc-timeout`: 1 to 8 digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -167,20 +173,20 @@ mod tests {
     use super::*;
 
     fn sent(mut call: Call) -> Request<()> {
-        call.call(Request::new(())).expect("sent")
+        call.call(Request::new(())).expect("the call is sent")
     }
 
     #[test]
-    fn a_call_arrives_as_it_was_sent() {
+    fn a_call_round_trips() {
         let call = Call::new()
             .with_deadline(Instant::now() + Duration::from_secs(5))
             .with_authorization("Bearer abc");
         let arrived = Call::of(&sent(call.clone()));
         assert_eq!(arrived.request_id, call.request_id);
         assert_eq!(arrived.authorization, call.authorization);
-        let trace = |it: &Call| it.traceparent.to_string()[..35].to_owned();
+        let trace = |call: &Call| call.traceparent.to_string()[..35].to_owned();
         assert_eq!(trace(&arrived), trace(&call));
-        assert_ne!(arrived.traceparent, call.traceparent, "the server's span is its own");
+        assert_ne!(arrived.traceparent, call.traceparent, "the server starts a child span");
         let left = arrived.deadline.expect("a deadline") - Instant::now();
         assert!(left > Duration::from_secs(4) && left <= Duration::from_secs(5), "{left:?}");
     }
@@ -193,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_deadline_is_no_call() {
-        let status = Call::new().with_deadline(Instant::now()).call(Request::new(())).expect_err("refused");
+    fn a_call_with_an_expired_deadline_is_not_sent() {
+        let status = Call::new().with_deadline(Instant::now()).call(Request::new(())).expect_err("not sent");
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
     }
 
     #[test]
-    fn a_deadline_is_only_ever_shortened() {
+    fn a_deadline_is_only_shortened() {
         let soon = Instant::now() + Duration::from_secs(1);
         let late = soon + Duration::from_secs(1);
         assert_eq!(Call::new().with_deadline(soon).with_deadline(late).deadline, Some(soon));
@@ -207,9 +213,9 @@ mod tests {
     }
 
     #[test]
-    fn an_authorization_that_is_no_header_is_refused_and_nothing_shows_it() {
+    fn an_invalid_authorization_is_rejected_and_never_printed() {
         let mut call = Call::new().with_authorization("Bearer hid\nden");
-        let status = call.call(Request::new(())).expect_err("refused");
+        let status = call.call(Request::new(())).expect_err("not sent");
         assert_eq!(status.code(), tonic::Code::Unauthenticated);
         assert!(!format!("{call:?} {status:?}").contains("den"));
         let request = sent(Call::new().with_authorization("Bearer hidden"));
@@ -217,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_metadata_are_made_anew() {
+    fn malformed_metadata_is_replaced() {
         let mut request = Request::new(());
         request.metadata_mut().insert("x-request-id", "two words".parse().expect("ascii"));
         request.metadata_mut().insert("traceparent", "00-nonsense".parse().expect("ascii"));
@@ -228,11 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn the_time_that_is_left_is_read_as_it_was_written() {
+    fn the_remaining_time_round_trips() {
         let mut headers = HeaderMap::new();
         assert_eq!(time_left(&headers), None);
-        let (micro, second) = (Duration::from_micros(1), Duration::from_secs(1));
-        for (left, read) in [
+        let micro = Duration::from_micros(1);
+        let second = Duration::from_secs(1);
+        for (left, expected) in [
             (Duration::ZERO, Duration::ZERO),
             (micro + Duration::from_nanos(999), micro),
             (4_750 * second / 1_000, 4_750 * second / 1_000),
@@ -242,12 +249,12 @@ mod tests {
             (Duration::MAX, 99_999_999 * second),
         ] {
             set_time_left(&mut headers, left);
-            assert_eq!((time_left(&headers), headers.len()), (Some(read), 1), "{left:?}");
+            assert_eq!((time_left(&headers), headers.len()), (Some(expected), 1), "{left:?}");
         }
     }
 
     #[test]
-    fn timeouts_have_a_number_and_a_unit() {
+    fn a_timeout_is_a_number_and_a_unit() {
         for (text, expected) in [
             ("1H", Some(Duration::from_secs(3600))),
             ("2M", Some(Duration::from_secs(120))),
@@ -263,7 +270,7 @@ mod tests {
             ("123456789S", None),
             ("5ü", None),
         ] {
-            assert_eq!(timeout(text), expected, "{text}");
+            assert_eq!(parse_timeout(text), expected, "{text}");
         }
     }
 }

@@ -1,23 +1,21 @@
-//! What a test's thread logs, kept to be read.
+//! Captured log output of a test's thread.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{io, sync::Arc};
 
+use parking_lot::Mutex;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::log::{self, Format};
 
-/// Keeps the lines of this thread as long as it lives.
+/// Captures the log lines of the current thread until it is dropped.
 pub(crate) struct Captured {
     lines: Lines,
     _guard: DefaultGuard,
 }
 
 impl Captured {
-    pub(crate) fn begin(format: Format) -> Self {
+    pub(crate) fn start(format: Format) -> Self {
         let lines = Lines::default();
         let layer = log::lines(format, false, lines.clone());
         let subscriber = tracing_subscriber::registry().with(EnvFilter::new("info")).with(layer);
@@ -25,7 +23,7 @@ impl Captured {
     }
 
     pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.lines.0.lock().expect("not poisoned").clone()).expect("text")
+        String::from_utf8(self.lines.0.lock().clone()).expect("text")
     }
 }
 
@@ -34,7 +32,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("not poisoned").write(bytes)
+        self.0.lock().write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

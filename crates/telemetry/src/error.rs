@@ -1,17 +1,17 @@
-//! What can go wrong while telemetry is set up: settings that say nothing sensible.
+//! Errors of the telemetry settings.
 
-/// A setting of the log that cannot be used. The text is written for the operator.
+/// Invalid log setting. The message is written for operators.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Neither `text` nor `json`.
-    #[error("`{0}` is no log format: text or json")]
+    /// The format is neither `text` nor `json`.
+    #[error("invalid log format `{0}`: expected text or json")]
     Format(String),
-    /// Directives that do not parse.
-    #[error("`{filter}` is no log filter: {reason}")]
+    /// The filter's directives do not parse.
+    #[error("invalid log filter `{filter}`: {reason}")]
     Filter {
-        /// What was given.
+        /// Filter as given.
         filter: String,
-        /// What is wrong with it.
+        /// Error of the parser.
         reason: String,
     },
 }

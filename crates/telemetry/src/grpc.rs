@@ -1,11 +1,12 @@
-//! Layers around gRPC servers and clients. They hold no domain: a generated server or a peer goes in, the same kind of
-//! service comes out, with a span, a deadline, an access-log line and metrics per call.
+//! Tower layers for gRPC servers and clients. They add a span, a deadline, an access-log line and
+//! metrics to each call of the service that they wrap.
 
+mod call_recorder;
 mod client;
 mod code;
 #[cfg(test)]
 mod fake;
-mod outcome;
+
 mod server;
 
 pub use client::{Client, ClientLayer, client_layer};

@@ -1,5 +1,6 @@
-//! The HTTP edge: a request id and a trace for every request, one access-log line, metrics, and a panic turned into an
-//! answer of GraphQL's shape. Used as `axum::middleware::from_fn(telemetry::http::access_log)`.
+//! HTTP middleware: gives every request an id and a trace, writes one access-log line and metrics, and
+//! turns a panic into a GraphQL error. Use it as
+//! `axum::middleware::from_fn(telemetry::http::access_log)`.
 
 use std::{panic::AssertUnwindSafe, time::Instant};
 
@@ -15,14 +16,15 @@ use tracing::Instrument;
 
 use crate::{Call, RequestId, call, panic};
 
-/// The longest path that a log line shows, in bytes.
-const PATH_MAX: usize = 200;
+/// Maximum length of a path in a log line, in bytes.
+const PATH_MAX_BYTES: usize = 200;
 
-/// The middleware. Handlers find the request's [`Call`] in its extensions; the answer carries `x-request-id`.
+/// Middleware for the public port. Handlers find the [`Call`] in the request's extensions. The response
+/// carries `x-request-id` and the security headers.
 pub async fn access_log(mut request: Request, next: Next) -> Response {
-    let call = Call::read(request.headers());
+    let call = Call::parse(request.headers());
     let request_id = call.request_id.clone();
-    let seen = Seen::of(&request);
+    let recorder = RequestRecorder::start(&request);
     request.extensions_mut().insert(call);
     let span = tracing::info_span!("http", request_id = %request_id);
     let work = async move {
@@ -31,26 +33,27 @@ pub async fn access_log(mut request: Request, next: Next) -> Response {
             panic::report("http", payload.as_ref());
             internal_error(&request_id)
         });
-        secure(response.headers_mut());
+        set_security_headers(response.headers_mut());
         if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
             response.headers_mut().insert(call::REQUEST_ID, value);
         }
-        seen.answered(response.status());
+        recorder.finish(response.status());
         response
     };
     work.instrument(span).await
 }
 
-/// A middleware for a port without an access log: the headers that every answer carries.
-pub async fn secured(request: Request, next: Next) -> Response {
+/// Middleware for a port without an access log. Sets only the security headers.
+pub async fn security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    secure(response.headers_mut());
+    set_security_headers(response.headers_mut());
     response
 }
 
-/// What every answer carries unless its handler has said otherwise: nothing here is to be guessed at, framed, or kept by
-/// a browser or on the way, and no page here tells others its address. HSTS is said by the balancer that speaks TLS.
-fn secure(headers: &mut HeaderMap) {
+/// Sets the security headers that the handler did not set: no content sniffing, no framing, no caching,
+/// no referrer. `strict-transport-security` is absent, because the load balancer terminates TLS and sets
+/// it.
+fn set_security_headers(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
@@ -61,7 +64,8 @@ fn secure(headers: &mut HeaderMap) {
     }
 }
 
-/// An internal error as GraphQL clients read it; the id leads to the log.
+/// Creates the response to a panic: a GraphQL error with the request id, by which operators find the log
+/// lines.
 fn internal_error(request_id: &RequestId) -> Response {
     let body = serde_json::json!({
         "errors": [{
@@ -72,38 +76,40 @@ fn internal_error(request_id: &RequestId) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
 }
 
-/// A request under way. Dropped before it is answered (the client has left) it is recorded as 499.
-struct Seen {
+/// Running request. If it is dropped before it is answered, because the client disconnected, it is
+/// recorded as 499.
+struct RequestRecorder {
     method: &'static str,
     path: String,
     route: Option<String>,
-    begun: Instant,
+    start: Instant,
     recorded: bool,
 }
 
-impl Seen {
-    fn of(request: &Request) -> Self {
+impl RequestRecorder {
+    fn start(request: &Request) -> Self {
         let path = request.uri().path();
         Self {
             method: method_name(request.method()),
-            path: path.get(..PATH_MAX.min(path.len())).unwrap_or("/…").to_owned(),
+            path: path.get(..PATH_MAX_BYTES.min(path.len())).unwrap_or("/…").to_owned(),
             route: request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()),
-            begun: Instant::now(),
+            start: Instant::now(),
             recorded: false,
         }
     }
 
-    fn answered(mut self, status: StatusCode) {
+    fn finish(mut self, status: StatusCode) {
         self.record(status.as_u16());
     }
 
     fn record(&mut self, status: u16) {
         self.recorded = true;
-        let seconds = self.begun.elapsed().as_secs_f64();
-        let (method, duration_ms) = (self.method, seconds * 1000.0);
+        let seconds = self.start.elapsed().as_secs_f64();
+        let method = self.method;
+        let duration_ms = seconds * 1000.0;
         let path = self.route.as_ref().unwrap_or(&self.path);
         tracing::info!(target: "access", method, path, status, duration_ms, "request");
-        // Only routes become labels: paths are the client's choice and without bound.
+        // Only routes become labels: clients choose the paths, so their number is unlimited.
         let route = self.route.take().unwrap_or_else(|| "unknown".to_owned());
         metrics::counter!("http_requests_total", "method" => method, "path" => route.clone(), "status" => status.to_string())
             .increment(1);
@@ -111,7 +117,7 @@ impl Seen {
     }
 }
 
-impl Drop for Seen {
+impl Drop for RequestRecorder {
     fn drop(&mut self) {
         if !self.recorded {
             self.record(499);
@@ -119,7 +125,7 @@ impl Drop for Seen {
     }
 }
 
-/// Methods are the client's choice too.
+/// Returns the label of a method. Clients may send any method, so unknown ones share one label.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -144,7 +150,7 @@ mod tests {
     use crate::{captured::Captured, log::Format, recorder};
 
     fn router() -> Router {
-        async fn explode() -> &'static str {
+        async fn panicking() -> &'static str {
             panic!("the handler's secret reason")
         }
         Router::new()
@@ -152,7 +158,7 @@ mod tests {
                 "/things/{id}",
                 get(|Extension(call): Extension<Call>| async move { call.request_id.to_string() }),
             )
-            .route("/explode", get(explode))
+            .route("/panic", get(panicking))
             .route("/never", get(std::future::pending::<()>))
             .layer(from_fn(access_log))
     }
@@ -168,10 +174,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_request_id_reaches_the_handler_the_answer_and_the_one_line() {
-        let captured = Captured::begin(Format::Json);
+    async fn the_request_id_reaches_handler_response_and_log_line() {
+        let captured = Captured::start(Format::Json);
         let response =
-            router().oneshot(request("/things/7?token=hidden", "id-http-1")).await.expect("an answer");
+            router().oneshot(request("/things/7?token=hidden", "id-http-1")).await.expect("a response");
         assert_eq!(response.headers()["x-request-id"], "id-http-1");
         assert_eq!(text(response).await, "id-http-1");
         let lines = captured.text();
@@ -185,20 +191,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_id_that_is_malformed_or_missing_is_made() {
-        for bad in ["", "two words", &"x".repeat(65)] {
-            let response = router().oneshot(request("/things/7", bad)).await.expect("an answer");
+    async fn a_missing_or_malformed_request_id_is_replaced() {
+        for malformed in ["", "two words", &"x".repeat(65)] {
+            let response = router().oneshot(request("/things/7", malformed)).await.expect("a response");
             let echoed = response.headers()["x-request-id"].to_str().expect("ascii").to_owned();
-            assert!(!echoed.is_empty() && echoed != bad, "{echoed}");
+            assert!(!echoed.is_empty() && echoed != malformed, "{echoed}");
             assert_eq!(text(response).await, echoed);
         }
     }
 
     #[tokio::test]
-    async fn a_panic_is_a_500_that_graphql_clients_can_read() {
+    async fn a_panic_is_answered_with_500_and_a_graphql_error() {
         recorder::install();
-        let captured = Captured::begin(Format::Json);
-        let response = router().oneshot(request("/explode", "id-http-2")).await.expect("an answer");
+        let captured = Captured::start(Format::Json);
+        let response = router().oneshot(request("/panic", "id-http-2")).await.expect("a response");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()["x-request-id"], "id-http-2");
         let body: serde_json::Value = serde_json::from_str(&text(response).await).expect("json");
@@ -207,23 +213,23 @@ mod tests {
             serde_json::json!({ "code": "INTERNAL", "requestId": "id-http-2" })
         );
         assert!(!body.to_string().contains("secret reason"));
-        assert!(captured.text().contains("secret reason"), "operators see it: {}", captured.text());
+        assert!(captured.text().contains("secret reason"), "the log has the message: {}", captured.text());
         let metrics = recorder::install().render();
         assert!(metrics.contains(r#"panics_total{place="http"} "#), "{metrics}");
         assert!(
-            metrics.contains(r#"http_requests_total{method="GET",path="/explode",status="500"} 1"#),
+            metrics.contains(r#"http_requests_total{method="GET",path="/panic",status="500"} 1"#),
             "{metrics}"
         );
     }
 
     #[tokio::test]
-    async fn every_answer_says_how_it_is_to_be_handled_unless_its_handler_has() {
-        let own = || async {
+    async fn security_headers_are_set_unless_the_handler_sets_them() {
+        let custom = || async {
             ([("cache-control", "no-cache"), ("content-security-policy", "default-src 'self'")], "x")
         };
-        let router = router().route("/own", get(own)).layer(from_fn(access_log));
-        for (path, status) in [("/things/7", 200), ("/nowhere", 404), ("/explode", 500)] {
-            let response = router.clone().oneshot(request(path, "id")).await.expect("an answer");
+        let router = router().route("/custom", get(custom)).layer(from_fn(access_log));
+        for (path, status) in [("/things/7", 200), ("/nowhere", 404), ("/panic", 500)] {
+            let response = router.clone().oneshot(request(path, "id")).await.expect("a response");
             assert_eq!(response.status(), status);
             for (name, value) in [
                 ("x-content-type-options", "nosniff"),
@@ -233,34 +239,38 @@ mod tests {
             ] {
                 assert_eq!(response.headers()[name], value, "{path}");
             }
-            assert!(!response.headers().contains_key("strict-transport-security"), "the balancer's to say");
+            assert!(
+                !response.headers().contains_key("strict-transport-security"),
+                "set by the load balancer"
+            );
         }
-        let response = router.oneshot(request("/own", "id")).await.expect("an answer");
+        let response = router.oneshot(request("/custom", "id")).await.expect("a response");
         assert_eq!(response.headers()["cache-control"], "no-cache");
         assert_eq!(response.headers()["content-security-policy"], "default-src 'self'");
         assert_eq!(response.headers()["x-content-type-options"], "nosniff");
     }
 
     #[tokio::test]
-    async fn paths_of_no_route_are_no_labels() {
+    async fn unknown_paths_are_not_labels() {
         recorder::install();
-        let captured = Captured::begin(Format::Json);
+        let captured = Captured::start(Format::Json);
         let long = format!("/no-route-{}", "x".repeat(500));
-        let response = router().oneshot(request(&long, "id-http-3")).await.expect("an answer");
+        let response = router().oneshot(request(&long, "id-http-3")).await.expect("a response");
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
-        let (lines, metrics) = (captured.text(), recorder::install().render());
+        let lines = captured.text();
+        let metrics = recorder::install().render();
         assert!(lines.contains("/no-route-xxx") && lines.len() < 600, "{lines}");
         assert!(!metrics.contains("no-route"), "{metrics}");
         assert!(metrics.contains(r#"path="unknown",status="404""#), "{metrics}");
     }
 
     #[tokio::test]
-    async fn a_client_that_leaves_is_seen() {
-        let captured = Captured::begin(Format::Json);
+    async fn a_dropped_request_is_recorded_as_499() {
+        let captured = Captured::start(Format::Json);
         let answer = router().oneshot(request("/never", "id-http-4"));
         tokio::time::timeout(std::time::Duration::from_millis(20), answer)
             .await
-            .expect_err("it never answers");
+            .expect_err("the handler does not answer");
         let lines = captured.text();
         assert!(lines.contains(r#""status":499"#) && lines.contains("id-http-4"), "{lines}");
     }

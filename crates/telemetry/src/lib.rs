@@ -1,5 +1,6 @@
-//! What every process says about itself: request ids and traces that travel from HTTP through gRPC, one access-log line
-//! and one span per call, metrics, health, and the log's form. It knows nothing of what the services are for.
+//! Telemetry of every process: request ids and traces that travel from HTTP through gRPC, one access-log
+//! line and one span per call, metrics, health endpoints, and the log format. It is independent of the
+//! domain.
 
 pub mod call;
 #[cfg(test)]

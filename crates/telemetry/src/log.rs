@@ -1,5 +1,5 @@
-//! The log: text for people on a terminal, a JSON object per line for machines, on standard error. Every line inside a
-//! request carries its id by the request's span.
+//! Process log on standard error: text on a terminal, else one JSON object per line. Every line written
+//! inside a request carries the request id, because the request's span holds it.
 
 use std::{io::IsTerminal, str::FromStr};
 
@@ -12,15 +12,15 @@ use tracing_subscriber::{
 
 use crate::{Error, panic};
 
-/// What the lines are written of.
+/// Subscriber that the line layer is added to.
 pub(crate) type Filtered = Layered<EnvFilter, Registry>;
 
-/// How lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// An object per line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -36,25 +36,26 @@ impl FromStr for Format {
     }
 }
 
-/// Starts the log. Without a format: text on a terminal, else JSON. The filter is what `RUST_LOG` holds: `info`,
-/// `info,sqlx=warn`. A second call changes nothing.
+/// Starts logging. Without a format, lines are text on a terminal and JSON elsewhere. The filter has the
+/// syntax of `RUST_LOG`, such as `info,sqlx=warn`. A second call has no effect.
 ///
 /// # Errors
-/// Where the filter does not parse.
+/// [`Error::Filter`] if the filter does not parse.
 pub fn init(format: Option<Format>, filter: &str) -> Result<(), Error> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|reason| Error::Filter { filter: filter.to_owned(), reason: reason.to_string() })?;
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });
     let lines = lines(format, terminal, std::io::stderr);
-    // Only a log that is there already refuses: the first one stays.
+    // Fails only if a subscriber is already installed. The first one stays.
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
-        panic::hook();
+        panic::install_hook();
     }
     Ok(())
 }
 
-/// Writes lines of this form. Spans are listed with their fields, so that the request's id is on every line.
+/// Creates the layer that writes lines. Spans are written with their fields, so that every line has the
+/// request id.
 pub(crate) fn lines<W>(format: Format, colours: bool, writer: W) -> Box<dyn Layer<Filtered> + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -72,21 +73,21 @@ mod tests {
     use crate::captured::Captured;
 
     #[test]
-    fn every_line_inside_a_request_has_its_id_however_deep() {
+    fn a_line_in_a_nested_span_has_the_request_id() {
         for format in [Format::Text, Format::Json] {
-            let captured = Captured::begin(format);
+            let captured = Captured::start(format);
             tracing::info_span!("rpc", request_id = "id-1").in_scope(|| {
-                tracing::info_span!("deeper", number = 2)
-                    .in_scope(|| tracing::warn!(cause = "none", "it happened"));
+                tracing::info_span!("nested", number = 2)
+                    .in_scope(|| tracing::warn!(cause = "none", "something happened"));
             });
             let text = captured.text();
-            assert!(text.contains("id-1") && text.contains("it happened"), "{text}");
+            assert!(text.contains("id-1") && text.contains("something happened"), "{text}");
         }
     }
 
     #[test]
     fn a_json_line_is_an_object_with_the_fields_of_the_event() {
-        let captured = Captured::begin(Format::Json);
+        let captured = Captured::start(Format::Json);
         tracing::info!(rows = 3, "done");
         let line: serde_json::Value = serde_json::from_str(captured.text().trim()).expect("one object");
         assert_eq!(
@@ -96,13 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn starting_twice_changes_nothing_and_nonsense_is_said() {
+    fn a_second_start_has_no_effect_and_a_malformed_filter_is_an_error() {
         init(Some(Format::Text), "off").expect("started");
         init(None, "info,sqlx=warn").expect("still started");
-        let error = init(None, "info,=,sqlx=loud").expect_err("refused").to_string();
+        let error = init(None, "info,=,sqlx=loud").expect_err("malformed").to_string();
         assert!(error.contains("sqlx=loud"), "{error}");
         assert_eq!("json".parse::<Format>().expect("a format"), Format::Json);
         assert_eq!("text".parse::<Format>().expect("a format"), Format::Text);
-        assert!("JSON".parse::<Format>().expect_err("refused").to_string().contains("text or json"));
+        assert!("JSON".parse::<Format>().expect_err("malformed").to_string().contains("text or json"));
     }
 }

@@ -1,4 +1,4 @@
-//! What operators and orchestrators ask: `/healthz`, `/readyz` and `/metrics`.
+//! Endpoints for operators and orchestrators: `/healthz`, `/readyz` and `/metrics`.
 
 use axum::{
     Json, Router,
@@ -7,18 +7,18 @@ use axum::{
     routing::get,
 };
 
-use crate::{Readiness, http::secured, recorder};
+use crate::{Readiness, http::security_headers, recorder};
 
-/// All three, for the operations port. Installs the metrics recorder.
+/// Creates the router of the operations port, with all three endpoints. Installs the metrics recorder.
 pub fn router<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
     let recorder = recorder::install();
     let metrics =
         move || async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()) };
-    health(readiness).route("/metrics", get(metrics)).layer(from_fn(secured))
+    health(readiness).route("/metrics", get(metrics)).layer(from_fn(security_headers))
 }
 
-/// `/healthz` (200 while the process lives) and `/readyz` (200, or 503 where a component is not ready) alone, to be
-/// merged into another router.
+/// Creates a router with `/healthz` (200 while the process runs) and `/readyz` (200, or 503 if a
+/// component is not ready), to be merged into another router.
 pub fn health<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
     let ready = move || async move {
         let (ready, report) = readiness.report();
@@ -37,14 +37,14 @@ mod tests {
 
     async fn get_text(router: &Router, path: &str) -> (u16, String) {
         let request = Request::get(path).body(Body::empty()).expect("a request");
-        let response = router.clone().oneshot(request).await.expect("an answer");
+        let response = router.clone().oneshot(request).await.expect("a response");
         let status = response.status().as_u16();
         let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a body");
         (status, String::from_utf8(body.to_vec()).expect("text"))
     }
 
     #[tokio::test]
-    async fn health_readiness_and_metrics_are_there() {
+    async fn the_operations_port_serves_health_readiness_and_metrics() {
         let readiness = Readiness::new();
         let router: Router = router(readiness.clone());
         let component = readiness.register("database");
@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(status, 200);
         for path in ["/healthz", "/readyz", "/metrics", "/nowhere"] {
             let request = Request::get(path).body(Body::empty()).expect("a request");
-            let response = router.clone().oneshot(request).await.expect("an answer");
+            let response = router.clone().oneshot(request).await.expect("a response");
             for name in
                 ["x-content-type-options", "referrer-policy", "content-security-policy", "cache-control"]
             {
@@ -72,15 +72,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_gateways_own_port_has_no_metrics() {
+    async fn the_health_router_has_no_metrics() {
         let router: Router = health(Readiness::new());
         assert_eq!(get_text(&router, "/readyz").await.0, 200);
         assert_eq!(get_text(&router, "/metrics").await.0, 404);
     }
 
     #[tokio::test]
-    async fn a_second_application_of_the_process_shares_the_recorder() {
-        let (first, second): (Router, Router) = (router(Readiness::new()), router(Readiness::new()));
+    async fn two_applications_in_one_process_share_the_recorder() {
+        let first: Router = router(Readiness::new());
+        let second: Router = router(Readiness::new());
         metrics::counter!("ops_shared_total").increment(1);
         for router in [&first, &second] {
             assert!(get_text(router, "/metrics").await.1.contains("ops_shared_total 1\n"));
@@ -88,10 +89,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn upkeep_ends_with_its_token() {
+    async fn upkeep_ends_at_shutdown() {
         let shutdown = tokio_util::sync::CancellationToken::new();
         let upkeep = tokio::spawn(recorder::upkeep(shutdown.clone()));
         shutdown.cancel();
-        upkeep.await.expect("ended");
+        upkeep.await.expect("the task ends");
     }
 }

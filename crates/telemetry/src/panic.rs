@@ -1,10 +1,11 @@
-//! Panics: each is counted and logged where it is caught, and answered there as an internal error. The process lives on,
-//! since a handler shares nothing with the next one but databases and channels.
+//! Panic reporting. A panic is counted and logged where it is caught, and answered there as an internal
+//! error. The process keeps running: handlers share nothing but databases and channels, so a panic
+//! leaves no broken state behind.
 
 use std::{any::Any, panic::PanicHookInfo};
 
-/// Counts (`panics_total`, by `place`) and logs a panic that was caught. To be called inside the request's span, so that
-/// the line carries its id.
+/// Counts (`panics_total`, labelled with `place`) and logs a caught panic. Call it inside the request's
+/// span, so that the log line carries the request id.
 pub fn report(place: &'static str, payload: &(dyn Any + Send)) {
     let message = payload
         .downcast_ref::<&'static str>()
@@ -12,14 +13,14 @@ pub fn report(place: &'static str, payload: &(dyn Any + Send)) {
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
     metrics::counter!("panics_total", "place" => place).increment(1);
-    tracing::error!(place, panic = message, "a panic was caught");
+    tracing::error!(place, panic = message, "caught a panic");
 }
 
-/// From now on a panic is a line of the log that says where it began, and no text on standard error; what it was about
-/// says who catches it.
-pub(crate) fn hook() {
+/// Installs a panic hook that logs the location instead of printing to standard error. [`report`] logs
+/// the message.
+pub(crate) fn install_hook() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(location, "a panic");
+        tracing::error!(location, "panic");
     }));
 }

@@ -1,21 +1,19 @@
-//! Whether this process should be given work: every component says so for itself, under its name. Degraded components
-//! do not take the process out of service; those that are not ready do.
+//! Readiness of the process: each component reports its state under its name. A component that is not
+//! ready takes the process out of service; a degraded one does not.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-/// How a component is.
+/// State of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It does its work.
+    /// Works.
     Ready,
-    /// It does its work, less well; why.
+    /// Works with limitations; the text is the reason.
     Degraded(String),
-    /// It cannot do its work; why.
+    /// Cannot work; the text is the reason.
     NotReady(String),
 }
 
@@ -38,30 +36,31 @@ impl State {
     }
 }
 
-/// The components of a process. Cheap to clone; all clones are one.
+/// Components of a process with their states. Cheap to clone; clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<BTreeMap<String, State>>>);
 
 impl Readiness {
-    /// Without components, which is ready.
+    /// Creates a readiness without components, which is ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Registers a component, not ready until it says so. The same name is the same component.
+    /// Registers a component, which is not ready until it reports so. Registering a name again returns
+    /// the same component, with the state reset.
     pub fn register(&self, name: impl Into<String>) -> Component {
         let component = Component { name: name.into(), readiness: self.clone() };
         component.set(State::NotReady("starting".to_owned()));
         component
     }
 
-    /// Whether no component refuses work.
+    /// Returns `true` if no component is [`State::NotReady`].
     pub fn is_ready(&self) -> bool {
         self.report().0
     }
 
-    /// Whether no component refuses work, and why: `{"status": …, "checks": {name: {"status": …, "reason": …}}}`, the
-    /// status being that of the worst component.
+    /// Returns [`is_ready`](Self::is_ready) and a report, `{"status": …, "checks": {name: {"status": …,
+    /// "reason": …}}}`, with the status of the worst component.
     pub fn report(&self) -> (bool, Value) {
         self.with(|states| {
             let worst = states.values().max_by_key(|state| match state {
@@ -77,11 +76,11 @@ impl Readiness {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut BTreeMap<String, State>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.0.lock())
     }
 }
 
-/// A named component's own say.
+/// Handle by which a component reports its state.
 #[derive(Clone, Debug)]
 pub struct Component {
     name: String,
@@ -89,22 +88,22 @@ pub struct Component {
 }
 
 impl Component {
-    /// It does its work.
+    /// Reports that the component works.
     pub fn ready(&self) {
         self.set(State::Ready);
     }
 
-    /// It does its work, less well.
+    /// Reports that the component works with limitations.
     pub fn degraded(&self, reason: impl Into<String>) {
         self.set(State::Degraded(reason.into()));
     }
 
-    /// It cannot do its work.
+    /// Reports that the component cannot work.
     pub fn not_ready(&self, reason: impl Into<String>) {
         self.set(State::NotReady(reason.into()));
     }
 
-    /// Says how it is. A change is logged.
+    /// Reports a state. A change of state is logged.
     pub fn set(&self, state: State) {
         let now = state.clone();
         let before = self.readiness.with(|states| states.insert(self.name.clone(), state));
@@ -125,12 +124,12 @@ mod tests {
     #[test]
     fn the_worst_component_decides() {
         let readiness = Readiness::new();
-        assert!(readiness.is_ready(), "nothing refuses");
+        assert!(readiness.is_ready(), "no components");
         let database = readiness.register("database");
         let log = readiness.register("log");
-        assert!(!readiness.is_ready(), "both are starting");
+        assert!(!readiness.is_ready(), "both components are starting");
         database.ready();
-        log.degraded("the broker is away");
+        log.degraded("the broker is unavailable");
         let (ready, report) = readiness.report();
         assert!(ready);
         assert_eq!(
@@ -139,7 +138,7 @@ mod tests {
                 "status": "degraded",
                 "checks": {
                     "database": { "status": "ready" },
-                    "log": { "status": "degraded", "reason": "the broker is away" },
+                    "log": { "status": "degraded", "reason": "the broker is unavailable" },
                 },
             })
         );
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_is_one_component() {
+    fn a_name_registered_twice_is_one_component() {
         let readiness = Readiness::new();
         readiness.register("database").ready();
         readiness.register("database").ready();

@@ -1,4 +1,5 @@
-//! Request ids: given by the caller or made here, the same in every log line, call and event of one request.
+//! Request id: given by the client or generated here, and carried by every log line, call and event of
+//! the request.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -6,26 +7,26 @@ use std::{fmt, sync::Arc};
 
 use uuid::Uuid;
 
-/// The longest id that is taken from outside, in characters.
+/// Maximum length of an id, in characters.
 const LENGTH_MAX: usize = 64;
 
-/// 1 to 64 visible ASCII characters. Cheap to clone.
+/// Request id of 1 to 64 visible ASCII characters. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// Takes an id from outside. `None` where it is empty, too long, or not visible ASCII.
+    /// Parses an id. Returns `None` if it is empty, longer than 64 characters or not visible ASCII.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (1..=LENGTH_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         fits.then(|| Self(text.into()))
     }
 
-    /// A new id.
+    /// Generates a random id.
     pub fn random() -> Self {
         Self(Uuid::new_v4().to_string().into())
     }
 
-    /// The id as it travels.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -44,12 +45,14 @@ mod tests {
     #[test]
     fn an_id_is_one_to_64_visible_characters() {
         let longest = "x".repeat(64);
-        for good in ["a", "~!@#", "0-1_2", longest.as_str(), RequestId::random().as_str()] {
-            assert_eq!(RequestId::parse(good).map(|id| id.to_string()).as_deref(), Some(good));
+        for valid in ["a", "~!@#", "0-1_2", longest.as_str(), RequestId::random().as_str()] {
+            assert_eq!(RequestId::parse(valid).map(|id| id.to_string()).as_deref(), Some(valid));
         }
         let too_long = "x".repeat(65);
-        for bad in ["", " ", "a b", "tab\t", "line\nbreak", "ümlaut", "nul\0", "\u{7f}", too_long.as_str()] {
-            assert_eq!(RequestId::parse(bad), None, "{bad:?}");
+        for invalid in
+            ["", " ", "a b", "tab\t", "line\nbreak", "ümlaut", "nul\0", "\u{7f}", too_long.as_str()]
+        {
+            assert_eq!(RequestId::parse(invalid), None, "{invalid:?}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! The W3C trace context header `traceparent`: which trace a call belongs to and which span made it.
-//! <https://www.w3.org/TR/trace-context/>
+//! The header `traceparent` of W3C Trace Context: the trace that a call belongs to and the span that
+//! made the call. <https://www.w3.org/TR/trace-context/>
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -7,12 +7,12 @@ use std::fmt;
 
 use uuid::Uuid;
 
-/// The length of version 00, in characters.
+/// Length of a version 00 header, in characters.
 const LENGTH: usize = 55;
-/// The flag of a trace that is recorded.
+/// Flag of a trace that is recorded.
 const SAMPLED: u8 = 1;
 
-/// A trace id, the id of the span that speaks, and flags. Never all zeros.
+/// Trace id, span id and flags. Neither id is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Traceparent {
     trace: u128,
@@ -21,7 +21,8 @@ pub struct Traceparent {
 }
 
 impl Traceparent {
-    /// Reads the header. Later versions are read as far as version 00 goes, as the specification wants.
+    /// Parses the header. Of a later version, the fields of version 00 are parsed and the rest is
+    /// ignored, as the specification requires. Returns `None` if the header is malformed.
     pub fn parse(text: &str) -> Option<Self> {
         let head = text.get(..LENGTH)?;
         let mut parts = head.split('-');
@@ -38,24 +39,24 @@ impl Traceparent {
         })
     }
 
-    /// The first span of a new trace.
+    /// Starts a new trace.
     pub fn random() -> Self {
         Self { trace: Uuid::new_v4().as_u128(), span: random_span(), flags: SAMPLED }
     }
 
-    /// A new span of the same trace.
+    /// Returns a new span of the same trace.
     #[must_use]
     pub fn child(&self) -> Self {
         Self { span: random_span(), ..*self }
     }
 }
 
-/// Never zero: the version of a UUID is among these bits.
+/// Returns a random span id. It is not zero, because these bits contain the version of the UUID.
 fn random_span() -> u64 {
     Uuid::new_v4().as_u64_pair().0
 }
 
-/// A number of exactly this many lower-case hexadecimal digits.
+/// Parses exactly this many lower-case hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let fits = text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if fits { u128::from_str_radix(text, 16).ok() } else { None }
@@ -71,19 +72,19 @@ impl fmt::Display for Traceparent {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_header_reads_back() {
-        assert_eq!(Traceparent::parse(GOOD).map(|it| it.to_string()).as_deref(), Some(GOOD));
-        let made = Traceparent::random();
-        assert_eq!(Traceparent::parse(&made.to_string()), Some(made));
+    fn a_header_round_trips() {
+        assert_eq!(Traceparent::parse(VALID).map(|it| it.to_string()).as_deref(), Some(VALID));
+        let random = Traceparent::random();
+        assert_eq!(Traceparent::parse(&random.to_string()), Some(random));
     }
 
     #[test]
-    fn a_later_version_is_read_as_far_as_this_one_goes() {
-        let later = format!("01{}-what-comes-later", &GOOD[2..]);
-        assert_eq!(Traceparent::parse(&later), Traceparent::parse(GOOD));
+    fn the_first_fields_of_a_later_version_are_parsed() {
+        let later = format!("01{}-later-fields", &VALID[2..]);
+        assert_eq!(Traceparent::parse(&later), Traceparent::parse(VALID));
     }
 
     #[test]
@@ -95,22 +96,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_not_taken() {
-        for bad in [
+    fn malformed_headers_are_rejected() {
+        for malformed in [
             "",
             "00",
-            &GOOD[..54],
-            &format!("{GOOD}-more"),
-            &format!("01{}more", &GOOD[2..]),
-            &format!("ff{}", &GOOD[2..]),
-            &GOOD.to_uppercase(),
+            &VALID[..54],
+            &format!("{VALID}-more"),
+            &format!("01{}more", &VALID[2..]),
+            &format!("ff{}", &VALID[2..]),
+            &VALID.to_uppercase(),
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             "00-4bf92f3577b34da6a3ce929d0e0e47-36-00f067aa0ba902b7-1",
             "00-4bf92f3577b34da6a3ce929d0e0e473+-00f067aa0ba902b7-01",
             &"ü".repeat(55),
         ] {
-            assert_eq!(Traceparent::parse(bad), None, "{bad:?}");
+            assert_eq!(Traceparent::parse(malformed), None, "{malformed:?}");
         }
     }
 }

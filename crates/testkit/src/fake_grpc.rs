@@ -1,6 +1,6 @@
-//! Fake gRPC service for tests: one function answers the calls of all methods, and every call is recorded.
-//! It is a tower service, so that layers can wrap it and a peer can be built from it without a network.
-//! [`FakeGrpc::routes`] serves it through tonic's transport.
+//! Fake gRPC service for tests: one function answers the calls of all methods, and every call is
+//! recorded. It is a tower service, so that layers can wrap it and a peer can be built from it without a
+//! network. [`FakeGrpc::routes`] serves it through tonic's transport.
 
 use std::{
     convert::Infallible,
@@ -74,8 +74,8 @@ pub enum CallState {
 }
 
 impl FakeGrpc {
-    /// Creates a service that answers with an asynchronous handler. A success is the encoded reply message,
-    /// or a [`tonic::Response`] of it with metadata.
+    /// Creates a service that answers with an asynchronous handler. A success is the encoded reply
+    /// message, or a [`tonic::Response`] of it with metadata.
     pub fn new<F, R>(handler: impl Fn(FakeRequest) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<R, Status>> + Send + 'static,
@@ -85,7 +85,8 @@ impl FakeGrpc {
         Self { handler: Arc::new(handler), calls: Arc::default() }
     }
 
-    /// Creates a service that answers immediately, from the method's name and the encoded request message.
+    /// Creates a service that answers immediately, from the method's name and the encoded request
+    /// message.
     pub fn from_fn(reply: impl Fn(&str, &[u8]) -> Result<Vec<u8>, Status> + Send + Sync + 'static) -> Self {
         Self::new(move |request| std::future::ready(reply(&request.method, &request.message)))
     }
@@ -159,8 +160,9 @@ impl Service<Request<Body>> for FakeGrpc {
             let mut running = service.start(&method, &parts.headers);
             let mut body = body.collect().await.expect("the request body arrives").to_bytes();
             let message = body.split_off(FRAME_PREFIX_BYTES.min(body.len()));
-            let (headers, extensions) = (parts.headers, parts.extensions);
-            let reply = (service.handler)(FakeRequest { method, headers, extensions, message }).await;
+            let request =
+                FakeRequest { method, headers: parts.headers, extensions: parts.extensions, message };
+            let reply = (service.handler)(request).await;
             running.state = CallState::Answered;
             Ok(reply.map_or_else(Status::into_http, encode))
         }

@@ -1,5 +1,5 @@
-//! Access tokens that must be refused: forged, damaged, or correctly signed with claims that are not acceptable. The
-//! tests of the guard and of the whole program verify the same list.
+//! Access tokens that must be refused: forged, damaged, or correctly signed with claims that are not
+//! acceptable. The tests of the guard and of the whole program verify the same list.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
@@ -23,7 +23,7 @@ pub struct ValidToken<'a> {
 /// Token that must be refused.
 #[derive(Clone, Debug)]
 pub struct InvalidToken {
-    /// What is wrong with the token, for assertion messages.
+    /// Defect of the token, for assertion messages.
     pub description: String,
     /// The token.
     pub token: String,
@@ -56,7 +56,7 @@ pub fn invalid_tokens(valid: &ValidToken<'_>) -> Vec<InvalidToken> {
     all.into_iter().flatten().map(|(description, token)| InvalidToken { description, token }).collect()
 }
 
-/// What is wrong with a token, and the token.
+/// Description of the defect, and the token.
 type Described = (String, String);
 
 impl TokenForge {
@@ -104,8 +104,8 @@ impl TokenForge {
     fn algorithms(&self) -> Vec<Described> {
         let mut tokens = Vec::new();
         for alg in ["none", "None", "NONE", "nOnE", ""] {
-            let head = encode(&with(&self.header, "alg", json!(alg)));
-            tokens.push((format!("alg {alg:?} without a signature"), format!("{head}.{}.", self.part(1))));
+            let header = encode(&with(&self.header, "alg", json!(alg)));
+            tokens.push((format!("alg {alg:?} without a signature"), format!("{header}.{}.", self.part(1))));
             tokens.push((format!("alg {alg:?}, signed"), self.with_header("alg", json!(alg))));
         }
         for (algorithm, name) in
@@ -131,8 +131,9 @@ impl TokenForge {
 
     /// Tokens with an unknown key or a malformed key id.
     fn keys(&self) -> Vec<Described> {
-        let (claims, header) = (self.claims.to_string(), self.header.to_string());
-        let theirs =
+        let claims = self.claims.to_string();
+        let header = self.header.to_string();
+        let sign_unknown =
             |header: &Value| sign_with(&self.unknown_key, Algorithm::EdDSA, &header.to_string(), &claims);
         let mut tokens = vec![
             (
@@ -141,10 +142,10 @@ impl TokenForge {
             ),
             (
                 "another key under an unknown id".to_owned(),
-                theirs(&with(&self.header, "kid", json!("theirs"))),
+                sign_unknown(&with(&self.header, "kid", json!("unknown"))),
             ),
         ];
-        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public_key, "kid": "theirs", "alg": "EdDSA", "use": "sig" });
+        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public_key, "kid": "unknown", "alg": "EdDSA", "use": "sig" });
         for (name, value) in [
             ("jwk", jwk),
             ("jku", json!("https://evil.example/keys.json")),
@@ -152,9 +153,9 @@ impl TokenForge {
             ("x5c", json!(["MIIB"])),
         ] {
             let header = with(&self.header, name, value.clone());
-            tokens.push((format!("another key named by {name}, under our id"), theirs(&header)));
-            let header = with(&header, "kid", json!("theirs"));
-            tokens.push((format!("another key named by {name}, under an unknown id"), theirs(&header)));
+            tokens.push((format!("another key named by {name}, under our id"), sign_unknown(&header)));
+            let header = with(&header, "kid", json!("unknown"));
+            tokens.push((format!("another key named by {name}, under an unknown id"), sign_unknown(&header)));
         }
         for kid in
             ["", "unknown", "../../../etc/passwd", "' or '1'='1", "/dev/null", "\u{1f511}", "a\u{0}b", "*"]
@@ -181,7 +182,8 @@ impl TokenForge {
         for crit in [json!(["exp"]), json!(["b64"]), json!([])] {
             tokens.push((format!("crit {crit}"), self.with_header("crit", crit)));
         }
-        let (header, claims) = (self.header.to_string(), self.claims.to_string());
+        let header = self.header.to_string();
+        let claims = self.claims.to_string();
         let duplicate = format!("{},\"alg\":\"none\"}}", header.trim_end_matches('}'));
         tokens.push(("alg twice".to_owned(), self.signed_text(&duplicate, &claims)));
         for text in ["", "{}", "[]", "null", "not JSON", "\u{feff}{}"] {
@@ -203,7 +205,7 @@ impl TokenForge {
             (
                 "sub",
                 vec![
-                    json!("somebody"),
+                    json!("user"),
                     json!(""),
                     json!(1),
                     json!("00000000-0000-0000-0000-00000000000g"),
@@ -235,8 +237,8 @@ impl TokenForge {
 
     /// Correctly signed tokens with times that are expired, in the future or malformed.
     fn times(&self) -> Vec<Described> {
-        let (exp, iat) =
-            (self.claims["exp"].as_i64().expect("a time"), self.claims["iat"].as_i64().expect("a time"));
+        let exp = self.claims["exp"].as_i64().expect("a time");
+        let iat = self.claims["iat"].as_i64().expect("a time");
         let mut tokens = vec![
             ("exp as a float".to_owned(), self.with_claim("exp", json!(exp as f64))),
             ("exp as text".to_owned(), self.with_claim("exp", json!(exp.to_string()))),
@@ -260,36 +262,39 @@ impl TokenForge {
 
     /// Damaged tokens and texts that are not tokens.
     fn damaged(&self) -> Vec<Described> {
-        let (token, head, claims, signature) = (&self.token, self.part(0), self.part(1), self.part(2));
+        let token = &self.token;
+        let header = self.part(0);
+        let claims = self.part(1);
+        let signature = self.part(2);
         let other = encode(&with(&self.claims, "sub", json!("00000000-0000-4000-8000-000000000000")));
         let last = signature.chars().next_back().expect("a signature");
         let next = char::from(u8::try_from(last).expect("ASCII") + 1);
         let non_canonical = format!("{}{next}", &token[..token.len() - 1]);
         let plus = |text: &str| text.replace('-', "+").replace('_', "/");
         let mut tokens: Vec<(&str, String)> = vec![
-            ("other claims under the signature", format!("{head}.{other}.{signature}")),
+            ("other claims under the signature", format!("{header}.{other}.{signature}")),
             ("a signature cut by a character", token[..token.len() - 1].to_owned()),
             ("half a signature", token[..token.len() - 43].to_owned()),
-            ("no signature", format!("{head}.{claims}.")),
+            ("no signature", format!("{header}.{claims}.")),
             ("a longer signature", format!("{token}AAAA")),
-            ("a signature of zeros", format!("{head}.{claims}.{}", URL_SAFE_NO_PAD.encode([0; 64]))),
+            ("a signature of zeros", format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode([0; 64]))),
             ("a signature with a stray bit", non_canonical),
             ("padding behind the signature", format!("{token}==")),
-            ("padding behind the claims", format!("{head}.{claims}=.{signature}")),
-            ("a space inside", format!("{head}. {claims}.{signature}")),
-            ("a line break inside", format!("{head}.\n{claims}.{signature}")),
+            ("padding behind the claims", format!("{header}.{claims}=.{signature}")),
+            ("a space inside", format!("{header}. {claims}.{signature}")),
+            ("a line break inside", format!("{header}.\n{claims}.{signature}")),
             ("a NUL behind", format!("{token}\0")),
-            ("two parts", format!("{head}.{claims}")),
+            ("two parts", format!("{header}.{claims}")),
             ("four parts", format!("{token}.{signature}")),
-            ("five parts, as if encrypted", format!("{token}.{head}.{claims}")),
-            ("the parts in another order", format!("{claims}.{head}.{signature}")),
+            ("five parts, as if encrypted", format!("{token}.{header}.{claims}")),
+            ("the parts in another order", format!("{claims}.{header}.{signature}")),
             ("the token twice", format!("{token}.{token}")),
             ("the token twice, by a comma", format!("{token},{token}")),
             ("in quotes", format!("\"{token}\"")),
             ("upper case", token.to_uppercase()),
             (
                 "JSON for a token",
-                json!({ "protected": head, "payload": claims, "signature": signature }).to_string(),
+                json!({ "protected": header, "payload": claims, "signature": signature }).to_string(),
             ),
             ("4,097 characters", "a".repeat(4_097)),
             ("a large claim", self.with_claim("more", json!("x".repeat(5_000)))),

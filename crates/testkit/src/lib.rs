@@ -1,5 +1,5 @@
-//! Helpers shared by the tests of all crates: a database per test, a fake gRPC service, Redis servers, invalid access
-//! tokens, and [`eventually`], which waits for a condition instead of sleeping.
+//! Helpers shared by the tests of all crates: a database per test, a fake gRPC service, Redis servers,
+//! invalid access tokens, and [`eventually`], which waits for a condition instead of sleeping.
 
 mod fake_grpc;
 pub mod invalid_tokens;
@@ -24,7 +24,8 @@ pub fn signal(process_id: u32, signal: &str) {
     assert!(status.expect("there is a shell").success(), "kill {signal} {process_id}");
 }
 
-/// Database of one test. SQLite removes it when this is dropped, Postgres at the start of the next test run.
+/// Database of one test. SQLite removes it when this is dropped, Postgres at the start of the next test
+/// run.
 #[derive(Debug)]
 pub struct TestDb {
     /// The migrated database.
@@ -34,8 +35,8 @@ pub struct TestDb {
     _folder: Option<TempDir>,
 }
 
-/// Creates an empty SQLite database and, if `TEST_POSTGRES_URL` names a server, an empty Postgres database as well, so
-/// that one test suite covers both engines.
+/// Creates an empty SQLite database and, if `TEST_POSTGRES_URL` names a server, an empty Postgres
+/// database as well, so that one test suite covers both engines.
 ///
 /// # Panics
 /// If a database cannot be created.

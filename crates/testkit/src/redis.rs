@@ -1,5 +1,5 @@
-//! Redis for tests: the server that `TEST_REDIS_URL` names, and a private server that a test may kill, pause and
-//! restart.
+//! Redis for tests: the server that `TEST_REDIS_URL` names, and a private server that a test may kill,
+//! pause and restart.
 
 use std::{
     io::{Read, Write},
@@ -10,7 +10,8 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Returns the URL in `TEST_REDIS_URL`. If it is not set, prints that the test is skipped and returns `None`.
+/// Returns the URL in `TEST_REDIS_URL`. If it is not set, prints that the test is skipped and returns
+/// `None`.
 pub fn redis_url() -> Option<String> {
     let url = std::env::var("TEST_REDIS_URL").ok();
     if url.is_none() {
@@ -33,7 +34,8 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a server. If `TEST_REDIS_URL` is not set, prints that the test is skipped and returns `None`.
+    /// Starts a server. If `TEST_REDIS_URL` is not set, prints that the test is skipped and returns
+    /// `None`.
     ///
     /// # Panics
     /// If the server does not start.

@@ -1,5 +1,5 @@
-//! Around a peer: metrics per call, the deadline kept on this side too, and a transport that fails told as UNAVAILABLE.
-//! The service stays `Clone + Send + Sync` where the peer is.
+//! Client layer: records metrics per call, enforces the deadline on this side too, and maps transport
+//! failures to UNAVAILABLE. The wrapped service stays `Clone + Send + Sync` if the peer is.
 
 use std::{
     error::Error,
@@ -14,19 +14,19 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    call_recorder::{CallRecorder, Side},
     code,
-    outcome::{Outcome, Side},
 };
 use crate::call;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Makes [`Client`]s of the peer with this name.
+/// Creates the layer for calls to the peer with this name. The name is the metrics label `peer`.
 pub fn client_layer(peer: &'static str) -> ClientLayer {
     ClientLayer { peer }
 }
 
-/// Made by [`client_layer`].
+/// Layer created by [`client_layer`].
 #[derive(Clone, Copy, Debug)]
 pub struct ClientLayer {
     peer: &'static str,
@@ -40,7 +40,7 @@ impl<S> Layer<S> for ClientLayer {
     }
 }
 
-/// A peer whose calls are seen.
+/// gRPC client with metrics and a deadline per call.
 #[derive(Clone, Debug)]
 pub struct Client<S> {
     peer: &'static str,
@@ -59,13 +59,14 @@ where
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response<R>, S::Error>>;
 
-    /// Always ready: a peer that is not makes the call wait, and its failure becomes the call's own status.
+    /// Is always ready. If the peer is not, the call waits for it, and the peer's failure becomes the
+    /// status of that call.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let outcome = Outcome::begin(Side::Client { peer: self.peer }, request.uri().path());
+        let recorder = CallRecorder::start(Side::Client { peer: self.peer }, request.uri().path());
         let timeout = call::time_left(request.headers());
         let answer = self.inner.clone().oneshot(request);
         async move {
@@ -73,35 +74,38 @@ where
                 None => answer.await,
                 Some(timeout) => match tokio::time::timeout(timeout, answer).await {
                     Ok(answer) => answer,
-                    Err(_) => Ok(late().into_http()),
+                    Err(_) => Ok(deadline_exceeded().into_http()),
                 },
             };
-            let answer = answer.unwrap_or_else(|error| failed(error.into()).into_http());
-            outcome.is(code::of(answer.headers()));
+            let answer = answer.unwrap_or_else(|error| transport_status(error.into()).into_http());
+            recorder.finish(code::of(answer.headers()));
             Ok(answer)
         }
         .boxed()
     }
 }
 
-fn late() -> Status {
-    Status::deadline_exceeded("the time for this request is over")
+fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("the deadline of the call has passed")
 }
 
-/// What a failure of the transport means to the caller. The peer's own statuses are answers and never come here.
-fn failed(error: BoxError) -> Status {
+/// Maps a transport error to the status that the caller receives. A status sent by the peer is a
+/// response, not a transport error.
+fn transport_status(error: BoxError) -> Status {
     let mut source: Option<&(dyn Error + 'static)> = Some(error.as_ref());
     while let Some(current) = source {
         if current.is::<TimeoutExpired>() {
-            return late();
+            return deadline_exceeded();
         }
         source = current.source();
     }
     let status = Status::from_error(error);
     match status.code() {
+        // tonic reports a broken connection under these codes. None of them is the caller's or this
+        // process's fault.
         Code::Unknown | Code::Cancelled | Code::Internal => {
-            tracing::debug!(error = %status, "a peer could not be reached");
-            Status::unavailable("a service is away")
+            tracing::debug!(error = %status, "peer unreachable");
+            Status::unavailable("the service is unavailable")
         }
         _ => status,
     }
@@ -111,6 +115,7 @@ fn failed(error: BoxError) -> Status {
 mod tests {
     use std::time::Duration;
 
+    use testkit::fake_request;
     use tonic::{
         body::Body,
         transport::{Channel, Endpoint, server::TcpIncoming},
@@ -119,18 +124,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        grpc::{
-            fake::{Fake, request},
-            server_layer,
-        },
+        grpc::{fake::fake, server_layer},
         recorder,
     };
 
-    /// What a peer is made of.
     type Peer = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
     fn local(peer: &'static str) -> Peer {
-        let server = server_layer("fake").layer(Fake).map_err(|never| -> BoxError { match never {} });
+        let server = server_layer("fake").layer(fake()).map_err(|never| -> BoxError { match never {} });
         Peer::new(client_layer(peer).layer(Peer::new(server)))
     }
 
@@ -139,33 +140,34 @@ mod tests {
     }
 
     async fn code_of(peer: &Peer, method: &str, headers: &[(&'static str, &str)]) -> Code {
-        let response = peer.clone().oneshot(request(method, headers)).await.expect("an answer");
+        let response = peer.clone().oneshot(fake_request(method, headers)).await.expect("a response");
         code::of(response.headers())
     }
 
-    /// The same server behind tonic's transport on a port of its own, until the sender is dropped.
-    async fn transport(service: &'static str) -> (Channel, tokio::sync::oneshot::Sender<()>) {
+    /// Serves the fake through tonic's transport on a free port until the sender is dropped.
+    async fn serve(service: &'static str) -> (Channel, tokio::sync::oneshot::Sender<()>) {
         let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let address = incoming.local_addr().expect("an address");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tonic::transport::Server::builder().layer(server_layer(service)).add_service(Fake);
+        let server =
+            tonic::transport::Server::builder().layer(server_layer(service)).add_routes(fake().routes());
         tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped.map(|_| ())));
         let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
         (channel, stop)
     }
 
     #[tokio::test]
-    async fn a_peer_answers_alike_in_this_process_and_over_the_network() {
+    async fn a_local_and_a_remote_peer_behave_the_same() {
         recorder::install();
-        let (channel, _stop) = transport("transport").await;
-        for peer in [local("alike_local"), remote("alike_remote", channel)] {
+        let (channel, _stop) = serve("transport").await;
+        for peer in [local("same_local"), remote("same_remote", channel)] {
             assert_eq!(code_of(&peer, "Call", &[("x-request-id", "id")]).await, Code::Ok);
             assert_eq!(code_of(&peer, "Absent", &[]).await, Code::NotFound);
             assert_eq!(code_of(&peer, "Panic", &[]).await, Code::Internal);
             assert_eq!(code_of(&peer, "Hang", &[("grpc-timeout", "50m")]).await, Code::DeadlineExceeded);
         }
         let metrics = recorder::install().render();
-        for peer in ["alike_local", "alike_remote"] {
+        for peer in ["same_local", "same_remote"] {
             for (method, code) in [("Call", "OK"), ("Absent", "NOT_FOUND"), ("Hang", "DEADLINE_EXCEEDED")] {
                 let line =
                     format!(r#"grpc_client_calls_total{{peer="{peer}",method="{method}",code="{code}"}} 1"#);
@@ -179,24 +181,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_server_answers_before_tonics_own_timers_cut_the_call_off() {
+    async fn the_server_answers_before_the_timeout_of_tonic() {
         recorder::install();
-        let (channel, _stop) = transport("in_time").await;
+        let (channel, _stop) = serve("in_time").await;
         let peer = remote("in_time", channel);
         for _ in 0..20 {
             assert_eq!(code_of(&peer, "Hang", &[("grpc-timeout", "40m")]).await, Code::DeadlineExceeded);
         }
-        // On a busy machine a timer of the client may still be first, but not always.
+        // On a loaded machine the client's timer may fire first, but not in all 20 calls.
         let line = r#"grpc_server_calls_total{service="in_time",method="Hang",code="DEADLINE_EXCEEDED"} "#;
         let metrics = recorder::install().render();
         assert!(metrics.contains(line), "{metrics}");
     }
 
     #[tokio::test]
-    async fn a_connection_cut_in_the_middle_is_unavailable() {
+    async fn a_connection_closed_during_a_call_is_unavailable() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let cutting = async {
+        let closing = async {
             loop {
                 drop(listener.accept().await);
             }
@@ -205,49 +207,49 @@ mod tests {
         let peer = remote("cut", channel);
         let code = tokio::select! {
             code = code_of(&peer, "Call", &[]) => code,
-            () = cutting => unreachable!("it goes on for ever"),
+            () = closing => unreachable!("the loop does not end"),
         };
         assert_eq!(code, Code::Unavailable);
     }
 
     #[test]
-    fn a_failure_of_the_transport_is_never_ours_nor_the_callers() {
+    fn a_transport_failure_is_not_reported_as_internal_or_cancelled() {
         for (error, code) in [
-            (BoxError::from("a transport's own words"), Code::Unavailable),
+            (BoxError::from("a transport error"), Code::Unavailable),
             (Status::cancelled("a stream was reset").into(), Code::Unavailable),
             (Status::internal("a broken frame").into(), Code::Unavailable),
             (TimeoutExpired(()).into(), Code::DeadlineExceeded),
             (Status::resource_exhausted("slow down").into(), Code::ResourceExhausted),
         ] {
-            let status = failed(error);
+            let status = transport_status(error);
             assert_eq!(status.code(), code, "{status}");
-            assert!(code != Code::Unavailable || status.message() == "a service is away");
+            assert!(code != Code::Unavailable || status.message() == "the service is unavailable");
         }
     }
 
     #[tokio::test]
-    async fn a_peer_that_is_away_is_unavailable() {
-        let (channel, stop) = transport("transport").await;
-        let peer = remote("away", channel);
+    async fn a_stopped_or_unreachable_peer_is_unavailable() {
+        let (channel, stop) = serve("transport").await;
+        let peer = remote("stopped", channel);
         assert_eq!(code_of(&peer, "Call", &[]).await, Code::Ok);
         drop(stop);
-        let gone = async {
+        let stopped = async {
             while code_of(&peer, "Call", &[]).await != Code::Unavailable {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it is gone");
-        let never = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        assert_eq!(code_of(&remote("away", never), "Call", &[]).await, Code::Unavailable);
+        tokio::time::timeout(Duration::from_secs(10), stopped).await.expect("the server stops");
+        let unreachable = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        assert_eq!(code_of(&remote("unreachable", unreachable), "Call", &[]).await, Code::Unavailable);
     }
 
     #[tokio::test]
-    async fn a_caller_that_leaves_is_recorded() {
+    async fn a_dropped_call_is_recorded_as_cancelled() {
         recorder::install();
-        let peer = local("client_left");
+        let peer = local("client_dropped");
         let call = code_of(&peer, "Hang", &[]);
-        tokio::time::timeout(Duration::from_millis(20), call).await.expect_err("it hangs");
-        let line = r#"grpc_client_calls_total{peer="client_left",method="Hang",code="CANCELLED"} 1"#;
+        tokio::time::timeout(Duration::from_millis(20), call).await.expect_err("the call hangs");
+        let line = r#"grpc_client_calls_total{peer="client_dropped",method="Hang",code="CANCELLED"} 1"#;
         assert!(recorder::install().render().contains(line));
     }
 }

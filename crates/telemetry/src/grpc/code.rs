@@ -1,9 +1,9 @@
-//! The names of gRPC codes as the specification spells them, and the code that an answer carries.
+//! Names of gRPC status codes, and the code of a response.
 
 use axum::http::HeaderMap;
 use tonic::{Code, Status};
 
-/// The code's name: `DEADLINE_EXCEEDED`.
+/// Returns the name of a code as the gRPC specification spells it, such as `DEADLINE_EXCEEDED`.
 pub fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -26,8 +26,9 @@ pub fn name(code: Code) -> &'static str {
     }
 }
 
-/// The code of an answer by its headers. An error is answered by headers alone; where they carry no status the handler
-/// has succeeded, and the status that follows the body is OK.
+/// Returns the code of a response from its headers. An error is a response without a body, with the
+/// status in its headers. Headers without a status mean success; the status OK then follows in the
+/// trailers.
 pub fn of(headers: &HeaderMap) -> Code {
     headers.get(Status::GRPC_STATUS).map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }
@@ -37,11 +38,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_carries_the_code_of_its_status() {
+    fn the_headers_of_an_error_carry_its_code() {
         for number in 0..17 {
             let code = Code::from_i32(number);
-            let answer: axum::http::Response<()> = Status::new(code, "words").into_http();
-            assert_eq!(of(answer.headers()), code);
+            let response: axum::http::Response<()> = Status::new(code, "message").into_http();
+            assert_eq!(of(response.headers()), code);
         }
         assert_eq!(of(&HeaderMap::new()), Code::Ok);
     }

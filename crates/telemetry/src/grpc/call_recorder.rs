@@ -1,4 +1,5 @@
-//! How one call went: recorded exactly once, also where the caller leaves before the answer is there.
+//! Recorder of one gRPC call: writes its access-log line and its metrics exactly once, also if the call
+//! is dropped before it is answered.
 
 use std::time::Instant;
 
@@ -6,41 +7,42 @@ use tonic::Code;
 
 use super::code;
 
-/// Which side of the call speaks, with its metrics.
+/// Side of the call that records it; decides the names of the metrics.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Side {
     Server { service: &'static str },
     Client { peer: &'static str },
 }
 
-/// A call under way. Dropped before [`Outcome::is`] it counts as CANCELLED.
-pub(super) struct Outcome {
+/// Running call. If it is dropped before [`CallRecorder::finish`], it is recorded as CANCELLED.
+pub(super) struct CallRecorder {
     side: Side,
     method: String,
-    begun: Instant,
+    start: Instant,
     recorded: bool,
 }
 
-impl Outcome {
-    /// The method of a call that may be none: a caller chooses the path, and what is not there must not become a label.
-    pub(super) const UNKNOWN: &str = "unknown";
+impl CallRecorder {
+    /// Label of a method that may not exist. Callers choose the path, so unknown names must not become
+    /// labels.
+    pub(super) const UNKNOWN_METHOD: &str = "unknown";
 
-    /// A call of this path, `/package.Service/Method`, begins now.
-    pub(super) fn begin(side: Side, path: &str) -> Self {
+    /// Starts recording a call of this path, `/package.Service/Method`.
+    pub(super) fn start(side: Side, path: &str) -> Self {
         let method = path.rsplit('/').next().unwrap_or_default().to_owned();
-        Self { side, method, begun: Instant::now(), recorded: false }
+        Self { side, method, start: Instant::now(), recorded: false }
     }
 
-    /// The call ends with this code.
-    pub(super) fn is(mut self, code: Code) {
+    /// Records that the call ended with this code.
+    pub(super) fn finish(mut self, code: Code) {
         self.record(code);
     }
 
     fn record(&mut self, code: Code) {
         self.recorded = true;
-        let seconds = self.begun.elapsed().as_secs_f64();
-        let absent = code == Code::Unimplemented;
-        let method = if absent { Self::UNKNOWN.to_owned() } else { std::mem::take(&mut self.method) };
+        let seconds = self.start.elapsed().as_secs_f64();
+        let unknown = code == Code::Unimplemented;
+        let method = if unknown { Self::UNKNOWN_METHOD.to_owned() } else { std::mem::take(&mut self.method) };
         let code = code::name(code);
         match self.side {
             Side::Server { service } => {
@@ -61,7 +63,7 @@ impl Outcome {
     }
 }
 
-impl Drop for Outcome {
+impl Drop for CallRecorder {
     fn drop(&mut self) {
         if !self.recorded {
             self.record(Code::Cancelled);

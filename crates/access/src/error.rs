@@ -17,7 +17,10 @@ pub enum Error {
         source: io::Error,
     },
     /// The file is accessible to the group or to all users.
-    #[error("{0} is accessible to users other than its owner (mode {mode:03o}); run: chmod 600 {0}", path.display())]
+    #[error(
+        "{0} is accessible to users other than its owner (mode {mode:03o}); run: chmod 600 {0}",
+        path.display()
+    )]
     Exposed {
         /// Path of the file.
         path: PathBuf,

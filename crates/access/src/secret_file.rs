@@ -1,4 +1,4 @@
-//! Files of secrets: read only where their owner alone can read them, written whole or not at all, with mode 0600.
+//! Secret files: read only if no user but the owner has access, and written atomically, with mode 0600.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,15 +9,16 @@ use std::{
 
 use crate::Error;
 
-/// The permission bits of a file of secrets.
+/// Permission bits of a secret file.
 const MODE: u32 = 0o600;
-/// The largest file that is read, in bytes.
+/// Maximum size of a file that is read, in bytes.
 const SIZE_MAX: u64 = 64 * 1024;
 
-/// Reads the file.
+/// Reads a file.
 ///
 /// # Errors
-/// Where it is absent, open to others, larger than 64 kB or not UTF-8.
+/// [`Error::File`] if the file is absent or not UTF-8; [`Error::Exposed`] if other users have access to
+/// it; [`Error::Malformed`] if it is larger than 64 KiB.
 pub(crate) fn read(path: &Path) -> Result<String, Error> {
     let failed = |source| Error::File { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
@@ -28,26 +29,23 @@ pub(crate) fn read(path: &Path) -> Result<String, Error> {
     let mut text = String::new();
     let size = file.take(SIZE_MAX + 1).read_to_string(&mut text).map_err(failed)?;
     if size as u64 > SIZE_MAX {
-        return Err(Error::Malformed {
-            path: path.to_owned(),
-            reason: "too large for a file of keys".to_owned(),
-        });
+        return Err(Error::Malformed { path: path.to_owned(), reason: "larger than 64 KiB".to_owned() });
     }
     Ok(text)
 }
 
-/// Reads the file, or makes it with what `make` gives. Of two processes that come at once one makes it and both read the
-/// same.
+/// Reads a file, or creates it with the text of `generate`. If two processes do so at the same time, one
+/// of them creates it and both return the same text.
 ///
 /// # Errors
-/// As [`read`], and where the folder is absent or cannot be written.
-pub(crate) fn read_or_create(path: &Path, make: impl FnOnce() -> String) -> Result<String, Error> {
+/// As [`read`], and [`Error::File`] if the folder is absent or cannot be written.
+pub(crate) fn read_or_create(path: &Path, generate: impl FnOnce() -> String) -> Result<String, Error> {
     match read(path) {
         Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
         other => return other,
     }
-    let draft = Draft::write(path, &make())?;
-    // A link, unlike a rename, does not replace what another process has made meanwhile.
+    let draft = Draft::write(path, &generate())?;
+    // A link, unlike a rename, does not replace a file that another process has just created.
     match fs::hard_link(&draft.path, path) {
         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
             return Err(Error::File { path: path.to_owned(), source });
@@ -58,17 +56,18 @@ pub(crate) fn read_or_create(path: &Path, make: impl FnOnce() -> String) -> Resu
     read(path)
 }
 
-/// Replaces the file, or makes it.
+/// Replaces a file, or creates it.
 ///
 /// # Errors
-/// Where the folder is absent or cannot be written.
+/// [`Error::File`] if the folder is absent or cannot be written.
 pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Error> {
     let draft = Draft::write(path, text)?;
     fs::rename(&draft.path, path).map_err(|source| Error::File { path: path.to_owned(), source })?;
     sync_folder(path)
 }
 
-/// A whole file beside the one that it will become. Gone when dropped.
+/// Complete temporary file in the target's folder, to be linked or renamed to the target. Removed on
+/// drop.
 struct Draft {
     path: PathBuf,
 }
@@ -88,12 +87,12 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // After a rename there is nothing left to remove.
+        // Absent after a rename.
         let _absent = fs::remove_file(&self.path);
     }
 }
 
-/// Makes the new name survive a power cut.
+/// Flushes the folder entry to disk, so that the new file survives a power failure.
 fn sync_folder(path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -114,25 +113,25 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_made_once_with_mode_0600_and_nothing_beside_it() {
+    fn a_file_is_created_once_with_mode_0600_and_leaves_no_temporary_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
-        assert_eq!(read_or_create(&path, || "first".to_owned()).expect("made"), "first");
+        assert_eq!(read_or_create(&path, || "first".to_owned()).expect("created"), "first");
         assert_eq!(read_or_create(&path, || "second".to_owned()).expect("read"), "first");
         assert_eq!(mode(&path), 0o600);
         assert_eq!(names(folder.path()), ["secret"]);
     }
 
     #[test]
-    fn of_many_that_make_it_at_once_all_read_the_same() {
+    fn concurrent_creators_all_read_the_same_text() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
         let texts: Vec<String> = std::thread::scope(|scope| {
-            let make = |number: u32| {
+            let create = |number: u32| {
                 let path = &path;
-                scope.spawn(move || read_or_create(path, || number.to_string()).expect("made or read"))
+                scope.spawn(move || read_or_create(path, || number.to_string()).expect("created or read"))
             };
-            let threads: Vec<_> = (0..16).map(make).collect();
+            let threads: Vec<_> = (0..16).map(create).collect();
             threads.into_iter().map(|thread| thread.join().expect("joined")).collect()
         });
         assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
@@ -140,23 +139,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_or_write_is_refused() {
+    fn a_file_accessible_to_other_users_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
         replace(&path, "text").expect("written");
-        for open in [0o640, 0o604, 0o660, 0o620, 0o601, 0o777] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(open)).expect("changed");
+        for exposed in [0o640, 0o604, 0o660, 0o620, 0o601, 0o777] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(exposed)).expect("changed");
             let error = read(&path).expect_err("refused");
-            assert!(matches!(error, Error::Exposed { mode, .. } if mode == open), "{error}");
+            assert!(matches!(error, Error::Exposed { mode, .. } if mode == exposed), "{error}");
             assert!(error.to_string().contains("chmod 600"), "{error}");
-            assert!(read_or_create(&path, || unreachable!("there is one")).is_err());
+            assert!(read_or_create(&path, || unreachable!("the file exists")).is_err());
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("changed");
         assert_eq!(read(&path).expect("read"), "text");
     }
 
     #[test]
-    fn replacing_is_whole_and_closes_the_file_again() {
+    fn replacing_a_file_restores_mode_0600_and_leaves_no_temporary_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
         fs::write(&path, "old").expect("written");
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_said_with_its_path() {
+    fn errors_name_the_path() {
         let folder = tempfile::tempdir().expect("a folder");
         let absent = folder.path().join("absent/secret");
         for error in [

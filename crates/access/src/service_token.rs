@@ -1,4 +1,5 @@
-//! The token that services show each other where no person calls: 32 random bytes in a file that all of them have.
+//! Service token: authenticates calls between services that no user has caused. 32 random bytes in a
+//! file that every service reads.
 
 use std::{fmt, path::Path};
 
@@ -7,40 +8,41 @@ use subtle::ConstantTimeEq;
 
 use crate::{Error, secret_file};
 
-/// A shared secret, compared in constant time. Debug never shows it.
+/// Shared secret of the services. `Debug` does not show it.
 #[derive(Clone)]
 pub struct ServiceToken(String);
 
 impl ServiceToken {
-    /// A new one, in no file.
+    /// Generates a random token without writing it to a file.
     pub fn generate() -> Self {
         let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).expect("the system has randomness");
+        getrandom::fill(&mut bytes).expect("the system provides random bytes");
         Self(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// Reads it from a file.
+    /// Reads the token from a file.
     ///
     /// # Errors
-    /// Where the file is absent, open to others, or does not hold 32 bytes as base64url text.
+    /// [`Error::File`] if the file cannot be read, [`Error::Exposed`] if other users have access to it,
+    /// and [`Error::Malformed`] if it does not contain 32 bytes as base64url text.
     pub fn load(path: &Path) -> Result<Self, Error> {
         Self::parse(&secret_file::read(path)?, path)
     }
 
-    /// Reads it, or makes the file with a new one, mode 0600.
+    /// Reads the token from a file, or creates the file with a new token and mode 0600.
     ///
     /// # Errors
-    /// As [`ServiceToken::load`], and where the file cannot be made.
+    /// As [`ServiceToken::load`], and [`Error::File`] if the file cannot be created.
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
         Self::parse(&secret_file::read_or_create(path, || Self::generate().0 + "\n")?, path)
     }
 
-    /// Whether this text is the token. Takes as long for every text of one length.
+    /// Returns true if `text` is the token. Compares in constant time for texts of the same length.
     pub fn matches(&self, text: &str) -> bool {
         self.0.as_bytes().ct_eq(text.as_bytes()).into()
     }
 
-    /// The value of the authorization header, `Bearer …`.
+    /// Returns the value of the authorization header, `Bearer …`.
     pub fn header(&self) -> String {
         format!("Bearer {}", self.0)
     }
@@ -70,11 +72,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_made_once_and_read_by_all() {
+    fn a_token_is_created_once_and_then_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("service-token");
         assert!(ServiceToken::load(&path).is_err());
-        let token = ServiceToken::load_or_create(&path).expect("made");
+        let token = ServiceToken::load_or_create(&path).expect("created");
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         for again in [ServiceToken::load_or_create(&path), ServiceToken::load(&path)] {
             assert_eq!(again.expect("read").header(), token.header());
@@ -87,7 +89,7 @@ mod tests {
     fn only_the_whole_token_matches() {
         let token = ServiceToken::generate();
         let header = token.header();
-        let text = header.strip_prefix("Bearer ").expect("a bearer");
+        let text = header.strip_prefix("Bearer ").expect("a bearer header");
         assert_eq!(text.len(), 43);
         assert!(token.matches(text));
         let changed = text.replace(&text[..1], "~");
@@ -100,10 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_holds_something_else_is_refused() {
+    fn a_file_without_a_token_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("service-token");
-        let (short, long) = (URL_SAFE_NO_PAD.encode([7; 31]), URL_SAFE_NO_PAD.encode([7; 33]));
+        let short = URL_SAFE_NO_PAD.encode([7; 31]);
+        let long = URL_SAFE_NO_PAD.encode([7; 33]);
         for bad in ["", "\n", "password", &short, &long, &format!("{}=", URL_SAFE_NO_PAD.encode([7; 32]))] {
             secret_file::replace(&path, bad).expect("written");
             let error = ServiceToken::load(&path).expect_err("refused").to_string();

@@ -1,5 +1,5 @@
-//! The keys that sign access tokens: one or two Ed25519 keys, newest first. The newest signs; both are published, so
-//! that tokens of the older one are believed until they end.
+//! Signing keys of access tokens: one or two Ed25519 keys, newest first. The newest key signs; both are
+//! published, so that tokens signed with the previous key stay valid until they expire.
 
 use std::{fmt, path::Path};
 
@@ -14,12 +14,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{Claims, Error, secret_file, token};
 
-/// How many keys there are at most: the newest, and the one before it.
+/// Maximum number of keys: the newest and the previous one.
 const KEYS_MAX: usize = 2;
 const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const END: &str = "-----END PRIVATE KEY-----";
 
-/// One or two keys, newest first. Debug shows their ids alone.
+/// One or two signing keys, newest first. `Debug` shows only their ids.
 #[derive(Clone)]
 pub struct SigningKeys(Vec<Key>);
 
@@ -32,55 +32,57 @@ struct Key {
 }
 
 impl SigningKeys {
-    /// One new key, in no file yet.
+    /// Generates one key without writing it to a file.
     pub fn generate() -> Self {
         Self(vec![Key::generate()])
     }
 
-    /// Reads the keys of a PEM file: PKCS#8 blocks one after another, newest first.
+    /// Reads the keys from a PEM file of consecutive PKCS#8 blocks, newest first.
     ///
     /// # Errors
-    /// Where the file is absent, open to others, or does not hold one or two Ed25519 keys.
+    /// [`Error::File`] if the file cannot be read, [`Error::Exposed`] if other users have access to it,
+    /// and [`Error::Malformed`] if it does not contain one or two Ed25519 keys.
     pub fn load(path: &Path) -> Result<Self, Error> {
         Self::parse(&secret_file::read(path)?, path)
     }
 
-    /// Reads the keys, or makes the file with one new key, mode 0600.
+    /// Reads the keys from a file, or creates the file with one new key and mode 0600.
     ///
     /// # Errors
-    /// As [`SigningKeys::load`], and where the file cannot be made.
+    /// As [`SigningKeys::load`], and [`Error::File`] if the file cannot be created.
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
         Self::parse(&secret_file::read_or_create(path, || Self::generate().pem())?, path)
     }
 
-    /// Writes the keys, in place of those that the file held.
+    /// Replaces the content of a file by these keys, or creates the file, with mode 0600.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// [`Error::File`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         secret_file::replace(path, &self.pem())
     }
 
-    /// A new key signs from now on; the one that signed until now is kept, one before it is not. Not saved yet.
+    /// Generates a new newest key, keeps the previous newest one, and removes the one before that. Does
+    /// not write a file.
     pub fn rotate(&mut self) {
         self.0.insert(0, Key::generate());
         self.0.truncate(KEYS_MAX);
     }
 
-    /// A token with these claims, signed by the newest key.
+    /// Signs a token of these claims with the newest key.
     pub fn sign(&self, claims: &Claims) -> String {
         let newest = &self.0[0];
         jsonwebtoken::encode(&token::header(&newest.id), claims, &newest.encoding)
-            .expect("an Ed25519 key signs, and claims are JSON")
+            .expect("signing with Ed25519 cannot fail, and claims serialize to JSON")
     }
 
-    /// The public keys, newest first, as a JSON Web Key Set (RFC 7517, RFC 8037).
+    /// Returns the public keys, newest first, as a JSON Web Key Set (RFC 7517, RFC 8037).
     pub fn jwks(&self) -> String {
         let keys: Vec<_> = self.0.iter().map(Key::jwk).collect();
         json!({ "keys": keys }).to_string()
     }
 
-    /// A signature of the newest key, for tests that forge tokens.
+    /// Signs bytes with the newest key, for tests that forge tokens.
     #[cfg(test)]
     pub(crate) fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
         use ed25519_dalek::Signer;
@@ -100,15 +102,16 @@ impl SigningKeys {
             let end = end
                 .ok_or_else(|| malformed("expected PEM blocks of private keys (PKCS#8) and nothing else"))?;
             let (block, after) = rest.split_at(end + END.len());
-            let key = SigningKey::from_pkcs8_pem(block)
-                .map_err(|_| malformed(&format!("block {} is no Ed25519 key in PKCS#8", keys.len() + 1)))?;
+            let key = SigningKey::from_pkcs8_pem(block).map_err(|_| {
+                malformed(&format!("block {} is not an Ed25519 key in PKCS#8", keys.len() + 1))
+            })?;
             keys.push(Key::new(key));
             rest = after.trim_start();
         }
         match keys.len() {
-            0 => Err(malformed("holds no key")),
+            0 => Err(malformed("contains no key")),
             1..=KEYS_MAX => Ok(Self(keys)),
-            _ => Err(malformed("holds more than two keys")),
+            _ => Err(malformed("contains more than two keys")),
         }
     }
 }
@@ -122,15 +125,15 @@ impl fmt::Debug for SigningKeys {
 impl Key {
     fn generate() -> Self {
         let mut seed = [0; 32];
-        getrandom::fill(&mut seed).expect("the system has randomness");
+        getrandom::fill(&mut seed).expect("the system provides random bytes");
         Self::new(SigningKey::from_bytes(&seed))
     }
 
     fn new(secret: SigningKey) -> Self {
         let public = URL_SAFE_NO_PAD.encode(secret.verifying_key().as_bytes());
-        // RFC 7638: the required members in alphabetical order, without spaces.
+        // RFC 7638 hashes the required members in alphabetical order, without white space.
         let thumbprint = Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{public}"}}"#));
-        let der = secret.to_pkcs8_der().expect("an Ed25519 key has a PKCS#8 form");
+        let der = secret.to_pkcs8_der().expect("an Ed25519 key encodes to PKCS#8");
         Self {
             id: URL_SAFE_NO_PAD.encode(thumbprint),
             public,
@@ -140,7 +143,7 @@ impl Key {
     }
 
     fn pem(&self) -> String {
-        let pem = self.secret.to_pkcs8_pem(LineEnding::LF).expect("an Ed25519 key has a PKCS#8 form");
+        let pem = self.secret.to_pkcs8_pem(LineEnding::LF).expect("an Ed25519 key encodes to PKCS#8");
         pem.trim_end().to_owned() + "\n"
     }
 
@@ -178,7 +181,7 @@ mod tests {
         Claims::new("issuer", Uuid::new_v4(), Uuid::new_v4(), NOW_S, 300)
     }
 
-    /// What a verifier says that has just fetched the keys.
+    /// Verifies a token with a newly fetched key set.
     async fn verify(keys: &SigningKeys, token: &str) -> Result<Caller, Rejection> {
         KeySet::of(keys).verify(token, "issuer", NOW_S).await
     }
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_outlives_one_rotation_and_not_two() {
+    async fn a_token_stays_valid_after_one_rotation_and_not_after_two() {
         let mut keys = SigningKeys::generate();
         let old = keys.sign(&claims());
         let first = ids(&keys);
@@ -205,9 +208,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_saved_are_the_keys_loaded() {
+    async fn saved_keys_are_loaded_unchanged() {
         let (_folder, path) = file();
-        let mut keys = SigningKeys::load_or_create(&path).expect("made");
+        let mut keys = SigningKeys::load_or_create(&path).expect("created");
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         assert_eq!(ids(&SigningKeys::load_or_create(&path).expect("read")), ids(&keys));
         keys.rotate();
@@ -218,9 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_is_refused() {
+    fn a_file_accessible_to_other_users_is_refused() {
         let (_folder, path) = file();
-        SigningKeys::load_or_create(&path).expect("made");
+        SigningKeys::load_or_create(&path).expect("created");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("changed");
         assert!(matches!(SigningKeys::load(&path), Err(Error::Exposed { mode: 0o644, .. })));
         assert!(matches!(SigningKeys::load_or_create(&path), Err(Error::Exposed { .. })));
@@ -231,14 +234,14 @@ mod tests {
         let (_folder, path) = file();
         let key = SigningKeys::generate().pem();
         let other = key.replace("PRIVATE", "PUBLIC");
-        let torn = &key[..key.len() / 2];
+        let truncated = &key[..key.len() / 2];
         let noise = format!("{BEGIN}\nbm90IGEga2V5\n{END}\n");
         for (text, reason) in [
-            ("", "holds no key"),
-            (" \n", "holds no key"),
+            ("", "contains no key"),
+            (" \n", "contains no key"),
             (&key.repeat(3), "more than two"),
             (&other, "expected PEM"),
-            (torn, "expected PEM"),
+            (truncated, "expected PEM"),
             (&format!("{key}and more"), "expected PEM"),
             (&format!("{key}{noise}"), "block 2"),
         ] {
@@ -248,11 +251,11 @@ mod tests {
         }
         assert!(SigningKeys::load(&path.with_file_name("absent")).is_err());
         secret_file::replace(&path, &format!("\n{key}\r\n\n{key}")).expect("written");
-        assert_eq!(ids(&SigningKeys::load(&path).expect("read")).len(), 2, "blank lines do no harm");
+        assert_eq!(ids(&SigningKeys::load(&path).expect("read")).len(), 2, "blank lines are ignored");
     }
 
     #[test]
-    fn a_key_that_openssl_has_made_is_read_and_named_by_its_thumbprint() {
+    fn a_key_generated_by_openssl_is_read_and_identified_by_its_thumbprint() {
         // The key of RFC 8037, appendix A, in the form of `openssl genpkey -algorithm ed25519`.
         let (_folder, path) = file();
         let body = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g";
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_do_not_show_themselves() {
+    fn debug_output_contains_no_secret_key() {
         let keys = SigningKeys::generate();
         let secret = &keys.0[0].secret;
         let shown = format!("{keys:?} {keys:#?}");

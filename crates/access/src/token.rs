@@ -1,5 +1,6 @@
-//! Access tokens: what they say, and the rules by which one is believed. EdDSA only, type `at+jwt`, for us alone, and
-//! not a second longer than it says.
+//! Access tokens: their claims, and the rules by which a token is accepted. The algorithm is EdDSA only,
+//! the type is `at+jwt`, the audience is this system, and a token is accepted up to the second at which
+//! it expires.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -9,41 +10,43 @@ use uuid::Uuid;
 
 use crate::Rejection;
 
-/// Whom tokens are for.
+/// Audience of the tokens, the claim `aud`.
 pub const AUDIENCE: &str = "tidings";
-/// The header's `typ` (RFC 9068).
+/// Type of the tokens, the header field `typ` (RFC 9068, section 2.1).
 const TYPE: &str = "at+jwt";
-/// The longest token that is looked at, in bytes.
+/// Maximum size of a token in bytes. Ours have about 500; a longer text is rejected before it is parsed.
 const SIZE_MAX: usize = 4096;
-/// How far the signer's clock may be ahead of ours, in seconds.
+/// Maximum time in seconds by which the issuer's clock may be ahead of this one.
 const CLOCK_AHEAD_S: i64 = 60;
-/// The longest life of a token that is believed: ten years, the longest that can be set.
+/// Maximum lifetime of an accepted token in seconds: ten years, the maximum of the setting.
 const LIFETIME_MAX_S: i64 = 3_650 * 86_400;
 
-/// What a token says. Times are seconds since the Unix epoch.
+/// Claims of an access token. Times are seconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// Who has issued it.
+    /// Issuer.
     pub iss: String,
-    /// Whom it is for: [`AUDIENCE`].
+    /// Audience: [`AUDIENCE`].
     pub aud: String,
-    /// The person.
+    /// Subject: the user.
     pub sub: Uuid,
-    /// The person's session.
+    /// Session of the user.
     pub sid: Uuid,
-    /// From then on it is worth nothing.
+    /// Time at which the token expires.
     pub exp: i64,
-    /// When it was issued.
+    /// Time at which the token was issued.
     pub iat: i64,
-    /// The token's own id.
+    /// Id of the token.
     pub jti: Uuid,
-    /// Before then it is worth nothing. Ours do not say it; where one does it holds.
+    /// Time before which the token is not valid. This issuer does not set it; if it is set, it is
+    /// checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbf: Option<i64>,
 }
 
 impl Claims {
-    /// The claims of a new token for a session, issued at `now_s`, for `lifetime_s` seconds.
+    /// Creates the claims of a token for a session, issued at `now_s` and valid for `lifetime_s`
+    /// seconds.
     pub fn new(issuer: &str, user: Uuid, session: Uuid, now_s: i64, lifetime_s: i64) -> Self {
         Self {
             iss: issuer.to_owned(),
@@ -58,18 +61,18 @@ impl Claims {
     }
 }
 
-/// Who calls, by a token that was verified.
+/// Authenticated caller: the user and the session of a verified access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The person.
+    /// User.
     pub user: Uuid,
-    /// The person's session.
+    /// Session of the user.
     pub session: Uuid,
-    /// When the token ends, in seconds since the Unix epoch.
+    /// Time at which the token expires, in seconds since the Unix epoch.
     pub expires_at_s: i64,
 }
 
-/// The header of tokens signed by this key.
+/// Creates the header of a token that is signed with the key `kid`.
 pub(crate) fn header(kid: &str) -> Header {
     let mut header = Header::new(Algorithm::EdDSA);
     header.typ = Some(TYPE.to_owned());
@@ -77,30 +80,34 @@ pub(crate) fn header(kid: &str) -> Header {
     header
 }
 
-/// The id of the key that a token says it is signed by. What can be refused without a key is refused here.
+/// Returns the id of the key that a token names. Everything that can be checked without the key is
+/// checked first.
 ///
 /// # Errors
-/// [`Rejection::Invalid`] where it is too large, not a token, of another type or algorithm, or names no key.
+/// [`Rejection::Invalid`] if the token is too large, malformed, of another type or algorithm, or names
+/// no key.
 pub(crate) fn key_id(token: &str) -> Result<String, Rejection> {
     if token.len() > SIZE_MAX || token.split('.').count() != 3 {
         return Err(Rejection::Invalid);
     }
     let header = jsonwebtoken::decode_header(token).map_err(|_| Rejection::Invalid)?;
-    let ours = header.alg == Algorithm::EdDSA && header.typ.as_deref() == Some(TYPE) && header.crit.is_none();
-    if ours { header.kid.ok_or(Rejection::Invalid) } else { Err(Rejection::Invalid) }
+    // Extensions listed in `crit` must be understood (RFC 7515, section 4.1.11), and none is.
+    let accepted =
+        header.alg == Algorithm::EdDSA && header.typ.as_deref() == Some(TYPE) && header.crit.is_none();
+    if accepted { header.kid.ok_or(Rejection::Invalid) } else { Err(Rejection::Invalid) }
 }
 
-/// Believes a token signed by this key.
+/// Verifies the signature and the claims of a token.
 ///
 /// # Errors
-/// [`Rejection::Invalid`], or [`Rejection::Expired`] where nothing else is wrong with it.
+/// [`Rejection::Expired`] if the token is valid otherwise; [`Rejection::Invalid`] in every other case.
 pub(crate) fn verify(token: &str, key: &DecodingKey, issuer: &str, now_s: i64) -> Result<Caller, Rejection> {
     let claims =
         jsonwebtoken::decode::<Claims>(token, key, &signature_only()).map_err(|_| Rejection::Invalid)?.claims;
-    let soon_s = now_s.saturating_add(CLOCK_AHEAD_S);
-    let ours = claims.iss == issuer && claims.aud == AUDIENCE;
-    let begun = claims.iat <= soon_s && claims.nbf.is_none_or(|nbf| nbf <= soon_s);
-    if !ours || !begun || claims.exp.saturating_sub(claims.iat) > LIFETIME_MAX_S {
+    let latest_start_s = now_s.saturating_add(CLOCK_AHEAD_S);
+    let for_us = claims.iss == issuer && claims.aud == AUDIENCE;
+    let started = claims.iat <= latest_start_s && claims.nbf.is_none_or(|nbf| nbf <= latest_start_s);
+    if !for_us || !started || claims.exp.saturating_sub(claims.iat) > LIFETIME_MAX_S {
         return Err(Rejection::Invalid);
     }
     if claims.exp <= now_s {
@@ -109,7 +116,8 @@ pub(crate) fn verify(token: &str, key: &DecodingKey, issuer: &str, now_s: i64) -
     Ok(Caller { user: claims.sub, session: claims.sid, expires_at_s: claims.exp })
 }
 
-/// The library checks the signature. The claims are checked above: it would take the system's clock, and a leeway.
+/// Configures the library to check only the signature. [`verify`] checks the claims: the library would
+/// read the system clock and allow 60 s after the expiry.
 fn signature_only() -> Validation {
     let mut validation = Validation::new(Algorithm::EdDSA);
     validation.required_spec_claims.clear();
@@ -157,7 +165,7 @@ mod tests {
             json!({ "typ": "at+jwt", "alg": "EdDSA", "kid": self.kid() })
         }
 
-        /// Truly signed by the newest key, whatever it says.
+        /// Creates a token of any header and claims with a valid signature of the newest key.
         fn signed(&self, header: &Value, claims: &Value) -> String {
             let message = format!("{}.{}", part(header), part(claims));
             let signature = self.keys.sign_bytes(message.as_bytes());
@@ -187,12 +195,12 @@ mod tests {
 
     fn without(value: &Value, name: &str) -> Value {
         let mut value = value.clone();
-        value.as_object_mut().expect("an object").remove(name).expect("there before");
+        value.as_object_mut().expect("an object").remove(name).expect("a field to remove");
         value
     }
 
     #[tokio::test]
-    async fn a_true_token_says_who_calls() {
+    async fn a_valid_token_gives_the_caller() {
         let issuer = Issuer::new();
         let caller =
             Caller { user: issuer.claims.sub, session: issuer.claims.sid, expires_at_s: NOW_S + 300 };
@@ -202,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_ends_to_the_second() {
+    async fn a_token_expires_to_the_second() {
         let issuer = Issuer::new();
         assert_eq!(issuer.with(|claims| claims.exp = NOW_S - 1).await, Err(Rejection::Expired));
         assert_eq!(issuer.with(|claims| claims.exp = NOW_S).await, Err(Rejection::Expired));
@@ -210,13 +218,14 @@ mod tests {
         assert_eq!(issuer.with(|claims| claims.iat = NOW_S + 61).await, Err(Rejection::Invalid));
         assert!(issuer.with(|claims| claims.iat = NOW_S + 60).await.is_ok());
         let forged = issuer.with(|claims| (claims.exp, claims.iss) = (NOW_S - 1, "other".to_owned())).await;
-        assert_eq!(forged, Err(Rejection::Invalid), "expired is said of our own tokens alone");
+        assert_eq!(forged, Err(Rejection::Invalid), "only otherwise valid tokens are reported as expired");
     }
 
     #[tokio::test]
-    async fn claims_that_are_missing_or_wrong_are_refused_though_truly_signed() {
+    async fn missing_and_wrong_claims_are_rejected_despite_a_valid_signature() {
         let issuer = Issuer::new();
-        let (header, claims) = (issuer.header(), serde_json::to_value(&issuer.claims).expect("json"));
+        let header = issuer.header();
+        let claims = serde_json::to_value(&issuer.claims).expect("json");
         for name in ["iss", "aud", "sub", "sid", "exp", "iat", "jti"] {
             let token = issuer.signed(&header, &without(&claims, name));
             assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "without {name}");
@@ -228,7 +237,7 @@ mod tests {
             ("iss", json!("")),
             ("aud", json!("other")),
             ("aud", json!(["tidings", "other"])),
-            ("sub", json!("somebody")),
+            ("sub", json!("no uuid")),
             ("sid", json!(7)),
             ("exp", json!("2030-01-01")),
             ("exp", json!(1e30)),
@@ -241,9 +250,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn headers_that_are_missing_or_wrong_are_refused_though_truly_signed() {
+    async fn missing_and_wrong_header_fields_are_rejected_despite_a_valid_signature() {
         let issuer = Issuer::new();
-        let (header, claims) = (issuer.header(), serde_json::to_value(&issuer.claims).expect("json"));
+        let header = issuer.header();
+        let claims = serde_json::to_value(&issuer.claims).expect("json");
         for name in ["typ", "alg", "kid"] {
             let token = issuer.signed(&without(&header, name), &claims);
             assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "without {name}");
@@ -267,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tokens_that_nobody_has_signed_are_refused() {
+    async fn unsigned_and_foreign_tokens_are_rejected() {
         let issuer = Issuer::new();
         let claims = serde_json::to_value(&issuer.claims).expect("json");
         for alg in ["none", "NONE", "EdDSA"] {
@@ -276,7 +286,7 @@ mod tests {
                 assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "{alg}");
             }
         }
-        // The classic: the public key taken for the secret of a symmetric algorithm.
+        // Algorithm confusion: the public key is used as the secret of a symmetric algorithm.
         for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
             let mut header = super::header(&issuer.kid());
             header.alg = algorithm;
@@ -286,20 +296,24 @@ mod tests {
                 assert_eq!(issuer.verify(&token).await, Err(Rejection::Invalid), "{algorithm:?}");
             }
         }
-        let stranger = SigningKeys::generate();
+        let other_issuer = SigningKeys::generate();
         assert_eq!(
-            issuer.verify(&stranger.sign(&issuer.claims)).await,
+            issuer.verify(&other_issuer.sign(&issuer.claims)).await,
             Err(Rejection::Invalid),
             "an unknown key"
         );
         let message = format!("{}.{}", part(&issuer.header()), part(&claims));
-        let signature = URL_SAFE_NO_PAD.encode(stranger.sign_bytes(message.as_bytes()));
+        let signature = URL_SAFE_NO_PAD.encode(other_issuer.sign_bytes(message.as_bytes()));
         let borrowed = format!("{message}.{signature}");
-        assert_eq!(issuer.verify(&borrowed).await, Err(Rejection::Invalid), "another's key under our id");
+        assert_eq!(
+            issuer.verify(&borrowed).await,
+            Err(Rejection::Invalid),
+            "another issuer's signature under our key id"
+        );
     }
 
     #[tokio::test]
-    async fn a_token_changed_in_any_character_or_cut_anywhere_is_refused() {
+    async fn a_token_changed_or_truncated_anywhere_is_rejected() {
         let issuer = Issuer::new();
         let token = issuer.keys.sign(&issuer.claims);
         for (at, old) in token.char_indices().filter(|(_, old)| *old != '.') {
@@ -317,19 +331,20 @@ mod tests {
         assert_eq!(
             issuer.verify(&mixed).await,
             Err(Rejection::Invalid),
-            "another's claims under our signature"
+            "another token's claims under this signature"
         );
     }
 
     #[tokio::test]
-    async fn what_is_no_token_is_refused() {
+    async fn malformed_tokens_are_rejected() {
         let issuer = Issuer::new();
         let token = issuer.keys.sign(&issuer.claims);
         let claims = serde_json::to_value(&issuer.claims).expect("json");
         let large = issuer.signed(&issuer.header(), &changed(&claims, "more", json!("x".repeat(5000))));
         let padded = format!("{token}==");
         let four = format!("{token}.{token}");
-        let (before, after) = (format!(" {token}"), format!("{token} "));
+        let before = format!(" {token}");
+        let after = format!("{token} ");
         for bad in
             ["", ".", "..", "...", "a.b.c", "ü.ü.ü", "\0.\0.\0", &large, &padded, &four, &before, &after]
         {

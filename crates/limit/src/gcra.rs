@@ -85,8 +85,8 @@ pub struct Limit(pub Option<Rate>);
 /// Error of a text that is not a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "invalid rate limit: expected COUNT/UNIT or COUNT/UNIT:BURST, such as 100/s:200, with numbers from 1 to 1000000 \
-     and a unit of s, m or h; 0 turns the limit off"
+    "invalid rate limit: expected COUNT/UNIT or COUNT/UNIT:BURST, such as 100/s:200, with numbers from 1 \
+     to 1000000 and a unit of s, m or h; 0 turns the limit off"
 )]
 pub struct InvalidLimit;
 

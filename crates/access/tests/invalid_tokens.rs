@@ -1,6 +1,6 @@
-//! Every forged token is refused by the guard: where a person calls, and where a service does.
+//! The guard rejects every invalid token, in calls of users and in calls of services.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,20 +9,22 @@ use testkit::invalid_tokens::{InvalidToken, ValidToken, invalid_tokens};
 use tonic::{Code, metadata::MetadataMap};
 use uuid::Uuid;
 
-/// A guard, the keys that it believes, and the file that they are in.
-struct Door {
+/// A guard and the keys whose tokens it accepts.
+struct Fixture {
     guard: Guard,
     keys: SigningKeys,
+    /// Text of the file of `keys`.
     pem: String,
     service_token: ServiceToken,
 }
 
-impl Door {
+impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.pem");
         let keys = SigningKeys::load_or_create(&path).unwrap();
-        let (jwks, service_token) = (keys.jwks(), ServiceToken::generate());
+        let jwks = keys.jwks();
+        let service_token = ServiceToken::generate();
         let set = KeySet::new(move || std::future::ready(Ok::<_, BoxError>(jwks.clone())));
         let guard = Guard::new(set, service_token.clone(), "tidings");
         Self { guard, pem: std::fs::read_to_string(path).unwrap(), keys, service_token }
@@ -46,29 +48,34 @@ fn metadata(values: &[String]) -> Option<MetadataMap> {
 }
 
 #[tokio::test]
-async fn no_forged_token_is_believed() {
-    let door = Door::new();
-    let token = door.token();
-    assert!(door.guard.verify(&token, now_s()).await.is_ok(), "the true one is");
-    let table = invalid_tokens(&ValidToken { token: &token, pem: &door.pem, jwks: &door.keys.jwks() });
+async fn every_invalid_token_is_rejected() {
+    let fixture = Fixture::new();
+    let token = fixture.token();
+    assert!(fixture.guard.verify(&token, now_s()).await.is_ok(), "the valid token is accepted");
+    let table = invalid_tokens(&ValidToken { token: &token, pem: &fixture.pem, jwks: &fixture.keys.jwks() });
     assert!(table.len() >= 40);
-    for InvalidToken { description: what, token: forged } in &table {
-        assert!(door.guard.verify(forged, now_s()).await.is_err(), "{what}: {forged}");
-        // What a header cannot carry never comes this far.
-        let Some(metadata) = metadata(&[format!("Bearer {forged}")]) else { continue };
-        assert_eq!(door.guard.caller(&metadata).await.unwrap_err().code(), Code::Unauthenticated, "{what}");
-        assert!(door.guard.service(&metadata).is_err(), "{what}");
+    for InvalidToken { description, token: invalid } in &table {
+        assert!(fixture.guard.verify(invalid, now_s()).await.is_err(), "{description}: {invalid}");
+        // Some of the tokens are not valid in a header at all.
+        let Some(metadata) = metadata(&[format!("Bearer {invalid}")]) else { continue };
+        assert_eq!(
+            fixture.guard.caller(&metadata).await.unwrap_err().code(),
+            Code::Unauthenticated,
+            "{description}"
+        );
+        assert!(fixture.guard.service(&metadata).is_err(), "{description}");
     }
-    println!("forged tokens: {} refused", table.len());
+    println!("invalid tokens: {} rejected", table.len());
 }
 
 #[tokio::test]
-async fn a_token_comes_as_one_bearer_and_in_no_other_way() {
-    let door = Door::new();
-    let (token, service) = (door.token(), door.service_token.header());
+async fn only_a_single_bearer_header_is_accepted() {
+    let fixture = Fixture::new();
+    let token = fixture.token();
+    let service = fixture.service_token.header();
     let bearer = format!("Bearer {token}");
-    let alone = metadata(std::slice::from_ref(&bearer)).unwrap();
-    assert!(door.guard.caller(&alone).await.is_ok());
+    let single = metadata(std::slice::from_ref(&bearer)).unwrap();
+    assert!(fixture.guard.caller(&single).await.is_ok());
     let variants = [
         vec![token.clone()],
         vec![format!("Basic {token}")],
@@ -87,13 +94,13 @@ async fn a_token_comes_as_one_bearer_and_in_no_other_way() {
         vec![service],
     ];
     for variant in variants {
-        let code = door.guard.caller(&metadata(&variant).unwrap()).await.unwrap_err().code();
+        let code = fixture.guard.caller(&metadata(&variant).unwrap()).await.unwrap_err().code();
         assert_eq!(code, Code::Unauthenticated, "{variant:?}");
     }
     let rotated = {
-        let mut keys = door.keys.clone();
+        let mut keys = fixture.keys.clone();
         keys.rotate();
         keys.sign(&Claims::new("tidings", Uuid::new_v4(), Uuid::new_v4(), now_s(), 300))
     };
-    assert!(door.guard.verify(&rotated, now_s()).await.is_err(), "a key that is not published");
+    assert!(fixture.guard.verify(&rotated, now_s()).await.is_err(), "the key is not published");
 }

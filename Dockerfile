@@ -1,8 +1,8 @@
-# One image for all roles: `docker run IMAGE auth`, `gateway` and so on; without a word it is `serve`, everything in one
-# process on SQLite in /data. The build needs the package registries; the image needs nothing, and runs on a read-only disk as
-# a user without rights.
+# Image of all roles: `docker run IMAGE auth`, `gateway` and so on. Without a command it runs `serve`: all roles in one process
+# on SQLite in /data. The build needs the package registries. The image runs on a read-only file system as an unprivileged
+# user.
 
-# The page at /, bundled.
+# Bundles the pages at / and /playground.
 FROM node:22.20.0-bookworm-slim AS page
 WORKDIR /web
 COPY web/package.json web/package-lock.json web/.npmrc ./
@@ -16,8 +16,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /tidings
 ENV CARGO_INCREMENTAL=0
-# The dependencies in a layer of their own, which stays until a manifest or the lock file changes: every crate of ours is an
-# empty one here, with a build script where it has one, so that what those need is built too.
+# Builds the dependencies in a separate layer, which is reused until a manifest or the lock file changes. Here every workspace
+# crate is empty, with an empty build script, so that Cargo also builds the build dependencies.
 COPY Cargo.toml Cargo.lock ./
 COPY auth/Cargo.toml auth/
 COPY dialog/Cargo.toml dialog/
@@ -50,8 +50,8 @@ COPY crates crates
 COPY fuzz fuzz
 COPY web web
 COPY --from=page /web/dist web/dist
-# Cargo and the build scripts go by the time of a file: all of these are newer than the empty ones, and the page is newer
-# than its sources.
+# Cargo and the build scripts compare modification times: the sources must be newer than the empty crates, and the bundled
+# page newer than its sources.
 RUN find src auth dialog counter gateway proto crates fuzz -type f -exec touch {} + \
     && find web/dist -type f -exec touch {} + \
     && cargo build --release --locked --bin tidings
@@ -60,11 +60,11 @@ FROM debian:12.11-slim
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Tidings" \
-    org.opencontainers.image.description="A backend for conversations whose unread counts are exact and live" \
+    org.opencontainers.image.description="A chat backend whose unread counts are exact and live" \
     org.opencontainers.image.licenses="MIT OR Apache-2.0" \
     org.opencontainers.image.version="$VERSION" \
     org.opencontainers.image.revision="$REVISION"
-# A volume that is mounted on one of these folders for the first time takes over its owner.
+# A new volume mounted on one of these folders gets the folder's owner and mode.
 RUN install -d -o 10001 -g 10001 -m 700 /data /keys/signing /keys/token
 COPY --from=build /tidings/target/release/tidings /usr/local/bin/tidings
 USER 10001:10001
@@ -73,7 +73,7 @@ ENV LISTEN=0.0.0.0:8080 \
     DATA_DIR=/data \
     LOG_FORMAT=json
 EXPOSE 8080 9090
-# No HTTP client is in the image: the program asks the role that runs beside it, at OPS_LISTEN.
+# The image has no HTTP client, so the program itself requests /readyz at OPS_LISTEN.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["tidings", "healthcheck"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tidings"]

@@ -1,43 +1,45 @@
-# What one does here. Needs a Rust toolchain, gcc, g++ and make; with Node the pages at / and /playground are editors, without it plain.
+# Tasks of this repository; `make help` lists them. Requires a Rust toolchain, gcc, g++ and make. With Node, the build includes
+# GraphiQL and GraphQL Playground; without it, a plain page.
 
 CARGO ?= cargo
-# `make run RELEASE=1` optimises: the first build takes twice as long.
+# `make run RELEASE=1` builds with optimisation; the first build takes twice as long.
 PROFILE = $(if $(RELEASE),--release)
-# Arguments of the command: `make run ARGS="--listen 127.0.0.1:9000"`.
+# Arguments of tidings: `make run ARGS="--listen 127.0.0.1:9000"`.
 ARGS ?=
-# Continuous integration says --locked: the lock file is not to change there.
+# .ci/run sets --locked, so that a build fails if Cargo.lock is out of date.
 LOCKED ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-browser screenshots test-clients test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks bench-latency bench-sockets stack stack-down test-stack env up down logs
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-run: ## everything in one process, on SQLite in ./data (RELEASE=1 optimises, ARGS="…" are passed on)
+run: ## run all roles in one process, on SQLite in ./data (RELEASE=1: optimised; ARGS="…": arguments of tidings)
 	$(CARGO) run $(LOCKED) $(PROFILE) -- $(ARGS)
 
-test: ## all tests that need nothing else, on the engines too where they run, and what was skipped
-	env -u TEST_POSTGRES_URL -u TEST_REDIS_URL -u TEST_KAFKA_URL $(CARGO) test $(LOCKED) --workspace
+# Every binary runs, even after one has failed; the last line names what failed or says that all tests passed.
+test: ## run all tests; also those on PostgreSQL, Redis and Kafka if `make engines` has started them
+	@env -u TEST_POSTGRES_URL -u TEST_REDIS_URL -u TEST_KAFKA_URL CARGO="$(CARGO)" tests/run $(LOCKED) --workspace
 	@if deploy/engines/answer.sh; then $(MAKE) --no-print-directory test-engines; \
-	else echo "skipped: the stores, the log and the stories on Postgres, Redis and Kafka (make engines starts them); they ran without"; fi
-	@PATH=$$PATH:/usr/sbin command -v haproxy >/dev/null || echo "skipped: the balancer (haproxy is not installed; make test-stack installs it)"
-	@command -v npm >/dev/null || echo "skipped: the editors inside the pages (npm is not installed); the plain page was tested"
+	else echo "skipped: tests on PostgreSQL, Redis and Kafka (make engines starts them)"; fi
+	@PATH=$$PATH:/usr/sbin command -v haproxy >/dev/null || echo "skipped: tests of the balancer (haproxy is not installed; make test-stack installs it)"
+	@command -v npm >/dev/null || echo "skipped: tests of GraphiQL and Playground (npm is not installed); the plain page was tested"
 
-test-browser: ## GraphiQL and Playground in Chromium, from signing in to live counts (needs Node; CHROMIUM=path for another browser)
+test-browser: ## test GraphiQL and Playground in Chromium, from sign-in to live counts (requires Node; CHROMIUM=path of a browser)
 	@CARGO="$(CARGO)" tests/browser/run $(LOCKED) $(PROFILE)
 
-screenshots: ## the same, and its pictures into docs/images
+screenshots: ## run test-browser and write its screenshots to docs/images
 	@CARGO="$(CARGO)" SCREENSHOTS=docs/images LISTEN=$${LISTEN:-127.0.0.1:8080} tests/browser/run $(LOCKED) $(PROFILE)
 
-test-clients: ## the audits of GraphQL over HTTP, and clients that people use, against the real program (needs Node)
+test-clients: ## test common GraphQL clients and the GraphQL-over-HTTP audits against the program (requires Node)
 	@CARGO="$(CARGO)" tests/clients/run $(LOCKED) $(PROFILE)
 
-test-clients-stack: engines balancer ## the same against every role as a process, two gateways behind HAProxy, and gateways killed (empties Kafka)
+test-clients-stack: engines balancer ## run test-clients against separate roles with two gateways behind HAProxy, and kill gateways (empties Kafka)
 	@[ -n "$$TIDINGS" ] || $(CARGO) build $(LOCKED) $(PROFILE)
 	@TIDINGS="$${TIDINGS:-$${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/tidings}" tests/clients/run-stack
 
-check: fmt lint docs tidy deny ## formatting, lints, docs, the shape of the sources, licences
+check: fmt lint docs tidy deny ## check formatting, lints, docs, source conventions and licences
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -54,78 +56,80 @@ tidy:
 deny:
 	@if command -v cargo-deny >/dev/null; \
 	then $(CARGO) deny --offline --workspace check licenses bans sources; \
-	else echo "cargo-deny is not installed: licences, bans and sources were looked at by \`make tidy\`"; fi
-	@echo "skipped: advisories, which need their database (cargo deny check advisories)"
+	else echo "cargo-deny is not installed: \`make tidy\` has checked licences, bans and sources"; fi
+	@echo "skipped: advisories, which need a network connection (cargo deny check advisories)"
 
-sbom: ## every package that is built in, as CycloneDX, into target/sbom.json
+sbom: ## write the software bill of materials (CycloneDX) to target/sbom.json
 	$(CARGO) test $(LOCKED) --workspace --quiet --test tidy -- --nocapture the_bill_of_materials_names_every_package
 
-fuzz: ## every reader of foreign bytes, FUZZ_SECONDS (60) each; FUZZ_RUNS, FUZZ_TARGET, FUZZ_SEED narrow it
+fuzz: ## fuzz every parser of untrusted input for FUZZ_SECONDS (60) each (also FUZZ_RUNS, FUZZ_TARGET, FUZZ_SEED)
 	$(CARGO) run $(LOCKED) --profile fuzz -p fuzz
 
-loom: ## the interleavings of the flag that wakes a subscriber, up to three preemptions
+loom: ## model-check the flag that wakes a subscriber, up to three preemptions
 	RUSTFLAGS="--cfg loom" $(CARGO) test $(LOCKED) --release --target-dir target/loom -p wake
 
-coverage: ## lines that tests reach in kernel, store, socket and log: fails below 80 % (needs LLVM's tools)
+coverage: ## measure the line coverage of kernel, store, socket and event log; fails below 80 % (requires LLVM tools)
 	@CARGO="$(CARGO)" tests/coverage/run $(LOCKED)
 
-web: ## the pages at / and /playground anew, with errors shown; the next build embeds them
+web: ## build the pages at / and /playground and show errors; the next build embeds them
 	cd web && npm ci --ignore-scripts && npm run build
 	touch gateway/build.rs
 
-engines: ## Postgres, Redis and Kafka as plain processes on loopback; prints their URLs and writes target/engines/env
+engines: ## start PostgreSQL, Redis and Kafka as local processes and write their URLs to target/engines/env (installs them on Debian)
 	@deploy/engines/up.sh
 
-test-engines: engines balancer ## the stores, the log and the stories on real Postgres, Redis and Kafka
+test-engines: engines balancer ## run the store, event log and story tests on PostgreSQL, Redis and Kafka
 	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; $(MAKE) --no-print-directory engine-tests
 
 .PHONY: balancer
 balancer:
 	@deploy/stack/balancer.sh
 
-# Wants the engines' URLs in the environment, and skips nothing. The whole workspace is named so that nothing is built anew
-# with other features.
+# Requires the engines' URLs in the environment and skips nothing. --workspace, although few crates have these tests: with a
+# selection of crates Cargo would unify features differently and build everything again.
 engine-tests:
 	@: $${TEST_POSTGRES_URL:?} $${TEST_REDIS_URL:?} $${TEST_KAFKA_URL:?}
-	$(CARGO) test $(LOCKED) --workspace --lib --test databases --test kafka --test local --test service -- --test-threads=2 --skip kernel::
-	$(CARGO) test $(LOCKED) --workspace --test stories -- --nocapture engines:: balancer:: cache:: refreshing:: sessions:: signing_in:: users::
+	@status=0; export CARGO="$(CARGO)"; \
+	tests/run $(LOCKED) --workspace --lib --test databases --test kafka --test local --test service -- --test-threads=2 --skip kernel:: || status=$$?; \
+	tests/run $(LOCKED) --workspace --test stories -- --nocapture engines:: balancer:: cache:: refreshing:: sessions:: signing_in:: users:: || status=$$?; \
+	exit $$status
 
-bench-latency: engines ## from a send to the frame on the other gateway, on a release build and real engines
+bench-latency: engines ## measure the time from sendMessage to the frame at another gateway, optimised, on the engines
 	@CARGO="$(CARGO)" bench/latency $(LOCKED)
 
-attacks: ## what is sent to hurt, each ATTACKS (100) times against an optimised process: its refusal, its time, and the memory
+attacks: ## run every known attack ATTACKS (100) times against an optimised process and report refusal, time and memory
 	@CARGO="$(CARGO)" bench/attacks $(LOCKED)
 
-bench-sockets: ## 10,000 sockets against one optimised process: memory for each, and what those who leave leave behind
+bench-sockets: ## measure the memory of 10,000 sockets in an optimised process, and what remains after they close
 	@CARGO="$(CARGO)" bench/sockets $(LOCKED)
 
-engines-down: ## stops what `make engines` started
+engines-down: ## stop what `make engines` has started
 	@deploy/engines/down.sh
 
-stack: engines ## every role as a process on these engines, two gateways behind HAProxy (BALANCER=0: none; FRESH=1: empty; see deploy/stack/up.sh)
+stack: engines ## start every role as a process, two gateways behind HAProxy (BALANCER=0: without; FRESH=1: on empty engines; see deploy/stack/up.sh)
 	$(CARGO) build $(LOCKED) $(PROFILE)
 	@TIDINGS="$${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/tidings" deploy/stack/up.sh
 
-stack-down: ## stops what `make stack` started
+stack-down: ## stop what `make stack` has started
 	@deploy/stack/down.sh
 
-test-stack: engines balancer ## the story through the balancer, and gateways killed in the middle of it (installs HAProxy where it is absent)
-	set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
-	$(CARGO) test $(LOCKED) --workspace --test stories -- --nocapture balancer::
+test-stack: engines balancer ## run the story tests through the balancer and kill gateways (installs HAProxy on Debian)
+	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
+	CARGO="$(CARGO)" tests/run $(LOCKED) --workspace --test stories -- --nocapture balancer::
 
-env: ## .env for docker-compose.yml, with fresh passwords, where there is none
+env: ## create .env for docker-compose.yml with random passwords, unless it exists
 	@deploy/env.sh
 
-up: docker env ## everything in containers: builds the image and starts docker-compose.yml
+up: docker env ## build the image and start docker-compose.yml
 	REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) docker compose up --build --detach
 
-down: docker ## stops the containers; their data stays
+down: docker ## stop the containers; volumes are kept
 	docker compose down
 
-logs: docker ## what the containers say, until Ctrl-C
+logs: docker ## follow the logs of the containers
 	docker compose logs --follow --tail=50
 
 .PHONY: docker
 docker:
-	@docker compose version >/dev/null 2>&1 || { echo "docker compose is not installed: \`make stack\` runs the same as plain processes" >&2; exit 1; }
-	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: \`make stack\` runs the same as plain processes" >&2; exit 1; }
+	@docker compose version >/dev/null 2>&1 || { echo "docker compose is not installed; \`make stack\` starts the same roles as local processes" >&2; exit 1; }
+	@docker info >/dev/null 2>&1 || { echo "the Docker engine does not answer; \`make stack\` starts the same roles as local processes" >&2; exit 1; }

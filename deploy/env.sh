@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .env from .env.example, with fresh passwords, where there is none; readable by its owner alone.
+# Creates .env from .env.example with random passwords, readable only by its owner, unless .env exists.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,4 +12,4 @@ while IFS= read -r line; do
     esac
 done <.env.example >.env.new
 mv .env.new .env
-echo "made .env: what to change before others can reach it is said there and in README.md"
+echo "created .env; read it and docs/operations.md before you let other machines connect"

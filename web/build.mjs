@@ -1,5 +1,5 @@
-// Bundles the pages into a folder: `node build.mjs [folder]`, by default dist. Everything a browser needs is in there;
-// scripts and styles carry a hash in their names and may be cached for ever.
+// Bundles the pages at / and /playground into a folder, by default dist: `node build.mjs [folder]`. The bundle loads nothing
+// from other hosts. Scripts and styles have a content hash in their names and may be cached without limit.
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -27,27 +27,28 @@ const { metafile } = await build({
   logLevel: 'warning',
 });
 
-/** Playground as its package has it built, but for the one thing in it that a strict Content-Security-Policy reports. */
+/** Writes Playground's prebuilt bundle, without the one expression that a strict Content-Security-Policy reports. */
 async function playgroundBundle() {
   const [bundle, license] = await Promise.all(
     ['build/static/js/middleware.js', 'LICENSE'].map((path) => readFile(join(playground, path), 'utf8')),
   );
   const parts = bundle.replace(/\n\/\/# sourceMappingURL=.*\s*$/, '\n').split('new Function("return this")()');
-  if (parts.length !== 2) throw new Error(`graphql-playground-react is not as expected: ${parts.length - 1} global lookups`);
+  if (parts.length !== 2) throw new Error(`graphql-playground-react has ${parts.length - 1} global lookups, expected 1`);
   const text = `/*! graphql-playground-react\n${license}*/\n${parts.join('globalThis')}`;
   const name = `graphql-playground-${createHash('sha256').update(text).digest('hex').slice(0, 8)}.js`;
   await writeFile(join(target, 'assets', name), text);
   return `/assets/${name}`;
 }
 
-/** Where the script or the style of an entry point was put. */
-function built(entry, ending) {
+/** Returns the URL of the bundled script or style of an entry point. */
+function assetUrl(entry, ending) {
   const output = Object.keys(metafile.outputs).find((path) => basename(path).startsWith(`${entry}-`) && path.endsWith(ending));
   return `/assets/${basename(output)}`;
 }
 
+/** Writes a page from its template, with the URLs of its files. */
 async function page(from, entry, to, more = {}) {
-  const files = { script: built(entry, '.js'), style: built(entry, '.css'), ...more };
+  const files = { script: assetUrl(entry, '.js'), style: assetUrl(entry, '.css'), ...more };
   const html = await readFile(join(here, 'src', from), 'utf8');
   await writeFile(join(target, to), html.replace(/\{\{(\w+)\}\}/g, (_, name) => files[name]));
 }

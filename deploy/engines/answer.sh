@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whether all engines that up.sh starts run and answer. Says nothing, changes nothing.
+# Exits with 0 if all engines that up.sh starts run and accept connections, else with 1. Prints and changes nothing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=/dev/null

@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# What the scripts of the engines and of the stack share: settings from the environment, processes with pid files, waiting.
-# Sourced, not run.
+# Functions of the engine and stack scripts: settings from the environment, processes with pid files, waiting. Sourced, not run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 engines_dir=${ENGINES_DIR:-$root/target/engines}
@@ -8,28 +7,28 @@ postgres_port=${POSTGRES_PORT:-55433}
 redis_port=${REDIS_PORT:-56379}
 kafka_port=${KAFKA_PORT:-59092}
 kafka_controller_port=${KAFKA_CONTROLLER_PORT:-59093}
-# Whose processes are meant, and the folder of their pid files and logs.
+# Name of the group of processes in messages, and the folder of their pid files and logs.
 family=engines
 run_dir=$engines_dir
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$family: $*"; exit 1; }
 
-# Runs a command as root: as it is where we are root, else through sudo.
+# Runs a command as root, through sudo unless the user is root.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
-# Installs Debian packages. Whatever service they bring is not used here and is not started where we can help it.
+# Installs Debian packages. RUNLEVEL=1 keeps most of them from starting their service, which is not used here.
 install_packages() {
-    command -v apt-get >/dev/null || die "install $* by hand: this is not a Debian"
+    command -v apt-get >/dev/null || die "cannot install $*: apt-get is not available; install it by hand"
     say "$family: installing $*"
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq update >/dev/null
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq install -y --no-install-recommends "$@" >/dev/null
 }
 
-# The pid of a process that runs, from its pid file; fails where it does not run. A pid that now belongs to another program
-# does not count: the folder is in the command line, or what NAME_mark says.
+# Prints the pid of a process from its pid file; fails if the process does not run. The system may have given the pid to
+# another program, so the command line must contain the folder of the process, or the text that NAME_mark prints.
 running() {
     local file=$run_dir/$1.pid mark=$run_dir pid
     [ -r "$file" ] || return 1
@@ -40,8 +39,8 @@ running() {
     printf '%s\n' "$pid"
 }
 
-# Starts a program in the background, detached from this terminal, with its output in a log file. What else is open here
-# stays here: an engine would hold its caller's locks for as long as it lives.
+# Starts a program in the background, detached from the terminal, with its output in a log file. Other file descriptors are
+# closed: otherwise an engine would hold its caller's locks as long as it runs.
 launch() {
     local name=$1
     shift
@@ -54,7 +53,7 @@ launch() {
     printf '%s\n' "$!" >"$run_dir/$name.pid"
 }
 
-# Waits until a command succeeds: wait_for SECONDS NAME COMMAND…
+# Waits until a command succeeds, or fails after a timeout: wait_for SECONDS NAME COMMAND…
 wait_for() {
     local deadline=$((SECONDS + $1)) name=$2
     shift 2
@@ -67,19 +66,19 @@ wait_for() {
     done
 }
 
-# Whether something listens on a port of loopback.
+# Succeeds if something listens on a port of the loopback address.
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# Fails where the port is taken by somebody else. The children of a killed process let go of it a moment later.
+# Fails if another program uses the port. It waits up to 5 s, because the children of a killed process close it a little later.
 port_is_free() {
     local deadline=$((SECONDS + 5))
     while listens "$1"; do
-        if [ "$SECONDS" -ge "$deadline" ]; then die "port $1 is taken by another program; name another one (see $family/up.sh)"; fi
+        if [ "$SECONDS" -ge "$deadline" ]; then die "another program uses port $1; set another one (see deploy/$family/up.sh)"; fi
         sleep 0.1
     done
 }
 
-# Sends a signal to a process and waits until it is gone: halt NAME SIGNAL SECONDS
+# Sends a signal to a process and waits until it has ended, with SIGKILL after a timeout: halt NAME SIGNAL SECONDS
 halt() {
     local name=$1 signal=$2 deadline=$((SECONDS + $3)) pid
     pid=$(running "$name") || { rm -f "$run_dir/$name.pid"; return 0; }

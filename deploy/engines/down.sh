@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops the engines that up.sh started, by their pid files, and nothing else. Their data stays. Settings as in up.sh.
+# Stops the engines that up.sh has started, by their pid files, and nothing else. Their data is kept. Settings as in up.sh.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=/dev/null

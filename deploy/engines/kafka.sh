@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Apache Kafka in KRaft mode, one node as broker and controller. Its jars come from Maven Central (pom.xml names the
-# version), or KAFKA_HOME points at an unpacked distribution. Sourced by the other scripts.
+# Apache Kafka in KRaft mode: one node as broker and controller. The jars come from Maven Central (pom.xml has the version)
+# or from KAFKA_HOME, an unpacked distribution. Sourced by the other scripts.
 
 kafka_jars=${KAFKA_JARS:-$root/target/engines/kafka-jars}
 
@@ -9,15 +9,15 @@ kafka_url() { printf 'kafka://127.0.0.1:%s\n' "$kafka_port"; }
 kafka_install() {
     command -v java >/dev/null || install_packages default-jre-headless
     if [ -n "${KAFKA_HOME:-}" ]; then
-        [ -d "$KAFKA_HOME/libs" ] || die "KAFKA_HOME has no folder libs"
+        [ -d "$KAFKA_HOME/libs" ] || die "KAFKA_HOME has no folder \"libs\""
         return
     fi
     if cmp -s "$root/deploy/engines/pom.xml" "$kafka_jars/pom.xml"; then return; fi
     command -v mvn >/dev/null || install_packages maven
-    say "engines: fetching the jars of Kafka"
+    say "engines: downloading the jars of Kafka"
     rm -rf "$kafka_jars"
     mvn -q --batch-mode -f "$root/deploy/engines/pom.xml" dependency:copy-dependencies -DoutputDirectory="$kafka_jars" >&2 ||
-        die "Maven could not fetch the jars of Kafka; KAFKA_HOME may point at an unpacked distribution instead"
+        die "Maven cannot download the jars of Kafka; set KAFKA_HOME to an unpacked distribution instead"
     cp "$root/deploy/engines/pom.xml" "$kafka_jars/pom.xml"
 }
 
@@ -57,7 +57,7 @@ CONF
     java -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.defaultLogLevel=warn \
         -cp "$(kafka_classpath)" kafka.tools.StorageTool format --cluster-id tidings-engines-0000 \
         --config "$dir/server.properties" >"$engines_dir/kafka.log" 2>&1 ||
-        die "Kafka's storage could not be formatted: see $engines_dir/kafka.log"
+        die "cannot format the storage of Kafka: see $engines_dir/kafka.log"
     touch "$dir/formatted"
 }
 
@@ -65,7 +65,7 @@ kafka_start() {
     if running kafka >/dev/null; then return; fi
     port_is_free "$kafka_port"
     port_is_free "$kafka_controller_port"
-    # The ports are written into the settings: other ports, other settings, another (empty) broker.
+    # The broker's settings contain the ports, so other ports mean a new, empty broker.
     grep -qs "127.0.0.1:$kafka_port,.*:$kafka_controller_port\$" "$engines_dir/kafka/server.properties" &&
         [ -e "$engines_dir/kafka/formatted" ] || kafka_make
     launch kafka java -Xms96m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:CICompilerCount=1 \
@@ -74,8 +74,8 @@ kafka_start() {
     wait_for 60 kafka kafka_ready
 }
 
-# The broker opens its port when it has caught up with the metadata; until it is unfenced it has no topics to show, which
-# clients wait for by themselves.
+# The broker opens its port when it has caught up with the metadata. It lists no topics until it is unfenced, shortly after;
+# clients wait for that themselves.
 kafka_ready() { running kafka && listens "$kafka_port"; }
 
 kafka_stop() { halt kafka TERM 30; }

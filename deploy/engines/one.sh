@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One engine, for tests of faults: one.sh VERB ENGINE, settings as in up.sh.
-#   start  starts it, on the data that it has    stop    ends it as its own tools would
-#   kill   SIGKILL                               pause   SIGSTOP; resume: SIGCONT
-#   wipe   stops it and removes its data         status  says whether it runs (exit 0) or not (exit 1)
+# Controls one engine, for fault tests: one.sh VERB ENGINE. Settings as in up.sh.
+#   start  starts it on its existing data     stop    shuts it down cleanly
+#   kill   sends SIGKILL                      pause   sends SIGSTOP; resume: SIGCONT
+#   wipe   stops it and deletes its data      status  exits with 0 if it runs, else with 1
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=/dev/null

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Redis from Debian's packages, as the cache that it is here: bounded, nothing on disk. Sourced by the other scripts.
+# Redis from Debian packages, configured as a cache: limited memory, no persistence. Sourced by the other scripts.
 
 redis_url() { printf 'redis://127.0.0.1:%s\n' "$redis_port"; }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs PostgreSQL, Redis and Apache Kafka where they are absent and starts them as plain processes on loopback, in a
-# folder and on ports of their own. What runs already is left alone. Prints the URLs and writes them to ENGINES_DIR/env.
+# Starts PostgreSQL, Redis and Apache Kafka as local processes on the loopback address, with separate folders and ports, and
+# installs them on Debian if absent. Running engines are not restarted. Prints the URLs and writes them to ENGINES_DIR/env.
 #
-# Settings, all by environment: ENGINES_DIR (target/engines), POSTGRES_PORT (55433), REDIS_PORT (56379), KAFKA_PORT and
+# Settings, all environment variables: ENGINES_DIR (target/engines), POSTGRES_PORT (55433), REDIS_PORT (56379), KAFKA_PORT and
 # KAFKA_CONTROLLER_PORT (59092, 59093), KAFKA_HOME (an unpacked Kafka instead of the jars from Maven Central).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A database and its owner for every service, made when the server starts on an empty volume: nobody reads another's. The
-# passwords are AUTH_, DIALOG_ and COUNTER_DATABASE_PASSWORD.
+# Creates a database and its owner for every service when the server starts on an empty volume. No service can access the
+# database of another. The passwords are AUTH_, DIALOG_ and COUNTER_DATABASE_PASSWORD.
 set -euo pipefail
 
 for service in auth dialog counter; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs HAProxy where it is absent: the balancer of the stack.
+# Installs HAProxy, the balancer of the stack, on Debian if absent.
 set -euo pipefail
 # shellcheck source=/dev/null
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

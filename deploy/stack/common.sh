@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the stack's scripts share: its folder and ports, where each role listens. Sourced, not run.
+# Folder, ports and databases of the stack. Sourced by its scripts, not run.
 
 # shellcheck source=/dev/null
 for part in common postgres; do source "$(dirname "${BASH_SOURCE[0]}")/../engines/$part.sh"; done
@@ -8,7 +8,7 @@ family=stack
 stack_dir=${STACK_DIR:-$root/target/stack}
 run_dir=$stack_dir
 
-# The port of a role, and that of its /readyz and /metrics.
+# Print the port of a role, and the port of its /readyz and /metrics.
 port() {
     case $1 in
         auth) echo "${AUTH_PORT:-50051}" ;;
@@ -34,13 +34,13 @@ database() { printf '%s_%s\n' "${STACK_DATABASES:-tidings}" "$1"; }
 database_url() { printf '%s/%s\n' "${TEST_POSTGRES_URL%/*}" "$(database "$1")"; }
 cache_url() { printf '%s/%s\n' "$TEST_REDIS_URL" "${STACK_CACHE:-1}"; }
 
-# One statement on the database server.
+# Runs one statement on the database server.
 sql() {
     local psql
     psql=$(command -v psql || echo "$(postgres_bin)/psql")
     "$psql" "$TEST_POSTGRES_URL" -XAtq -v ON_ERROR_STOP=1 -c "$1"
 }
 
-# Debian keeps servers where not everybody's PATH leads.
+# Debian installs HAProxy in /usr/sbin, which is not in every user's PATH.
 haproxy() { PATH=$PATH:/usr/sbin command haproxy "$@"; }
 haproxy_install() { haproxy -v >/dev/null 2>&1 || install_packages haproxy; }

@@ -135,8 +135,8 @@ export async function graphiqlStory({ open, step, photograph }) {
     await bobs.write('mutation LeaveEverywhere { logout(everywhere: true) }');
     await bobs.tab.locator('.graphiql-tab-active').getByText('LeaveEverywhere').waitFor();
     await bobs.run();
-    await bob.says('Your session is over: sign in again.');
-    await bobs.says('Your session is over: sign in again.');
+    await bob.says('Your session has ended. Sign in again.');
+    await bobs.says('Your session has ended. Sign in again.');
     const last = await bob.answer('the subscription has ended', (answer) => answer.errors);
     assert.deepEqual(last.errors, [{ message: 'Unauthorized: the session is over', extensions: { closed: 4401 } }]);
   });

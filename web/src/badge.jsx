@@ -1,27 +1,27 @@
-// How much is unread, as the gateway pushes it: on every device of a person the same number, whatever the editor below shows.
+// Badge with the total unread count, which the gateway pushes. Every device of a user shows the same number.
 import { useEffect, useState } from 'react';
-import { live, OVER, REFUSED } from './gateway.js';
+import { SESSION_REVOKED, subscribe, TOKEN_REJECTED } from './gateway.js';
 
 const request = { query: 'subscription Badge { unread { total } }' };
 
-/** The number, or why there is none. `onOver` is called when the gateway takes the token no longer. */
-export function Badge({ session, onOver }) {
+/** Shows the count, or the reason why it is unknown. Calls `onRejected` when the gateway no longer accepts the token. */
+export function Badge({ session, onRejected }) {
   const [total, setTotal] = useState(null);
-  const [trouble, setTrouble] = useState(null);
+  const [problem, setProblem] = useState(null);
 
   useEffect(() => {
     const headers = { authorization: `Bearer ${session.accessToken}` };
-    const frames = live(request, headers, { connected: () => setTrouble(null), closed: () => setTrouble('reconnecting…') });
+    const frames = subscribe(request, headers, { connected: () => setProblem(null), closed: () => setProblem('reconnecting…') });
     (async () => {
       for await (const { data, errors } of frames) {
         if (data?.unread) setTotal(data.unread.total);
-        else if ([REFUSED, OVER].includes(errors?.[0].extensions?.closed)) onOver();
-        else setTrouble(errors?.[0].message);
+        else if ([TOKEN_REJECTED, SESSION_REVOKED].includes(errors?.[0].extensions?.closed)) onRejected();
+        else setProblem(errors?.[0].message);
       }
     })();
     return () => frames.return();
-  }, [session, onOver]);
+  }, [session, onRejected]);
 
-  const text = trouble ?? (total === null ? '…' : `${total} unread`);
-  return <output className={total && !trouble ? 'badge some' : 'badge'}>{text}</output>;
+  const text = problem ?? (total === null ? '…' : `${total} unread`);
+  return <output className={total && !problem ? 'badge some' : 'badge'}>{text}</output>;
 }

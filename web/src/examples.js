@@ -1,7 +1,7 @@
-// The tabs that a new visitor of either page finds: the story of one message, from finding somebody to a counter that is zero again.
+// Initial tabs of both pages. In order, they find a user, create a dialog, send a message, watch it and mark it as read.
 const queries = [
-  `# People whose login or name begins so.
-# An id of theirs goes into CreateDialog.
+  `# Users whose login or name starts with the text.
+# Copy an id into CreateDialog.
 query FindPeople {
   me { id name }
   users(search: "bob", first: 10) {
@@ -9,9 +9,9 @@ query FindPeople {
   }
 }
 `,
-  `# A dialog with others; you are in it anyway.
-# Two people without a title have only one.
-# Its id goes into the tabs that follow.
+  `# Creates a dialog with other users and you.
+# Two users have one dialog without a title.
+# Copy its id into the following tabs.
 mutation CreateDialog {
   createDialog(
     input: { participantIds: ["PUT-A-USER-ID-HERE"] }
@@ -22,9 +22,9 @@ mutation CreateDialog {
   }
 }
 `,
-  `# PENDING until the counters have confirmed it:
-# WatchMessages shows how it becomes COMMITTED.
-# With a clientKey a repetition is harmless.
+  `# The message is PENDING until it is counted:
+# WatchMessages shows it become COMMITTED.
+# A clientKey makes retries safe.
 mutation SendMessage {
   sendMessage(
     input: {
@@ -40,7 +40,7 @@ mutation SendMessage {
   }
 }
 `,
-  `# What you have not read, now.
+  `# Your unread counts.
 query Unread {
   unread {
     total
@@ -56,9 +56,9 @@ query Unread {
   }
 }
 `,
-  `# The same, live: all of it, then every change.
-# In GraphiQL it ends when you turn to another of
-# these tabs. The bar above stays live.
+  `# Live unread counts: a snapshot, then changes.
+# GraphiQL stops it when you open another tab.
+# The badge above has its own subscription.
 subscription WatchUnread {
   unread {
     kind
@@ -68,9 +68,9 @@ subscription WatchUnread {
   }
 }
 `,
-  `# A dialog, live: since "0" is its beginning,
-# since a version from there, else from now on.
-# GraphiQL shows the newest frame alone.
+  `# Live messages of a dialog: since "0" starts at
+# the first, a version after it, else now.
+# GraphiQL shows only the latest frame.
 subscription WatchMessages {
   messages(
     dialogId: "PUT-THE-DIALOG-ID-HERE"
@@ -88,8 +88,8 @@ subscription WatchMessages {
   }
 }
 `,
-  `# All of a dialog is read; with upTo (the id
-# of a message) all up to that one.
+  `# Marks a dialog as read; with upTo (the id of
+# a message) up to and including that message.
 mutation MarkRead {
   markRead(
     input: { dialogId: "PUT-THE-DIALOG-ID-HERE" }
@@ -100,8 +100,8 @@ mutation MarkRead {
   }
 }
 `,
-  `# What Register in the bar above does. A program puts
-# the accessToken into its headers, as you see below:
+  `# The same as Register in the bar above. Send the
+# accessToken in the headers, as shown below:
 # { "authorization": "Bearer ..." }
 mutation Register {
   register(
@@ -116,5 +116,5 @@ mutation Register {
 `,
 ];
 
-/** What is opened where no tabs are remembered. */
+/** Tabs to open when none are stored. */
 export const examples = queries.map((query) => ({ query }));

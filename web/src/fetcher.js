@@ -1,21 +1,21 @@
-// How GraphiQL runs what is in its editor. The header editor is the one place where the token stands; a socket gets it as its
-// connection parameters.
+// Fetcher of GraphiQL: runs an operation with the headers of the header editor, which contain the token. A WebSocket gets them
+// as connection parameters.
 import { getOperationAST, parse } from 'graphql';
-import { live, post } from './gateway.js';
+import { post, subscribe } from './gateway.js';
 
 export function fetcher(request, { headers } = {}) {
-  const operation = meant(request);
+  const operation = selectedOperation(request);
   const sent = operation ? { ...request, operationName: operation.name?.value } : request;
-  if (operation?.operation === 'subscription') return live(sent, headers ?? {});
+  if (operation?.operation === 'subscription') return subscribe(sent, headers ?? {});
   return post(sent, headers).catch(({ message }) => ({ errors: [{ message }] }));
 }
 
-/** The operation to run, by the text alone: the name that GraphiQL gives lags behind its editor. */
-function meant({ query, operationName }) {
+/** Returns the operation to run, from the text, because GraphiQL's operation name lags behind its editor. */
+function selectedOperation({ query, operationName }) {
   try {
     const document = parse(query);
     return getOperationAST(document, operationName) ?? getOperationAST(document);
   } catch {
-    return null; // The gateway says what is wrong with it.
+    return null; // The gateway reports the syntax error.
   }
 }

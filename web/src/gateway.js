@@ -1,14 +1,14 @@
-// How the page reaches the gateway: by POST, and for what is live by graphql-ws on the same path.
+// Client of the gateway: POST for queries and mutations, graphql-ws on the same path for subscriptions.
 import { createClient } from 'graphql-ws';
 
 const path = '/graphql';
 
-/** A socket is closed so where its token has expired or was never valid. */
-export const REFUSED = 4403;
-/** And so where its session is over: signed out, perhaps on another device. */
-export const OVER = 4401;
+/** Close code of a socket whose token is invalid or has expired. */
+export const TOKEN_REJECTED = 4403;
+/** Close code of a socket whose session was revoked, perhaps on another device. */
+export const SESSION_REVOKED = 4401;
 
-/** The answer to a query or a mutation, its errors included; throws where there is none. */
+/** Runs a query or mutation and returns the response, including its errors. Throws if there is no response. */
 export async function post(request, headers) {
   const body = JSON.stringify(request);
   let response;
@@ -23,15 +23,15 @@ export async function post(request, headers) {
 }
 
 /**
- * The frames of a subscription, over a socket of its own; `return` ends them at once. What goes wrong for good is the last
- * frame. A connection that stood and is lost (the gateway starts anew, a laptop wakes) is tried again for as long as it takes.
+ * Returns the frames of a subscription, on a separate socket; `return` ends it immediately. A permanent error is the last
+ * frame. An established connection that is lost (the gateway restarts, a laptop wakes up) is retried without limit.
  */
-export function live(request, headers, on = {}) {
+export function subscribe(request, headers, on = {}) {
   const url = new URL(path, location.href);
   url.protocol = url.protocol.replace('http', 'ws');
-  let stood = false;
+  let wasConnected = false;
   const connected = () => {
-    stood = true;
+    wasConnected = true;
     on.connected?.();
   };
   const frames = createClient({
@@ -40,8 +40,8 @@ export function live(request, headers, on = {}) {
     on: { ...on, connected },
     retryAttempts: Infinity,
     retryWait: () => new Promise((resolve) => setTimeout(resolve, 1000 + 1000 * Math.random())),
-    // The token is that of the start: once it is refused, another try changes nothing.
-    shouldRetry: (problem) => stood && problem.code !== REFUSED,
+    // A retry sends the same token, so a rejected token is permanent.
+    shouldRetry: (problem) => wasConnected && problem.code !== TOKEN_REJECTED,
   }).iterate(request);
   return {
     [Symbol.asyncIterator]() {
@@ -52,11 +52,11 @@ export function live(request, headers, on = {}) {
   };
 }
 
-/** GraphQL errors as they are, and all else in their shape: a closed socket, one that could not be opened. */
+/** Converts a problem of the socket into GraphQL errors; GraphQL errors are returned as they are. */
 function errors(problem) {
   if (Array.isArray(problem)) return problem;
   if (problem.code) {
     return [{ message: problem.reason || 'The gateway closed the socket.', extensions: { closed: problem.code } }];
   }
-  return [{ message: 'No socket to the gateway: it is not running, or ALLOWED_ORIGINS does not name this page.' }];
+  return [{ message: 'Cannot open a WebSocket: the gateway is not running, or ALLOWED_ORIGINS does not include this page.' }];
 }

@@ -1,5 +1,5 @@
-// The page at /: a bar to sign in, and GraphiQL below it. What is typed here, the token included, lives in sessionStorage: it
-// ends with the browser tab, and two browser tabs can be two people.
+// The page at /: GraphiQL below a bar to sign in. Its state, including the token, is in sessionStorage: it is deleted with the
+// browser tab, and each browser tab can have a different user.
 import { DOC_EXPLORER_PLUGIN, DocExplorerContextProvider } from '@graphiql/plugin-doc-explorer';
 import { GraphiQLInterface, GraphiQLProvider } from 'graphiql';
 import { useState } from 'react';
@@ -9,14 +9,14 @@ import './style.css';
 import { examples } from './examples.js';
 import { fetcher } from './fetcher.js';
 import { useTokenInHeaders } from './header-editor.js';
-import { remembered } from './session.js';
+import { loadSession } from './session.js';
 import { SignIn } from './sign-in.jsx';
 
-// Without GraphiQL's history: it would keep the headers, and so the token, past sign-out.
+// Without GraphiQL's history plugin, which would keep the headers, and so the token, after sign-out.
 const plugins = [DOC_EXPLORER_PLUGIN];
 
 function Bar() {
-  const [session, setSession] = useState(remembered);
+  const [session, setSession] = useState(loadSession);
   useTokenInHeaders(session);
   return <SignIn session={session} onSession={setSession} other={{ name: 'Playground', path: '/playground' }} />;
 }

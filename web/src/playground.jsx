@@ -1,16 +1,16 @@
-// The page at /playground: the bar to sign in, and GraphQL Playground below it, which is a script of its own (see build.mjs)
-// with a React of its own. This script runs before that one, and starts it when it is there.
+// The page at /playground: GraphQL Playground below the bar to sign in. Playground is a separate script with its own React (see
+// build.mjs). This script runs before it, and starts it when the document is loaded.
 import './tab-storage.js';
 import { useEffect, useState } from 'react';
 import { createRoot } from 'react-dom/client';
 import 'graphql-playground-react/build/static/css/middleware.css';
 import './style.css';
 import { examples } from './examples.js';
-import { remembered } from './session.js';
+import { loadSession } from './session.js';
 import { SignIn } from './sign-in.jsx';
 
-/** Where Playground keeps its tabs. */
-const KEPT = 'graphql-playground';
+/** Storage key of Playground's state. */
+const STORAGE_KEY = 'graphql-playground';
 
 const endpoint = new URL('/graphql', location.origin).href;
 const options = {
@@ -20,32 +20,32 @@ const options = {
   setTitle: false,
 };
 
-/** The tabs that a new visitor finds; to give them later would throw away what stands in the editor. */
-let tabs = sessionStorage.getItem(KEPT) ? undefined : examples.map((tab) => ({ ...tab, endpoint, name: nameOf(tab.query) }));
+/** Initial tabs of a new browser tab. Passing them again would discard the text in the editor. */
+let tabs = sessionStorage.getItem(STORAGE_KEY) ? undefined : examples.map((tab) => ({ ...tab, endpoint, name: nameOf(tab.query) }));
 
 function nameOf(query) {
   return /^(?:query|mutation|subscription) (\w+)/m.exec(query)[1];
 }
 
-/** Shows Playground with the session's token in the headers of every request and in the parameters of every socket. */
-function show(session) {
+/** Renders Playground with the session's token in the headers of every request and the parameters of every socket. */
+function renderPlayground(session) {
   const authorization = session ? `Bearer ${session.accessToken}` : undefined;
-  const place = document.getElementById('playground');
-  const now = { ...options, key: authorization ?? 'nobody', tabs };
-  // Settings are taken over when it is mounted, so another key mounts it anew; what is running goes on. Then they are left to
-  // the person again: as long as they are given, its own settings (the theme) have no effect.
+  const element = document.getElementById('playground');
+  const props = { ...options, key: authorization ?? 'signed-out', tabs };
+  // Playground reads settings only when it mounts, so a new key mounts it again; running operations continue. The second call
+  // omits the settings, because as long as they are passed the user cannot change any (such as the theme).
   const settings = { 'request.globalHeaders': authorization ? { authorization } : {}, 'schema.polling.enable': false };
-  window.GraphQLPlayground.init(place, { ...now, settings });
-  window.GraphQLPlayground.init(place, now);
+  window.GraphQLPlayground.init(element, { ...props, settings });
+  window.GraphQLPlayground.init(element, props);
   tabs = undefined;
 }
 
 function App() {
-  const [session, setSession] = useState(remembered);
-  useEffect(() => show(session), [session]);
+  const [session, setSession] = useState(loadSession);
+  useEffect(() => renderPlayground(session), [session]);
   return <SignIn session={session} onSession={setSession} other={{ name: 'GraphiQL', path: '/' }} />;
 }
 
-// A link must not bring an endpoint or a text for the editor along, as Playground would let it.
+// Playground would take an endpoint or an editor text from the URL; a link must not set either.
 if (location.search) history.replaceState(null, '', location.pathname);
 document.addEventListener('DOMContentLoaded', () => createRoot(document.getElementById('bar')).render(<App />));

@@ -1,4 +1,4 @@
-// Who is signed in: kept in sessionStorage, gone with the browser tab, at sign-out or when the token expires.
+// The session of this browser tab, in sessionStorage until the tab closes, the user signs out, or the token expires.
 import { post } from './gateway.js';
 
 const KEY = 'tidings.session';
@@ -10,40 +10,40 @@ const DOCUMENTS = {
   logout: 'mutation SignOut { logout }',
 };
 
-async function ask(query, variables, token) {
+async function run(query, variables, token) {
   const { data, errors } = await post({ query, variables }, token && { authorization: `Bearer ${token}` });
   if (errors?.length) throw new Error(errors[0].message);
   return data;
 }
 
-/** Signs in (`login`) or makes an account (`register`), and remembers the session. */
-export async function enter(how, input) {
-  const { session } = await ask(DOCUMENTS[how], { input });
+/** Signs in (`login`) or creates an account (`register`), and stores the session. */
+export async function signIn(mutation, input) {
+  const { session } = await run(DOCUMENTS[mutation], { input });
   sessionStorage.setItem(KEY, JSON.stringify(session));
   return session;
 }
 
-/** Ends the session on the server, which may be away: it is over here all the same. */
-export async function leave(session) {
-  await ask(DOCUMENTS.logout, {}, session.accessToken).catch(() => {});
+/** Ends the session on the server. Errors are ignored: the page signs out even if the server is unavailable. */
+export async function signOut(session) {
+  await run(DOCUMENTS.logout, {}, session.accessToken).catch(() => {});
 }
 
-/** Forgets the session in this browser tab. */
-export function forget() {
+/** Deletes the session of this browser tab. */
+export function clearSession() {
   sessionStorage.removeItem(KEY);
 }
 
-/** The session of this browser tab, or null. */
-export function remembered() {
+/** Returns the session of this browser tab, or null. */
+export function loadSession() {
   try {
     const session = JSON.parse(sessionStorage.getItem(KEY));
-    return session && remaining(session) > 0 ? session : null;
+    return session && remainingMs(session) > 0 ? session : null;
   } catch {
     return null;
   }
 }
 
-/** Milliseconds until the access token expires. */
-export function remaining(session) {
+/** Returns the milliseconds until the access token expires. */
+export function remainingMs(session) {
   return Date.parse(session.expiresAt) - Date.now();
 }

@@ -1,13 +1,13 @@
-// The bar above the editor of either page: sign in or register, see who one is and how much is unread, sign out.
+// The bar above the editor of both pages: sign in, register, show the user and the unread count, sign out.
 import { useEffect, useState } from 'react';
 import { Badge } from './badge.jsx';
-import { enter, forget, leave, remaining } from './session.js';
+import { clearSession, remainingMs, signIn, signOut } from './session.js';
 
 function useExpiry(session, onExpired) {
   useEffect(() => {
     if (!session) return undefined;
-    // A timer holds 31 bits of milliseconds; a token that lives longer outlives this page.
-    const timer = setTimeout(onExpired, Math.min(remaining(session), 2 ** 31 - 1));
+    // setTimeout takes at most 31 bits of milliseconds, about 25 days.
+    const timer = setTimeout(onExpired, Math.min(remainingMs(session), 2 ** 31 - 1));
     return () => clearTimeout(timer);
   }, [session, onExpired]);
 }
@@ -18,12 +18,12 @@ function Form({ onSession, notice }) {
 
   async function submit(event) {
     event.preventDefault();
-    const how = event.nativeEvent.submitter?.value ?? 'login';
+    const mutation = event.nativeEvent.submitter?.value ?? 'login';
     const { login, password } = event.currentTarget.elements;
     setBusy(true);
     setError(null);
     try {
-      onSession(await enter(how, { login: login.value.trim(), password: password.value }));
+      onSession(await signIn(mutation, { login: login.value.trim(), password: password.value }));
     } catch (failure) {
       setError(failure.message);
       setBusy(false);
@@ -37,7 +37,7 @@ function Form({ onSession, notice }) {
       <button value="login" disabled={busy}>Sign in</button>
       <button value="register" className="second" disabled={busy}>Register</button>
       <output className={error ? 'error' : 'hint'}>
-        {error ?? notice ?? 'New here? Choose a login and a password of at least 8 characters, and register.'}
+        {error ?? notice ?? 'To register, choose a login and a password of at least 8 characters.'}
       </output>
     </form>
   );
@@ -45,42 +45,42 @@ function Form({ onSession, notice }) {
 
 function CopyButton({ text }) {
   const [copied, setCopied] = useState(false);
-  // A browser gives the clipboard only to https and to pages of its own machine.
+  // Browsers provide the clipboard only on https and on loopback addresses.
   if (!navigator.clipboard) return null;
   const copy = () => navigator.clipboard.writeText(text).then(() => setCopied(true), () => setCopied(false));
   return <button className="second" onClick={copy}>{copied ? 'Copied' : 'Copy'}</button>;
 }
 
-function Who({ session, onOver, onSignOut }) {
+function Account({ session, onRejected, onSignOut }) {
   const { user } = session;
   return (
     <div className="who">
       <span>Signed in as <strong>{user.name}</strong></span>
-      <Badge session={session} onOver={onOver} />
+      <Badge session={session} onRejected={onRejected} />
       <span className="id">
         id <code>{user.id}</code>
         <CopyButton text={user.id} />
       </span>
-      <span className="hint">Open another browser tab to be somebody else.</span>
+      <span className="hint">Open another browser tab to sign in as another user.</span>
       <button onClick={onSignOut}>Sign out</button>
     </div>
   );
 }
 
-/** The bar. `onSession` is told the session, or null where there is none any more; `other` is the page to go to from here. */
+/** The bar. Calls `onSession` with the new session, or null when it has ended. `other` is the page to link to. */
 export function SignIn({ session, onSession, other }) {
   const [notice, setNotice] = useState(null);
-  const [end] = useState(() => (why) => {
-    forget();
-    setNotice(why);
+  const [end] = useState(() => (reason) => {
+    clearSession();
+    setNotice(reason);
     onSession(null);
   });
-  const [expired] = useState(() => () => end('Your token has expired: sign in again.'));
-  const [over] = useState(() => () => end('Your session is over: sign in again.'));
+  const [expired] = useState(() => () => end('Your access token has expired. Sign in again.'));
+  const [rejected] = useState(() => () => end('Your session has ended. Sign in again.'));
   useExpiry(session, expired);
 
-  function signOut() {
-    leave(session);
+  function handleSignOut() {
+    signOut(session);
     end('Signed out.');
   }
 
@@ -88,7 +88,7 @@ export function SignIn({ session, onSession, other }) {
     <header>
       <h1>Tidings</h1>
       {session ? (
-        <Who session={session} onOver={over} onSignOut={signOut} />
+        <Account session={session} onRejected={rejected} onSignOut={handleSignOut} />
       ) : (
         <Form onSession={onSession} notice={notice} />
       )}

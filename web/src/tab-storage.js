@@ -1,3 +1,3 @@
-// GraphQL Playground keeps its tabs and settings, the token among them, in localStorage: for ever, and for all browser tabs.
-// Here it finds the storage of this browser tab under that name.
+// GraphQL Playground stores its tabs and settings, including the token, in localStorage: permanently, and for all browser tabs.
+// This replaces it by the storage of this browser tab.
 Object.defineProperty(window, 'localStorage', { value: sessionStorage });

@@ -1,4 +1,4 @@
-//! Embedded migrations are read again when their folder changes.
+//! Makes cargo rebuild the crate when an embedded migration changes.
 fn main() {
     println!("cargo:rerun-if-changed=migrations");
 }

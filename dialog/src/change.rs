@@ -1,5 +1,6 @@
-//! What has changed since a version: for people who come back ([`messages_since`]), for the hub of a gateway ([`live`]) and,
-//! straight from the store, for services that repair what they have missed.
+//! Changes since a version: a replay for a client that reconnects ([`messages_since`]), and the current
+//! state of messages for a gateway's hub ([`live_messages`]). The `ChangesSince` call, for services that
+//! repair gaps, reads [`store::change`] directly.
 
 use db::Db;
 use proto::{DialogId, MessageId, UserId};
@@ -10,24 +11,24 @@ use crate::{
     store::{self, change, membership, message},
 };
 
-/// The most messages that are replayed; beyond that the history is to be loaded again.
+/// Messages per replay. A client that missed more loads the history again.
 const REPLAY_MAX: i64 = 1_000;
 
-/// A dialog's version, shown as "epoch-number".
+/// Version of a dialog. Clients receive it as "epoch-number".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Version {
-    /// Raised by a restore.
+pub(crate) struct Version {
+    /// Incremented when the database is restored from a backup.
     pub epoch: i64,
-    /// One more with every event; 0 is before all of them, in every epoch.
+    /// Incremented by one with each event. 0 precedes the first event, in every epoch.
     pub number: i64,
 }
 
 impl Version {
-    /// Reads a version.
+    /// Parses a version.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it is no version of any dialog.
-    pub fn parse(epoch: i64, number: i64) -> Result<Self, Error> {
+    /// [`Error::Invalid`] for a negative number.
+    pub(crate) fn parse(epoch: i64, number: i64) -> Result<Self, Error> {
         if epoch < 0 || number < 0 {
             return Err(Error::Invalid("a version has no negative numbers"));
         }
@@ -35,62 +36,69 @@ impl Version {
     }
 }
 
-/// What a person has missed.
+/// Messages that a client has missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missed {
-    /// The dialog's version now.
+pub(crate) struct Replay {
+    /// Current version of the dialog.
     pub head: Version,
-    /// The messages that changed, in their present state, by version.
+    /// Current state of the changed messages, ordered by version. Empty if `reset`.
     pub messages: Vec<Message>,
-    /// They are not told: the version was of another epoch or of the future, or too much has changed.
+    /// True if the client's version is from another epoch or in the future, or if more than 1,000
+    /// messages changed.
     pub reset: bool,
 }
 
-/// The messages that changed since a version; without one, the version now alone.
+/// Returns the messages that changed after `since`, or the current version only if there is no `since`.
 ///
 /// # Errors
 /// [`Error::NoDialog`] and [`Error::Database`].
 #[tracing::instrument(name = "dialog.messages_since", skip_all, fields(user_id = %caller, dialog_id = %id))]
-pub async fn messages_since(
+pub(crate) async fn messages_since(
     db: &Db,
     caller: UserId,
     id: DialogId,
     since: Option<Version>,
-) -> Result<Missed, Error> {
-    let above = since.map_or(i64::MAX, |since| since.number);
-    let found = change::messages(db, id, caller, above, REPLAY_MAX + 1).await?.ok_or(Error::NoDialog)?;
+) -> Result<Replay, Error> {
+    let after = since.map_or(i64::MAX, |since| since.number);
+    let found = change::messages(db, id, caller, after, REPLAY_MAX + 1).await?.ok_or(Error::NoDialog)?;
     let head = Version { epoch: found.epoch, number: found.head };
     let foreign = since
         .is_some_and(|since| since.number > 0 && (since.epoch != head.epoch || since.number > head.number));
     if foreign || found.changed.len() as i64 > REPLAY_MAX {
-        return Ok(Missed { head, messages: Vec::new(), reset: true });
+        return Ok(Replay { head, messages: Vec::new(), reset: true });
     }
-    Ok(Missed { head, messages: found.changed, reset: false })
+    Ok(Replay { head, messages: found.changed, reset: false })
 }
 
-/// What a gateway shows to those who watch a dialog.
+/// Current state of messages, for the subscribers of a dialog.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Live {
-    /// The dialog's version now; number 0 where there is no such dialog.
+pub(crate) struct LiveMessages {
+    /// Current version of the dialog; number 0 if there is no such dialog.
     pub head: Version,
-    /// The messages asked for, as their authors see them.
+    /// Requested messages as their authors see them.
     pub messages: Vec<Message>,
-    /// Those of the people asked about who take part now.
+    /// Current participants among the requested users.
     pub members: Vec<UserId>,
 }
 
-/// Messages of a dialog as their authors see them, and who of these people takes part, all from one snapshot.
+/// Returns messages of a dialog as their authors see them, and those of `users` that take part, from one
+/// snapshot.
 ///
 /// # Errors
 /// [`Error::Database`].
 #[tracing::instrument(name = "dialog.live", skip_all, fields(dialog_id = %id))]
-pub async fn live(db: &Db, id: DialogId, messages: &[MessageId], people: &[UserId]) -> Result<Live, Error> {
+pub(crate) async fn live_messages(
+    db: &Db,
+    id: DialogId,
+    messages: &[MessageId],
+    users: &[UserId],
+) -> Result<LiveMessages, Error> {
     let mut tx = db.snapshot().await?;
     let head = Version { epoch: store::epoch(&mut tx).await?, number: change::head(&mut tx, id).await? };
     let messages = message::of_dialog(&mut tx, id, messages).await?;
-    let members = membership::present_among(&mut tx, id, people).await?;
+    let members = membership::present_among(&mut tx, id, users).await?;
     tx.rollback().await?;
-    Ok(Live { head, messages, members: members.into_iter().collect() })
+    Ok(LiveMessages { head, messages, members: members.into_iter().collect() })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Making a dialog. Two people without a title have one, found where it is there already, also when both make it at once.
-//! Auth is asked whether the people exist before anything is written, and not at all where nothing will be.
+//! Creation of dialogs. Two users without a title have one direct dialog: creating it again, also
+//! concurrently, returns the existing one. Auth is asked if the users exist before the transaction
+//! starts, and only if a dialog may be created.
 
 use db::{Db, Tx};
 use events::Headers;
@@ -13,65 +14,73 @@ use telemetry::Call;
 use crate::{
     Error,
     dialog::Dialog,
-    held::Held,
-    participants::{Participants, must_exist},
-    store::{self, key::Claimed},
+    locked_dialog::LockedDialog,
+    participants::{Pair, Participants, ensure_users_exist},
+    store::{self, key::Claim, membership::Join},
     text::{ClientKey, Title},
 };
 
-/// A dialog to be made.
+/// Validated input of a creation.
 #[derive(Debug)]
-pub struct New {
-    /// Its id, where it is made.
+pub(crate) struct NewDialog {
     pub id: DialogId,
-    /// Who takes part, the caller among them.
+    /// Participants, with the caller.
     pub participants: Participants,
-    /// Its title, where it has one.
     pub title: Option<Title>,
-    /// Repeats this call safely.
+    /// Makes the call idempotent.
     pub client_key: Option<ClientKey>,
 }
 
-impl New {
-    /// The two whose one dialog this is, where it is that.
-    fn pair(&self) -> Option<(UserId, UserId)> {
+impl NewDialog {
+    /// Returns the two users of a direct dialog; `None` for a group.
+    fn pair(&self) -> Option<Pair> {
         self.participants.pair().filter(|_| self.title.is_none())
     }
 
-    /// What is kept of the request beside the client's key.
+    /// Returns the hash that is stored with the client key, to recognise a key that is used for another
+    /// request.
     fn hash(&self) -> Vec<u8> {
         let mut hash = Sha256::new();
+        // The count separates the ids from the title.
         hash.update(self.participants.all().len().to_be_bytes());
-        for person in self.participants.all() {
-            hash.update(person.uuid().as_bytes());
+        for user in self.participants.all() {
+            hash.update(user.uuid().as_bytes());
         }
         hash.update(self.title.as_ref().map_or("", Title::as_str));
         hash.finalize().to_vec()
     }
 }
 
-/// Makes a dialog, or finds the one that the two people or the client's key have already.
+/// Creates a dialog and appends DialogCreated and a ParticipantJoined per user, or returns the existing
+/// dialog of the two users or of the client key.
 ///
 /// # Errors
-/// [`Error::Invalid`] for people whom auth does not know, [`Error::KeyTaken`] where the key was used with other people or
-/// another title, [`Error::Auth`] and [`Error::Database`].
+/// [`Error::Invalid`] for an unknown user; [`Error::KeyTaken`] if the key was used with other users or
+/// another title; [`Error::Auth`]; [`Error::Database`].
 #[tracing::instrument(name = "dialog.create", skip_all, fields(user_id = %caller, dialog_id = %new.id))]
-pub async fn create(db: &Db, auth: &Peer, call: &Call, caller: UserId, new: New) -> Result<Dialog, Error> {
+pub(crate) async fn create(
+    db: &Db,
+    auth: &Peer,
+    call: &Call,
+    caller: UserId,
+    new: NewDialog,
+) -> Result<Dialog, Error> {
     if let Some(key) = &new.client_key
-        && let Some(claimed) = store::key::claimed_dialog(db, caller, key).await?
+        && let Some(claim) = store::key::dialog_claim(db, caller, key).await?
     {
-        let id = repeated(&new, claimed)?;
+        let id = repeated_dialog(&new, claim)?;
         return store::dialog::by_ids(db, caller, [id]).await?.pop().ok_or(Error::NoDialog);
     }
-    let known = match new.pair() {
+    let exists = match new.pair() {
         Some(pair) => store::dialog::of_pair(db, pair).await?.is_some(),
         None => false,
     };
-    if !known {
-        let others = new.participants.all().iter().copied().filter(|person| *person != caller);
-        must_exist(auth, call, others.collect()).await?;
+    if !exists {
+        let others = new.participants.all().iter().copied().filter(|user| *user != caller);
+        ensure_users_exist(auth, call, others.collect()).await?;
     }
-    let (writer, cause) = (db.clone(), Headers::from(call));
+    let writer = db.clone();
+    let cause = Headers::from(call);
     let write = async move {
         let mut tx = writer.begin().await?;
         let id = write(&mut tx, caller, &new, &cause).await?;
@@ -82,62 +91,62 @@ pub async fn create(db: &Db, auth: &Peer, call: &Call, caller: UserId, new: New)
     db.detach(write).await
 }
 
-/// The dialog of a key that was used before.
-fn repeated(new: &New, claimed: Claimed<DialogId>) -> Result<DialogId, Error> {
-    if claimed.hash == new.hash() { Ok(claimed.made) } else { Err(Error::KeyTaken) }
+/// Returns the dialog of a client key that was used before.
+fn repeated_dialog(new: &NewDialog, claim: Claim<DialogId>) -> Result<DialogId, Error> {
+    if claim.hash == new.hash() { Ok(claim.target) } else { Err(Error::KeyTaken) }
 }
 
-async fn write(tx: &mut Tx, caller: UserId, new: &New, cause: &Headers) -> Result<DialogId, Error> {
+async fn write(tx: &mut Tx, caller: UserId, new: &NewDialog, cause: &Headers) -> Result<DialogId, Error> {
     if let Some(key) = &new.client_key
-        && !store::key::claim_dialog(tx, (caller, key), new.id, new.hash()).await?
+        && !store::key::claim_dialog(tx, caller, key, new.id, new.hash()).await?
     {
-        let claimed = store::key::claimed_dialog(&mut *tx, caller, key).await?.ok_or(Error::KeyTaken)?;
-        return repeated(new, claimed);
+        let claim = store::key::dialog_claim(&mut *tx, caller, key).await?.ok_or(Error::KeyTaken)?;
+        return repeated_dialog(new, claim);
     }
-    if let Some(held) = store::dialog::insert(tx, new.id, new.title.as_ref(), new.pair()).await? {
-        begin(tx, held, &new.participants, cause).await?;
+    if let Some(dialog) = store::dialog::insert(tx, new.id, new.title.as_ref(), new.pair()).await? {
+        record_creation(tx, dialog, &new.participants, cause).await?;
         return Ok(new.id);
     }
-    // Only a pair can be there already, and never goes away again.
+    // The insert conflicts only for a direct dialog, which is never deleted: it can be found now.
     let pair = new.pair().ok_or(Error::NoDialog)?;
     let id = store::dialog::of_pair(&mut *tx, pair).await?.ok_or(Error::NoDialog)?;
     if let Some(key) = &new.client_key {
-        store::key::point_at(tx, caller, key, id).await?;
+        store::key::set_dialog(tx, caller, key, id).await?;
     }
     Ok(id)
 }
 
-/// The first events of a dialog: it is made, and everybody joins.
-async fn begin(
+/// Records the first events of a dialog and writes them, with the memberships.
+async fn record_creation(
     tx: &mut Tx,
-    mut held: Held,
+    mut dialog: LockedDialog,
     participants: &Participants,
     cause: &Headers,
 ) -> Result<(), Error> {
-    let created = DialogCreated { dialog_id: held.id.bytes(), version: held.next_version() };
-    held.record(Kind::DialogCreated(created), cause);
-    let people = join(&mut held, participants.all().iter().copied(), cause);
-    store::membership::join(tx, held.id, held.head_seq, people).await?;
-    Ok(store::save(tx, held).await?)
+    let created = DialogCreated { dialog_id: dialog.id.bytes(), version: dialog.next_version() };
+    dialog.record(Kind::DialogCreated(created), cause);
+    let joins = record_joins(&mut dialog, participants.all().iter().copied(), cause);
+    store::membership::join(tx, dialog.id, dialog.head_seq, joins).await?;
+    Ok(store::save(tx, dialog).await?)
 }
 
-/// Records that people join, each at a version of its own.
-pub fn join(
-    held: &mut Held,
-    people: impl IntoIterator<Item = UserId>,
+/// Records a ParticipantJoined event per user and returns the joins with their versions.
+pub(crate) fn record_joins(
+    dialog: &mut LockedDialog,
+    users: impl IntoIterator<Item = UserId>,
     cause: &Headers,
-) -> Vec<(UserId, i64)> {
-    let mut joined = Vec::new();
-    for person in people {
-        let version = held.next_version();
+) -> Vec<Join> {
+    let mut joins = Vec::new();
+    for user_id in users {
+        let version = dialog.next_version();
         let event = ParticipantJoined {
-            dialog_id: held.id.bytes(),
+            dialog_id: dialog.id.bytes(),
             version,
-            user_id: person.bytes(),
-            joined_seq: held.head_seq,
+            user_id: user_id.bytes(),
+            joined_seq: dialog.head_seq,
         };
-        held.record(Kind::ParticipantJoined(event), cause);
-        joined.push((person, version));
+        dialog.record(Kind::ParticipantJoined(event), cause);
+        joins.push(Join { user_id, version });
     }
-    joined
+    joins
 }

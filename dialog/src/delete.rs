@@ -1,4 +1,5 @@
-//! Deleting what one has said: the text goes, the row stays as a tombstone, and where it stands in its saga is untouched.
+//! Deletion of a message by its author. The text is erased and the row stays as a tombstone; the saga
+//! status is unaffected.
 
 use db::{Db, Tx};
 use events::Headers;
@@ -14,14 +15,15 @@ use crate::{
     store::{self, message},
 };
 
-/// Deletes a message of the caller's own. Repeating it changes nothing.
+/// Deletes a message of the caller and appends MessageDeleted. Idempotent.
 ///
 /// # Errors
-/// [`Error::NoMessage`] where it is absent, somebody else's, or in a dialog that the caller takes no part in; and
-/// [`Error::Database`].
+/// [`Error::NoMessage`] if it does not exist, is another user's, or is in a dialog that the caller does
+/// not take part in; [`Error::Database`].
 #[tracing::instrument(name = "dialog.message.delete", skip_all, fields(user_id = %caller, message_id = %id))]
-pub async fn delete(db: &Db, call: &Call, caller: UserId, id: MessageId) -> Result<Message, Error> {
-    let (writer, cause) = (db.clone(), Headers::from(call));
+pub(crate) async fn delete(db: &Db, call: &Call, caller: UserId, id: MessageId) -> Result<Message, Error> {
+    let writer = db.clone();
+    let cause = Headers::from(call);
     let write = async move {
         let mut tx = writer.begin().await?;
         let message = write(&mut tx, caller, id, &cause).await?;
@@ -32,20 +34,22 @@ pub async fn delete(db: &Db, call: &Call, caller: UserId, id: MessageId) -> Resu
 }
 
 async fn write(tx: &mut Tx, caller: UserId, id: MessageId, cause: &Headers) -> Result<Message, Error> {
-    let dialog = message::dialog_of(&mut *tx, id).await?.ok_or(Error::NoMessage)?;
-    let mut held = store::lock_one(tx, dialog).await?.ok_or(Error::NoMessage)?;
-    let Some(deleted) = message::delete(tx, id, caller, held.next_version()).await? else {
-        let there = message::by_ids(tx, caller, &[id], &[]).await?.pop();
-        return there.filter(|message| message.author_id == caller).ok_or(Error::NoMessage);
+    let dialog_id = message::dialog_of(&mut *tx, id).await?.ok_or(Error::NoMessage)?;
+    let mut dialog = store::lock_one(tx, dialog_id).await?.ok_or(Error::NoMessage)?;
+    let Some(deleted) = message::delete(tx, id, caller, dialog.next_version()).await? else {
+        // Nothing was updated: either the message is deleted already, or it is not the caller's to
+        // delete.
+        let found = message::by_ids(tx, caller, &[id], &[]).await?.pop();
+        return found.filter(|message| message.author_id == caller).ok_or(Error::NoMessage);
     };
     let event = MessageDeleted {
-        dialog_id: dialog.bytes(),
+        dialog_id: dialog_id.bytes(),
         version: deleted.version,
         message_id: id.bytes(),
         seq: deleted.seq,
         sender_id: caller.bytes(),
     };
-    held.record(Kind::MessageDeleted(event), cause);
-    store::save(tx, held).await?;
+    dialog.record(Kind::MessageDeleted(event), cause);
+    store::save(tx, dialog).await?;
     Ok(deleted)
 }

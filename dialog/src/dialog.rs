@@ -1,24 +1,21 @@
-//! A dialog as one of its participants sees it.
+//! Dialog as one of its participants sees it.
 
 use proto::{DialogId, UserId};
 
 use crate::message::Message;
 
-/// A dialog. Times are microseconds since the epoch.
+/// Dialog. Times are in microseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dialog {
-    /// Its id.
+pub(crate) struct Dialog {
     pub id: DialogId,
-    /// Its title, where it has one.
     pub title: Option<String>,
-    /// Whether it is the one dialog of two people.
+    /// True for the one dialog of two users without a title.
     pub direct: bool,
-    /// Who takes part now, by id.
+    /// Current participants, ordered by id.
     pub participants: Vec<UserId>,
-    /// When it was made.
     pub created_at_us: i64,
-    /// When something was last said in it, or else when it was made.
+    /// Time of the newest message, or of the creation if there is none.
     pub last_activity_us: i64,
-    /// The newest message that the person may see, as the person sees it.
+    /// Newest message that the caller may see.
     pub last_message: Option<Message>,
 }

@@ -1,5 +1,5 @@
-//! Error of an operation: one variant per reaction of the caller, and the only mapping to gRPC statuses. Messages are
-//! written for clients; the text of a lower layer is logged, never sent.
+//! Error of an operation: one variant per reaction of the caller, and the only mapping to gRPC statuses.
+//! Messages are written for clients; the text of a lower layer is logged, never sent.
 
 use tonic::{Code, Status};
 
@@ -12,7 +12,8 @@ pub enum Error {
     /// The dialog does not exist, or the caller is not a participant. Both look the same.
     #[error("there is no such dialog")]
     NoDialog,
-    /// The message does not exist, is in a dialog the caller does not take part in, or is not the caller's to change.
+    /// The message does not exist, is in a dialog the caller does not take part in, or is not the
+    /// caller's to change.
     #[error("there is no such message")]
     NoMessage,
     /// The client key was used before for another message or dialog.

@@ -1,5 +1,5 @@
-//! The server: who calls is verified, what comes in is parsed, and the answer put into the wire's form. Nothing is decided
-//! here.
+//! gRPC service `tidings.dialog.Dialogs`: authenticates callers, parses requests, calls the operation
+//! and encodes the response. Ids of new objects are generated here.
 
 use proto::{
     DialogId, MessageId, TransactionId, UserId,
@@ -19,28 +19,29 @@ use crate::{
     list::list,
     membership,
     page::{Cursor, Page, PageSize},
-    participants::{Participants, invited},
-    send, store,
+    participants::{Participants, parse_invited},
+    send,
+    store::{self, change::Changes},
     text::{ClientKey, Text, Title},
-    wire::all,
+    wire::convert_all,
 };
 
-/// The most things that are asked for by id in one call.
+/// Objects requested by id per call.
 const IDS_MAX: usize = 1_000;
-/// The most people that a gateway asks about in one call: many of its sockets may watch one dialog.
-const WATCHERS_MAX: usize = 10_000;
-/// The most pages of one call.
+/// Users per `Live` call: the subscribers of one dialog at one gateway.
+const SUBSCRIBERS_MAX: usize = 10_000;
+/// Pages of history per call.
 const PAGES_MAX: usize = 100;
 
 impl App {
-    /// The person who calls, what travels with the call, and the message.
-    async fn person<T>(&self, request: Request<T>) -> Result<(UserId, Call, T), Status> {
+    /// Authenticates a user and returns the user, the call context and the request.
+    async fn authenticate_user<T>(&self, request: Request<T>) -> Result<(UserId, Call, T), Status> {
         let caller = self.guard.caller(request.metadata()).await?;
         Ok((UserId::new(caller.user), Call::of(&request), request.into_inner()))
     }
 
-    /// The message of a service that calls.
-    fn service<T>(&self, request: Request<T>) -> Result<T, Status> {
+    /// Authenticates another service and returns the request.
+    fn authenticate_service<T>(&self, request: Request<T>) -> Result<T, Status> {
         self.guard.service(request.metadata())?;
         Ok(request.into_inner())
     }
@@ -49,8 +50,8 @@ impl App {
 #[tonic::async_trait]
 impl Dialogs for App {
     async fn create(&self, request: Request<CreateRequest>) -> Result<Response<Dialog>, Status> {
-        let (caller, call, request) = self.person(request).await?;
-        let new = create::New {
+        let (caller, call, request) = self.authenticate_user(request).await?;
+        let new = create::NewDialog {
             id: DialogId::now(),
             participants: Participants::parse(caller, &request.participant_ids)?,
             title: request.title.map(Title::parse).transpose()?,
@@ -64,56 +65,57 @@ impl Dialogs for App {
         &self,
         request: Request<AddParticipantsRequest>,
     ) -> Result<Response<Dialog>, Status> {
-        let (caller, call, request) = self.person(request).await?;
-        let (id, people) = (parse(DialogId::parse(&request.dialog_id))?, invited(&request.user_ids)?);
-        let dialog = membership::add(&self.db, &self.auth, &call, caller, id, people).await?;
+        let (caller, call, request) = self.authenticate_user(request).await?;
+        let id = parse(DialogId::parse(&request.dialog_id))?;
+        let invited = parse_invited(&request.user_ids)?;
+        let dialog = membership::add(&self.db, &self.auth, &call, caller, id, invited).await?;
         Ok(Response::new(dialog.into()))
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
-        let (caller, call, request) = self.person(request).await?;
+        let (caller, call, request) = self.authenticate_user(request).await?;
         membership::leave(&self.db, &call, caller, parse(DialogId::parse(&request.dialog_id))?).await?;
         Ok(Response::new(LeaveReply {}))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
-        let (caller, _, request) = self.person(request).await?;
+        let (caller, _, request) = self.authenticate_user(request).await?;
         let after = request.after.as_ref().map_or(Ok(Cursor::START), Cursor::parse)?;
-        let (dialogs, has_next) = list(&self.db, caller, PageSize::parse(request.first)?, after).await?;
-        Ok(Response::new(ListReply { dialogs: all(dialogs), has_next }))
+        let page = list(&self.db, caller, PageSize::parse(request.first)?, after).await?;
+        Ok(Response::new(ListReply { dialogs: convert_all(page.dialogs), has_next: page.has_next }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetReply>, Status> {
-        let (caller, _, request) = self.person(request).await?;
+        let (caller, _, request) = self.authenticate_user(request).await?;
         at_most(IDS_MAX, request.ids.len())?;
         let ids = parse(DialogId::parse_all(&request.ids))?;
         let dialogs = store::dialog::by_ids(&self.db, caller, ids).await.map_err(Error::from)?;
-        Ok(Response::new(GetReply { dialogs: all(dialogs) }))
+        Ok(Response::new(GetReply { dialogs: convert_all(dialogs) }))
     }
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryReply>, Status> {
-        let (caller, _, request) = self.person(request).await?;
+        let (caller, _, request) = self.authenticate_user(request).await?;
         at_most(PAGES_MAX, request.pages.len())?;
         let pages = request.pages.iter().map(Page::parse).collect::<Result<Vec<_>, _>>()?;
         let pages = history(&self.db, caller, &pages).await?.into_iter();
-        // A page of a dialog that is absent or foreign is empty and not found.
+        // The default is an empty page with `found` false, for a dialog that the caller may not see.
         let pages = pages.map(|page| page.map(Into::into).unwrap_or_default()).collect();
         Ok(Response::new(HistoryReply { pages }))
     }
 
     async fn messages(&self, request: Request<MessagesRequest>) -> Result<Response<MessagesReply>, Status> {
-        let (caller, _, request) = self.person(request).await?;
+        let (caller, _, request) = self.authenticate_user(request).await?;
         at_most(IDS_MAX, request.ids.len() + request.transaction_ids.len())?;
         let ids = parse(MessageId::parse_all(&request.ids))?;
         let transactions = parse(TransactionId::parse_all(&request.transaction_ids))?;
         let messages =
             store::message::by_ids(&self.db, caller, &ids, &transactions).await.map_err(Error::from)?;
-        Ok(Response::new(MessagesReply { messages: all(messages) }))
+        Ok(Response::new(MessagesReply { messages: convert_all(messages) }))
     }
 
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<Message>, Status> {
-        let (caller, call, request) = self.person(request).await?;
-        let new = send::New {
+        let (caller, call, request) = self.authenticate_user(request).await?;
+        let new = send::NewMessage {
             id: MessageId::now(),
             transaction_id: TransactionId::now(),
             dialog_id: parse(DialogId::parse(&request.dialog_id))?,
@@ -124,7 +126,7 @@ impl Dialogs for App {
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<Message>, Status> {
-        let (caller, call, request) = self.person(request).await?;
+        let (caller, call, request) = self.authenticate_user(request).await?;
         let id = parse(MessageId::parse(&request.message_id))?;
         Ok(Response::new(delete::delete(&self.db, &call, caller, id).await?.into()))
     }
@@ -133,11 +135,12 @@ impl Dialogs for App {
         &self,
         request: Request<ReadTargetRequest>,
     ) -> Result<Response<ReadTargetReply>, Status> {
-        let (caller, _, request) = self.person(request).await?;
+        let (caller, _, request) = self.authenticate_user(request).await?;
         let id = parse(DialogId::parse(&request.dialog_id))?;
         let message = parse(request.message_id.as_deref().map(MessageId::parse).transpose())?;
         let seq = store::message::seq_of(&self.db, id, caller, message).await.map_err(Error::from)?;
         match seq.ok_or(Error::NoDialog)? {
+            // 0: the given message is not in this dialog.
             0 if message.is_some() => Err(Error::NoMessage.into()),
             seq => Ok(Response::new(ReadTargetReply { seq })),
         }
@@ -147,44 +150,44 @@ impl Dialogs for App {
         &self,
         request: Request<MessagesSinceRequest>,
     ) -> Result<Response<MessagesSinceReply>, Status> {
-        let (caller, _, request) = self.person(request).await?;
+        let (caller, _, request) = self.authenticate_user(request).await?;
         let id = parse(DialogId::parse(&request.dialog_id))?;
         let since =
             request.since.map(|since| change::Version::parse(since.epoch, since.number)).transpose()?;
-        let missed = change::messages_since(&self.db, caller, id, since).await?;
-        Ok(Response::new(missed.into()))
+        let replay = change::messages_since(&self.db, caller, id, since).await?;
+        Ok(Response::new(replay.into()))
     }
 
     async fn changes_since(
         &self,
         request: Request<ChangesSinceRequest>,
     ) -> Result<Response<ChangesSinceReply>, Status> {
-        let request = self.service(request)?;
+        let request = self.authenticate_service(request)?;
         let id = parse(DialogId::parse(&request.dialog_id))?;
         if request.since < 0 || !(1..=1_000).contains(&request.limit) {
-            return Err(Error::Invalid("changes are asked for above 0 or more, 1 to 1000 of them").into());
+            return Err(Error::Invalid("since must not be negative, and limit must be 1 to 1000").into());
         }
         let changes = store::change::rows(&self.db, id, request.since, request.limit.into()).await;
-        let (head, changes) = changes.map_err(Error::from)?.unwrap_or_default();
-        Ok(Response::new(ChangesSinceReply { head, changes: all(changes) }))
+        let Changes { head, changes } = changes.map_err(Error::from)?.unwrap_or_default();
+        Ok(Response::new(ChangesSinceReply { head, changes: convert_all(changes) }))
     }
 
     async fn live(&self, request: Request<LiveRequest>) -> Result<Response<LiveReply>, Status> {
-        let request = self.service(request)?;
+        let request = self.authenticate_service(request)?;
         at_most(IDS_MAX, request.message_ids.len())?;
-        at_most(WATCHERS_MAX, request.user_ids.len())?;
+        at_most(SUBSCRIBERS_MAX, request.user_ids.len())?;
         let id = parse(DialogId::parse(&request.dialog_id))?;
         let messages = parse(MessageId::parse_all(&request.message_ids))?;
-        let people = parse(UserId::parse_all(&request.user_ids))?;
-        Ok(Response::new(change::live(&self.db, id, &messages, &people).await?.into()))
+        let users = parse(UserId::parse_all(&request.user_ids))?;
+        Ok(Response::new(change::live_messages(&self.db, id, &messages, &users).await?.into()))
     }
 }
 
-/// An id of the wire, or the status that says that it is none.
+/// Converts the error of a malformed id to INVALID_ARGUMENT.
 fn parse<T>(id: Result<T, proto::InvalidId>) -> Result<T, Status> {
     id.map_err(|invalid| Error::from(invalid).into())
 }
 
-fn at_most(max: usize, asked: usize) -> Result<(), Status> {
-    if asked <= max { Ok(()) } else { Err(Error::Invalid("too many at once").into()) }
+fn at_most(max: usize, requested: usize) -> Result<(), Status> {
+    if requested <= max { Ok(()) } else { Err(Error::Invalid("too many ids or pages in one call").into()) }
 }

@@ -1,6 +1,8 @@
-//! The dialog service: who talks with whom, what was said, and where each message stands in its saga. A message is visible
-//! as soon as it is stored; the counters confirm it through the log, and whoever they do not answer for in time is asked
-//! about directly. Every change of a dialog is one event and one step of the dialog's version.
+//! Dialog service: dialogs, participants, messages, and the saga that counts each message.
+//!
+//! A message is visible as soon as it is stored. The counter confirms it through the event log; the
+//! sweeper asks the counter directly about a message that is not confirmed in time. Every change of a
+//! dialog appends one event and increments the dialog's version by one.
 
 mod change;
 mod create;
@@ -8,9 +10,9 @@ mod delete;
 mod dialog;
 mod error;
 mod grpc;
-mod held;
 mod history;
 mod list;
+mod locked_dialog;
 mod membership;
 mod message;
 mod page;
@@ -35,20 +37,20 @@ use tower::Layer;
 
 pub use error::Error;
 
-/// This crate's migrations; a dialog database also has those of `db` and `events`.
+/// Migrations of the dialog database. Run them with the migrations of `db` and `events`.
 pub static MIGRATIONS: db::Migrations = db::Migrations {
     sqlite: sqlx::migrate!("./migrations/sqlite"),
     postgres: sqlx::migrate!("./migrations/postgres"),
 };
 
-/// What can be set.
+/// Settings of the service.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How long a message may be pending before the counters are asked what became of it.
+    /// Time after which the sweeper asks the counter about a message that is still PENDING.
     pub saga_deadline: Duration,
 }
 
-/// The dialog service. Clones share everything.
+/// Dialog service. Cheap to clone; clones share their state.
 #[derive(Debug, Clone)]
 pub struct App {
     db: Db,
@@ -58,23 +60,25 @@ pub struct App {
 }
 
 impl App {
-    /// The service over its database; `auth` says who exists.
+    /// Creates the service over a migrated database. `auth` is called to check that users exist.
     pub fn new(db: Db, guard: Guard, auth: Peer, settings: Settings) -> Self {
-        Self { db, guard, auth: seen("auth", auth), settings }
+        Self { db, guard, auth: instrumented("auth", auth), settings }
     }
 
-    /// The server, to be called in this process or behind a port.
+    /// Returns the gRPC server, for a listener or, with `proto::local`, for callers in this process.
     pub fn server(&self) -> DialogsServer<Self> {
         DialogsServer::new(self.clone())
             .max_decoding_message_size(proto::REQUEST_MAX_BYTES)
-            .max_encoding_message_size(proto::ANSWER_MAX_BYTES)
+            .max_encoding_message_size(proto::RESPONSE_MAX_BYTES)
     }
 
-    /// The loops in the background until shut down: the replies of the counters are applied, and overdue messages settled.
+    /// Runs the background work until shutdown: consumes the counter's replies and sweeps overdue
+    /// messages.
     ///
     /// # Errors
-    /// [`Stopped`] where the log of the replies is not the one that was read before. That is logged and told by the
-    /// component at once; overdue messages are settled nevertheless until shutdown.
+    /// [`Stopped`] if the log is not the one that was consumed before, for example after a restore. It
+    /// is logged and `component` becomes degraded immediately; the sweeper continues until shutdown, and
+    /// the error is returned then.
     pub async fn run(
         &self,
         log: &Log,
@@ -84,22 +88,23 @@ impl App {
         shutdown: CancellationToken,
     ) -> Result<(), Stopped> {
         component.ready();
-        let consumer = Consumer::new(replies::CONSUMER, &[topic::COUNTER], log, &self.db, replies::Replies);
+        let consumer =
+            Consumer::new(replies::CONSUMER, &[topic::COUNTER], log, &self.db, replies::ReplyHandler);
         let replies = async {
             let stopped = consumer.run(shutdown.clone()).await;
             stopped.inspect_err(|error| {
-                tracing::error!(%error, "the replies of the counters are not read any more");
-                component.degraded(format!("the replies of the counters are not read any more: {error}"));
+                tracing::error!(%error, "the consumer of counter replies stopped");
+                component.degraded(format!("the consumer of counter replies stopped: {error}"));
             })
         };
-        let counter = seen("counter", counter);
+        let counter = instrumented("counter", counter);
         let sweeper =
             sweeper::run(&self.db, counter, &service_token, self.settings.saga_deadline, shutdown.clone());
         tokio::join!(replies, sweeper).0
     }
 }
 
-/// A peer whose calls are measured, end in time, and fail as UNAVAILABLE where it is away.
-fn seen(name: &'static str, peer: Peer) -> Peer {
+/// Adds metrics, tracing and deadlines to the calls of a peer. A transport failure becomes UNAVAILABLE.
+fn instrumented(name: &'static str, peer: Peer) -> Peer {
     Peer::new(client_layer(name).layer(peer))
 }

@@ -1,4 +1,4 @@
-//! A person's dialogs, newest activity first, a page at a time.
+//! List: the caller's dialogs, newest activity first, one page per call.
 
 use db::Db;
 use proto::UserId;
@@ -10,19 +10,26 @@ use crate::{
     store,
 };
 
-/// A page of the caller's dialogs behind a cursor, and whether something follows.
+/// Page of dialogs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DialogPage {
+    pub dialogs: Vec<Dialog>,
+    pub has_next: bool,
+}
+
+/// Returns the caller's dialogs after a cursor.
 ///
 /// # Errors
 /// [`Error::Database`].
 #[tracing::instrument(name = "dialog.list", skip_all, fields(user_id = %caller))]
-pub async fn list(
+pub(crate) async fn list(
     db: &Db,
     caller: UserId,
     first: PageSize,
     after: Cursor,
-) -> Result<(Vec<Dialog>, bool), Error> {
-    let mut dialogs = store::dialog::list(db, caller, after, first.and_one()).await?;
+) -> Result<DialogPage, Error> {
+    let mut dialogs = store::dialog::list(db, caller, after, first.plus_one()).await?;
     let has_next = dialogs.len() > first.get();
     dialogs.truncate(first.get());
-    Ok((dialogs, has_next))
+    Ok(DialogPage { dialogs, has_next })
 }

@@ -1,5 +1,5 @@
-//! Joining and leaving a group. What is said after a person joins counts for that person; the whole history is visible to
-//! everybody who takes part, and nothing to those who do not.
+//! Membership of groups: adding participants and leaving. Messages count for a user from the join on. A
+//! participant sees the whole history; a user who left sees nothing.
 
 use std::collections::BTreeSet;
 
@@ -13,20 +13,21 @@ use telemetry::Call;
 
 use crate::{
     Error,
-    create::join,
+    create::record_joins,
     dialog::Dialog,
-    held::Held,
-    participants::{PARTICIPANTS_MAX, must_exist, too_many},
+    locked_dialog::LockedDialog,
+    participants::{PARTICIPANTS_MAX, ensure_users_exist, too_many_participants},
     store,
 };
 
-/// Adds people to a group. Those who take part already stay as they are.
+/// Adds users to a group and appends a ParticipantJoined per added user. Ignores those that take part
+/// already.
 ///
 /// # Errors
-/// [`Error::NoDialog`], [`Error::Direct`]; [`Error::Invalid`] for people whom auth does not know and for more than 1,000
-/// participants; [`Error::Auth`] and [`Error::Database`].
+/// [`Error::NoDialog`]; [`Error::Direct`]; [`Error::Invalid`] for an unknown user and for more than
+/// 1,000 participants; [`Error::Auth`]; [`Error::Database`].
 #[tracing::instrument(name = "dialog.participants.add", skip_all, fields(user_id = %caller, dialog_id = %id))]
-pub async fn add(
+pub(crate) async fn add(
     db: &Db,
     auth: &Peer,
     call: &Call,
@@ -38,19 +39,21 @@ pub async fn add(
         return Err(Error::Direct);
     }
     let present = store::membership::present(db, id).await?;
-    must_exist(auth, call, invited.difference(&present).copied().collect()).await?;
-    let (writer, cause) = (db.clone(), Headers::from(call));
+    ensure_users_exist(auth, call, invited.difference(&present).copied().collect()).await?;
+    let writer = db.clone();
+    let cause = Headers::from(call);
     let write = async move {
         let mut tx = writer.begin().await?;
-        let mut held = group(&mut tx, id, caller).await?;
+        let mut group = lock_group(&mut tx, id, caller).await?;
+        // Read again under the lock: participants may have joined or left during the call to auth.
         let present = store::membership::present(&mut tx, id).await?;
         let new: Vec<_> = invited.difference(&present).copied().collect();
         if present.len() + new.len() > PARTICIPANTS_MAX {
-            return Err(too_many());
+            return Err(too_many_participants());
         }
-        let people = join(&mut held, new, &cause);
-        store::membership::join(&mut tx, id, held.head_seq, people).await?;
-        store::save(&mut tx, held).await?;
+        let joins = record_joins(&mut group, new, &cause);
+        store::membership::join(&mut tx, id, group.head_seq, joins).await?;
+        store::save(&mut tx, group).await?;
         let dialog = store::dialog::by_ids(&mut tx, caller, [id]).await?.pop().ok_or(Error::NoDialog)?;
         tx.commit().await?;
         Ok(dialog)
@@ -58,33 +61,37 @@ pub async fn add(
     db.detach(write).await
 }
 
-/// Leaves a group: from then on it does not exist for the person.
+/// Removes the caller from a group and appends ParticipantLeft. The group is NOT_FOUND for the caller
+/// from then on.
 ///
 /// # Errors
 /// [`Error::NoDialog`], [`Error::Direct`] and [`Error::Database`].
 #[tracing::instrument(name = "dialog.leave", skip_all, fields(user_id = %caller, dialog_id = %id))]
-pub async fn leave(db: &Db, call: &Call, caller: UserId, id: DialogId) -> Result<(), Error> {
-    let (writer, cause) = (db.clone(), Headers::from(call));
+pub(crate) async fn leave(db: &Db, call: &Call, caller: UserId, id: DialogId) -> Result<(), Error> {
+    let writer = db.clone();
+    let cause = Headers::from(call);
     let write = async move {
         let mut tx = writer.begin().await?;
-        let mut held = group(&mut tx, id, caller).await?;
-        let version = held.next_version();
+        let mut group = lock_group(&mut tx, id, caller).await?;
+        let version = group.next_version();
         if !store::membership::leave(&mut tx, id, caller, version).await? {
             return Err(Error::NoDialog);
         }
         let left = ParticipantLeft { dialog_id: id.bytes(), version, user_id: caller.bytes() };
-        held.record(Kind::ParticipantLeft(left), &cause);
-        store::save(&mut tx, held).await?;
+        group.record(Kind::ParticipantLeft(left), &cause);
+        store::save(&mut tx, group).await?;
         Ok(tx.commit().await?)
     };
     db.detach(write).await
 }
 
-/// Locks a group in which the caller takes part.
-async fn group(tx: &mut Tx, id: DialogId, caller: UserId) -> Result<Held, Error> {
-    let held = store::lock_one(tx, id).await?.ok_or(Error::NoDialog)?;
+/// Locks a group that the caller takes part in.
+async fn lock_group(tx: &mut Tx, id: DialogId, caller: UserId) -> Result<LockedDialog, Error> {
+    let dialog = store::lock_one(tx, id).await?.ok_or(Error::NoDialog)?;
+    // Checked after the lock, in a separate statement: the locking statement sees the state before it
+    // waited.
     if !store::membership::is_present(tx, id, caller).await? {
         return Err(Error::NoDialog);
     }
-    if held.direct { Err(Error::Direct) } else { Ok(held) }
+    if dialog.direct { Err(Error::Direct) } else { Ok(dialog) }
 }

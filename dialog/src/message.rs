@@ -1,23 +1,23 @@
-//! A message as it is stored, where it stands in its saga, and how others than its author see it.
+//! Message: its stored form, its saga status, and the view of it that users other than the author get.
 
 use std::fmt;
 
 use proto::{DialogId, MessageId, TransactionId, UserId, dialog as wire};
 
-/// Where a message stands: it moves from pending to one of the others, once.
+/// Saga status. Moves once, from pending to committed or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// Stored; the counters have not confirmed it yet.
+pub(crate) enum Status {
+    /// Stored, and not yet confirmed by the counter.
     Pending,
     /// Stored and counted.
     Committed,
-    /// Refused by the counters.
+    /// Refused by the counter.
     Failed,
 }
 
 impl Status {
-    /// The status as the database spells it.
-    pub fn as_str(self) -> &'static str {
+    /// Returns the database's representation.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Committed => "committed",
@@ -25,8 +25,8 @@ impl Status {
         }
     }
 
-    /// Reads the database's spelling; a check constraint knows no other.
-    pub fn read(text: &str) -> Self {
+    /// Parses the database's representation. A check constraint excludes other texts.
+    pub(crate) fn parse(text: &str) -> Self {
         match text {
             "committed" => Self::Committed,
             "failed" => Self::Failed,
@@ -34,8 +34,8 @@ impl Status {
         }
     }
 
-    /// The status on the wire.
-    pub fn wire(self) -> i32 {
+    /// Returns the protobuf value.
+    pub(crate) fn wire(self) -> i32 {
         match self {
             Self::Pending => wire::Status::Pending.into(),
             Self::Committed => wire::Status::Committed.into(),
@@ -44,35 +44,29 @@ impl Status {
     }
 }
 
-/// A message as its author sees it. Times are microseconds since the epoch.
+/// Message as its author sees it. Times are in microseconds since the Unix epoch. `Debug` omits the
+/// text.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Message {
-    /// Its id.
+pub(crate) struct Message {
     pub id: MessageId,
-    /// Where it was said.
     pub dialog_id: DialogId,
-    /// Its place: 1, 2, 3 … without gaps.
+    /// Number within the dialog: 1, 2, 3 … without gaps.
     pub seq: i64,
-    /// Who said it.
     pub author_id: UserId,
-    /// What was said; empty when deleted.
+    /// Text; empty if deleted.
     pub text: String,
-    /// Where it stands.
     pub status: Status,
-    /// Why the counters refused it, where they did.
+    /// Reason of the counter's refusal; set if the status is failed.
     pub failure_reason: Option<String>,
-    /// The saga that counts it.
+    /// Id of the saga.
     pub transaction_id: TransactionId,
-    /// When it was stored.
     pub created_at_us: i64,
-    /// When its author deleted it, where that is so.
     pub deleted_at_us: Option<i64>,
-    /// The dialog's version at its last change.
+    /// Version of the dialog at the message's last change.
     pub version: i64,
 }
 
 impl fmt::Debug for Message {
-    /// Without what was said.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, dialog_id, seq, status, version, .. } = self;
         write!(f, "Message({id}, {seq} of {dialog_id}, {status:?}, version {version})")
@@ -80,10 +74,11 @@ impl fmt::Debug for Message {
 }
 
 impl Message {
-    /// The message as this person may see it: a failed one of somebody else has neither text nor reason.
+    /// Returns the message as `user` may see it: another user's failed message has neither text nor
+    /// reason.
     #[must_use]
-    pub fn seen_by(mut self, person: UserId) -> Self {
-        if self.status == Status::Failed && self.author_id != person {
+    pub(crate) fn seen_by(mut self, user: UserId) -> Self {
+        if self.status == Status::Failed && self.author_id != user {
             self.text.clear();
             self.failure_reason = None;
         }
@@ -96,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_its_author_reads_a_failed_message() {
+    fn only_the_author_sees_the_text_of_a_failed_message() {
         let author = UserId::now();
         let message = |status, failure_reason: Option<&str>| Message {
             id: MessageId::now(),
@@ -116,15 +111,15 @@ mod tests {
         let others = failed.seen_by(UserId::now());
         assert_eq!((others.text.as_str(), others.failure_reason, others.status), ("", None, Status::Failed));
         for status in [Status::Pending, Status::Committed] {
-            let said = message(status, None);
-            assert_eq!(said.clone().seen_by(UserId::now()), said);
+            let message = message(status, None);
+            assert_eq!(message.clone().seen_by(UserId::now()), message);
         }
     }
 
     #[test]
-    fn a_status_reads_back() {
+    fn the_stored_form_of_a_status_is_parsed_back() {
         for status in [Status::Pending, Status::Committed, Status::Failed] {
-            assert_eq!(Status::read(status.as_str()), status);
+            assert_eq!(Status::parse(status.as_str()), status);
         }
     }
 }

@@ -1,105 +1,93 @@
-//! Pages within their bounds: of a list of dialogs, and of a dialog's history both ways.
+//! Pagination parameters: page size, cursor of the dialog list, and page of a history in either
+//! direction.
 
 use proto::{DialogId, dialog as wire};
 use uuid::Uuid;
 
 use crate::Error;
 
-/// The largest page.
+/// Entries per page.
 const SIZE_MAX: i32 = 100;
 
-/// How many: 1 to 100.
+/// Page size: 1 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageSize(i64);
+pub(crate) struct PageSize(i64);
 
 impl PageSize {
-    /// Reads a size.
+    /// Parses a page size.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds.
-    pub fn parse(size: i32) -> Result<Self, Error> {
+    /// [`Error::Invalid`] if it is not 1 to 100.
+    pub(crate) fn parse(size: i32) -> Result<Self, Error> {
         (1..=SIZE_MAX)
             .contains(&size)
             .then_some(Self(size.into()))
             .ok_or(Error::Invalid("a page has 1 to 100 entries"))
     }
 
-    /// The size.
-    pub fn get(self) -> usize {
-        usize::try_from(self.0).expect("a page's size is 1 to 100")
+    pub(crate) fn get(self) -> usize {
+        usize::try_from(self.0).expect("a page size is 1 to 100")
     }
 
-    /// One more than the page holds, which tells whether something follows.
-    pub fn and_one(self) -> i64 {
+    /// Returns the number of rows to load: one more than the page, to learn if there is a next page.
+    pub(crate) fn plus_one(self) -> i64 {
         self.0 + 1
     }
 }
 
-/// A place in a list of dialogs by activity: what follows has been active less recently.
+/// Cursor of the dialog list, which is ordered by activity: the last dialog of the previous page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
-    /// The last activity of the dialog before, in microseconds since the epoch.
+pub(crate) struct Cursor {
+    /// Last activity in microseconds since the Unix epoch.
     pub last_activity_us: i64,
-    /// The dialog before.
     pub dialog_id: DialogId,
 }
 
 impl Cursor {
-    /// Before everything.
-    pub const START: Self = Self { last_activity_us: i64::MAX, dialog_id: DialogId::new(Uuid::max()) };
+    /// Precedes every dialog.
+    pub(crate) const START: Self = Self { last_activity_us: i64::MAX, dialog_id: DialogId::new(Uuid::max()) };
 
-    /// Reads a cursor.
+    /// Parses a cursor.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it is from elsewhere.
-    pub fn parse(cursor: &wire::ListCursor) -> Result<Self, Error> {
+    /// [`Error::Invalid`] for a negative time or a malformed id.
+    pub(crate) fn parse(cursor: &wire::ListCursor) -> Result<Self, Error> {
         if cursor.last_activity_us < 0 {
-            return Err(strange_cursor());
+            return Err(invalid_cursor());
         }
         Ok(Self { last_activity_us: cursor.last_activity_us, dialog_id: DialogId::parse(&cursor.dialog_id)? })
     }
 }
 
-/// A page of a dialog's history.
+/// Request for a page of a dialog's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
-    /// Whose history.
+pub(crate) struct Page {
     pub dialog_id: DialogId,
-    /// From which end.
     pub window: Window,
 }
 
-/// A part of a history; the bound is exclusive.
+/// Size and direction of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Window {
-    /// The oldest with a greater seq; all where `after` is 0.
-    First {
-        /// How many.
-        size: PageSize,
-        /// The seq before them.
-        after: i64,
-    },
-    /// The newest with a smaller seq; all where `before` is the greatest number.
-    Last {
-        /// How many.
-        size: PageSize,
-        /// The seq behind them.
-        before: i64,
-    },
+pub(crate) enum Window {
+    /// The oldest messages after a seq, exclusive. 0 starts at the first message.
+    First { size: PageSize, after: i64 },
+    /// The newest messages before a seq, exclusive. `i64::MAX` starts at the last message.
+    Last { size: PageSize, before: i64 },
 }
 
 impl Page {
-    /// Reads a page.
+    /// Parses a page.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds, and where it is not exactly one of first (with after) and last (with before).
-    pub fn parse(page: &wire::HistoryPage) -> Result<Self, Error> {
+    /// [`Error::Invalid`] unless exactly one of `first` (with `after_seq`) and `last` (with
+    /// `before_seq`) is given, with a valid size and cursor.
+    pub(crate) fn parse(page: &wire::HistoryPage) -> Result<Self, Error> {
         let window = match (page.first, page.after_seq, page.last, page.before_seq) {
             (Some(first), after, None, None) => {
-                Window::First { size: PageSize::parse(first)?, after: bound(after.unwrap_or(0))? }
+                Window::First { size: PageSize::parse(first)?, after: parse_seq(after.unwrap_or(0))? }
             }
             (None, None, Some(last), before) => {
-                Window::Last { size: PageSize::parse(last)?, before: bound(before.unwrap_or(i64::MAX))? }
+                Window::Last { size: PageSize::parse(last)?, before: parse_seq(before.unwrap_or(i64::MAX))? }
             }
             _ => return Err(Error::Invalid("a page has either first (with after) or last (with before)")),
         };
@@ -107,12 +95,12 @@ impl Page {
     }
 }
 
-fn bound(seq: i64) -> Result<i64, Error> {
-    if seq < 0 { Err(strange_cursor()) } else { Ok(seq) }
+fn parse_seq(seq: i64) -> Result<i64, Error> {
+    if seq < 0 { Err(invalid_cursor()) } else { Ok(seq) }
 }
 
-fn strange_cursor() -> Error {
-    Error::Invalid("this cursor is not from here")
+fn invalid_cursor() -> Error {
+    Error::Invalid("the cursor is not valid")
 }
 
 #[cfg(test)]
@@ -122,7 +110,7 @@ mod tests {
     #[test]
     fn a_page_has_1_to_100_entries() {
         for size in [1, 50, 100] {
-            assert_eq!(PageSize::parse(size).unwrap().and_one(), i64::from(size) + 1);
+            assert_eq!(PageSize::parse(size).unwrap().plus_one(), i64::from(size) + 1);
         }
         for size in [i32::MIN, -1, 0, 101, i32::MAX] {
             assert!(matches!(PageSize::parse(size), Err(Error::Invalid(_))), "{size}");
@@ -130,17 +118,20 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_read_from_one_end() {
+    fn a_page_has_exactly_one_direction() {
         let id = DialogId::now();
         let page = |first, after_seq, last, before_seq| {
             Page::parse(&wire::HistoryPage { dialog_id: id.bytes(), first, after_seq, last, before_seq })
         };
         let size = PageSize::parse(7).unwrap();
-        let whole = |window| Page { dialog_id: id, window };
-        assert_eq!(page(Some(7), None, None, None).unwrap(), whole(Window::First { size, after: 0 }));
-        assert_eq!(page(Some(7), Some(3), None, None).unwrap(), whole(Window::First { size, after: 3 }));
-        assert_eq!(page(None, None, Some(7), None).unwrap(), whole(Window::Last { size, before: i64::MAX }));
-        assert_eq!(page(None, None, Some(7), Some(3)).unwrap(), whole(Window::Last { size, before: 3 }));
+        let expected = |window| Page { dialog_id: id, window };
+        assert_eq!(page(Some(7), None, None, None).unwrap(), expected(Window::First { size, after: 0 }));
+        assert_eq!(page(Some(7), Some(3), None, None).unwrap(), expected(Window::First { size, after: 3 }));
+        assert_eq!(
+            page(None, None, Some(7), None).unwrap(),
+            expected(Window::Last { size, before: i64::MAX })
+        );
+        assert_eq!(page(None, None, Some(7), Some(3)).unwrap(), expected(Window::Last { size, before: 3 }));
         for (first, after, last, before) in [
             (None, None, None, None),
             (Some(1), None, Some(1), None),
@@ -157,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_from_elsewhere_is_refused() {
+    fn an_invalid_cursor_is_refused() {
         let cursor =
             |last_activity_us, dialog_id| Cursor::parse(&wire::ListCursor { last_activity_us, dialog_id });
         let id = DialogId::now();

@@ -1,5 +1,6 @@
-//! The consumer of `tidings.counter`: replies settle messages, read pointers are not ours, and what cannot be decoded or
-//! cannot be true goes to the dead letters, with where it came from and why.
+//! Consumer of topic `tidings.counter`: settles messages with the counter's replies and ignores read
+//! pointers. An event that cannot be decoded, or is inconsistent, becomes a dead letter and does not
+//! stop the others.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -7,6 +8,7 @@ use db::Tx;
 use events::{Apply, BoxError, Event, Record, outbox};
 use proto::{
     DialogId, InvalidId, MessageId,
+    dead_letter::Origin,
     events::{CountRefused, Counted, DeadLetter, event::Kind},
     topic,
 };
@@ -14,77 +16,82 @@ use uuid::Uuid;
 
 use crate::saga::{Outcome, Reply, settle};
 
-/// The name under which the place in the log is kept.
-pub const CONSUMER: &str = "dialog";
+/// Consumer name: the key of the stored position in the log.
+pub(crate) const CONSUMER: &str = "dialog";
 
-/// Applies what the counters say.
+/// Handler of the counter's replies.
 #[derive(Debug, Clone, Copy)]
-pub struct Replies;
+pub(crate) struct ReplyHandler;
 
-impl Apply for Replies {
+impl Apply for ReplyHandler {
     async fn apply(&self, tx: &mut Tx, records: &[Record]) -> Result<(), BoxError> {
-        let (mut sources, mut replies, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sources = Vec::new();
+        let mut replies = Vec::new();
+        let mut dead_letters = Vec::new();
         for record in records {
-            match read(record) {
+            match parse(record) {
                 Ok(Some(reply)) => {
                     sources.push(record);
                     replies.push(reply);
                 }
                 Ok(None) => {}
-                Err(why) => dead.push(letter(record, why)),
+                Err(error) => dead_letters.push(dead_letter(record, error)),
             }
         }
-        let verdicts = settle(tx, &replies).await?;
-        for (record, verdict) in sources.into_iter().zip(verdicts) {
-            if let Err(impossible) = verdict {
-                dead.push(letter(record, &impossible.to_string()));
+        let results = settle(tx, &replies).await?;
+        for (record, result) in sources.into_iter().zip(results) {
+            if let Err(invalid) = result {
+                dead_letters.push(dead_letter(record, &invalid.to_string()));
             }
         }
-        Ok(outbox::append(tx, &dead).await?)
+        Ok(outbox::append(tx, &dead_letters).await?)
     }
 }
 
-/// What a record says: a reply, or nothing that concerns us.
-fn read(record: &Record) -> Result<Option<Reply>, &'static str> {
-    let kind = Kind::read(&record.payload).ok_or("not an event that this build knows")?;
+/// Parses a record. Returns `None` for an event that does not concern dialogs.
+fn parse(record: &Record) -> Result<Option<Reply>, &'static str> {
+    let kind =
+        Kind::decode(&record.payload).ok_or("malformed event, or of a kind that this build does not know")?;
     let reply = match kind {
         Kind::ReadMarked(_) => return Ok(None),
         Kind::Counted(Counted { dialog_id, seq, message_id }) => {
-            reply(record, &dialog_id, seq, &message_id, Outcome::Counted)
+            parse_reply(record, &dialog_id, seq, &message_id, Outcome::Counted)
         }
         Kind::CountRefused(CountRefused { dialog_id, seq, message_id, reason }) => {
-            reply(record, &dialog_id, seq, &message_id, Outcome::Refused(reason))
+            parse_reply(record, &dialog_id, seq, &message_id, Outcome::Refused(reason))
         }
-        _ => return Err("an event of another topic"),
+        _ => return Err("event of another topic"),
     };
-    reply.map(Some).map_err(|_| "an id that is none")
+    reply.map(Some).map_err(|_| "malformed id")
 }
 
-fn reply(
+fn parse_reply(
     record: &Record,
     dialog: &[u8],
     seq: i64,
     message: &[u8],
     outcome: Outcome,
 ) -> Result<Reply, InvalidId> {
-    let (dialog_id, message_id) = (DialogId::parse(dialog)?, MessageId::parse(message)?);
+    let dialog_id = DialogId::parse(dialog)?;
+    let message_id = MessageId::parse(message)?;
     Ok(Reply { dialog_id, seq, message_id, outcome, cause: record.headers.clone() })
 }
 
-/// A record that nobody here can apply, for operators.
-fn letter(record: &Record, why: &str) -> Event {
-    let Record { topic: from, partition, offset, key, kind, .. } = record;
-    tracing::error!(topic = from, partition, offset, key, kind, why, "a dead letter");
+/// Logs and counts a record that cannot be applied, and returns its dead letter.
+fn dead_letter(record: &Record, error: &str) -> Event {
+    let Record { topic, partition, offset, key, payload, .. } = record;
+    tracing::error!(
+        consumer = CONSUMER,
+        topic,
+        partition,
+        offset,
+        key,
+        error,
+        "an event that cannot be applied was moved to the dead letters"
+    );
     metrics::counter!("dead_letters_total", "consumer" => CONSUMER).increment(1);
-    let letter = Kind::DeadLetter(DeadLetter {
-        topic: (*from).to_owned(),
-        partition: i32::try_from(*partition).unwrap_or(i32::MAX),
-        offset: *offset,
-        consumer: CONSUMER.to_owned(),
-        error: why.to_owned(),
-        key: key.clone(),
-        payload: record.payload.to_vec(),
-    });
+    let origin = Origin { topic, position: Some((*partition, *offset)), key, payload };
+    let letter = Kind::DeadLetter(DeadLetter::new(CONSUMER, origin, error));
     Event {
         event_id: Uuid::now_v7(),
         topic: topic::DEAD,

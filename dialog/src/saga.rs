@@ -1,5 +1,6 @@
-//! The end of a saga: the counters have counted a message, or refused it. The status moves once, under the dialog's lock;
-//! hearing the same again changes nothing, and hearing the opposite is impossible.
+//! Settlement: the last step of a message's saga. The counter has counted the message or refused it, and
+//! the status moves from PENDING to COMMITTED or FAILED under the dialog's lock. A repeated reply
+//! changes nothing; a reply that contradicts the status is invalid.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,23 +12,23 @@ use proto::{
 };
 
 use crate::{
-    held::Held,
+    locked_dialog::LockedDialog,
     message::Status,
     store::{
         self,
-        saga::{Move, State},
+        saga::{SagaState, Transition},
     },
 };
 
-/// The longest reason that is kept, in characters.
+/// Maximum length of a stored failure reason, in characters.
 const REASON_MAX: usize = 500;
 
-/// What became of a message.
+/// Outcome of a message at the counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It counts, or was deleted before it could.
+pub(crate) enum Outcome {
+    /// Counted, or deleted before it was counted.
     Counted,
-    /// The counters refused it, and why.
+    /// Refused, with the reason.
     Refused(String),
 }
 
@@ -39,92 +40,92 @@ impl Outcome {
         }
     }
 
-    /// The reason as it is kept: one line of bounded length that every database takes.
+    /// Returns the reason in the form that is stored: without control characters, at most [`REASON_MAX`]
+    /// characters.
     fn failure_reason(&self) -> Option<String> {
         let Self::Refused(reason) = self else { return None };
         Some(reason.chars().filter(|char| !char.is_control()).take(REASON_MAX).collect())
     }
 }
 
-/// What the counters say about a message.
+/// Reply of the counter about one message.
 #[derive(Debug, Clone)]
-pub struct Reply {
-    /// The dialog that they have it in.
+pub(crate) struct Reply {
     pub dialog_id: DialogId,
-    /// The place that they have it at.
     pub seq: i64,
-    /// The message.
     pub message_id: MessageId,
-    /// What became of it.
     pub outcome: Outcome,
-    /// The request that caused it.
+    /// Headers of the request that caused the reply, for the event that follows from it.
     pub cause: Headers,
 }
 
-/// Why a reply cannot be true. No repetition helps: it is for an operator.
+/// Inconsistency between a reply and the stored message. A retry cannot resolve it, so it is reported to
+/// operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Impossible {
-    /// There is no such message.
+pub(crate) enum InvalidReply {
+    /// No message has this id.
     #[error("there is no such message")]
-    Unknown,
-    /// The message is of another dialog or has another seq.
-    #[error("the message is of another dialog or has another seq")]
-    Elsewhere,
-    /// The message was settled the other way.
-    #[error("the message was settled the other way before")]
-    Contradiction,
+    UnknownMessage,
+    /// The message is in another dialog, or has another seq.
+    #[error("the message is in another dialog or has another seq")]
+    WrongDialogOrSeq,
+    /// The message was settled with the opposite outcome before.
+    #[error("the message was already settled with the opposite outcome")]
+    AlreadySettled,
 }
 
-/// Settles messages, and says of each reply whether it can be true.
-///
-/// # Errors
-/// As the database has them.
-pub async fn settle(tx: &mut Tx, replies: &[Reply]) -> Result<Vec<Result<(), Impossible>>, Error> {
+/// Applies replies and returns the result of each, in order.
+pub(crate) async fn settle(tx: &mut Tx, replies: &[Reply]) -> Result<Vec<Result<(), InvalidReply>>, Error> {
     let dialogs: BTreeSet<_> = replies.iter().map(|reply| reply.dialog_id).collect();
-    let mut held: BTreeMap<_, _> =
-        store::lock(tx, dialogs).await?.into_iter().map(|held| (held.id, held)).collect();
+    let locked = store::lock(tx, dialogs).await?;
+    let mut dialogs: BTreeMap<_, _> = locked.into_iter().map(|dialog| (dialog.id, dialog)).collect();
     let mut states = store::saga::states(tx, replies.iter().map(|reply| reply.message_id)).await?;
-    let (mut moves, mut verdicts) = (Vec::new(), Vec::new());
+    let mut transitions = Vec::new();
+    let mut results = Vec::new();
     for reply in replies {
-        let verdict = judge(reply, &mut states, &mut held);
-        verdicts.push(verdict.map(|step| moves.extend(step)));
+        let result = transition(reply, &mut states, &mut dialogs);
+        results.push(result.map(|transition| transitions.extend(transition)));
     }
-    if !moves.is_empty() {
-        store::saga::advance(tx, &moves).await?;
-        store::save_all(tx, held.into_values().filter(|dialog| !dialog.is_unchanged())).await?;
+    if !transitions.is_empty() {
+        store::saga::apply(tx, &transitions).await?;
+        store::save_all(tx, dialogs.into_values().filter(|dialog| !dialog.is_unchanged())).await?;
     }
-    Ok(verdicts)
+    Ok(results)
 }
 
-/// Whether a reply moves its message, and if so, what is written.
-fn judge(
+/// Returns the transition that a reply causes and records its event, or `None` for a repeated reply.
+/// Updates `states`, so that a second reply for the same message within the batch is compared with the
+/// new status.
+fn transition(
     reply: &Reply,
-    states: &mut HashMap<MessageId, State>,
-    held: &mut BTreeMap<DialogId, Held>,
-) -> Result<Option<Move>, Impossible> {
-    let state = states.get_mut(&reply.message_id).ok_or(Impossible::Unknown)?;
+    states: &mut HashMap<MessageId, SagaState>,
+    dialogs: &mut BTreeMap<DialogId, LockedDialog>,
+) -> Result<Option<Transition>, InvalidReply> {
+    let state = states.get_mut(&reply.message_id).ok_or(InvalidReply::UnknownMessage)?;
     if state.dialog_id != reply.dialog_id || state.seq != reply.seq {
-        return Err(Impossible::Elsewhere);
+        return Err(InvalidReply::WrongDialogOrSeq);
     }
-    let (now, to) = (state.status, reply.outcome.status());
-    if now == to {
+    let to = reply.outcome.status();
+    if state.status == to {
         return Ok(None);
     }
-    if now != Status::Pending {
-        return Err(Impossible::Contradiction);
+    if state.status != Status::Pending {
+        return Err(InvalidReply::AlreadySettled);
     }
-    let dialog = held.get_mut(&reply.dialog_id).ok_or(Impossible::Unknown)?;
+    let dialog = dialogs.get_mut(&reply.dialog_id).ok_or(InvalidReply::UnknownMessage)?;
     let version = dialog.next_version();
     dialog.record(event(reply, state, version), &reply.cause);
     state.status = to;
     metrics::counter!("sagas_settled_total", "status" => to.as_str()).increment(1);
     metrics::histogram!("saga_seconds").record(state.age_us as f64 / 1e6);
-    Ok(Some(Move { id: reply.message_id, version, failure_reason: reply.outcome.failure_reason() }))
+    Ok(Some(Transition { id: reply.message_id, version, failure_reason: reply.outcome.failure_reason() }))
 }
 
-fn event(reply: &Reply, state: &State, version: i64) -> Kind {
-    let (dialog_id, message_id) = (reply.dialog_id.bytes(), reply.message_id.bytes());
-    let (seq, sender_id) = (reply.seq, state.author_id.bytes());
+fn event(reply: &Reply, state: &SagaState, version: i64) -> Kind {
+    let dialog_id = reply.dialog_id.bytes();
+    let message_id = reply.message_id.bytes();
+    let seq = reply.seq;
+    let sender_id = state.author_id.bytes();
     match reply.outcome {
         Outcome::Counted => {
             Kind::MessageCommitted(MessageCommitted { dialog_id, version, message_id, seq, sender_id })
@@ -140,11 +141,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_one_line_of_at_most_500_characters() {
-        let kept = |reason: &str| Outcome::Refused(reason.to_owned()).failure_reason();
-        assert_eq!(kept("full\0\n up").as_deref(), Some("full up"));
-        assert_eq!(kept(&"é".repeat(500)), Some("é".repeat(500)));
-        assert_eq!(kept(&"é".repeat(501)), Some("é".repeat(500)));
+    fn a_stored_reason_is_one_line_of_at_most_500_characters() {
+        let stored = |reason: &str| Outcome::Refused(reason.to_owned()).failure_reason();
+        assert_eq!(stored("full\0\n up").as_deref(), Some("full up"));
+        assert_eq!(stored(&"é".repeat(500)), Some("é".repeat(500)));
+        assert_eq!(stored(&"é".repeat(501)), Some("é".repeat(500)));
         assert_eq!(Outcome::Counted.failure_reason(), None);
     }
 }

@@ -1,5 +1,6 @@
-//! Sending a message: the first step of its saga. The key is claimed, then the dialog locked and numbered; message and
-//! event are written together. The same author and key is the same message, for ever.
+//! Sending: the first step of a message's saga. Claims the client key, then locks the dialog and assigns
+//! seq and version; message and event are written in the same transaction. A repeated client key returns
+//! the same message, without a time limit.
 
 use db::{Db, Tx};
 use events::Headers;
@@ -12,32 +13,40 @@ use telemetry::Call;
 use crate::{
     Error,
     message::Message,
-    store::{self, message},
+    store::{
+        self,
+        key::{Claim, SentMessage},
+        message,
+    },
     text::{ClientKey, Text},
 };
 
-/// A message to be sent.
+/// Validated input of a send.
 #[derive(Debug)]
-pub struct New {
-    /// Its id, where it is stored.
+pub(crate) struct NewMessage {
     pub id: MessageId,
-    /// Its saga's id, where it is stored.
+    /// Id of the saga, and of its MessageSent event.
     pub transaction_id: TransactionId,
-    /// Where it is said.
     pub dialog_id: DialogId,
-    /// What is said.
     pub text: Text,
-    /// Repeats this call safely.
+    /// Makes the call idempotent.
     pub client_key: Option<ClientKey>,
 }
 
-/// Stores a pending message, or finds the one that the client's key has already, as it is now.
+/// Stores a PENDING message and appends MessageSent, or returns the current state of the message that
+/// the client key was used for before.
 ///
 /// # Errors
-/// [`Error::NoDialog`], [`Error::KeyTaken`] where the key was used with another dialog or text, and [`Error::Database`].
-#[tracing::instrument(name = "dialog.message.send", skip_all, fields(user_id = %caller, dialog_id = %new.dialog_id))]
-pub async fn send(db: &Db, call: &Call, caller: UserId, new: New) -> Result<Message, Error> {
-    let (writer, cause) = (db.clone(), Headers::from(call));
+/// [`Error::NoDialog`]; [`Error::KeyTaken`] if the key was used with another dialog or text;
+/// [`Error::Database`].
+#[tracing::instrument(
+    name = "dialog.message.send",
+    skip_all,
+    fields(user_id = %caller, dialog_id = %new.dialog_id)
+)]
+pub(crate) async fn send(db: &Db, call: &Call, caller: UserId, new: NewMessage) -> Result<Message, Error> {
+    let writer = db.clone();
+    let cause = Headers::from(call);
     let write = async move {
         let mut tx = writer.begin().await?;
         let message = write(&mut tx, caller, &new, &cause).await?;
@@ -47,42 +56,50 @@ pub async fn send(db: &Db, call: &Call, caller: UserId, new: New) -> Result<Mess
     db.detach(write).await
 }
 
-async fn write(tx: &mut Tx, caller: UserId, new: &New, cause: &Headers) -> Result<Message, Error> {
-    if let Some(key) = &new.client_key
-        && !store::key::claim_message(tx, (caller, key), (new.id, new.dialog_id), new.text.hash()).await?
-    {
-        return repeated(tx, caller, key, new).await;
+async fn write(tx: &mut Tx, caller: UserId, new: &NewMessage, cause: &Headers) -> Result<Message, Error> {
+    // Lock order: the client key before the dialog, as in `create`.
+    if let Some(key) = &new.client_key {
+        let target = SentMessage { id: new.id, dialog_id: new.dialog_id };
+        if !store::key::claim_message(tx, caller, key, target, new.text.hash()).await? {
+            return repeated_message(tx, caller, key, new).await;
+        }
     }
-    let mut held = store::lock_one(tx, new.dialog_id).await?.ok_or(Error::NoDialog)?;
-    let stored = message::New {
+    let mut dialog = store::lock_one(tx, new.dialog_id).await?.ok_or(Error::NoDialog)?;
+    let row = message::NewRow {
         id: new.id,
         dialog_id: new.dialog_id,
-        seq: held.head_seq + 1,
+        seq: dialog.head_seq + 1,
         author_id: caller,
         text: new.text.as_str(),
         transaction_id: new.transaction_id,
-        version: held.next_version(),
+        version: dialog.next_version(),
     };
-    let message = message::insert(tx, stored).await?.ok_or(Error::NoDialog)?;
-    held.head_seq = message.seq;
-    held.last_activity_us = held.last_activity_us.max(message.created_at_us);
-    held.record_as(new.transaction_id.uuid(), Kind::MessageSent(sent(&message)), cause);
-    store::save(tx, held).await?;
+    let message = message::insert(tx, row).await?.ok_or(Error::NoDialog)?;
+    dialog.head_seq = message.seq;
+    dialog.last_activity_us = dialog.last_activity_us.max(message.created_at_us);
+    // The event id is the transaction id: the sweeper finds by it if the event is still in the outbox.
+    dialog.record_as(new.transaction_id.uuid(), Kind::MessageSent(message_sent(&message)), cause);
+    store::save(tx, dialog).await?;
     Ok(message)
 }
 
-/// The message of a key that was used before.
-async fn repeated(tx: &mut Tx, caller: UserId, key: &ClientKey, new: &New) -> Result<Message, Error> {
-    let claimed = store::key::claimed_message(&mut *tx, caller, key).await?.ok_or(Error::KeyTaken)?;
-    let (message, dialog) = claimed.made;
-    if dialog != new.dialog_id || claimed.hash != new.text.hash() {
+/// Returns the message of a client key that was used before.
+async fn repeated_message(
+    tx: &mut Tx,
+    caller: UserId,
+    key: &ClientKey,
+    new: &NewMessage,
+) -> Result<Message, Error> {
+    let Claim { target, hash } =
+        store::key::message_claim(&mut *tx, caller, key).await?.ok_or(Error::KeyTaken)?;
+    if target.dialog_id != new.dialog_id || hash != new.text.hash() {
         return Err(Error::KeyTaken);
     }
-    message::by_ids(tx, caller, &[message], &[]).await?.pop().ok_or(Error::NoDialog)
+    message::by_ids(tx, caller, &[target.id], &[]).await?.pop().ok_or(Error::NoDialog)
 }
 
-/// The event of a message, as the counters are told and asked.
-pub fn sent(message: &Message) -> MessageSent {
+/// Builds the MessageSent event of a message, for the log and for `Settle` calls.
+pub(crate) fn message_sent(message: &Message) -> MessageSent {
     MessageSent {
         dialog_id: message.dialog_id.bytes(),
         version: message.version,

@@ -1,28 +1,29 @@
-//! Every statement of the service. What they have in common: whoever writes locks the dialog's row first, in a statement
-//! of its own, and reads only then; ids come and go as newtypes; membership is checked inside the statement that reads.
+//! SQL statements of dialog, for PostgreSQL and SQLite. A writer locks the dialog's row in a separate
+//! statement before it reads: in READ COMMITTED, a statement that waited for a lock still sees the other
+//! rows as they were before the wait. Membership is checked within the statement that reads.
 
-pub mod change;
-pub mod dialog;
-pub mod key;
-pub mod membership;
-pub mod message;
-pub mod saga;
+pub(crate) mod change;
+pub(crate) mod dialog;
+pub(crate) mod key;
+pub(crate) mod membership;
+pub(crate) mod message;
+pub(crate) mod saga;
 
-use db::{Dialect, Error, On, Row, Tx, query};
+use db::{Dialect, Error, Executor, Row, Tx, query};
 use events::outbox;
 use proto::DialogId;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::held::Held;
+use crate::locked_dialog::LockedDialog;
 
-/// Locks these dialogs in the order of their ids and reads what they are under the lock. Absent ones are left out.
-///
-/// # Errors
-/// As the database has them.
-pub async fn lock(tx: &mut Tx, ids: impl IntoIterator<Item = DialogId>) -> Result<Vec<Held>, Error> {
+/// Locks dialogs in the order of their ids, which excludes deadlocks between writers. Omits unknown ids.
+pub(crate) async fn lock(
+    tx: &mut Tx,
+    ids: impl IntoIterator<Item = DialogId>,
+) -> Result<Vec<LockedDialog>, Error> {
     let lock = match tx.dialect() {
-        // A write transaction is the only one of its database: it holds every row from its beginning.
+        // No row locks: SQLite has a single writer, which holds the whole database from its begin.
         Dialect::Sqlite => {
             "select d.* from dialog d where d.id in (select id from rows($1: id uuid) as r) order by d.id"
         }
@@ -32,23 +33,21 @@ pub async fn lock(tx: &mut Tx, ids: impl IntoIterator<Item = DialogId>) -> Resul
         }
     };
     let rows = query(lock).bind(set(ids.into_iter().map(DialogId::uuid))).all(tx).await?;
-    rows.iter().map(held).collect()
+    rows.iter().map(locked_from_row).collect()
 }
 
-/// Locks one dialog. By its key alone: for a set the planner of Postgres prefers to read a table of some ten thousand rows.
-///
-/// # Errors
-/// As the database has them.
-pub async fn lock_one(tx: &mut Tx, id: DialogId) -> Result<Option<Held>, Error> {
+/// Locks one dialog. A separate statement from [`lock`], because with a set of ids PostgreSQL's planner
+/// scans tables of up to some ten thousand rows.
+pub(crate) async fn lock_one(tx: &mut Tx, id: DialogId) -> Result<Option<LockedDialog>, Error> {
     let lock = match tx.dialect() {
         Dialect::Sqlite => "select d.* from dialog d where d.id = $1",
         Dialect::Postgres => "select d.* from dialog d where d.id = $1 for no key update",
     };
-    query(lock).bind(id.uuid()).optional(tx).await?.as_ref().map(held).transpose()
+    query(lock).bind(id.uuid()).optional(tx).await?.as_ref().map(locked_from_row).transpose()
 }
 
-fn held(row: &Row) -> Result<Held, Error> {
-    Ok(Held::new(
+fn locked_from_row(row: &Row) -> Result<LockedDialog, Error> {
+    Ok(LockedDialog::new(
         DialogId::new(row.get("id")?),
         row.get("direct")?,
         row.get("version")?,
@@ -57,11 +56,8 @@ fn held(row: &Row) -> Result<Held, Error> {
     ))
 }
 
-/// Writes what was recorded about a locked dialog: its row, and the events to the outbox.
-///
-/// # Errors
-/// As the database has them.
-pub async fn save(tx: &mut Tx, mut dialog: Held) -> Result<(), Error> {
+/// Writes a locked dialog with its version, head and activity, and appends its events to the outbox.
+pub(crate) async fn save(tx: &mut Tx, mut dialog: LockedDialog) -> Result<(), Error> {
     if dialog.is_unchanged() {
         return Ok(());
     }
@@ -71,32 +67,32 @@ pub async fn save(tx: &mut Tx, mut dialog: Held) -> Result<(), Error> {
     outbox::append(tx, &dialog.take_events()).await
 }
 
-/// Writes the new versions of locked dialogs in which nothing was said, and the events to the outbox.
-///
-/// # Errors
-/// As the database has them.
-pub async fn save_all(tx: &mut Tx, dialogs: impl IntoIterator<Item = Held>) -> Result<(), Error> {
-    let (mut rows, mut events) = (Vec::new(), Vec::new());
+/// Writes the versions of locked dialogs and appends their events to the outbox. Head and activity are
+/// not written: use it only for dialogs without a new message.
+pub(crate) async fn save_all(
+    tx: &mut Tx,
+    dialogs: impl IntoIterator<Item = LockedDialog>,
+) -> Result<(), Error> {
+    let mut rows = Vec::new();
+    let mut events = Vec::new();
     for mut dialog in dialogs {
         rows.push(json!({ "id": dialog.id.uuid(), "version": dialog.version() }));
         events.append(&mut dialog.take_events());
     }
     let update = query(
-        "update dialog set version = r.version from rows($1: id uuid, version bigint) as r where dialog.id = r.id",
+        "update dialog set version = r.version from rows($1: id uuid, version bigint) as r
+         where dialog.id = r.id",
     );
     update.bind(Value::Array(rows)).execute(&mut *tx).await?;
     outbox::append(tx, &events).await
 }
 
-/// The epoch of all versions; a restore raises it.
-///
-/// # Errors
-/// As the database has them.
-pub async fn epoch(on: impl Into<On<'_>>) -> Result<i64, Error> {
+/// Returns the epoch of all versions. A restore from a backup increments it.
+pub(crate) async fn epoch(on: impl Into<Executor<'_>>) -> Result<i64, Error> {
     query("select number from epoch").one(on).await?.get("number")
 }
 
-/// A set of ids as one bind: `rows($n: id uuid)`.
+/// Encodes ids as the parameter of `rows($n: id uuid)`.
 fn set(ids: impl IntoIterator<Item = Uuid>) -> Value {
     ids.into_iter().map(|id| json!({ "id": id })).collect()
 }

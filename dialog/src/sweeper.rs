@@ -1,5 +1,6 @@
-//! Messages that the counters have not answered for in time: they are asked directly. What they have counted is committed,
-//! what they have refused has failed; while they are away, everything stays pending and is asked about again.
+//! Sweeper: settles messages that stayed PENDING longer than the saga deadline by asking the counter
+//! directly. A counted message is committed and a refused one failed. While the counter is unavailable,
+//! messages stay PENDING.
 
 use std::time::Duration;
 
@@ -18,43 +19,45 @@ use crate::{
     Error,
     message::Message,
     saga::{Outcome, Reply, settle},
-    send::sent,
-    store::saga::{Place, overdue},
+    send::message_sent,
+    store::saga::{SweepCursor, overdue},
 };
 
-/// Messages of one question and one transaction.
+/// Messages per `Settle` call and per transaction. Bounds the time for which dialogs stay locked.
 const BATCH: usize = 100;
-/// How long the counters may take for a batch.
-const COUNTER_LIMIT: Duration = Duration::from_secs(10);
-/// The time between sweeps is a quarter of the deadline, within these bounds.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Timeout of a `Settle` call.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Limits of the interval between sweeps, which is a quarter of the deadline.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+const INTERVAL_MAX: Duration = Duration::from_secs(30);
 
-/// Sweeps from time to time, until shut down.
-pub async fn run(
+/// Sweeps at regular intervals until shutdown. A failed sweep is logged, and the next one tries again.
+pub(crate) async fn run(
     db: &Db,
     counter: Peer,
     token: &ServiceToken,
     deadline: Duration,
     shutdown: CancellationToken,
 ) {
-    let pause = (deadline / 4).clamp(PAUSE_MIN, PAUSE_MAX);
-    while shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+    let interval = (deadline / 4).clamp(INTERVAL_MIN, INTERVAL_MAX);
+    while shutdown.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
         let swept = sweep(db, &counter, token, deadline);
         match shutdown.run_until_cancelled(swept).await {
-            Some(Err(error)) => tracing::warn!(%error, "overdue messages stay pending for now"),
-            Some(Ok(settled)) if settled > 0 => tracing::info!(settled, "overdue messages were settled"),
+            Some(Err(error)) => tracing::warn!(%error, "overdue messages stay pending until the next sweep"),
+            Some(Ok(settled)) if settled > 0 => tracing::info!(settled, "overdue messages settled"),
             Some(Ok(_)) | None => {}
         }
     }
 }
 
-/// Asks about everything that is pending for longer than the deadline, oldest first; how many messages were settled.
+/// Settles every message that is PENDING longer than `deadline`, oldest first, and returns the number
+/// settled.
 ///
 /// # Errors
-/// [`Error::Counter`], [`Error::Outcomes`] and [`Error::Database`]: what was not settled is asked about again later.
+/// [`Error::Counter`], [`Error::Outcomes`] and [`Error::Database`]. Batches before the error are
+/// settled; the rest stays PENDING.
 #[tracing::instrument(name = "dialog.saga.sweep", skip_all, fields(request_id))]
-pub async fn sweep(
+pub(crate) async fn sweep(
     db: &Db,
     counter: &Peer,
     token: &ServiceToken,
@@ -63,27 +66,31 @@ pub async fn sweep(
     let age_us = i64::try_from(deadline.as_micros()).unwrap_or(i64::MAX);
     let call = Call::new().with_authorization(&token.header());
     tracing::Span::current().record("request_id", tracing::field::display(&call.request_id));
-    let (mut place, mut settled) = (Place::START, 0);
+    // The cursor advances past messages without an outcome: one that cannot be settled must not block
+    // newer ones.
+    let mut cursor = SweepCursor::START;
+    let mut settled = 0;
     loop {
-        let messages = overdue(db, age_us, place, BATCH as i64).await?;
+        let messages = overdue(db, age_us, cursor, BATCH as i64).await?;
         let Some(last) = messages.last() else { return Ok(settled) };
-        place = Place::behind(last);
+        cursor = SweepCursor::after(last);
         metrics::counter!("sagas_asked_total").increment(messages.len() as u64);
-        let replies = ask(counter, &call, &messages).await?;
+        let replies = request_outcomes(counter, &call, &messages).await?;
         settled += replies.len();
         apply(db, replies).await?;
     }
 }
 
-/// Asks the counters what became of these messages. What they do not know yet has no reply.
-async fn ask(counter: &Peer, call: &Call, messages: &[Message]) -> Result<Vec<Reply>, Error> {
+/// Calls `Settle` and returns the outcomes as replies. A message without an outcome has no reply.
+async fn request_outcomes(counter: &Peer, call: &Call, messages: &[Message]) -> Result<Vec<Reply>, Error> {
     let cause = Headers::from(call);
-    let call = call.clone().with_deadline(Instant::now() + COUNTER_LIMIT);
+    let call = call.clone().with_deadline(Instant::now() + SETTLE_TIMEOUT);
     let mut counters = CountersClient::with_interceptor(counter.clone(), call)
-        .max_decoding_message_size(proto::ANSWER_MAX_BYTES)
+        .max_decoding_message_size(proto::RESPONSE_MAX_BYTES)
         .max_encoding_message_size(proto::REQUEST_MAX_BYTES);
-    // A deleted message carries the version of its deletion; the counters do not look at it here.
-    let request = SettleRequest { messages: messages.iter().map(sent).collect() };
+    // A deleted message has the version of its deletion here. The counter ignores the version in
+    // `Settle`.
+    let request = SettleRequest { messages: messages.iter().map(message_sent).collect() };
     let outcomes = counters.settle(request).await.map_err(Error::Counter)?.into_inner().outcomes;
     if outcomes.len() != messages.len() {
         return Err(Error::Outcomes { asked: messages.len(), outcomes: outcomes.len() });
@@ -104,11 +111,11 @@ async fn apply(db: &Db, replies: Vec<Reply>) -> Result<(), Error> {
     let writer = db.clone();
     let write = async move {
         let mut tx = writer.begin().await?;
-        let verdicts = settle(&mut tx, &replies).await?;
+        let results = settle(&mut tx, &replies).await?;
         tx.commit().await?;
-        for (reply, verdict) in replies.iter().zip(verdicts) {
-            if let Err(impossible) = verdict {
-                tracing::error!(message_id = %reply.message_id, %impossible, "the counters contradict themselves");
+        for (reply, result) in replies.iter().zip(results) {
+            if let Err(error) = result {
+                tracing::error!(message_id = %reply.message_id, %error, "invalid outcome from the counter");
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! What people type, within its bounds: a message's text, a dialog's title, a client's key. Parsed at the edge; inside,
-//! nothing is checked again.
+//! Text inputs: message text, dialog title and client key. Each is parsed once, by the gRPC layer, into
+//! a type that guarantees its limits.
 
 use std::fmt;
 
@@ -7,16 +7,17 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 
-/// The longest text, in characters.
+/// Maximum length of a message text, in characters.
 const TEXT_MAX: usize = 4_000;
-/// The longest title, in characters.
+/// Maximum length of a title, in characters.
 const TITLE_MAX: usize = 64;
-/// The longest key, in characters.
+/// Maximum length of a client key, in characters.
 const KEY_MAX: usize = 64;
 
-/// The text of a message: 1 to 4,000 characters, of control characters line breaks and tabs alone.
+/// Text of a message: 1 to 4,000 characters, no control characters except line feed and tab. `Debug`
+/// prints its length.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Text(String);
+pub(crate) struct Text(String);
 
 impl fmt::Debug for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,75 +26,74 @@ impl fmt::Debug for Text {
 }
 
 impl Text {
-    /// Reads a text.
+    /// Parses a message text.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds.
-    pub fn parse(text: String) -> Result<Self, Error> {
-        if !holds(&text, TEXT_MAX) {
+    /// [`Error::Invalid`] for a wrong length or another control character.
+    pub(crate) fn parse(text: String) -> Result<Self, Error> {
+        if !has_length(&text, TEXT_MAX) {
             return Err(Error::Invalid("a text has 1 to 4000 characters"));
         }
         if text.chars().any(|char| char.is_control() && char != '\n' && char != '\t') {
-            return Err(Error::Invalid("a text has no control characters but line breaks and tabs"));
+            return Err(Error::Invalid("a text has no control characters except line feed and tab"));
         }
         Ok(Self(text))
     }
 
-    /// The text.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What is kept of the text beside a client's key.
-    pub fn hash(&self) -> Vec<u8> {
+    /// Returns the hash that is stored with a client key. The text itself can be deleted.
+    pub(crate) fn hash(&self) -> Vec<u8> {
         Sha256::digest(self.0.as_bytes()).to_vec()
     }
 }
 
-/// The title of a group: 1 to 64 characters, no control characters.
+/// Title of a group: 1 to 64 characters, no control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Title(String);
+pub(crate) struct Title(String);
 
 impl Title {
-    /// Reads a title.
+    /// Parses a title.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds.
-    pub fn parse(text: String) -> Result<Self, Error> {
-        let fits = holds(&text, TITLE_MAX) && !text.chars().any(char::is_control);
-        fits.then_some(Self(text))
+    /// [`Error::Invalid`] for a wrong length or a control character.
+    pub(crate) fn parse(text: String) -> Result<Self, Error> {
+        let is_valid = has_length(&text, TITLE_MAX) && !text.chars().any(char::is_control);
+        is_valid
+            .then_some(Self(text))
             .ok_or(Error::Invalid("a title has 1 to 64 characters, none of them control characters"))
     }
 
-    /// The title.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What a client names a call by, so that repeating it is safe: 1 to 64 characters, no control characters.
+/// Client key: idempotency key of a call, 1 to 64 characters, no control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientKey(String);
+pub(crate) struct ClientKey(String);
 
 impl ClientKey {
-    /// Reads a key.
+    /// Parses a client key.
     ///
     /// # Errors
-    /// [`Error::Invalid`] out of its bounds.
-    pub fn parse(text: String) -> Result<Self, Error> {
-        let fits = holds(&text, KEY_MAX) && !text.chars().any(char::is_control);
-        fits.then_some(Self(text))
+    /// [`Error::Invalid`] for a wrong length or a control character.
+    pub(crate) fn parse(text: String) -> Result<Self, Error> {
+        let is_valid = has_length(&text, KEY_MAX) && !text.chars().any(char::is_control);
+        is_valid
+            .then_some(Self(text))
             .ok_or(Error::Invalid("a clientKey has 1 to 64 characters, none of them control characters"))
     }
 
-    /// The key.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Whether there are 1 to `max` characters.
-fn holds(text: &str, max: usize) -> bool {
+/// Returns true for a text of 1 to `max` characters. Reads at most `max + 1` characters.
+fn has_length(text: &str, max: usize) -> bool {
     !text.is_empty() && text.chars().nth(max).is_none()
 }
 
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_has_1_to_4000_characters() {
+    fn a_text_has_1_to_4000_characters_on_any_number_of_lines() {
         for good in ["a", "zwei\nZeilen\tund 👋", &"é".repeat(4_000)] {
             let text = Text::parse(good.to_owned()).unwrap();
             assert_eq!(text.as_str(), good);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn titles_and_keys_have_1_to_64_characters_and_one_line() {
+    fn titles_and_client_keys_have_1_to_64_characters_on_one_line() {
         for good in ["a", "Ferien 2031", &"ß".repeat(64)] {
             assert_eq!(Title::parse(good.to_owned()).unwrap().as_str(), good);
             assert_eq!(ClientKey::parse(good.to_owned()).unwrap().as_str(), good);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_differ_have_hashes_that_differ() {
+    fn different_texts_have_different_hashes() {
         let hash = |text: &str| Text::parse(text.to_owned()).unwrap().hash();
         assert_eq!(hash("a"), hash("a"));
         assert_ne!(hash("a"), hash("b"));

@@ -1,13 +1,13 @@
-//! The domain's types as the wire has them.
+//! Conversions from domain types to protobuf messages.
 
 use proto::{UserId, dialog as wire};
 
 use crate::{
-    change::{Live, Missed, Version},
+    change::{LiveMessages, Replay, Version},
     dialog::Dialog,
     history::History,
     message::Message,
-    store::change::{Change, Changed},
+    store::change::{Change, ChangedRow},
 };
 
 impl From<Dialog> for wire::Dialog {
@@ -46,7 +46,7 @@ impl From<History> for wire::HistoryPageReply {
     fn from(history: History) -> Self {
         Self {
             found: true,
-            messages: all(history.messages),
+            messages: convert_all(history.messages),
             has_next: history.has_next,
             has_previous: history.has_previous,
         }
@@ -59,17 +59,17 @@ impl From<Version> for wire::Version {
     }
 }
 
-impl From<Missed> for wire::MessagesSinceReply {
-    fn from(missed: Missed) -> Self {
-        Self { head: Some(missed.head.into()), messages: all(missed.messages), reset: missed.reset }
+impl From<Replay> for wire::MessagesSinceReply {
+    fn from(replay: Replay) -> Self {
+        Self { head: Some(replay.head.into()), messages: convert_all(replay.messages), reset: replay.reset }
     }
 }
 
-impl From<Live> for wire::LiveReply {
-    fn from(live: Live) -> Self {
+impl From<LiveMessages> for wire::LiveReply {
+    fn from(live: LiveMessages) -> Self {
         Self {
             head: Some(live.head.into()),
-            messages: all(live.messages),
+            messages: convert_all(live.messages),
             member_ids: live.members.into_iter().map(UserId::bytes).collect(),
         }
     }
@@ -78,7 +78,7 @@ impl From<Live> for wire::LiveReply {
 impl From<Change> for wire::Change {
     fn from(change: Change) -> Self {
         let row = match change.row {
-            Changed::Message { id, seq, author_id, transaction_id, status, deleted, created_at_us } => {
+            ChangedRow::Message { id, seq, author_id, transaction_id, status, deleted, created_at_us } => {
                 wire::change::Row::Message(wire::MessageChange {
                     message_id: id.bytes(),
                     seq,
@@ -89,7 +89,7 @@ impl From<Change> for wire::Change {
                     created_at_us,
                 })
             }
-            Changed::Membership { user_id, joined_seq, left } => {
+            ChangedRow::Membership { user_id, joined_seq, left } => {
                 wire::change::Row::Membership(wire::MembershipChange {
                     user_id: user_id.bytes(),
                     joined_seq,
@@ -101,7 +101,7 @@ impl From<Change> for wire::Change {
     }
 }
 
-/// A list of the domain as a list of the wire.
-pub fn all<T, W: From<T>>(list: Vec<T>) -> Vec<W> {
+/// Converts each element of a list.
+pub(crate) fn convert_all<T, W: From<T>>(list: Vec<T>) -> Vec<W> {
     list.into_iter().map(Into::into).collect()
 }

@@ -1,103 +1,97 @@
-//! What has changed above a version, each answer from one statement and so from one snapshot.
+//! Statements that read the changes after a version. Each result comes from one statement, and so from
+//! one snapshot.
 
-use db::{Db, Error, On, Row, query};
+use db::{Db, Error, Executor, Row, query};
 use proto::{DialogId, MessageId, TransactionId, UserId};
 use uuid::Uuid;
 
 use super::message;
 use crate::message::{Message, Status};
 
-/// Where a dialog stands, and messages changed above a version.
+/// Current version of a dialog, and messages that changed after a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Messages {
-    /// The epoch of all versions.
+pub(crate) struct Messages {
     pub epoch: i64,
-    /// The dialog's version.
+    /// Current version of the dialog.
     pub head: i64,
-    /// The messages in their present state, by version.
+    /// Current state of the messages, ordered by version.
     pub changed: Vec<Message>,
 }
 
-/// The messages changed above a version, at most `limit`, as a participant sees them. `None`: the person takes no part.
-///
-/// # Errors
-/// As the database has them.
-pub async fn messages(
+/// Returns at most `limit` messages that changed after a version, as `user` sees them; `None` if `user`
+/// does not take part.
+pub(crate) async fn messages(
     db: &Db,
     dialog: DialogId,
-    person: UserId,
-    above: i64,
+    user: UserId,
+    after: i64,
     limit: i64,
 ) -> Result<Option<Messages>, Error> {
     let select = query(
         "select (select number from epoch) as epoch, d.version as head, m.*
          from membership p join dialog d on d.id = p.dialog_id
          left join (
-             select * from message where dialog_id = $1 and changed_version > $3 order by changed_version limit $4
+             select * from message where dialog_id = $1 and changed_version > $3
+             order by changed_version limit $4
          ) as m on true
          where p.dialog_id = $1 and p.user_id = $2 and not p.has_left
          order by m.changed_version",
     );
-    let rows = select.bind(dialog.uuid()).bind(person.uuid()).bind(above).bind(limit).all(db).await?;
+    let rows = select.bind(dialog.uuid()).bind(user.uuid()).bind(after).bind(limit).all(db).await?;
     let Some(first) = rows.first() else { return Ok(None) };
-    let (epoch, head) = (first.get("epoch")?, first.get("head")?);
+    let epoch = first.get("epoch")?;
+    let head = first.get("head")?;
     let mut changed = Vec::new();
     for row in &rows {
-        changed.extend(message::read_joined(row)?.map(|message| message.seen_by(person)));
+        changed.extend(message::from_joined_row(row)?.map(|message| message.seen_by(user)));
     }
     Ok(Some(Messages { epoch, head, changed }))
 }
 
-/// What a row looks like now, at the version of its last change. Ids only, no words.
+/// Current state of a row, at the version of its last change. Without the text of messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// The dialog's version at the row's last change.
+pub(crate) struct Change {
+    /// Version of the dialog at the row's last change.
     pub version: i64,
-    /// The row.
-    pub row: Changed,
+    pub row: ChangedRow,
 }
 
-/// A row that changed.
+/// Row that changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changed {
-    /// A message.
+pub(crate) enum ChangedRow {
     Message {
-        /// Its id.
         id: MessageId,
-        /// Its place.
         seq: i64,
-        /// Who said it.
         author_id: UserId,
-        /// The saga that counts it.
         transaction_id: TransactionId,
-        /// Where it stands.
         status: Status,
-        /// Whether its author has deleted it.
         deleted: bool,
-        /// When it was stored, in microseconds since the epoch.
         created_at_us: i64,
     },
-    /// Somebody's taking part.
     Membership {
-        /// Who.
         user_id: UserId,
-        /// What was said after it counts for the person.
+        /// Messages with a greater seq count for the user.
         joined_seq: i64,
-        /// Whether the person has left.
         left: bool,
     },
 }
 
-/// A dialog's version and the rows changed above `since`, by version, at most `limit`. `None`: there is no such dialog.
-///
-/// # Errors
-/// As the database has them.
-pub async fn rows(
+/// Changes of a dialog after a version.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Changes {
+    /// Current version of the dialog.
+    pub head: i64,
+    /// Changed rows, ordered by version.
+    pub changes: Vec<Change>,
+}
+
+/// Returns at most `limit` rows that changed after `since`; `None` if there is no such dialog.
+pub(crate) async fn rows(
     db: &Db,
     dialog: DialogId,
     since: i64,
     limit: i64,
-) -> Result<Option<(i64, Vec<Change>)>, Error> {
+) -> Result<Option<Changes>, Error> {
     let select = query(
         "select d.version as head, c.*
          from dialog d left join (
@@ -126,36 +120,33 @@ pub async fn rows(
     let mut changes = Vec::new();
     for row in &rows {
         if let Some(version) = row.get::<Option<i64>>("changed_version")? {
-            changes.push(Change { version, row: changed(row)? });
+            changes.push(Change { version, row: changed_from_row(row)? });
         }
     }
-    Ok(Some((head, changes)))
+    Ok(Some(Changes { head, changes }))
 }
 
-fn changed(row: &Row) -> Result<Changed, Error> {
+fn changed_from_row(row: &Row) -> Result<ChangedRow, Error> {
     let Some(id) = row.get::<Option<Uuid>>("message_id")? else {
-        return Ok(Changed::Membership {
+        return Ok(ChangedRow::Membership {
             user_id: UserId::new(row.get("user_id")?),
             joined_seq: row.get("joined_seq")?,
             left: row.get("has_left")?,
         });
     };
-    Ok(Changed::Message {
+    Ok(ChangedRow::Message {
         id: MessageId::new(id),
         seq: row.get("seq")?,
         author_id: UserId::new(row.get("author_id")?),
         transaction_id: TransactionId::new(row.get("transaction_id")?),
-        status: Status::read(&row.get::<String>("status")?),
+        status: Status::parse(&row.get::<String>("status")?),
         deleted: row.get("deleted")?,
         created_at_us: row.get("created_at_us")?,
     })
 }
 
-/// A dialog's version; 0 where there is no such dialog.
-///
-/// # Errors
-/// As the database has them.
-pub async fn head(on: impl Into<On<'_>>, dialog: DialogId) -> Result<i64, Error> {
+/// Returns the current version of a dialog; 0 if there is no such dialog.
+pub(crate) async fn head(on: impl Into<Executor<'_>>, dialog: DialogId) -> Result<i64, Error> {
     let row = query("select version from dialog where id = $1").bind(dialog.uuid()).optional(on).await?;
     row.map_or(Ok(0), |row| row.get("version"))
 }

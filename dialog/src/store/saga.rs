@@ -1,4 +1,4 @@
-//! Where messages stand in their sagas. A status moves once, guarded in the statement that moves it.
+//! Statements on the saga status of messages. The update itself checks that the status is still pending.
 
 use std::collections::HashMap;
 
@@ -10,40 +10,33 @@ use uuid::Uuid;
 use super::{message, set};
 use crate::message::{Message, Status};
 
-/// What a reply is compared with.
+/// Stored values of a message that a reply is compared with.
 #[derive(Debug, Clone, Copy)]
-pub struct State {
-    /// Where the message is.
+pub(crate) struct SagaState {
     pub dialog_id: DialogId,
-    /// Its place.
     pub seq: i64,
-    /// Who said it.
     pub author_id: UserId,
-    /// Where it stands.
     pub status: Status,
-    /// How long ago it was stored, in microseconds.
+    /// Time since the message was stored, in microseconds.
     pub age_us: i64,
 }
 
-/// Where these messages stand. To be read under the locks of their dialogs; absent ones are left out.
-///
-/// # Errors
-/// As the database has them.
-pub async fn states(
+/// Returns the states of messages. The caller holds the locks of their dialogs. Omits unknown ids.
+pub(crate) async fn states(
     tx: &mut Tx,
     ids: impl IntoIterator<Item = MessageId>,
-) -> Result<HashMap<MessageId, State>, Error> {
+) -> Result<HashMap<MessageId, SagaState>, Error> {
     let select = query(
         "select m.id, m.dialog_id, m.seq, m.author_id, m.status, clock.now_us - m.created_at_us as age_us
          from message m cross join clock where m.id in (select id from rows($1: id uuid) as r)",
     );
     let mut states = HashMap::new();
     for row in select.bind(set(ids.into_iter().map(MessageId::uuid))).all(tx).await? {
-        let state = State {
+        let state = SagaState {
             dialog_id: DialogId::new(row.get("dialog_id")?),
             seq: row.get("seq")?,
             author_id: UserId::new(row.get("author_id")?),
-            status: Status::read(&row.get::<String>("status")?),
+            status: Status::parse(&row.get::<String>("status")?),
             age_us: row.get("age_us")?,
         };
         states.insert(MessageId::new(row.get("id")?), state);
@@ -51,65 +44,77 @@ pub async fn states(
     Ok(states)
 }
 
-/// A status to move to, at a version.
+/// Transition of a pending message to its final status.
 #[derive(Debug, Clone)]
-pub struct Move {
-    /// Which message.
+pub(crate) struct Transition {
     pub id: MessageId,
-    /// The dialog's version with it.
+    /// Version of the dialog after the transition.
     pub version: i64,
-    /// Why it failed; without it, it is committed.
+    /// Reason of the failure; `None` commits the message.
     pub failure_reason: Option<String>,
 }
 
-/// Moves pending messages on.
+/// Applies transitions.
 ///
 /// # Errors
-/// [`Error::Bug`] where one was not pending, which the dialogs' locks rule out; else as the database has them.
-pub async fn advance(tx: &mut Tx, moves: &[Move]) -> Result<(), Error> {
-    let row = |to: &Move| {
-        let status = if to.failure_reason.is_some() { Status::Failed } else { Status::Committed };
-        json!({ "id": to.id.uuid(), "version": to.version, "status": status.as_str(), "reason": to.failure_reason })
+/// [`Error::Bug`] if a message was not pending: the caller did not hold the lock of its dialog.
+pub(crate) async fn apply(tx: &mut Tx, transitions: &[Transition]) -> Result<(), Error> {
+    let row = |transition: &Transition| {
+        let status = if transition.failure_reason.is_some() { Status::Failed } else { Status::Committed };
+        json!({
+            "id": transition.id.uuid(),
+            "version": transition.version,
+            "status": status.as_str(),
+            "reason": transition.failure_reason,
+        })
     };
     let update = query(
         "update message set status = r.status, failure_reason = r.reason, changed_version = r.version
          from rows($1: id uuid, version bigint, status text, reason text) as r
          where message.id = r.id and message.status = 'pending'",
     );
-    if update.bind(moves.iter().map(row).collect::<Value>()).execute(tx).await? == moves.len() as u64 {
+    let rows: Value = transitions.iter().map(row).collect();
+    if update.bind(rows).execute(tx).await? == transitions.len() as u64 {
         return Ok(());
     }
     Err(Error::Bug(sqlx::Error::Protocol("a message was settled without its dialog's lock".to_owned())))
 }
 
-/// A place among overdue messages, oldest first.
+/// Cursor of a sweep over overdue messages, oldest first.
 #[derive(Debug, Clone, Copy)]
-pub struct Place(i64, Uuid);
+pub(crate) struct SweepCursor {
+    created_at_us: i64,
+    id: Uuid,
+}
 
-impl Place {
-    /// Before all of them.
-    pub const START: Self = Self(i64::MIN, Uuid::nil());
+impl SweepCursor {
+    /// Precedes every message.
+    pub(crate) const START: Self = Self { created_at_us: i64::MIN, id: Uuid::nil() };
 
-    /// Behind this message.
-    pub fn behind(message: &Message) -> Self {
-        Self(message.created_at_us, message.id.uuid())
+    /// Returns the cursor after this message.
+    pub(crate) fn after(message: &Message) -> Self {
+        Self { created_at_us: message.created_at_us, id: message.id.uuid() }
     }
 }
 
-/// Messages pending for longer than `age_us` microseconds whose MessageSent was published, oldest first behind a place.
-///
-/// # Errors
-/// As the database has them.
-pub async fn overdue(db: &Db, age_us: i64, behind: Place, limit: i64) -> Result<Vec<Message>, Error> {
+/// Returns at most `limit` messages after a cursor, oldest first, that are pending for more than
+/// `age_us` microseconds and whose MessageSent is published. Before that the counter cannot know the
+/// message, and the delay is not its fault.
+pub(crate) async fn overdue(
+    db: &Db,
+    age_us: i64,
+    after: SweepCursor,
+    limit: i64,
+) -> Result<Vec<Message>, Error> {
     let select = query(match db.dialect() {
-        // What is committed is published: consumers read this very outbox.
+        // Committed means published: in one process, consumers read the outbox itself.
         Dialect::Sqlite => {
             "select m.* from message m
              where m.status = 'pending' and m.created_at_us <= (select now_us from clock) - $1
              and (m.created_at_us, m.id) > ($2, $3)
              order by m.created_at_us, m.id limit $4"
         }
-        // The relay deletes a row when the log has acknowledged it.
+        // The relay deletes an outbox row after Kafka has acknowledged it.
         Dialect::Postgres => {
             "select m.* from message m
              where m.status = 'pending' and m.created_at_us <= (select now_us from clock) - $1
@@ -118,6 +123,6 @@ pub async fn overdue(db: &Db, age_us: i64, behind: Place, limit: i64) -> Result<
              order by m.created_at_us, m.id limit $4"
         }
     });
-    let rows = select.bind(age_us).bind(behind.0).bind(behind.1).bind(limit).all(db).await?;
-    rows.iter().map(message::read).collect()
+    let rows = select.bind(age_us).bind(after.created_at_us).bind(after.id).bind(limit).all(db).await?;
+    rows.iter().map(message::from_row).collect()
 }

@@ -1,4 +1,4 @@
-//! Pages of history, and messages by ids.
+//! Pages of history, and lookup of messages by id.
 
 use proto::{
     DialogId, MessageId,
@@ -6,16 +6,17 @@ use proto::{
 };
 use tonic::Code;
 
-use crate::world::{code, worlds};
+use crate::fixture::{code, fixtures};
 
 fn seqs(page: &HistoryPageReply) -> Vec<i64> {
     page.messages.iter().map(|message| message.seq).collect()
 }
 
 #[tokio::test]
-async fn a_history_is_read_both_ways_and_its_ends_are_told_exactly() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn history_is_paginated_in_both_directions_with_exact_page_info() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let dialog = a.direct(&b).await;
         for _ in 0..5 {
             a.send(&dialog.id, "text").await;
@@ -44,7 +45,7 @@ async fn a_history_is_read_both_ways_and_its_ends_are_told_exactly() {
                 seqs(&page),
                 expected,
                 "{}: {first:?} {after_seq:?} {last:?} {before_seq:?}",
-                world.name
+                fixture.name
             );
             let ends = (page.found, page.has_previous, page.has_next);
             assert_eq!(ends, (true, previous, next), "{first:?} {after_seq:?} {last:?} {before_seq:?}");
@@ -53,10 +54,14 @@ async fn a_history_is_read_both_ways_and_its_ends_are_told_exactly() {
 }
 
 #[tokio::test]
-async fn many_pages_are_answered_in_the_order_asked() {
-    for world in worlds().await {
-        let (a, b, c) = (world.person(), world.person(), world.person());
-        let (one, two, foreign) = (a.direct(&b).await, a.group(&[&b]).await, b.direct(&c).await);
+async fn pages_are_returned_in_the_order_of_the_request() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let c = fixture.user();
+        let one = a.direct(&b).await;
+        let two = a.group(&[&b]).await;
+        let foreign = b.direct(&c).await;
         for dialog in [&one, &two, &foreign] {
             for _ in 0..3 {
                 b.send(&dialog.id, "text").await;
@@ -77,14 +82,14 @@ async fn many_pages_are_answered_in_the_order_asked() {
         ];
         let pages = a.client().history(HistoryRequest { pages }).await.unwrap().into_inner().pages;
         let found: Vec<_> = pages.iter().map(|page| page.found).collect();
-        assert_eq!(found, [true, false, true, false, true], "{}", world.name);
+        assert_eq!(found, [true, false, true, false, true], "{}", fixture.name);
         assert_eq!(
             pages.iter().map(seqs).collect::<Vec<_>>(),
             [vec![2], vec![], vec![2, 3], vec![], vec![1, 2, 3]]
         );
         assert_eq!((pages[0].has_previous, pages[0].has_next), (true, true));
         assert_eq!((pages[2].has_previous, pages[2].has_next), (true, false));
-        assert_eq!(pages[1], pages[3], "foreign and absent look alike");
+        assert_eq!(pages[1], pages[3], "foreign and unknown dialogs look the same");
         assert!(pages[0].messages.iter().all(|message| message.dialog_id == two.id));
         let none = a.client().history(HistoryRequest { pages: Vec::new() }).await.unwrap().into_inner();
         assert!(none.pages.is_empty());
@@ -92,9 +97,10 @@ async fn many_pages_are_answered_in_the_order_asked() {
 }
 
 #[tokio::test]
-async fn bad_pages_are_refused() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn invalid_pages_are_refused() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let dialog = a.direct(&b).await;
         let good = HistoryPage { dialog_id: dialog.id.clone(), first: Some(1), ..HistoryPage::default() };
         for bad in [
@@ -109,7 +115,7 @@ async fn bad_pages_are_refused() {
             HistoryPage { dialog_id: vec![9; 5], ..good.clone() },
         ] {
             let refused = a.client().history(HistoryRequest { pages: vec![good.clone(), bad.clone()] }).await;
-            assert_eq!(code(refused), Code::InvalidArgument, "{}: {bad:?}", world.name);
+            assert_eq!(code(refused), Code::InvalidArgument, "{}: {bad:?}", fixture.name);
         }
         let refused = a.client().history(HistoryRequest { pages: vec![good.clone(); 101] }).await;
         assert_eq!(code(refused), Code::InvalidArgument);
@@ -118,12 +124,16 @@ async fn bad_pages_are_refused() {
 }
 
 #[tokio::test]
-async fn messages_are_found_by_their_ids_and_their_sagas() {
-    for world in worlds().await {
-        let (a, b, c) = (world.person(), world.person(), world.person());
-        let (own, foreign) = (a.direct(&b).await, b.direct(&c).await);
-        let (one, two, hidden) =
-            (a.send(&own.id, "one").await, b.send(&own.id, "two").await, b.send(&foreign.id, "hidden").await);
+async fn messages_are_found_by_message_id_and_by_transaction_id() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let c = fixture.user();
+        let own = a.direct(&b).await;
+        let foreign = b.direct(&c).await;
+        let one = a.send(&own.id, "one").await;
+        let two = b.send(&own.id, "two").await;
+        let hidden = b.send(&foreign.id, "hidden").await;
         let request = MessagesRequest {
             ids: vec![one.id.clone(), hidden.id.clone(), MessageId::now().bytes(), one.id.clone()],
             transaction_ids: vec![
@@ -134,7 +144,7 @@ async fn messages_are_found_by_their_ids_and_their_sagas() {
         };
         let mut found: Vec<Message> = a.client().messages(request).await.unwrap().into_inner().messages;
         found.sort_by_key(|message| message.seq);
-        assert_eq!(found, [one, two], "{}", world.name);
+        assert_eq!(found, [one, two], "{}", fixture.name);
         let ids = |count| vec![MessageId::now().bytes(); count];
         for (ids, transaction_ids) in [(ids(501), ids(500)), (vec![vec![1]], vec![]), (vec![], vec![vec![1]])]
         {

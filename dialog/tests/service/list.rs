@@ -1,4 +1,4 @@
-//! Lists of dialogs, and dialogs by ids.
+//! List of dialogs, and lookup of dialogs by id.
 
 use proto::{
     DialogId,
@@ -7,37 +7,40 @@ use proto::{
 use tonic::{Code, Status};
 
 use crate::{
-    store::at_one_instant,
-    world::{Person, code, worlds},
+    fixture::{TestUser, code, fixtures},
+    store::set_equal_activity,
 };
 
-async fn list(caller: &Person, first: i32, after: Option<&Dialog>) -> Result<ListReply, Status> {
+async fn list(caller: &TestUser, first: i32, after: Option<&Dialog>) -> Result<ListReply, Status> {
     let after = after
         .map(|dialog| ListCursor { last_activity_us: dialog.last_activity_us, dialog_id: dialog.id.clone() });
     Ok(caller.client().list(ListRequest { first, after }).await?.into_inner())
 }
 
 #[tokio::test]
-async fn dialogs_are_listed_by_activity_page_by_page() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
-        assert_eq!(list(&a, 1, None).await.unwrap(), ListReply::default(), "{}", world.name);
-        let mut made = Vec::new();
+async fn the_list_is_ordered_by_activity_and_paginated() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        assert_eq!(list(&a, 1, None).await.unwrap(), ListReply::default(), "{}", fixture.name);
+        let mut created = Vec::new();
         for _ in 0..7 {
-            made.push(a.group(&[&b]).await);
+            created.push(a.group(&[&b]).await);
         }
-        for place in [3, 0, 5] {
-            b.send(&made[place].id, "newest").await;
+        for index in [3, 0, 5] {
+            b.send(&created[index].id, "newest").await;
         }
         let all = list(&a, 100, None).await.unwrap();
         let order: Vec<_> = all.dialogs.iter().map(|dialog| &dialog.id).collect();
-        let expected: Vec<_> = [5, 0, 3, 6, 4, 2, 1].iter().map(|place| &made[*place].id).collect();
+        let expected: Vec<_> =
+            [5, 0, 3, 6, 4, 2, 1].iter().map(|index: &usize| &created[*index].id).collect();
         assert_eq!(order, expected);
         assert!(!all.has_next);
-        let with_words = all.dialogs.iter().filter(|dialog| dialog.last_message.is_some()).count();
-        assert_eq!(with_words, 3);
+        let with_message = all.dialogs.iter().filter(|dialog| dialog.last_message.is_some()).count();
+        assert_eq!(with_message, 3);
         for size in 1..=7 {
-            let (mut pages, mut after) = (Vec::new(), None);
+            let mut pages = Vec::new();
+            let mut after = None;
             loop {
                 let page = list(&a, size, after.as_ref()).await.unwrap();
                 after = page.dialogs.last().cloned();
@@ -45,7 +48,7 @@ async fn dialogs_are_listed_by_activity_page_by_page() {
                 if !page.has_next {
                     break;
                 }
-                assert_eq!(pages.len() % size as usize, 0, "a page that something follows is full");
+                assert_eq!(pages.len() % size as usize, 0, "a page with a next page is full");
             }
             assert_eq!(pages, all.dialogs);
         }
@@ -53,14 +56,16 @@ async fn dialogs_are_listed_by_activity_page_by_page() {
 }
 
 #[tokio::test]
-async fn dialogs_of_one_instant_are_in_the_order_of_their_ids() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn dialogs_with_equal_activity_are_ordered_by_id() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         for _ in 0..5 {
             a.group(&[&b]).await;
         }
-        at_one_instant(&world.db).await;
-        let (mut seen, mut after) = (Vec::new(), None);
+        set_equal_activity(&fixture.db).await;
+        let mut seen = Vec::new();
+        let mut after = None;
         loop {
             let page = list(&a, 2, after.as_ref()).await.unwrap();
             after = page.dialogs.last().cloned();
@@ -69,19 +74,22 @@ async fn dialogs_of_one_instant_are_in_the_order_of_their_ids() {
                 break;
             }
         }
-        assert_eq!(seen.len(), 5, "{}", world.name);
+        assert_eq!(seen.len(), 5, "{}", fixture.name);
         assert!(seen.is_sorted_by(|one, next| one > next));
     }
 }
 
 #[tokio::test]
-async fn dialogs_by_ids_leave_out_what_is_absent_or_foreign() {
-    for world in worlds().await {
-        let (a, b, c) = (world.person(), world.person(), world.person());
-        let (own, foreign) = (a.direct(&b).await, b.direct(&c).await);
+async fn a_lookup_by_id_omits_unknown_and_foreign_dialogs() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let c = fixture.user();
+        let own = a.direct(&b).await;
+        let foreign = b.direct(&c).await;
         let ids = vec![own.id.clone(), foreign.id, own.id.clone(), DialogId::now().bytes()];
         let found = a.client().get(GetRequest { ids }).await.unwrap().into_inner().dialogs;
-        assert_eq!(found, [own], "{}", world.name);
+        assert_eq!(found, [own], "{}", fixture.name);
         assert!(
             a.client().get(GetRequest { ids: Vec::new() }).await.unwrap().into_inner().dialogs.is_empty()
         );
@@ -89,18 +97,19 @@ async fn dialogs_by_ids_leave_out_what_is_absent_or_foreign() {
 }
 
 #[tokio::test]
-async fn bad_pages_are_refused() {
-    for world in worlds().await {
-        let a = world.person();
+async fn invalid_pages_and_ids_are_refused() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
         for first in [i32::MIN, -1, 0, 101] {
-            assert_eq!(code(list(&a, first, None).await), Code::InvalidArgument, "{}", world.name);
+            assert_eq!(code(list(&a, first, None).await), Code::InvalidArgument, "{}", fixture.name);
         }
         for (last_activity_us, dialog_id) in [(-1, DialogId::now().bytes()), (1, vec![]), (1, vec![1; 17])] {
             let after = Some(ListCursor { last_activity_us, dialog_id });
             assert_eq!(code(a.client().list(ListRequest { first: 1, after }).await), Code::InvalidArgument);
         }
-        let elsewhere = Some(ListCursor { last_activity_us: i64::MAX, dialog_id: DialogId::now().bytes() });
-        a.client().list(ListRequest { first: 1, after: elsewhere }).await.unwrap();
+        let unknown_dialog =
+            Some(ListCursor { last_activity_us: i64::MAX, dialog_id: DialogId::now().bytes() });
+        a.client().list(ListRequest { first: 1, after: unknown_dialog }).await.unwrap();
         for ids in [vec![DialogId::now().bytes(); 1_001], vec![b"short".to_vec()]] {
             assert_eq!(code(a.client().get(GetRequest { ids }).await), Code::InvalidArgument);
         }

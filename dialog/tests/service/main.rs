@@ -1,20 +1,21 @@
-//! The dialog service through its generated client, on every database that answers: each test makes a world of its own,
-//! with people, the auth service that knows them, and the counters that answer for messages.
+//! Tests of the dialog service through its generated gRPC client, on every available database engine.
+//! Each test has its own fixture: the service over an empty database, users, a fake auth service and a
+//! fake counter service.
 
-#![expect(clippy::unwrap_used, reason = "what a test's helper does not expect fails the test")]
+#![expect(clippy::unwrap_used, reason = "a failure in a test helper fails the test")]
 
-mod auth;
 mod concurrency;
-mod counter;
 mod create;
 mod delete;
+mod fake_auth;
+mod fake_counter;
+mod fixture;
 mod history;
 mod list;
 mod membership;
-mod random;
+mod random_histories;
 mod saga;
 mod send;
 mod since;
 mod store;
 mod sweeper;
-mod world;

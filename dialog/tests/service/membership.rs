@@ -1,4 +1,4 @@
-//! Joining and leaving groups, and what those see who take no part.
+//! Adding participants, leaving groups, and the errors for users who do not take part.
 
 use proto::{
     DialogId, MessageId, UserId,
@@ -12,53 +12,57 @@ use proto::{
 use tonic::{Code, Status};
 
 use crate::{
-    store::{names, outbox},
-    world::{Person, code, worlds},
+    fixture::{TestUser, code, fixtures},
+    store::{event_names, outbox},
 };
 
-async fn add(caller: &Person, dialog: &[u8], people: &[UserId]) -> Result<Dialog, Status> {
-    let user_ids = people.iter().map(|person| person.bytes()).collect();
+async fn add(caller: &TestUser, dialog: &[u8], users: &[UserId]) -> Result<Dialog, Status> {
+    let user_ids = users.iter().map(|user| user.bytes()).collect();
     let request = AddParticipantsRequest { dialog_id: dialog.to_vec(), user_ids };
     Ok(caller.client().add_participants(request).await?.into_inner())
 }
 
-async fn leave(caller: &Person, dialog: &[u8]) -> Result<(), Status> {
+async fn leave(caller: &TestUser, dialog: &[u8]) -> Result<(), Status> {
     caller.client().leave(LeaveRequest { dialog_id: dialog.to_vec() }).await.map(drop)
 }
 
 #[tokio::test]
-async fn any_participant_adds_people_and_those_present_stay_as_they_are() {
-    for world in worlds().await {
-        let (a, b, c, d) = (world.person(), world.person(), world.person(), world.person());
+async fn any_participant_can_add_users_and_existing_participants_are_ignored() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let c = fixture.user();
+        let d = fixture.user();
         let group = a.group(&[&b]).await;
         a.send(&group.id, "one").await;
-        let before = names(&world.db).await.len();
+        let before = event_names(&fixture.db).await.len();
         let grown = add(&b, &group.id, &[c.id, a.id, d.id, c.id]).await.unwrap();
-        assert_eq!(grown.participant_ids.len(), 4, "{}", world.name);
-        let events = outbox(&world.db, topic::DIALOG).await;
+        assert_eq!(grown.participant_ids.len(), 4, "{}", fixture.name);
+        let events = outbox(&fixture.db, topic::DIALOG).await;
         assert_eq!(events.len(), before + 2);
         for (event, version) in events[before..].iter().zip(5..) {
             let Kind::ParticipantJoined(joined) = &event.kind else { panic!("{event:?}") };
             assert_eq!((joined.version, event.version, joined.joined_seq), (version, version, 1));
         }
-        assert_eq!(add(&a, &group.id, &[b.id, c.id]).await.unwrap(), grown, "nobody new, nothing changes");
-        assert_eq!(names(&world.db).await.len(), before + 2);
-        assert_eq!(c.history(&group.id).await.len(), 1, "who joins reads what was said before");
+        assert_eq!(add(&a, &group.id, &[b.id, c.id]).await.unwrap(), grown, "no new participant, no change");
+        assert_eq!(event_names(&fixture.db).await.len(), before + 2);
+        assert_eq!(c.history(&group.id).await.len(), 1, "a new participant sees earlier messages");
     }
 }
 
 #[tokio::test]
-async fn who_leaves_and_comes_back_joins_anew() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn a_user_who_left_can_be_added_again() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let group = a.group(&[&b]).await;
         leave(&b, &group.id).await.unwrap();
         let smaller = a.get(&group.id).await.unwrap();
-        assert_eq!(smaller.participant_ids, [a.id.bytes()], "{}", world.name);
+        assert_eq!(smaller.participant_ids, [a.id.bytes()], "{}", fixture.name);
         a.send(&group.id, "alone").await;
         a.send(&group.id, "still alone").await;
         add(&a, &group.id, &[b.id]).await.unwrap();
-        let events = outbox(&world.db, topic::DIALOG).await;
+        let events = outbox(&fixture.db, topic::DIALOG).await;
         let names: Vec<_> = events[3..].iter().map(|event| event.name.as_str()).collect();
         assert_eq!(names, ["ParticipantLeft", "MessageSent", "MessageSent", "ParticipantJoined"]);
         let Kind::ParticipantJoined(joined) = &events[6].kind else { panic!("{events:?}") };
@@ -68,82 +72,94 @@ async fn who_leaves_and_comes_back_joins_anew() {
 }
 
 #[tokio::test]
-async fn nobody_joins_or_leaves_a_dialog_of_two_people() {
-    for world in worlds().await {
-        let (a, b, c) = (world.person(), world.person(), world.person());
+async fn a_direct_dialog_cannot_be_joined_or_left() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let c = fixture.user();
         let direct = a.direct(&b).await;
-        let before = names(&world.db).await;
-        assert_eq!(code(add(&a, &direct.id, &[c.id]).await), Code::FailedPrecondition, "{}", world.name);
+        let before = event_names(&fixture.db).await;
+        assert_eq!(code(add(&a, &direct.id, &[c.id]).await), Code::FailedPrecondition, "{}", fixture.name);
         assert_eq!(code(leave(&a, &direct.id).await), Code::FailedPrecondition);
-        assert_eq!(code(add(&c, &direct.id, &[c.id]).await), Code::NotFound, "it does not exist for others");
+        assert_eq!(code(add(&c, &direct.id, &[c.id]).await), Code::NotFound, "it is not visible to others");
         assert_eq!(code(leave(&c, &direct.id).await), Code::NotFound);
-        assert_eq!(names(&world.db).await, before);
+        assert_eq!(event_names(&fixture.db).await, before);
     }
 }
 
 #[tokio::test]
-async fn bad_input_adds_nobody() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn invalid_input_adds_no_participant() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let group = a.group(&[&b]).await;
-        let before = names(&world.db).await;
-        let crowd: Vec<_> = (0..1_001).map(|_| UserId::now()).collect();
-        for people in [&[][..], &[world.stranger().id], &[world.person().id, UserId::now()], &crowd] {
-            assert_eq!(code(add(&a, &group.id, people).await), Code::InvalidArgument, "{}", world.name);
+        let before = event_names(&fixture.db).await;
+        let too_many: Vec<_> = (0..1_001).map(|_| UserId::now()).collect();
+        for users in
+            [&[][..], &[fixture.unregistered_user().id], &[fixture.user().id, UserId::now()], &too_many]
+        {
+            assert_eq!(code(add(&a, &group.id, users).await), Code::InvalidArgument, "{}", fixture.name);
         }
-        let full: Vec<_> = (0..999).map(|_| world.person().id).collect();
-        assert_eq!(code(add(&a, &group.id, &full).await), Code::InvalidArgument, "a thousand and one");
+        let full: Vec<_> = (0..999).map(|_| fixture.user().id).collect();
+        assert_eq!(code(add(&a, &group.id, &full).await), Code::InvalidArgument, "1,001 participants");
         assert_eq!(code(add(&a, &[7; 15], &[b.id]).await), Code::InvalidArgument);
         assert_eq!(code(add(&a, &DialogId::now().bytes(), &[b.id]).await), Code::NotFound);
-        world.auth.go_away(Status::unavailable("away"));
+        fixture.auth.fail_with(Status::unavailable("unavailable"));
         assert_eq!(code(add(&a, &group.id, &full[..1]).await), Code::Unavailable);
-        assert_eq!(names(&world.db).await, before);
+        assert_eq!(event_names(&fixture.db).await, before);
         assert_eq!(
             add(&a, &group.id, &[b.id]).await.unwrap().participant_ids.len(),
             2,
-            "nobody new to ask about"
+            "no new participant to look up"
         );
-        world.auth.come_back();
+        fixture.auth.recover();
         assert_eq!(add(&a, &group.id, &full[1..]).await.unwrap().participant_ids.len(), 1_000);
         assert_eq!(code(add(&a, &group.id, &full[..1]).await), Code::InvalidArgument);
     }
 }
 
 #[tokio::test]
-async fn for_those_who_take_no_part_a_dialog_is_not_there() {
-    for world in worlds().await {
-        let (a, b, left, never) = (world.person(), world.person(), world.person(), world.person());
+async fn a_dialog_is_not_found_for_users_who_do_not_take_part() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let left = fixture.user();
+        let never = fixture.user();
         let group = a.group(&[&b, &left]).await;
         let own = left.send(&group.id, "mine").await;
         leave(&left, &group.id).await.unwrap();
-        assert_eq!(code(leave(&left, &group.id).await), Code::NotFound, "{}", world.name);
-        let before = names(&world.db).await;
-        let absent = (DialogId::now().bytes(), MessageId::now().bytes());
-        let mut answers = Vec::new();
-        for (who, dialog, message) in
-            [(&left, &group.id, &own.id), (&never, &group.id, &own.id), (&never, &absent.0, &absent.1)]
-        {
-            answers.push(unseen(who, dialog, message).await);
+        assert_eq!(code(leave(&left, &group.id).await), Code::NotFound, "{}", fixture.name);
+        let before = event_names(&fixture.db).await;
+        let unknown_dialog = DialogId::now().bytes();
+        let unknown_message = MessageId::now().bytes();
+        let mut errors = Vec::new();
+        for (user, dialog, message) in [
+            (&left, &group.id, &own.id),
+            (&never, &group.id, &own.id),
+            (&never, &unknown_dialog, &unknown_message),
+        ] {
+            errors.push(assert_not_found(user, dialog, message).await);
         }
         assert!(
-            answers.iter().all(|answer| *answer == answers[0]),
-            "foreign and absent look alike: {answers:?}"
+            errors.iter().all(|error| *error == errors[0]),
+            "foreign and unknown objects look the same: {errors:?}"
         );
-        assert_eq!(names(&world.db).await, before);
+        assert_eq!(event_names(&fixture.db).await, before);
     }
 }
 
-/// Tries everything, and returns what it was told.
-async fn unseen(who: &Person, dialog: &[u8], message: &[u8]) -> Vec<String> {
-    let (mut client, mut told) = (who.client(), Vec::new());
+/// Asserts that every call is NOT_FOUND or empty, and returns the error messages.
+async fn assert_not_found(user: &TestUser, dialog: &[u8], message: &[u8]) -> Vec<String> {
+    let mut client = user.client();
+    let mut errors = Vec::new();
     let mut refused = |status: Status| {
         assert_eq!(status.code(), Code::NotFound);
-        told.push(status.message().to_owned());
+        errors.push(status.message().to_owned());
     };
-    refused(who.try_send(dialog, "text", None).await.unwrap_err());
-    refused(who.try_send(dialog, "text", Some("key")).await.unwrap_err());
-    refused(add(who, dialog, &[who.id]).await.unwrap_err());
-    refused(leave(who, dialog).await.unwrap_err());
+    refused(user.try_send(dialog, "text", None).await.unwrap_err());
+    refused(user.try_send(dialog, "text", Some("key")).await.unwrap_err());
+    refused(add(user, dialog, &[user.id]).await.unwrap_err());
+    refused(leave(user, dialog).await.unwrap_err());
     refused(client.delete(DeleteRequest { message_id: message.to_vec() }).await.unwrap_err());
     for message_id in [None, Some(message.to_vec())] {
         let target = ReadTargetRequest { dialog_id: dialog.to_vec(), message_id };
@@ -160,8 +176,8 @@ async fn unseen(who: &Person, dialog: &[u8], message: &[u8]) -> Vec<String> {
     assert!(client.messages(named).await.unwrap().into_inner().messages.is_empty());
     for (first, last) in [(Some(1), None), (None, Some(1))] {
         let page = HistoryPage { dialog_id: dialog.to_vec(), first, last, ..HistoryPage::default() };
-        let page = who.page(page).await;
+        let page = user.page(page).await;
         assert!(!page.found && page.messages.is_empty() && !page.has_next && !page.has_previous);
     }
-    told
+    errors
 }

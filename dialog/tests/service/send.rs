@@ -11,18 +11,19 @@ use proto::{
 use tonic::Code;
 
 use crate::{
-    store::{keys, names, outbox},
-    world::{code, worlds},
+    fixture::{code, fixtures},
+    store::{client_keys, event_names, outbox},
 };
 
 #[tokio::test]
-async fn a_message_is_pending_numbered_and_visible_at_once() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn a_sent_message_is_pending_numbered_and_immediately_visible() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let dialog = a.direct(&b).await;
         let first = a.send(&dialog.id, "hello\n\t👋").await;
-        let second = b.send(&dialog.id, "hello yourself").await;
-        assert_eq!((first.seq, second.seq), (1, 2), "{}", world.name);
+        let second = b.send(&dialog.id, "hello to you").await;
+        assert_eq!((first.seq, second.seq), (1, 2), "{}", fixture.name);
         assert_eq!((first.version, second.version), (4, 5));
         assert_eq!((first.status(), first.text.as_str()), (Status::Pending, "hello\n\t👋"));
         assert_eq!((&first.sender_id, &first.dialog_id), (&a.id.bytes(), &dialog.id));
@@ -32,7 +33,7 @@ async fn a_message_is_pending_numbered_and_visible_at_once() {
         let now = a.get(&dialog.id).await.unwrap();
         assert_eq!(now.last_message.as_ref(), Some(&second));
         assert_eq!(now.last_activity_us, second.created_at_us);
-        let events = outbox(&world.db, topic::DIALOG).await;
+        let events = outbox(&fixture.db, topic::DIALOG).await;
         let sent = MessageSent {
             dialog_id: dialog.id.clone(),
             version: 4,
@@ -47,9 +48,10 @@ async fn a_message_is_pending_numbered_and_visible_at_once() {
 }
 
 #[tokio::test]
-async fn a_send_whose_time_is_over_is_not_begun() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn a_send_after_its_deadline_stores_nothing() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let dialog = a.direct(&b).await;
         let late = |timeout| {
             let send =
@@ -58,71 +60,77 @@ async fn a_send_whose_time_is_over_is_not_begun() {
             request.set_timeout(timeout);
             request
         };
-        let events = names(&world.db).await;
+        let events = event_names(&fixture.db).await;
         assert_eq!(
             code(a.client().send(late(Duration::ZERO)).await),
             Code::DeadlineExceeded,
             "{}",
-            world.name
+            fixture.name
         );
-        assert_eq!((a.history(&dialog.id).await.len(), names(&world.db).await), (0, events));
+        assert_eq!((a.history(&dialog.id).await.len(), event_names(&fixture.db).await), (0, events));
         assert_eq!(a.client().send(late(Duration::from_secs(60))).await.unwrap().into_inner().seq, 1);
     }
 }
 
 #[tokio::test]
-async fn a_client_key_is_the_same_message_for_ever() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
-        let (dialog, other) = (a.direct(&b).await, a.group(&[&b]).await);
+async fn a_client_key_always_returns_the_same_message() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let dialog = a.direct(&b).await;
+        let other = a.group(&[&b]).await;
         let sent = a.try_send(&dialog.id, "once", Some("key")).await.unwrap();
-        let events = names(&world.db).await;
-        assert_eq!(a.try_send(&dialog.id, "once", Some("key")).await.unwrap(), sent, "{}", world.name);
+        let events = event_names(&fixture.db).await;
+        assert_eq!(a.try_send(&dialog.id, "once", Some("key")).await.unwrap(), sent, "{}", fixture.name);
         assert_eq!(code(a.try_send(&dialog.id, "twice", Some("key")).await), Code::AlreadyExists);
         assert_eq!(code(a.try_send(&other.id, "once", Some("key")).await), Code::AlreadyExists);
-        assert_eq!(names(&world.db).await, events);
+        assert_eq!(event_names(&fixture.db).await, events);
         assert_eq!(
             b.try_send(&dialog.id, "once", Some("key")).await.unwrap().seq,
             2,
-            "a key is its author's own"
+            "client keys are per user"
         );
         let delete = proto::dialog::DeleteRequest { message_id: sent.id.clone() };
         let deleted = a.client().delete(delete).await.unwrap().into_inner();
         assert_eq!(
             a.try_send(&dialog.id, "once", Some("key")).await.unwrap(),
             deleted,
-            "in its present state"
+            "in its current state"
         );
         assert_eq!(code(a.try_send(&dialog.id, "", Some("key")).await), Code::InvalidArgument);
     }
 }
 
 #[tokio::test]
-async fn a_refused_call_claims_no_key() {
-    for world in worlds().await {
-        let (a, b, c) = (world.person(), world.person(), world.person());
+async fn a_failed_call_claims_no_client_key() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let c = fixture.user();
         let foreign = b.direct(&c).await;
         assert_eq!(
             code(a.try_send(&foreign.id, "text", Some("key")).await),
             Code::NotFound,
             "{}",
-            world.name
+            fixture.name
         );
         assert_eq!(code(a.try_send(&DialogId::now().bytes(), "text", Some("key")).await), Code::NotFound);
-        assert_eq!(keys(&world.db).await, 0);
+        assert_eq!(client_keys(&fixture.db).await, 0);
         let dialog = a.direct(&b).await;
         a.try_send(&dialog.id, "text", Some("key")).await.unwrap();
-        assert_eq!(b.send(&foreign.id, "first").await.seq, 1, "no number was used up");
+        assert_eq!(b.send(&foreign.id, "first").await.seq, 1, "no seq was consumed");
     }
 }
 
 #[tokio::test]
-async fn bad_input_sends_nothing() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn invalid_input_sends_nothing() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let dialog = a.direct(&b).await;
-        let before = names(&world.db).await;
-        let (long, longer) = ("é".repeat(4_001), "k".repeat(65));
+        let before = event_names(&fixture.db).await;
+        let long = "é".repeat(4_001);
+        let longer = "k".repeat(65);
         for (text, key) in [
             ("", None),
             (long.as_str(), None),
@@ -137,36 +145,38 @@ async fn bad_input_sends_nothing() {
                 code(a.try_send(&dialog.id, text, key).await),
                 Code::InvalidArgument,
                 "{}",
-                world.name
+                fixture.name
             );
         }
         for dialog_id in [vec![], vec![1; 15], vec![1; 17]] {
             let request = SendRequest { dialog_id, text: "text".to_owned(), client_key: None };
             assert_eq!(code(a.client().send(request).await), Code::InvalidArgument);
         }
-        assert_eq!(names(&world.db).await, before);
+        assert_eq!(event_names(&fixture.db).await, before);
         a.try_send(&dialog.id, &"é".repeat(4_000), Some(&"k".repeat(64))).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn what_is_read_is_the_message_named_or_the_newest() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
-        let (dialog, other) = (a.direct(&b).await, a.group(&[&b]).await);
+async fn the_read_target_is_the_given_message_or_the_newest() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let dialog = a.direct(&b).await;
+        let other = a.group(&[&b]).await;
         let target = |dialog: &[u8], message: Option<&[u8]>| {
             let request =
                 ReadTargetRequest { dialog_id: dialog.to_vec(), message_id: message.map(<[u8]>::to_vec) };
             let mut client = b.client();
             async move { client.read_target(request).await.map(|reply| reply.into_inner().seq) }
         };
-        assert_eq!(target(&dialog.id, None).await.unwrap(), 0, "{}", world.name);
+        assert_eq!(target(&dialog.id, None).await.unwrap(), 0, "{}", fixture.name);
         let first = a.send(&dialog.id, "one").await;
         a.send(&dialog.id, "two").await;
-        let elsewhere = a.send(&other.id, "three").await;
+        let other_dialog = a.send(&other.id, "three").await;
         assert_eq!(target(&dialog.id, None).await.unwrap(), 2);
         assert_eq!(target(&dialog.id, Some(&first.id)).await.unwrap(), 1);
-        assert_eq!(code(target(&dialog.id, Some(&elsewhere.id)).await), Code::NotFound);
+        assert_eq!(code(target(&dialog.id, Some(&other_dialog.id)).await), Code::NotFound);
         assert_eq!(code(target(&dialog.id, Some(&DialogId::now().bytes())).await), Code::NotFound);
         assert_eq!(code(target(&dialog.id, Some(b"short")).await), Code::InvalidArgument);
         assert_eq!(code(target(b"short", None).await), Code::InvalidArgument);

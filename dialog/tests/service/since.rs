@@ -1,4 +1,5 @@
-//! What has changed since a version: for people, for services, for gateways.
+//! Changes since a version: `MessagesSince` for clients, `ChangesSince` for services, `Live` for
+//! gateways.
 
 use proto::{
     DialogId, MessageId, UserId,
@@ -10,12 +11,12 @@ use proto::{
 use tonic::{Code, Status};
 
 use crate::{
-    store::raise_epoch,
-    world::{Person, code, worlds},
+    fixture::{TestUser, code, fixtures},
+    store::increment_epoch,
 };
 
 async fn since(
-    caller: &Person,
+    caller: &TestUser,
     dialog: &[u8],
     since: Option<(i64, i64)>,
 ) -> Result<MessagesSinceReply, Status> {
@@ -29,14 +30,16 @@ fn head(number: i64) -> Option<Version> {
 }
 
 #[tokio::test]
-async fn who_comes_back_gets_the_newest_state_of_what_changed() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn a_replay_has_the_current_state_of_changed_messages() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let dialog = a.direct(&b).await;
         let empty = MessagesSinceReply { head: head(3), ..MessagesSinceReply::default() };
-        assert_eq!(since(&b, &dialog.id, None).await.unwrap(), empty, "{}", world.name);
+        assert_eq!(since(&b, &dialog.id, None).await.unwrap(), empty, "{}", fixture.name);
         assert_eq!(since(&b, &dialog.id, Some((1, 0))).await.unwrap(), empty);
-        let (one, two) = (a.send(&dialog.id, "one").await, a.send(&dialog.id, "two").await);
+        let one = a.send(&dialog.id, "one").await;
+        let two = a.send(&dialog.id, "two").await;
         let delete = DeleteRequest { message_id: one.id.clone() };
         let one = a.client().delete(delete).await.unwrap().into_inner();
         let all =
@@ -47,7 +50,7 @@ async fn who_comes_back_gets_the_newest_state_of_what_changed() {
         assert_eq!(
             since(&b, &dialog.id, Some((0, 0))).await.unwrap(),
             all,
-            "from the beginning, in every epoch"
+            "number 0 is the beginning in every epoch"
         );
         assert_eq!(since(&b, &dialog.id, Some((1, 5))).await.unwrap().messages, [one]);
         let nothing = MessagesSinceReply { head: head(6), ..MessagesSinceReply::default() };
@@ -57,9 +60,10 @@ async fn who_comes_back_gets_the_newest_state_of_what_changed() {
 }
 
 #[tokio::test]
-async fn a_version_of_another_epoch_or_of_the_future_is_answered_with_a_reset() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn a_version_of_another_epoch_or_in_the_future_is_reset() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let dialog = a.direct(&b).await;
         a.send(&dialog.id, "one").await;
         let reset = MessagesSinceReply { head: head(4), messages: Vec::new(), reset: true };
@@ -68,14 +72,14 @@ async fn a_version_of_another_epoch_or_of_the_future_is_answered_with_a_reset() 
                 since(&b, &dialog.id, Some(version)).await.unwrap(),
                 reset,
                 "{}: {version:?}",
-                world.name
+                fixture.name
             );
         }
         for version in [(1, -1), (-1, 1)] {
             assert_eq!(code(since(&b, &dialog.id, Some(version)).await), Code::InvalidArgument);
         }
         assert_eq!(code(since(&b, b"short", None).await), Code::InvalidArgument);
-        raise_epoch(&world.db).await;
+        increment_epoch(&fixture.db).await;
         let restored = since(&b, &dialog.id, Some((1, 3))).await.unwrap();
         assert_eq!((restored.reset, restored.head), (true, Some(Version { epoch: 2, number: 4 })));
         assert_eq!(since(&b, &dialog.id, Some((2, 3))).await.unwrap().messages.len(), 1);
@@ -83,15 +87,16 @@ async fn a_version_of_another_epoch_or_of_the_future_is_answered_with_a_reset() 
 }
 
 #[tokio::test]
-async fn more_than_a_thousand_changes_are_not_replayed() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn more_than_1000_changes_are_a_reset() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let dialog = a.direct(&b).await;
         for _ in 0..1_001 {
             a.send(&dialog.id, "text").await;
         }
         let all = since(&b, &dialog.id, Some((1, 0))).await.unwrap();
-        assert!(all.reset && all.messages.is_empty(), "{}", world.name);
+        assert!(all.reset && all.messages.is_empty(), "{}", fixture.name);
         assert!(since(&b, &dialog.id, Some((1, 3))).await.unwrap().reset);
         let most = since(&b, &dialog.id, Some((1, 4))).await.unwrap();
         assert_eq!((most.reset, most.messages.len()), (false, 1_000));
@@ -100,9 +105,11 @@ async fn more_than_a_thousand_changes_are_not_replayed() {
 }
 
 #[tokio::test]
-async fn services_read_every_changed_row_by_version() {
-    for world in worlds().await {
-        let (a, b, c) = (world.person(), world.person(), world.person());
+async fn changed_rows_are_returned_by_version() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let c = fixture.user();
         let group = a.group(&[&b]).await;
         let one = a.send(&group.id, "one").await;
         let add = AddParticipantsRequest { dialog_id: group.id.clone(), user_ids: vec![c.id.bytes()] };
@@ -110,16 +117,17 @@ async fn services_read_every_changed_row_by_version() {
         b.client().leave(LeaveRequest { dialog_id: group.id.clone() }).await.unwrap();
         a.client().delete(DeleteRequest { message_id: one.id.clone() }).await.unwrap();
         let changes = |since, limit| {
-            let (mut service, dialog_id) = (world.service(), group.id.clone());
+            let mut service = fixture.service_client();
+            let dialog_id = group.id.clone();
             async move {
                 let request = ChangesSinceRequest { dialog_id, since, limit };
                 service.changes_since(request).await.unwrap().into_inner()
             }
         };
         let all = changes(0, 1_000).await;
-        assert_eq!(all.head, 7, "{}", world.name);
+        assert_eq!(all.head, 7, "{}", fixture.name);
         let versions: Vec<_> = all.changes.iter().map(|change| change.version).collect();
-        assert_eq!(versions, [2, 5, 6, 7], "a row shows only its last change");
+        assert_eq!(versions, [2, 5, 6, 7], "a row appears once, at its last change");
         let Some(Row::Membership(left)) = &all.changes[2].row else { panic!("{all:?}") };
         assert_eq!((&left.user_id, left.joined_seq, left.left), (&b.id.bytes(), 0, true));
         let Some(Row::Membership(joined)) = &all.changes[1].row else { panic!("{all:?}") };
@@ -147,27 +155,28 @@ async fn services_read_every_changed_row_by_version() {
 }
 
 #[tokio::test]
-async fn changes_and_live_frames_are_for_services_alone() {
-    for world in worlds().await {
-        let (a, b) = (world.person(), world.person());
+async fn only_services_can_call_changes_since_and_live() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
         let dialog_id = a.direct(&b).await.id;
         let changes = ChangesSinceRequest { dialog_id: dialog_id.clone(), since: 0, limit: 1 };
         let live = LiveRequest { dialog_id, ..LiveRequest::default() };
         for (mut client, expected) in [
             (a.client(), Code::PermissionDenied),
-            (world.client("Bearer nonsense"), Code::Unauthenticated),
-            (world.client(""), Code::Unauthenticated),
+            (fixture.client("Bearer nonsense"), Code::Unauthenticated),
+            (fixture.client(""), Code::Unauthenticated),
         ] {
-            assert_eq!(code(client.changes_since(changes.clone()).await), expected, "{}", world.name);
+            assert_eq!(code(client.changes_since(changes.clone()).await), expected, "{}", fixture.name);
             assert_eq!(code(client.live(live.clone()).await), expected);
         }
     }
 }
 
 #[tokio::test]
-async fn bad_questions_of_services_are_refused() {
-    for world in worlds().await {
-        let mut service = world.service();
+async fn invalid_requests_of_services_are_refused() {
+    for fixture in fixtures().await {
+        let mut service = fixture.service_client();
         let dialog_id = DialogId::now().bytes();
         for (dialog_id, since, limit) in [
             (dialog_id.clone(), -1, 1),
@@ -177,7 +186,7 @@ async fn bad_questions_of_services_are_refused() {
             (vec![1], 0, 1),
         ] {
             let refused = service.changes_since(ChangesSinceRequest { dialog_id, since, limit }).await;
-            assert_eq!(code(refused), Code::InvalidArgument, "{}", world.name);
+            assert_eq!(code(refused), Code::InvalidArgument, "{}", fixture.name);
         }
         let absent = ChangesSinceRequest { dialog_id: dialog_id.clone(), since: 0, limit: 1 };
         assert_eq!(service.changes_since(absent).await.unwrap().into_inner().head, 0);
@@ -196,26 +205,29 @@ async fn bad_questions_of_services_are_refused() {
 }
 
 #[tokio::test]
-async fn a_gateway_reads_messages_and_who_may_see_them() {
-    for world in worlds().await {
-        let (a, b, left) = (world.person(), world.person(), world.person());
+async fn live_returns_messages_and_current_members() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let left = fixture.user();
         let group = a.group(&[&b, &left]).await;
-        let (one, two) = (a.send(&group.id, "one").await, b.send(&group.id, "two").await);
+        let one = a.send(&group.id, "one").await;
+        let two = b.send(&group.id, "two").await;
         let elsewhere = a.send(&a.direct(&b).await.id, "elsewhere").await;
         left.client().leave(LeaveRequest { dialog_id: group.id.clone() }).await.unwrap();
-        let people = [a.id, left.id, UserId::now(), b.id];
+        let users = [a.id, left.id, UserId::now(), b.id];
         let request = LiveRequest {
             dialog_id: group.id.clone(),
             message_ids: vec![two.id.clone(), elsewhere.id, one.id.clone(), MessageId::now().bytes()],
-            user_ids: people.iter().map(|person| person.bytes()).collect(),
+            user_ids: users.iter().map(|user| user.bytes()).collect(),
         };
-        let live = world.service().live(request).await.unwrap().into_inner();
-        assert_eq!(live.head, head(7), "{}", world.name);
+        let live = fixture.service_client().live(request).await.unwrap().into_inner();
+        assert_eq!(live.head, head(7), "{}", fixture.name);
         assert_eq!(live.messages, [one, two]);
         let mut members = vec![a.id.bytes(), b.id.bytes()];
         members.sort();
         assert_eq!(live.member_ids, members);
         let absent = LiveRequest { dialog_id: DialogId::now().bytes(), ..LiveRequest::default() };
-        assert_eq!(world.service().live(absent).await.unwrap().into_inner().head, head(0));
+        assert_eq!(fixture.service_client().live(absent).await.unwrap().into_inner().head, head(0));
     }
 }

@@ -1,6 +1,7 @@
-//! A world of a test's own: the service over a fresh database, people with access tokens, and the services around it.
+//! Fixture: the dialog service over an empty database, fake auth and counter services, and users with
+//! access tokens.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 
 use access::{Claims, Guard, KeySet, ServiceToken, SigningKeys};
 use db::Db;
@@ -8,8 +9,6 @@ use dialog::{App, Settings};
 use events::{Event, Headers, Local, Log, Stopped, outbox};
 use proto::{
     Peer, UserId,
-    auth::auth_server::AuthServer,
-    counter::counters_server::CountersServer,
     dialog::{
         CreateRequest, Dialog, GetRequest, HistoryPage, HistoryPageReply, HistoryRequest, Message,
         MessagesRequest, SendRequest, dialogs_client::DialogsClient,
@@ -24,17 +23,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, service::interceptor::InterceptedService};
 use tower::Layer;
 
-use crate::{auth::Directory, counter::Ledger};
+use crate::{fake_auth::FakeAuth, fake_counter::FakeCounter};
 
 const ISSUER: &str = "tidings";
 
 pub type Client = DialogsClient<InterceptedService<Peer, Call>>;
 
-pub struct World {
+/// Running dialog service with its surroundings.
+pub struct Fixture {
+    /// Name of the database engine, for assertion messages.
     pub name: &'static str,
     pub db: Db,
-    pub auth: Directory,
-    pub ledger: Ledger,
+    pub auth: FakeAuth,
+    pub counter: FakeCounter,
     pub token: ServiceToken,
     app: App,
     keys: Arc<SigningKeys>,
@@ -42,83 +43,85 @@ pub struct World {
     _test: TestDb,
 }
 
-/// A world on every database.
-pub async fn worlds() -> Vec<World> {
-    worlds_with(Duration::from_secs(600)).await
+/// Creates a fixture on each database engine.
+pub async fn fixtures() -> Vec<Fixture> {
+    fixtures_with(Duration::from_secs(600)).await
 }
 
-/// A world on every database, with this deadline of sagas.
-pub async fn worlds_with(saga_deadline: Duration) -> Vec<World> {
-    let mut worlds = Vec::new();
+/// Creates a fixture on each database engine, with this saga deadline.
+pub async fn fixtures_with(saga_deadline: Duration) -> Vec<Fixture> {
+    let mut fixtures = Vec::new();
     for test in databases(&[&db::MIGRATIONS, &events::MIGRATIONS, &dialog::MIGRATIONS]).await {
-        let (keys, token, auth) =
-            (Arc::new(SigningKeys::generate()), ServiceToken::generate(), Directory::default());
-        let published = keys.jwks();
-        let key_set = KeySet::new(move || {
-            let published = published.clone();
-            async move { Ok::<_, std::io::Error>(published) }
-        });
+        let keys = Arc::new(SigningKeys::generate());
+        let token = ServiceToken::generate();
+        let auth = FakeAuth::default();
+        let jwks = keys.jwks();
+        let key_set = KeySet::new(move || ready(Ok::<_, Infallible>(jwks.clone())));
         let guard = Guard::new(key_set, token.clone(), ISSUER);
-        let peer = local(AuthServer::new(auth.clone()));
-        let app = App::new(test.db.clone(), guard, peer, Settings { saga_deadline });
+        let app = App::new(test.db.clone(), guard, auth.peer(), Settings { saga_deadline });
         let counter_outbox = sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
-        let (name, db, ledger) = (test.name, test.db.clone(), Ledger::default());
-        worlds.push(World { name, db, auth, ledger, token, app, keys, counter_outbox, _test: test });
+        let name = test.name;
+        let db = test.db.clone();
+        let counter = FakeCounter::default();
+        fixtures.push(Fixture { name, db, auth, counter, token, app, keys, counter_outbox, _test: test });
     }
-    worlds
+    fixtures
 }
 
-impl World {
-    /// A person whom auth knows.
-    pub fn person(&self) -> Person {
-        let person = self.stranger();
-        self.auth.register(person.id);
-        person
+impl Fixture {
+    /// Creates a user and registers it with auth.
+    pub fn user(&self) -> TestUser {
+        let user = self.unregistered_user();
+        self.auth.register(user.id);
+        user
     }
 
-    /// A person with a token whom auth does not know.
-    pub fn stranger(&self) -> Person {
+    /// Creates a user with a valid access token who is unknown to auth.
+    pub fn unregistered_user(&self) -> TestUser {
         let id = UserId::now();
         let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let claims = Claims::new(ISSUER, id.uuid(), UserId::now().uuid(), now_s as i64, 3600);
         let authorization = format!("Bearer {}", self.keys.sign(&claims));
-        Person { id, client: self.client(&authorization), authorization }
+        TestUser { id, client: self.client(&authorization), authorization }
     }
 
-    /// The client of whoever shows this.
+    /// Returns a client with this authorization header.
     pub fn client(&self, authorization: &str) -> Client {
         let call = Call::new().with_authorization(authorization);
         DialogsClient::with_interceptor(local(server_layer("dialog").layer(self.app.server())), call)
     }
 
-    /// The client of another service.
-    pub fn service(&self) -> Client {
+    /// Returns a client with the service token.
+    pub fn service_client(&self) -> Client {
         self.client(&self.token.header())
     }
 
-    /// The loops in the background.
-    pub fn start(&self) -> Running {
+    /// Starts the consumer of replies and the sweeper.
+    pub fn start_background(&self) -> BackgroundTasks {
         let log = Log::Local(Local::new(vec![(topic::COUNTER, self.counter_outbox.db.clone())]));
-        let (app, shutdown) = (self.app.clone(), CancellationToken::new());
-        let (counter, token) = (local(CountersServer::new(self.ledger.clone())), self.token.clone());
-        let (stop, component) = (shutdown.clone(), telemetry::Readiness::new().register("replies"));
+        let app = self.app.clone();
+        let shutdown = CancellationToken::new();
+        let counter = self.counter.peer();
+        let token = self.token.clone();
+        let stop = shutdown.clone();
+        let component = telemetry::Readiness::new().register("replies");
         let task = tokio::spawn(async move { app.run(&log, counter, token, component, shutdown).await });
-        Running { stop, task }
+        BackgroundTasks { stop, task }
     }
 
-    /// The counters tell the log something.
-    pub async fn tell(&self, kind: Kind) {
-        self.tell_bytes(kind.payload()).await;
+    /// Appends an event of the counter to the log.
+    pub async fn publish_reply(&self, kind: Kind) {
+        self.publish_payload(kind.payload()).await;
     }
 
-    /// The counters tell the log something, whatever that is.
-    pub async fn tell_bytes(&self, payload: Vec<u8>) {
+    /// Appends a record with this payload to the counter's topic. The payload need not be a valid event.
+    pub async fn publish_payload(&self, payload: Vec<u8>) {
         let event = Event {
             event_id: uuid::Uuid::now_v7(),
             topic: topic::COUNTER,
             key: "key".to_owned(),
             version: 0,
-            kind: "Told",
+            kind: "Reply",
             payload,
             headers: Headers { request_id: Some("cause".to_owned()), traceparent: None },
         };
@@ -128,26 +131,28 @@ impl World {
     }
 }
 
-pub struct Running {
+/// Background work of the service.
+pub struct BackgroundTasks {
     stop: CancellationToken,
     task: JoinHandle<Result<(), Stopped>>,
 }
 
-impl Running {
+impl BackgroundTasks {
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
 }
 
+/// User with an access token, and a client that sends it.
 #[derive(Clone)]
-pub struct Person {
+pub struct TestUser {
     pub id: UserId,
     pub authorization: String,
     client: Client,
 }
 
-impl Person {
+impl TestUser {
     pub fn client(&self) -> Client {
         self.client.clone()
     }
@@ -159,19 +164,19 @@ impl Person {
         client_key: Option<&str>,
     ) -> Result<Dialog, Status> {
         let request = CreateRequest {
-            participant_ids: others.iter().map(|person| person.id.bytes()).collect(),
+            participant_ids: others.iter().map(|user| user.id.bytes()).collect(),
             title: title.map(str::to_owned),
             client_key: client_key.map(str::to_owned),
         };
         Ok(self.client().create(request).await?.into_inner())
     }
 
-    /// The direct dialog with another.
+    /// Creates or returns the direct dialog with another user.
     pub async fn direct(&self, other: &Self) -> Dialog {
         self.try_create(&[other], None, None).await.unwrap()
     }
 
-    /// A group with others.
+    /// Creates a group with others.
     pub async fn group(&self, others: &[&Self]) -> Dialog {
         self.try_create(others, Some("group"), None).await.unwrap()
     }
@@ -191,35 +196,35 @@ impl Person {
         self.try_send(dialog, text, None).await.unwrap()
     }
 
-    /// A dialog as the person sees it.
+    /// Returns a dialog as this user sees it.
     pub async fn get(&self, dialog: &[u8]) -> Option<Dialog> {
         let reply = self.client().get(GetRequest { ids: vec![dialog.to_vec()] }).await.unwrap();
         reply.into_inner().dialogs.pop()
     }
 
-    /// A message as the person sees it.
+    /// Returns a message as this user sees it.
     pub async fn message(&self, id: &[u8]) -> Option<Message> {
         let request = MessagesRequest { ids: vec![id.to_vec()], transaction_ids: Vec::new() };
         self.client().messages(request).await.unwrap().into_inner().messages.pop()
     }
 
-    /// A page of history.
+    /// Returns a page of history.
     pub async fn page(&self, page: HistoryPage) -> HistoryPageReply {
         let reply = self.client().history(HistoryRequest { pages: vec![page] }).await.unwrap();
         reply.into_inner().pages.pop().unwrap()
     }
 
-    /// The newest hundred messages that the person finds.
+    /// Returns the newest 100 messages of the history.
     pub async fn history(&self, dialog: &[u8]) -> Vec<Message> {
         let page = HistoryPage { dialog_id: dialog.to_vec(), last: Some(100), ..HistoryPage::default() };
         self.page(page).await.messages
     }
 }
 
-/// The code of an answer that is to be an error, with words for people.
+/// Returns the code of a failed call. Panics if it succeeded or has no message.
 #[track_caller]
-pub fn code<T: std::fmt::Debug>(answer: Result<T, Status>) -> Code {
-    let status = answer.expect_err("an error");
+pub fn code<T: std::fmt::Debug>(result: Result<T, Status>) -> Code {
+    let status = result.expect_err("the call fails");
     assert!(!status.message().is_empty());
     status.code()
 }

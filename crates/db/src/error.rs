@@ -1,26 +1,29 @@
-//! What went wrong in the database, by what the caller can do about it.
+//! Error of the database, classified by the reaction of the caller.
 
 use sqlx::error::ErrorKind;
 
-/// An error of the database: one variant per reaction of the caller.
+/// Error of the database. Each variant calls for a different reaction of the caller.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A uniqueness rule said no: `table_column_column` in both databases.
+    /// Violation of a unique constraint, with its name: `table_column_column` in both databases.
     #[error("not unique: {0}")]
     Unique(String),
-    /// The data itself was refused: a check violation (23514), a data exception (class 22) or a trigger of an operator.
+    /// The database refused the data: a check constraint (23514), a data exception (class 22) or an
+    /// operator's trigger. Repeating the statement cannot succeed.
     #[error("refused by the database: {0}")]
     Refused(String),
-    /// The database is away, overloaded, or chose this transaction as a victim: try again later.
+    /// The database does not answer, is overloaded, or aborted this transaction because of others: try
+    /// again later.
     #[error("the database is unavailable")]
     Unavailable(#[source] sqlx::Error),
-    /// A URL that names no database.
-    #[error("a database URL begins with sqlite: or postgres:")]
+    /// The URL is malformed or has another scheme.
+    #[error("invalid database URL: it must start with sqlite: or postgres:")]
     Url,
-    /// The schema could not be brought up to date.
+    /// A schema migration failed.
     #[error("migration failed: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    /// A bug of ours: a statement, a type, a constraint that the code does not expect.
+    /// Programming error: an invalid statement, a wrong column type, or a constraint that the code does
+    /// not expect.
     #[error("unexpected database error: {0}")]
     Bug(#[source] sqlx::Error),
 }
@@ -28,11 +31,11 @@ pub enum Error {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         match &error {
-            sqlx::Error::Database(database) => match verdict(database.as_ref()) {
-                Verdict::Unique => Self::Unique(constraint(database.as_ref())),
-                Verdict::Refused => Self::Refused(constraint(database.as_ref())),
-                Verdict::Unavailable => Self::Unavailable(error),
-                Verdict::Bug => Self::Bug(error),
+            sqlx::Error::Database(database) => match classify(database.as_ref()) {
+                Class::Unique => Self::Unique(constraint(database.as_ref())),
+                Class::Refused => Self::Refused(constraint(database.as_ref())),
+                Class::Unavailable => Self::Unavailable(error),
+                Class::Bug => Self::Bug(error),
             },
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -45,52 +48,53 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-enum Verdict {
+enum Class {
     Unique,
     Refused,
     Unavailable,
     Bug,
 }
 
-/// Postgres speaks in SQLSTATEs of five characters, SQLite in extended result codes.
-fn verdict(error: &dyn sqlx::error::DatabaseError) -> Verdict {
+/// Tells the databases apart by their codes: a SQLSTATE of PostgreSQL has five characters, an extended
+/// result code of SQLite at most four digits.
+fn classify(error: &dyn sqlx::error::DatabaseError) -> Class {
     match error.kind() {
-        ErrorKind::UniqueViolation => return Verdict::Unique,
-        ErrorKind::CheckViolation => return Verdict::Refused,
+        ErrorKind::UniqueViolation => return Class::Unique,
+        ErrorKind::CheckViolation => return Class::Refused,
         _ => {}
     }
     match error.code().as_deref() {
-        Some(code) if code.len() == 5 => of_postgres(code),
-        Some(code) => of_sqlite(code),
-        None => Verdict::Bug,
+        Some(code) if code.len() == 5 => classify_sqlstate(code),
+        Some(code) => classify_sqlite_code(code),
+        None => Class::Bug,
     }
 }
 
-fn of_postgres(state: &str) -> Verdict {
+fn classify_sqlstate(state: &str) -> Class {
     match (state, state.get(..2)) {
         // serialization failure, deadlock, lock timeout
-        ("40001" | "40P01" | "55P03", _) => Verdict::Unavailable,
-        (_, Some("22")) => Verdict::Refused,
+        ("40001" | "40P01" | "55P03", _) => Class::Unavailable,
+        (_, Some("22")) => Class::Refused,
         // connection, resources, operator intervention, system error
-        (_, Some("08" | "53" | "57" | "58")) => Verdict::Unavailable,
-        _ => Verdict::Bug,
+        (_, Some("08" | "53" | "57" | "58")) => Class::Unavailable,
+        _ => Class::Bug,
     }
 }
 
-/// The lowest byte is the kind of error; what stands above it says which of that kind.
-fn of_sqlite(code: &str) -> Verdict {
+/// The lowest byte of an extended result code is the primary code (<https://sqlite.org/rescode.html>).
+fn classify_sqlite_code(code: &str) -> Class {
     const CONSTRAINT_TRIGGER: i32 = 1811;
     match code.parse::<i32>().map(|code| (code, code & 0xff)) {
         // SQLITE_TOOBIG
-        Ok((CONSTRAINT_TRIGGER, _) | (_, 18)) => Verdict::Refused,
+        Ok((CONSTRAINT_TRIGGER, _) | (_, 18)) => Class::Refused,
         // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN
-        Ok((_, 5 | 6 | 10 | 13 | 14)) => Verdict::Unavailable,
-        _ => Verdict::Bug,
+        Ok((_, 5 | 6 | 10 | 13 | 14)) => Class::Unavailable,
+        _ => Class::Bug,
     }
 }
 
-/// The rule's name: Postgres gives it; SQLite names the columns, `message.dialog_id, message.seq`, which is spelled
-/// `message_dialog_id_seq` here, the name that the rule has in Postgres.
+/// Returns the name of the violated constraint. SQLite reports the columns, `message.dialog_id,
+/// message.seq`; they are joined to the name of the constraint in PostgreSQL, `message_dialog_id_seq`.
 fn constraint(error: &dyn sqlx::error::DatabaseError) -> String {
     if let Some(name) = error.constraint() {
         return name.to_owned();
@@ -114,31 +118,32 @@ fn constraint(error: &dyn sqlx::error::DatabaseError) -> String {
 mod tests {
     use super::*;
 
-    fn name(verdict: &Verdict) -> &'static str {
-        match verdict {
-            Verdict::Unique => "unique",
-            Verdict::Refused => "refused",
-            Verdict::Unavailable => "unavailable",
-            Verdict::Bug => "bug",
+    fn name(class: &Class) -> &'static str {
+        match class {
+            Class::Unique => "unique",
+            Class::Refused => "refused",
+            Class::Unavailable => "unavailable",
+            Class::Bug => "bug",
         }
     }
 
     #[test]
-    fn codes_are_told_apart_by_what_helps_against_them() {
+    fn codes_are_classified_by_the_reaction_of_the_caller() {
         // SQLITE_ERROR, _READONLY, _CORRUPT, _CONSTRAINT_NOTNULL, _MISMATCH
         for code in ["1", "8", "11", "1299", "20", "", "x"] {
-            assert_eq!(name(&of_sqlite(code)), "bug", "{code}");
+            assert_eq!(name(&classify_sqlite_code(code)), "bug", "{code}");
         }
-        // each kind alone, and of _BUSY _RECOVERY, _SNAPSHOT and _TIMEOUT, of _IOERR _READ, _WRITE, _FSYNC and _LOCK
+        // the primary codes, and of _BUSY _RECOVERY, _SNAPSHOT and _TIMEOUT, of _IOERR _READ, _WRITE,
+        // _FSYNC and _LOCK
         for code in
             ["5", "6", "10", "13", "14", "261", "517", "773", "262", "266", "778", "1034", "3850", "270"]
         {
-            assert_eq!(name(&of_sqlite(code)), "unavailable", "{code}");
+            assert_eq!(name(&classify_sqlite_code(code)), "unavailable", "{code}");
         }
         for code in ["18", "1811"] {
-            assert_eq!(name(&of_sqlite(code)), "refused", "{code}");
+            assert_eq!(name(&classify_sqlite_code(code)), "refused", "{code}");
         }
-        for (state, verdict) in [
+        for (state, class) in [
             ("22003", "refused"),
             ("40001", "unavailable"),
             ("40P01", "unavailable"),
@@ -150,7 +155,7 @@ mod tests {
             ("23502", "bug"),
             ("40002", "bug"),
         ] {
-            assert_eq!(name(&of_postgres(state)), verdict, "{state}");
+            assert_eq!(name(&classify_sqlstate(state)), class, "{state}");
         }
     }
 }

@@ -1,8 +1,10 @@
-//! Two databases behind one door: SQLite for one process, Postgres for many. A statement is written once, with `$1` binds,
-//! and runs on both; where the dialects differ, the caller matches on [`Dialect`] in sight.
+//! Access to SQLite, for one process, and to PostgreSQL, for many. A statement is written once, with
+//! `$1` placeholders, and runs on both; where the dialects differ, the statement's author matches on
+//! [`Dialect`].
 //!
-//! Promises: a write transaction survives its request ([`Db::detach`]); an error says what its caller can do about it
-//! ([`Error`]); every commit is announced in this process ([`Db::commits`]).
+//! Guarantees: a write transaction completes even if its request is cancelled ([`Db::detach`]); the
+//! variants of [`Error`] tell the caller how to react; every commit notifies this process
+//! ([`Db::commits`]).
 
 mod error;
 mod migrate;
@@ -14,7 +16,7 @@ mod value;
 use std::{future::Future, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
-    Database, Pool, Transaction,
+    Pool, Transaction,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -24,34 +26,37 @@ use tracing::Instrument;
 
 pub use error::Error;
 pub use migrate::{MIGRATIONS, Migrations};
-pub use query::{On, Query, Row, query};
+pub use query::{Executor, Query, Row, query};
 pub use tx::Tx;
 pub use value::{Column, Value};
 
-/// How long a request waits for a connection before the database counts as unavailable.
+/// Time that a request waits for a free connection. After it the database counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long SQLite waits for a lock that another process holds.
+/// Time that SQLite waits for the lock of another process, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that read SQLite beside its one writer.
+/// Number of SQLite connections for reads. There is one more for writes: SQLite has one writer at a
+/// time.
 const SQLITE_READERS: u32 = 4;
 
-/// Which database speaks.
+/// SQL dialect of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// SQLite.
     Sqlite,
-    /// Postgres.
+    /// PostgreSQL.
     Postgres,
 }
 
-/// A database. Clones share its connections.
+/// Database. Cheap to clone; all clones share the connections.
 #[derive(Debug, Clone)]
-pub struct Db(Arc<Shared>);
+pub struct Db(Arc<Database>);
 
 #[derive(Debug)]
-struct Shared {
+struct Database {
     pools: Pools,
+    /// Number of commits by this process.
     commits: watch::Sender<u64>,
+    /// Tasks of [`Db::detach`].
     writes: TaskTracker,
 }
 
@@ -62,16 +67,17 @@ enum Pools {
 }
 
 impl Db {
-    /// Opens the database at a `sqlite:` or `postgres:` URL; `connections` bounds the pool of Postgres. A file that does
-    /// not exist yet is made.
+    /// Opens the database at a `sqlite:` or `postgres:` URL. A SQLite file is created if it does not
+    /// exist. `connections_max` limits the pool of PostgreSQL.
     ///
     /// # Errors
-    /// [`Error::Url`] for any other scheme; [`Error::Unavailable`] where the database does not answer.
-    pub async fn open(url: &str, connections: u32) -> Result<Self, Error> {
+    /// [`Error::Url`] if the URL is malformed or has another scheme; [`Error::Unavailable`] if the
+    /// database does not answer.
+    pub async fn open(url: &str, connections_max: u32) -> Result<Self, Error> {
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let options = PgConnectOptions::from_str(url).map_err(|_| Error::Url)?;
-            let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-            return Ok(Self::over(Pools::Postgres(pool.connect_with(options).await?)));
+            let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE_TIMEOUT);
+            return Ok(Self::new(Pools::Postgres(pool.connect_with(options).await?)));
         }
         if url.starts_with("sqlite:") {
             return Self::sqlite(SqliteConnectOptions::from_str(url).map_err(|_| Error::Url)?).await;
@@ -79,10 +85,10 @@ impl Db {
         Err(Error::Url)
     }
 
-    /// Opens the SQLite database in a file, made where it does not exist.
+    /// Opens a SQLite file, and creates it if it does not exist.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where the file cannot be opened.
+    /// [`Error::Unavailable`] if the file cannot be opened.
     pub async fn open_file(path: &Path) -> Result<Self, Error> {
         Self::sqlite(SqliteConnectOptions::new().filename(path)).await
     }
@@ -100,14 +106,14 @@ impl Db {
         };
         let writer = pool(1).connect_with(options.clone()).await?;
         let reader = pool(SQLITE_READERS).connect_with(options.pragma("query_only", "on")).await?;
-        Ok(Self::over(Pools::Sqlite { writer, reader }))
+        Ok(Self::new(Pools::Sqlite { writer, reader }))
     }
 
-    fn over(pools: Pools) -> Self {
-        Self(Arc::new(Shared { pools, commits: watch::Sender::new(0), writes: TaskTracker::new() }))
+    fn new(pools: Pools) -> Self {
+        Self(Arc::new(Database { pools, commits: watch::Sender::new(0), writes: TaskTracker::new() }))
     }
 
-    /// Which database this is.
+    /// Returns the SQL dialect of the database.
     pub fn dialect(&self) -> Dialect {
         match self.0.pools {
             Pools::Sqlite { .. } => Dialect::Sqlite,
@@ -115,11 +121,12 @@ impl Db {
         }
     }
 
-    /// Begins a write transaction: READ COMMITTED on Postgres, `begin immediate` on SQLite. Dropped uncommitted, it rolls
-    /// back. To be called inside [`Db::detach`] where a request may go away.
+    /// Begins a write transaction: READ COMMITTED on PostgreSQL, `begin immediate` on SQLite, whose
+    /// deferred transactions fail when they start to write after another writer. Call it inside
+    /// [`Db::detach`] if the request can be cancelled.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where no connection is to be had in time.
+    /// [`Error::Unavailable`] if no connection is free in time.
     pub async fn begin(&self) -> Result<Tx, Error> {
         match &self.0.pools {
             Pools::Sqlite { writer, .. } => {
@@ -129,10 +136,11 @@ impl Db {
         }
     }
 
-    /// Begins a transaction that reads one snapshot: `repeatable read, read only` on Postgres, deferred on SQLite.
+    /// Begins a transaction that reads one snapshot: `repeatable read, read only` on PostgreSQL,
+    /// deferred on SQLite.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where no connection is to be had in time.
+    /// [`Error::Unavailable`] if no connection is free in time.
     pub async fn snapshot(&self) -> Result<Tx, Error> {
         match &self.0.pools {
             Pools::Sqlite { reader, .. } => {
@@ -145,8 +153,11 @@ impl Db {
         }
     }
 
-    /// Runs a write to its end in a task of its own, whatever becomes of the request that asked for it: a client that
-    /// leaves cannot cut it in half.
+    /// Runs a write in its own task and returns its output. Cancelling the request, for instance because
+    /// the client disconnects, does not cancel the write: [`Db::close`] waits for it.
+    ///
+    /// # Panics
+    /// If the write panics, with the same payload.
     pub async fn detach<F>(&self, write: F) -> F::Output
     where
         F: Future + Send + 'static,
@@ -154,24 +165,26 @@ impl Db {
     {
         match self.0.writes.spawn(write.in_current_span()).await {
             Ok(output) => output,
-            Err(stopped) => std::panic::resume_unwind(stopped.into_panic()),
+            // The task is never aborted, so the error is a panic.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
-    /// Counts the commits of this process: a reader of the outbox waits here instead of polling.
+    /// Subscribes to the number of commits by this process. A reader of the outbox waits for its change
+    /// instead of polling.
     pub fn commits(&self) -> watch::Receiver<u64> {
         self.0.commits.subscribe()
     }
 
-    /// Whether the database answers.
+    /// Executes a trivial statement, for health checks.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] where it does not.
+    /// [`Error::Unavailable`] if the database does not answer.
     pub async fn ping(&self) -> Result<(), Error> {
         query("select 1 as one").one(self).await.map(drop)
     }
 
-    /// Waits for detached writes, then closes the connections.
+    /// Waits for the writes of [`Db::detach`], then closes the connections.
     pub async fn close(&self) {
         self.0.writes.close();
         self.0.writes.wait().await;
@@ -185,14 +198,16 @@ impl Db {
     }
 }
 
-/// Begins in a task of its own: sqlx 0.9 hands on a connection whose cancelled `begin` is still open, so no `begin` is ever
-/// cancelled. A transaction that nobody waits for any more is dropped there, and rolls back.
-async fn begin<D: Database>(
+/// Begins a transaction in its own task, so that `begin` is never cancelled: sqlx 0.9 returns the
+/// connection of a cancelled `begin` to the pool with the transaction still open
+/// (docs/decisions/0002-no-begin-is-cancelled.md). If the caller is cancelled, the task drops the
+/// transaction, which rolls it back.
+async fn begin<D: sqlx::Database>(
     pool: &Pool<D>,
     statement: &'static str,
 ) -> Result<Transaction<'static, D>, Error> {
     let pool = pool.clone();
-    let begun = tokio::spawn(async move { pool.begin_with(statement).await }).await;
-    // Where the task did not end, the runtime is ending.
-    Ok(begun.map_err(|_| sqlx::Error::PoolClosed)??)
+    let transaction = tokio::spawn(async move { pool.begin_with(statement).await }).await;
+    // A task that did not complete was dropped by the shutdown of the runtime.
+    Ok(transaction.map_err(|_| sqlx::Error::PoolClosed)??)
 }

@@ -1,36 +1,38 @@
-//! Schema migrations, embedded in the binary. A database gets those of the crates that keep tables in it as one numbered
-//! list: 1–99 from the shared crates, 101 and up from the service.
+//! Schema migrations, embedded in the binary. The migrations of all crates with tables in a database
+//! form one numbered list: 1–99 are those of the shared crates, 101 and above those of the service.
 
 use sqlx::migrate::{Migration, Migrator};
 
 use crate::{Db, Dialect, Error, Pools};
 
-/// One crate's migrations, numbered alike in both dialects.
+/// Migrations of one crate. Their numbers are the same for both databases.
 #[derive(Debug)]
 pub struct Migrations {
-    /// For SQLite.
+    /// Migrations for SQLite.
     pub sqlite: Migrator,
-    /// For Postgres.
+    /// Migrations for PostgreSQL.
     pub postgres: Migrator,
 }
 
-/// This crate's own: the `clock` view.
+/// Migrations of this crate: the view `clock`, and a planner setting of PostgreSQL.
 pub static MIGRATIONS: Migrations = Migrations {
     sqlite: sqlx::migrate!("./migrations/sqlite"),
     postgres: sqlx::migrate!("./migrations/postgres"),
 };
 
 impl Db {
-    /// Brings the schema up to date, under a lock of the database: of several processes one migrates and the others wait.
+    /// Applies the missing migrations under a lock of the database: one of several processes applies
+    /// them, and the others wait for it.
     ///
     /// # Errors
-    /// [`Error::Migrate`] where a migration fails, was changed after it ran, or comes from a newer build.
+    /// [`Error::Migrate`] if a migration fails, was changed after it was applied, or is unknown to this
+    /// build.
     pub async fn migrate(&self, sets: &[&'static Migrations]) -> Result<(), Error> {
-        let of = |set: &'static Migrations| match self.dialect() {
+        let migrator = |set: &'static Migrations| match self.dialect() {
             Dialect::Sqlite => &set.sqlite,
             Dialect::Postgres => &set.postgres,
         };
-        let all: Vec<Migration> = sets.iter().flat_map(|set| of(set).iter().cloned()).collect();
+        let all: Vec<Migration> = sets.iter().flat_map(|set| migrator(set).iter().cloned()).collect();
         let migrator = Migrator::with_migrations(all);
         match &self.0.pools {
             Pools::Sqlite { writer, .. } => migrator.run(writer).await?,

@@ -1,4 +1,4 @@
-//! A statement with its binds, run on a database or inside a transaction.
+//! Statements with bound values, executed on a database or in a transaction.
 
 use sqlx::{
     AssertSqlSafe, PgConnection, SqliteConnection,
@@ -9,53 +9,54 @@ use uuid::fmt::Hyphenated;
 
 use crate::{Column, Db, Dialect, Error, Pools, Tx, Value, rows, tx};
 
-/// A statement: lower-case SQL with `$1` binds, the same for both databases.
+/// Creates a statement without values: lower-case SQL with `$1` placeholders, the same for both
+/// databases.
 pub fn query(sql: &'static str) -> Query {
     Query { sql, values: Vec::new() }
 }
 
-/// A statement and its binds so far.
+/// Statement and the values bound so far.
 #[derive(Debug, Clone)]
 pub struct Query {
     sql: &'static str,
     values: Vec<Value>,
 }
 
-/// Where a statement runs.
+/// Target of a statement.
 #[derive(Debug)]
-pub enum On<'a> {
-    /// On any connection, for reading: on SQLite these connections refuse writes.
+pub enum Executor<'a> {
+    /// Any connection of the pool, for reads: the SQLite connections of this pool refuse writes.
     Db(&'a Db),
-    /// In a transaction.
+    /// The connection of a transaction.
     Tx(&'a mut Tx),
 }
 
-impl<'a> From<&'a Db> for On<'a> {
+impl<'a> From<&'a Db> for Executor<'a> {
     fn from(db: &'a Db) -> Self {
         Self::Db(db)
     }
 }
 
-impl<'a> From<&'a mut Tx> for On<'a> {
+impl<'a> From<&'a mut Tx> for Executor<'a> {
     fn from(tx: &'a mut Tx) -> Self {
         Self::Tx(tx)
     }
 }
 
-/// A row of an answer.
+/// Row of a result.
 #[derive(Debug)]
 pub enum Row {
-    /// Of SQLite.
+    /// Row of SQLite.
     Sqlite(SqliteRow),
-    /// Of Postgres.
+    /// Row of PostgreSQL.
     Postgres(PgRow),
 }
 
 impl Row {
-    /// The column of this name.
+    /// Returns the value of a column.
     ///
     /// # Errors
-    /// [`Error::Bug`] where it is absent or of another type.
+    /// [`Error::Bug`] if the column is absent or of another type.
     pub fn get<T: Column>(&self, name: &str) -> Result<T, Error> {
         match self {
             Self::Sqlite(row) => T::from_sqlite(row, name),
@@ -65,67 +66,67 @@ impl Row {
     }
 }
 
-/// A pooled connection of either database.
+/// Pooled connection of either database.
 enum Connection {
     Sqlite(sqlx::pool::PoolConnection<sqlx::Sqlite>),
     Postgres(sqlx::pool::PoolConnection<sqlx::Postgres>),
 }
 
 impl Query {
-    /// Binds the next value.
+    /// Binds the value of the next placeholder.
     #[must_use]
     pub fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());
         self
     }
 
-    /// Runs the statement and counts the rows it changed.
+    /// Executes the statement and returns the number of rows that it changed.
     ///
     /// # Errors
-    /// As [`Error`] tells them apart.
-    pub async fn execute(self, on: impl Into<On<'_>>) -> Result<u64, Error> {
+    /// Every [`Error`] except [`Error::Url`] and [`Error::Migrate`].
+    pub async fn execute(self, on: impl Into<Executor<'_>>) -> Result<u64, Error> {
         match on.into() {
-            On::Tx(tx) => match &mut tx.inner {
-                tx::Inner::Sqlite(tx) => self.execute_sqlite(tx).await,
-                tx::Inner::Postgres(tx) => self.execute_postgres(tx).await,
+            Executor::Tx(tx) => match &mut tx.transaction {
+                tx::Transaction::Sqlite(tx) => self.execute_sqlite(tx).await,
+                tx::Transaction::Postgres(tx) => self.execute_postgres(tx).await,
             },
-            On::Db(db) => match connection(db).await? {
+            Executor::Db(db) => match connection(db).await? {
                 Connection::Sqlite(mut connection) => self.execute_sqlite(&mut connection).await,
                 Connection::Postgres(mut connection) => self.execute_postgres(&mut connection).await,
             },
         }
     }
 
-    /// All rows of the answer.
+    /// Executes the statement and returns all rows.
     ///
     /// # Errors
-    /// As [`Error`] tells them apart.
-    pub async fn all(self, on: impl Into<On<'_>>) -> Result<Vec<Row>, Error> {
+    /// As [`Query::execute`].
+    pub async fn all(self, on: impl Into<Executor<'_>>) -> Result<Vec<Row>, Error> {
         match on.into() {
-            On::Tx(tx) => match &mut tx.inner {
-                tx::Inner::Sqlite(tx) => self.all_sqlite(tx).await,
-                tx::Inner::Postgres(tx) => self.all_postgres(tx).await,
+            Executor::Tx(tx) => match &mut tx.transaction {
+                tx::Transaction::Sqlite(tx) => self.all_sqlite(tx).await,
+                tx::Transaction::Postgres(tx) => self.all_postgres(tx).await,
             },
-            On::Db(db) => match connection(db).await? {
+            Executor::Db(db) => match connection(db).await? {
                 Connection::Sqlite(mut connection) => self.all_sqlite(&mut connection).await,
                 Connection::Postgres(mut connection) => self.all_postgres(&mut connection).await,
             },
         }
     }
 
-    /// The first row of the answer, where there is one.
+    /// Executes the statement and returns the first row, or `None` without rows.
     ///
     /// # Errors
-    /// As [`Error`] tells them apart.
-    pub async fn optional(self, on: impl Into<On<'_>>) -> Result<Option<Row>, Error> {
+    /// As [`Query::execute`].
+    pub async fn optional(self, on: impl Into<Executor<'_>>) -> Result<Option<Row>, Error> {
         Ok(self.all(on).await?.into_iter().next())
     }
 
-    /// The one row of the answer.
+    /// Executes the statement and returns the first row.
     ///
     /// # Errors
-    /// [`Error::Bug`] where there is none; else as [`Error`] tells them apart.
-    pub async fn one(self, on: impl Into<On<'_>>) -> Result<Row, Error> {
+    /// [`Error::Bug`] without rows; otherwise as [`Query::execute`].
+    pub async fn one(self, on: impl Into<Executor<'_>>) -> Result<Row, Error> {
         self.optional(on).await?.ok_or(Error::Bug(sqlx::Error::RowNotFound))
     }
 
@@ -145,7 +146,7 @@ impl Query {
         Ok(self.postgres().fetch_all(connection).await?.into_iter().map(Row::Postgres).collect())
     }
 
-    /// The statement's text is the program's own (`&'static str`); binds never become part of it.
+    // `AssertSqlSafe` is sound: the text is a constant of the program, and values are only ever bound.
     fn sqlite(self) -> sqlx::query::Query<'static, sqlx::Sqlite, SqliteArguments> {
         let query = sqlx::query(AssertSqlSafe(rows::expand(self.sql, Dialect::Sqlite)));
         self.values.into_iter().fold(query, |query, value| match value {

@@ -1,11 +1,14 @@
-//! Sets as input, spelled once for both databases: `rows($1: id uuid, seq bigint)` in a statement stands for the relation
-//! of those columns that the bind, a JSON array of objects, holds. `bytea` columns travel as hexadecimal text.
+//! Sets of rows as input of a statement, with one syntax for both databases: `rows($1: id uuid, seq
+//! bigint)` is the relation of these columns in the bound value, a JSON array of objects. A `bytea`
+//! column is hexadecimal text in the JSON.
+//!
+//! docs/decisions/0001-one-statement-two-databases.md says why statements are not written twice.
 
 use std::borrow::Cow;
 
 use crate::Dialect;
 
-/// Replaces every `rows($n: column type, …)` of a statement by the dialect's own text.
+/// Replaces every `rows($n: column type, …)` of a statement by the SQL of the dialect.
 pub(crate) fn expand(sql: &'static str, dialect: Dialect) -> Cow<'static, str> {
     if !sql.contains("rows($") {
         return Cow::Borrowed(sql);
@@ -13,8 +16,8 @@ pub(crate) fn expand(sql: &'static str, dialect: Dialect) -> Cow<'static, str> {
     let mut out = String::with_capacity(sql.len() + 128);
     let mut rest = sql;
     while let Some((before, after)) = rest.split_once("rows($") {
-        let (relation, after) = after.split_once(')').expect("a rows(…) in a statement is closed");
-        let (bind, columns) = relation.split_once(": ").expect("a rows(…) in a statement names its columns");
+        let (relation, after) = after.split_once(')').expect("rows(…) ends with a parenthesis");
+        let (bind, columns) = relation.split_once(": ").expect("rows(…) lists its columns");
         out.push_str(before);
         out.push_str(&match dialect {
             Dialect::Sqlite => sqlite(bind, columns),
@@ -50,7 +53,8 @@ fn postgres(bind: &str, list: &str) -> String {
     let declared: Vec<String> = columns(list)
         .map(|(name, kind)| format!("{name} {}", if kind == "bytea" { "text" } else { kind }))
         .collect();
-    let (select, declared) = (select.join(", "), declared.join(", "));
+    let select = select.join(", ");
+    let declared = declared.join(", ");
     format!("(select {select} from jsonb_to_recordset(cast(${bind} as jsonb)) as input({declared}))")
 }
 
@@ -59,21 +63,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_is_spelled_for_both_databases() {
+    fn rows_expands_to_the_sql_of_each_database() {
         let sql = "select id from rows($1: id uuid, body bytea) as r where seq > $2";
         assert_eq!(
             expand(sql, Dialect::Sqlite),
-            "select id from (select value ->> 'id' as id, unhex(value ->> 'body') as body from json_each($1)) as r where seq > $2"
+            "select id from (select value ->> 'id' as id, unhex(value ->> 'body') as body from json_each($1)) \
+             as r where seq > $2"
         );
         assert_eq!(
             expand(sql, Dialect::Postgres),
-            "select id from (select id, decode(body, 'hex') as body from jsonb_to_recordset(cast($1 as jsonb)) as \
-             input(id uuid, body text)) as r where seq > $2"
+            "select id from (select id, decode(body, 'hex') as body \
+             from jsonb_to_recordset(cast($1 as jsonb)) as input(id uuid, body text)) as r where seq > $2"
         );
     }
 
     #[test]
-    fn a_statement_without_sets_is_left_alone() {
+    fn a_statement_without_rows_is_unchanged() {
         assert!(matches!(expand("select 1", Dialect::Postgres), Cow::Borrowed("select 1")));
     }
 }

@@ -1,87 +1,90 @@
-//! A transaction.
+//! Transactions and savepoints.
 
-use sqlx::{Postgres, Sqlite, Transaction};
+use sqlx::{Postgres, Sqlite};
 use tokio::sync::watch;
 
 use crate::{Dialect, Error, query};
 
-/// An open transaction. Dropped uncommitted, it rolls back.
+/// Open transaction. Dropping it without a commit rolls it back.
 #[derive(Debug)]
 pub struct Tx {
-    pub(crate) inner: Inner,
+    pub(crate) transaction: Transaction,
     commits: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
-pub(crate) enum Inner {
-    Sqlite(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>),
+pub(crate) enum Transaction {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
 impl Tx {
-    pub(crate) fn sqlite(tx: Transaction<'static, Sqlite>, commits: &watch::Sender<u64>) -> Self {
-        Self { inner: Inner::Sqlite(tx), commits: commits.clone() }
+    pub(crate) fn sqlite(tx: sqlx::Transaction<'static, Sqlite>, commits: &watch::Sender<u64>) -> Self {
+        Self { transaction: Transaction::Sqlite(tx), commits: commits.clone() }
     }
 
-    pub(crate) fn postgres(tx: Transaction<'static, Postgres>, commits: &watch::Sender<u64>) -> Self {
-        Self { inner: Inner::Postgres(tx), commits: commits.clone() }
+    pub(crate) fn postgres(tx: sqlx::Transaction<'static, Postgres>, commits: &watch::Sender<u64>) -> Self {
+        Self { transaction: Transaction::Postgres(tx), commits: commits.clone() }
     }
 
-    /// Which database this is.
+    /// Returns the SQL dialect of the database.
     pub fn dialect(&self) -> Dialect {
-        match self.inner {
-            Inner::Sqlite(_) => Dialect::Sqlite,
-            Inner::Postgres(_) => Dialect::Postgres,
+        match self.transaction {
+            Transaction::Sqlite(_) => Dialect::Sqlite,
+            Transaction::Postgres(_) => Dialect::Postgres,
         }
     }
 
-    /// Makes the writes durable, then wakes those who wait for commits.
+    /// Commits the transaction, then notifies the receivers of [`Db::commits`](crate::Db::commits).
     ///
     /// # Errors
-    /// After an error it is not known whether the transaction was committed: a repetition must be safe.
+    /// [`Error::Unavailable`] if the connection failed. The transaction may be committed or not:
+    /// repeating it must be safe.
     pub async fn commit(self) -> Result<(), Error> {
-        match self.inner {
-            Inner::Sqlite(tx) => tx.commit().await?,
-            Inner::Postgres(tx) => tx.commit().await?,
+        match self.transaction {
+            Transaction::Sqlite(tx) => tx.commit().await?,
+            Transaction::Postgres(tx) => tx.commit().await?,
         }
         self.commits.send_modify(|count| *count += 1);
         Ok(())
     }
 
-    /// Undoes the writes now; dropping does the same when the connection is used next.
+    /// Rolls the transaction back now. Dropping it does so only when the connection is used again.
     ///
     /// # Errors
-    /// Where the connection is gone, and the transaction with it.
+    /// [`Error::Unavailable`] if the connection failed. The database then rolls the transaction back
+    /// itself.
     pub async fn rollback(self) -> Result<(), Error> {
-        match self.inner {
-            Inner::Sqlite(tx) => tx.rollback().await?,
-            Inner::Postgres(tx) => tx.rollback().await?,
+        match self.transaction {
+            Transaction::Sqlite(tx) => tx.rollback().await?,
+            Transaction::Postgres(tx) => tx.rollback().await?,
         }
         Ok(())
     }
 
-    /// Sets a savepoint; they nest.
+    /// Sets a savepoint. Savepoints nest.
     ///
     /// # Errors
-    /// Where the connection is gone.
+    /// [`Error::Unavailable`] if the connection failed.
     pub async fn savepoint(&mut self) -> Result<(), Error> {
         query("savepoint part").execute(self).await.map(drop)
     }
 
-    /// Keeps what was written since the innermost savepoint and removes it.
+    /// Removes the innermost savepoint and keeps the writes after it.
     ///
     /// # Errors
-    /// Where the connection is gone.
-    pub async fn release(&mut self) -> Result<(), Error> {
+    /// [`Error::Unavailable`] if the connection failed.
+    pub async fn release_savepoint(&mut self) -> Result<(), Error> {
         query("release savepoint part").execute(self).await.map(drop)
     }
 
-    /// Undoes what was written since the innermost savepoint, an error included, and removes it.
+    /// Undoes the writes after the innermost savepoint and removes it. After a failed statement the
+    /// transaction is usable again.
     ///
     /// # Errors
-    /// Where the connection is gone.
-    pub async fn undo(&mut self) -> Result<(), Error> {
+    /// [`Error::Unavailable`] if the connection failed.
+    pub async fn rollback_to_savepoint(&mut self) -> Result<(), Error> {
         query("rollback to savepoint part").execute(&mut *self).await?;
-        self.release().await
+        self.release_savepoint().await
     }
 }

@@ -1,12 +1,12 @@
-//! The values that go into statements and come out of rows. Uuids are `uuid` in Postgres and hyphenated text in SQLite;
-//! every integer is 64 bits wide; times are microseconds in such an integer.
+//! Values of statements and columns. A UUID is `uuid` in PostgreSQL and hyphenated text in SQLite; every
+//! integer has 64 bits; a time is an integer of microseconds since the Unix epoch.
 
 use std::fmt;
 
 use sqlx::{Row as _, postgres::PgRow, sqlite::SqliteRow};
 use uuid::{Uuid, fmt::Hyphenated};
 
-/// A value to bind. A null knows its type, as Postgres wants it.
+/// Value to bind. A null has a type, because PostgreSQL requires one.
 #[derive(Clone, PartialEq)]
 pub enum Value {
     /// `boolean`
@@ -15,16 +15,16 @@ pub enum Value {
     Int(Option<i64>),
     /// `text`
     Text(Option<String>),
-    /// `uuid`, or `text` in SQLite
+    /// `uuid`; `text` in SQLite
     Uuid(Option<Uuid>),
-    /// `bytea`, or `blob` in SQLite
+    /// `bytea`; `blob` in SQLite
     Bytes(Option<Vec<u8>>),
     /// A JSON array of objects, for `rows(…)` in the statement
     Rows(serde_json::Value),
 }
 
 impl fmt::Debug for Value {
-    /// Texts and bytes are what people write, and hashes of their secrets: they do not show.
+    /// Shows only the length of texts, bytes and rows: they hold messages and hashes of secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bool(value) => write!(f, "{value:?}"),
@@ -68,18 +68,18 @@ impl From<serde_json::Value> for Value {
     }
 }
 
-/// A type that a column can be read as.
+/// Type of a column value.
 pub trait Column: Sized {
-    /// Reads it from a row of SQLite.
+    /// Decodes a column of a SQLite row.
     ///
     /// # Errors
-    /// Where the column is absent or of another type.
+    /// The error of sqlx if the column is absent or of another type.
     fn from_sqlite(row: &SqliteRow, name: &str) -> Result<Self, sqlx::Error>;
 
-    /// Reads it from a row of Postgres.
+    /// Decodes a column of a PostgreSQL row.
     ///
     /// # Errors
-    /// Where the column is absent or of another type.
+    /// The error of sqlx if the column is absent or of another type.
     fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error>;
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_bound_does_not_show_itself() {
+    fn debug_output_hides_bound_texts_and_bytes() {
         let values = [
             Value::from("hidden"),
             Value::from(b"hidden".as_slice()),

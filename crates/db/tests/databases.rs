@@ -1,6 +1,6 @@
-//! What the crate promises, on every database that answers.
+//! Guarantees of the crate, on every available database.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
 use std::{future::Future, pin::pin};
 
@@ -11,20 +11,20 @@ use uuid::Uuid;
 
 use db::{Db, Error, MIGRATIONS, Query, query};
 
-async fn table(db: &Db, create: &'static str) {
+async fn create_table(db: &Db, create: &'static str) {
     let mut tx = db.begin().await.unwrap();
     query(create).execute(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
 }
 
 #[tokio::test]
-async fn every_type_comes_back_as_it_went_in() {
+async fn every_type_is_read_as_it_was_written() {
     for test in databases(&[]).await {
         let db = &test.db;
         let uuid = if test.name == "sqlite" { "text" } else { "uuid" };
         let bytes = if test.name == "sqlite" { "blob" } else { "bytea" };
         let create = format!("create table t (a boolean, b bigint, c text, d {uuid}, e {bytes})");
-        table(db, Box::leak(create.into_boxed_str())).await;
+        create_table(db, Box::leak(create.into_boxed_str())).await;
         let id = Uuid::now_v7();
         let mut tx = db.begin().await.unwrap();
         let insert = "insert into t (a, b, c, d, e) values ($1, $2, $3, $4, $5)";
@@ -46,7 +46,7 @@ async fn every_type_comes_back_as_it_went_in() {
 }
 
 #[tokio::test]
-async fn a_set_goes_in_as_one_bind() {
+async fn a_set_of_rows_is_one_bound_value() {
     for test in databases(&[]).await {
         let db = &test.db;
         let id = Uuid::now_v7();
@@ -70,78 +70,78 @@ async fn a_set_goes_in_as_one_bind() {
 }
 
 #[tokio::test]
-async fn errors_are_told_apart() {
+async fn errors_are_classified() {
     for test in databases(&[]).await {
         let db = &test.db;
-        table(
-            db,
-            "create table t (a bigint constraint positive check (a >= 0), b bigint, constraint t_a_b unique (a, b))",
-        )
-        .await;
+        let create = "create table t (a bigint constraint positive check (a >= 0), b bigint, \
+                      constraint t_a_b unique (a, b))";
+        create_table(db, create).await;
         let mut tx = db.begin().await.unwrap();
         query("insert into t (a, b) values (1, 1)").execute(&mut tx).await.unwrap();
         tx.savepoint().await.unwrap();
         let again = query("insert into t (a, b) values (1, 1)").execute(&mut tx).await;
         assert!(matches!(again, Err(Error::Unique(name)) if name == "t_a_b"), "{}", test.name);
-        tx.undo().await.unwrap();
+        tx.rollback_to_savepoint().await.unwrap();
         tx.savepoint().await.unwrap();
         let below = query("insert into t (a, b) values (-1, 1)").execute(&mut tx).await;
         assert!(matches!(below, Err(Error::Refused(name)) if name == "positive"), "{}", test.name);
-        tx.undo().await.unwrap();
+        tx.rollback_to_savepoint().await.unwrap();
         tx.savepoint().await.unwrap();
         assert!(matches!(query("select nonsense").execute(&mut tx).await, Err(Error::Bug(_))));
-        tx.undo().await.unwrap();
+        tx.rollback_to_savepoint().await.unwrap();
         tx.commit().await.unwrap();
         let count = query("select count(*) as n from t").one(db).await.unwrap();
-        assert_eq!(count.get::<i64>("n").unwrap(), 1, "what the savepoints undid is gone, the rest is there");
+        assert_eq!(count.get::<i64>("n").unwrap(), 1, "only the write before the savepoints is kept");
     }
 }
 
 #[tokio::test]
-async fn the_clock_runs_in_microseconds() {
+async fn the_clock_counts_microseconds_and_migrations_run_twice() {
     for test in databases(&[]).await {
         let db = &test.db;
         db.migrate(&[&MIGRATIONS]).await.unwrap();
         db.migrate(&[&MIGRATIONS]).await.unwrap();
         let now: i64 = query("select now_us from clock").one(db).await.unwrap().get("now_us").unwrap();
-        let ours =
+        let local =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as i64;
-        assert!((ours - now).abs() < 60_000_000, "{}: {now} against {ours}", test.name);
+        assert!((local - now).abs() < 60_000_000, "{}: {now} against {local}", test.name);
     }
 }
 
-/// sqlx 0.9 can hand on a connection whose cancelled `begin` is still open: every `begin` runs in a task of its own.
+/// sqlx 0.9 returns the connection of a cancelled `begin` to the pool with the transaction still open,
+/// so each `begin` runs in its own task.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_cancelled_requests_leave_clean_connections() {
     for test in databases(&[]).await {
         let db = &test.db;
-        table(db, "create table t (n bigint)").await;
+        create_table(db, "create table t (n bigint)").await;
         write(db, query("insert into t (n) values (0)")).await.unwrap();
         for round in 1..=5_000_i64 {
             cancelled(db.begin(), round % 97).await;
             cancelled(db.snapshot(), round % 103).await;
             if round % 10 == 0 {
-                // One that is inside a transaction sees what it saw when it was asked first.
-                everyone_sees(db, round - 10).await;
+                // A connection with an open transaction would still read the state of its first
+                // statement.
+                assert_all_connections_read(db, round - 10).await;
                 write(db, query("update t set n = $1").bind(round)).await.unwrap();
-                everyone_sees(db, round).await;
+                assert_all_connections_read(db, round).await;
             }
         }
     }
 }
 
-/// Asks every connection that reads.
-async fn everyone_sees(db: &Db, number: i64) {
-    let ask = || async { query("select n from t").one(db).await.unwrap().get::<i64>("n").unwrap() };
-    for seen in join_all((0..8).map(|_| ask())).await {
+/// Reads concurrently over all connections for reads.
+async fn assert_all_connections_read(db: &Db, number: i64) {
+    let read = || async { query("select n from t").one(db).await.unwrap().get::<i64>("n").unwrap() };
+    for seen in join_all((0..8).map(|_| read())).await {
         assert_eq!(seen, number, "on {:?}", db.dialect());
     }
 }
 
-/// Looks at a request so often, then leaves it.
-async fn cancelled(request: impl Future, looks: i64) {
+/// Polls a request up to `polls` times, then cancels it.
+async fn cancelled(request: impl Future, polls: i64) {
     let mut request = pin!(request);
-    for _ in 0..looks {
+    for _ in 0..polls {
         if request.as_mut().now_or_never().is_some() {
             return;
         }
@@ -156,27 +156,27 @@ async fn write(db: &Db, statement: Query) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn a_write_runs_to_its_end_though_its_request_is_gone() {
+async fn a_detached_write_completes_after_its_request_was_cancelled() {
     for test in databases(&[]).await {
         let db = &test.db;
-        table(db, "create table t (n bigint)").await;
-        let (begin, begun) = tokio::sync::oneshot::channel();
-        let (leave, left) = tokio::sync::oneshot::channel::<()>();
-        let of_write = db.clone();
+        create_table(db, "create table t (n bigint)").await;
+        let (started, has_started) = tokio::sync::oneshot::channel();
+        let (proceed, may_proceed) = tokio::sync::oneshot::channel::<()>();
+        let write_db = db.clone();
         let write = async move {
-            let mut tx = of_write.begin().await.unwrap();
-            begin.send(()).unwrap();
-            left.await.unwrap();
+            let mut tx = write_db.begin().await.unwrap();
+            started.send(()).unwrap();
+            may_proceed.await.unwrap();
             query("insert into t (n) values (1)").execute(&mut tx).await.unwrap();
             tx.commit().await.unwrap();
         };
-        let of_request = db.clone();
-        let request = tokio::spawn(async move { of_request.detach(write).await });
-        begun.await.unwrap();
+        let request_db = db.clone();
+        let request = tokio::spawn(async move { request_db.detach(write).await });
+        has_started.await.unwrap();
         request.abort();
         assert!(request.await.unwrap_err().is_cancelled());
-        leave.send(()).unwrap();
-        eventually("it is written", || async {
+        proceed.send(()).unwrap();
+        eventually("the row is written", || async {
             query("select n from t").optional(db).await.unwrap().is_some()
         })
         .await;
@@ -185,12 +185,12 @@ async fn a_write_runs_to_its_end_though_its_request_is_gone() {
 }
 
 #[tokio::test]
-async fn a_commit_wakes_those_who_wait() {
+async fn a_commit_notifies_subscribers() {
     for test in databases(&[]).await {
         let db = &test.db;
         let mut commits = db.commits();
         commits.mark_unchanged();
-        table(db, "create table t (a bigint)").await;
+        create_table(db, "create table t (a bigint)").await;
         assert!(commits.has_changed().unwrap());
     }
 }

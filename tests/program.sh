@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The real program for tests from outside: on free ports and in a folder of its own, ended with the script. TIDINGS names a
-# built one; without, it is built with the arguments given, for cargo. Sourced, not run.
+# Starts the real program for external tests, on free ports and with a temporary data folder, and stops it when the script
+# exits. TIDINGS is the path of a built program; without it, cargo builds one with the given arguments. Sourced, not run.
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/tidings-test.XXXXXX")
 program=
@@ -12,12 +12,12 @@ finish() {
 }
 trap finish EXIT
 
-# Starts it and says in `url` where it is.
+# Starts the program and sets `url` to its address.
 start_program() {
     local run=("${TIDINGS:-}")
     if [ -z "${TIDINGS:-}" ]; then
         "${CARGO:-cargo}" build "$@"
-        # `cargo run` becomes the program: its process id is the program's.
+        # `cargo run` replaces itself with the program, so the process id is the program's.
         run=("${CARGO:-cargo}" run --quiet "$@")
     fi
     LISTEN=${LISTEN:-127.0.0.1:0} OPS_LISTEN=127.0.0.1:0 DATA_DIR=$scratch/data INTROSPECTION=on RATE_LIMIT_REQUESTS=0 RATE_LIMIT_SIGN_IN=0 \
@@ -29,5 +29,5 @@ start_program() {
         [ -z "$url" ] && kill -0 "$program" 2>/dev/null || break
         sleep 0.1
     done
-    [ -n "$url" ] || { echo "the program did not say where it listens" >&2; return 1; }
+    [ -n "$url" ] || { echo "the program did not print its address" >&2; return 1; }
 }

@@ -1,11 +1,11 @@
-// GraphQL Playground, which speaks the old graphql-ws subprotocol alone: Carol signs in and watches, Dave (a program) writes
-// to her, a minute passes in which nothing happens, and what he writes then arrives as well.
+// GraphQL Playground, which supports only the old graphql-ws subprotocol: Carol signs in and subscribes, Dave (a script)
+// writes to her, nothing is sent for a minute, and his next message still arrives.
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Page } from './page.mjs';
 
 const PASSWORD = 'correct horse';
-/** Three times as long as Playground waits for a sign of life. */
+/** Three times Playground's timeout for keep-alive messages. */
 const IDLE_MS = 60_000;
 
 class Playground extends Page {
@@ -13,46 +13,47 @@ class Playground extends Page {
 
   constructor(...all) {
     super(...all);
-    /** Its sockets in the old protocol (the bar has one in the new), each with what was said on it. */
+    /** Sockets of the old protocol with their messages. The bar above the editor has a socket of the new protocol. */
     this.sockets = [];
     this.tab.on('websocket', (socket) => {
-      const kept = { said: [], heard: [], isOpen: true };
+      const record = { sent: [], received: [], isOpen: true };
       const read = (into) => ({ payload }) => {
         const message = JSON.parse(payload);
         into.push(message);
-        if (message.type === 'start') this.sockets.push(kept);
+        if (message.type === 'start') this.sockets.push(record);
       };
-      socket.on('framesent', read(kept.said));
-      socket.on('framereceived', read(kept.heard));
-      socket.on('close', () => (kept.isOpen = false));
+      socket.on('framesent', read(record.sent));
+      socket.on('framereceived', read(record.received));
+      socket.on('close', () => (record.isOpen = false));
     });
   }
 
-  /** Turns to the tab that is called `name`. */
-  async turnTo(name) {
+  /** Opens the tab `name`. */
+  async openTab(name) {
     await this.tab.locator('.playground > div').first().getByText(name, { exact: true }).click();
     await this.until(`the tab ${name} is open`, async () => (await this.editors()).written, (text) => text.includes(name));
   }
 
-  /** Presses the round button: it runs the editor's text, or stops what runs. */
+  /** Presses the round button, which runs the editor's text or stops the running subscription. */
   async pressButton() {
     await this.tab.getByTitle('Execute Query').click();
   }
 
-  /** Scrolls down to the newest frame, in a window that has room for all of it. */
-  async lookAtTheNewest() {
+  /** Scrolls down to the newest frame, in a window that is large enough for all of it. */
+  async scrollToNewest() {
     const newest = this.tab.locator('.playground .CodeMirror').last();
-    const [width, height] = [1280, 800];
+    const width = 1280;
+    const height = 800;
     await this.tab.setViewportSize({ width, height });
     await this.tab.mouse.move(width * 0.75, height * 0.5);
     const scroll = async () => {
       await this.tab.mouse.wheel(0, 1000);
       return newest.boundingBox();
     };
-    await this.until('the newest frame is in sight', scroll, (box) => box.y + box.height <= height);
+    await this.until('the newest frame is visible', scroll, (box) => box.y + box.height <= height);
   }
 
-  /** What is in the editor, and the answers beside it. */
+  /** Returns the text of the editor and the results beside it. */
   editors() {
     return this.tab.evaluate(() => {
       const all = [...document.querySelectorAll('.playground .CodeMirror')].map((one) => one.CodeMirror);
@@ -61,21 +62,21 @@ class Playground extends Page {
     });
   }
 
-  /** Waits for an answer beside the editor that is as wanted, and gives it. */
-  async answer(what, wanted) {
-    const { shown } = await this.until(what, () => this.editors(), ({ shown }) => shown.some(wanted));
-    return shown.find(wanted);
+  /** Waits for a result that `isExpected` accepts, and returns it. */
+  async answer(description, isExpected) {
+    const { shown } = await this.until(description, () => this.editors(), ({ shown }) => shown.some(isExpected));
+    return shown.find(isExpected);
   }
 }
 
-/** Somebody who needs no browser. */
-class Program {
+/** A user without a browser. */
+class Script {
   constructor(url) {
     this.endpoint = new URL('/graphql', url).href;
     this.headers = { 'content-type': 'application/json' };
   }
 
-  async ask(query, variables) {
+  async execute(query, variables) {
     const response = await fetch(this.endpoint, { method: 'POST', headers: this.headers, body: JSON.stringify({ query, variables }) });
     const { data, errors } = await response.json();
     assert.equal(errors, undefined);
@@ -84,54 +85,54 @@ class Program {
 
   async register(login) {
     const query = 'mutation($input: RegisterInput!) { register(input: $input) { accessToken } }';
-    const { register } = await this.ask(query, { input: { login, password: PASSWORD } });
+    const { register } = await this.execute(query, { input: { login, password: PASSWORD } });
     this.headers.authorization = `Bearer ${register.accessToken}`;
   }
 
-  async meet(id) {
+  async createDialog(id) {
     const query = 'mutation($input: CreateDialogInput!) { createDialog(input: $input) { id } }';
-    this.dialog = (await this.ask(query, { input: { participantIds: [id] } })).createDialog.id;
+    this.dialog = (await this.execute(query, { input: { participantIds: [id] } })).createDialog.id;
   }
 
   async send(text) {
     const query = 'mutation($input: SendMessageInput!) { sendMessage(input: $input) { id } }';
-    await this.ask(query, { input: { dialogId: this.dialog, text } });
+    await this.execute(query, { input: { dialogId: this.dialog, text } });
   }
 }
 
 const isFrame = (kind, total) => ({ data }) => data?.unread?.kind === kind && data.unread.total === total;
 
-/** Its first half; the second, to be called later, waits until a minute has passed. */
+/** Runs the first half and returns the second, which waits until a minute has passed. */
 export async function playgroundStory({ open, step, photograph, url }) {
   const carol = await open(Playground, 'carol');
-  const dave = new Program(url);
+  const dave = new Script(url);
   let me;
   let quietSince;
 
-  await step('Playground: she registers, and a query knows who she is', async () => {
+  await step('Playground: she registers, and a query returns her account', async () => {
     await carol.enter('Register', 'carol', PASSWORD);
-    await carol.says('Signed in as carol');
-    await carol.says('0 unread');
+    await carol.waitForText('Signed in as carol');
+    await carol.waitForText('0 unread');
     await carol.pressButton();
     me = (await carol.answer('the query has an answer', ({ data }) => data?.me)).data.me;
     assert.equal(me.name, 'carol');
   });
 
   await step('Playground: a live subscription starts with a snapshot, over the old protocol', async () => {
-    await carol.turnTo('WatchUnread');
+    await carol.openTab('WatchUnread');
     await carol.pressButton();
     await carol.answer('there is a snapshot', isFrame('SNAPSHOT', 0));
-    const [{ said }] = carol.sockets;
-    assert.deepEqual(said.map(({ type }) => type), ['connection_init', 'start']);
-    assert.match(said[0].payload.authorization, /^Bearer eyJ/);
+    const [{ sent }] = carol.sockets;
+    assert.deepEqual(sent.map(({ type }) => type), ['connection_init', 'start']);
+    assert.match(sent[0].payload.authorization, /^Bearer eyJ/);
   });
 
-  await step("Playground: another person's message is a frame", async () => {
+  await step("Playground: another user's message is a frame", async () => {
     await dave.register('dave');
-    await dave.meet(me.id);
+    await dave.createDialog(me.id);
     await dave.send('hello');
     await carol.answer('one is unread', isFrame('CHANGE', 1));
-    await carol.says('1 unread');
+    await carol.waitForText('1 unread');
     quietSince = Date.now();
   });
 
@@ -141,56 +142,56 @@ export async function playgroundStory({ open, step, photograph, url }) {
       assert.equal(carol.sockets.length, 1);
       const [socket] = carol.sockets;
       assert(socket.isOpen);
-      const alive = socket.heard.filter(({ type }) => type === 'ka').length;
-      assert(alive >= 5, `${alive} signs of life in a minute`);
+      const alive = socket.received.filter(({ type }) => type === 'ka').length;
+      assert(alive >= 5, `${alive} keep-alive messages in a minute`);
       await dave.send('still there?');
       await carol.answer('two are unread', isFrame('CHANGE', 2));
       assert.equal(carol.sockets.length, 1);
-      await carol.lookAtTheNewest();
+      await carol.scrollToNewest();
       await photograph(carol, 'playground');
     });
 
-    await step('Playground: the subscription runs on while one looks at another tab', async () => {
-      await carol.turnTo('Unread');
+    await step('Playground: the subscription continues while another tab is open', async () => {
+      await carol.openTab('Unread');
       await dave.send('over here');
-      await carol.says('3 unread');
-      await carol.turnTo('WatchUnread');
+      await carol.waitForText('3 unread');
+      await carol.openTab('WatchUnread');
       await carol.answer('three are unread', isFrame('CHANGE', 3));
     });
 
     await step('Playground: the button stops the subscription', async () => {
       await carol.pressButton();
-      const [{ said }] = carol.sockets;
-      await carol.until('it was stopped', async () => said.at(-1).type, (type) => type === 'stop');
+      const [{ sent }] = carol.sockets;
+      await carol.until('the subscription is stopped', async () => sent.at(-1).type, (type) => type === 'stop');
       await dave.send('and now?');
-      await carol.says('4 unread');
+      await carol.waitForText('4 unread');
       assert(!(await carol.editors()).shown.some(isFrame('CHANGE', 4)));
     });
 
-    await step('Playground: a page that is loaded anew is as it was, and a refused document says why', async () => {
+    await step('Playground: a reloaded page has the same tab, and a rejected document shows its error', async () => {
       await carol.tab.reload();
-      await carol.says('Signed in as carol');
+      await carol.waitForText('Signed in as carol');
       await carol.until('the same tab is open', async () => (await carol.editors()).written, (text) => text.includes('WatchUnread'));
-      await carol.turnTo('WatchMessages');
+      await carol.openTab('WatchMessages');
       await carol.pressButton();
-      const refused = await carol.answer('it is refused', ({ error }) => error);
-      assert.equal(refused.error.extensions.code, 'NOT_FOUND');
+      const rejected = await carol.answer('the document is rejected', ({ error }) => error);
+      assert.equal(rejected.error.extensions.code, 'NOT_FOUND');
     });
 
-    await step('Playground: one goes to GraphiQL and back, and signs out', async () => {
+    await step('Playground: switching to GraphiQL and back keeps the session, and signing out ends it', async () => {
       await carol.tab.locator('header').getByRole('link', { name: 'GraphiQL' }).click();
       await carol.tab.locator('.graphiql-query-editor').waitFor();
-      await carol.says('4 unread');
+      await carol.waitForText('4 unread');
       await carol.tab.locator('header').getByRole('link', { name: 'Playground' }).click();
       await carol.tab.locator('.playground').waitFor();
-      await carol.says('Signed in as carol');
-      assert.deepEqual(await carol.keepsToken(), [true, false]);
+      await carol.waitForText('Signed in as carol');
+      assert.deepEqual(await carol.storesToken(), [true, false]);
       await carol.press('Sign out');
-      await carol.says('Signed out.');
-      await carol.until('the token is forgotten', () => carol.keepsToken(), ([here]) => !here);
-      await carol.turnTo('Unread');
+      await carol.waitForText('Signed out.');
+      await carol.until('the token is removed', () => carol.storesToken(), ([here]) => !here);
+      await carol.openTab('Unread');
       await carol.pressButton();
-      await carol.answer('it says to sign in', ({ errors }) => errors?.[0].message === 'sign in first');
+      await carol.answer('the result asks to sign in', ({ errors }) => errors?.[0].message === 'sign in first');
     });
   };
 }

@@ -1,9 +1,9 @@
-// Both editors in a browser: the story of Playground, and while that one waits for a minute to pass the story of GraphiQL.
+// Both editors in a browser: the story of Playground, and the story of GraphiQL while the first waits for a minute.
 //
 //     node story.mjs URL [FOLDER]
 //
-// CHROMIUM is the browser's path. FOLDER gets a screenshot of each editor with a live frame in it, or of every page where a
-// step fails. It needs an empty DATA_DIR.
+// CHROMIUM is the browser's path. FOLDER receives a screenshot of each editor with a live frame, or of every page when a step
+// fails. The program must start with an empty DATA_DIR.
 import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -25,7 +25,7 @@ const [url, folder] = process.argv.slice(2);
 assert(url, 'usage: node story.mjs URL [FOLDER]');
 if (folder) await mkdir(folder, { recursive: true });
 const html = await (await fetch(url)).text();
-assert(html.includes('/assets/'), 'the page at / is the plain one: `make web` says why it could not be built');
+assert(html.includes('/assets/'), 'the page at / is the fallback without an editor: run `make web` for the build errors');
 
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS });
 const context = await browser.newContext({ viewport: { width: 1280, height: 640 } });
@@ -40,17 +40,17 @@ async function photograph(page, name) {
   if (folder) await page.tab.screenshot({ path: join(folder, `${name}.png`) });
 }
 
-async function step(sentence, action) {
+async function step(description, action) {
   await action();
-  console.log(`ok  ${sentence}`);
+  console.log(`ok  ${description}`);
 }
 
 try {
-  const hands = { open, step, photograph, url };
-  const afterAMinute = await playgroundStory(hands);
-  await graphiqlStory(hands);
+  const tools = { open, step, photograph, url };
+  const afterAMinute = await playgroundStory(tools);
+  await graphiqlStory(tools);
   await afterAMinute();
-  await step('nothing went wrong unseen, and no other host was asked', async () => {
+  await step('no page had an error or requested another host', async () => {
     assert.deepEqual(pages.flatMap((page) => page.faults), []);
   });
 } catch (failure) {

@@ -1,10 +1,10 @@
-// GraphQL over HTTP: every audit of the graphql-http suite is `ok`; no warning, no notice.
+// GraphQL over HTTP: every audit of the graphql-http suite is `ok`, without warnings and notices.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { serverAudits } from 'graphql-http';
 import { PROGRAM } from './story.mjs';
 
-test('the audits of GraphQL over HTTP', async () => {
+test('all audits of GraphQL over HTTP pass', async () => {
   const audits = serverAudits({ url: `${PROGRAM}/graphql` });
   const results = [];
   for (const audit of audits) results.push(await audit.fn());

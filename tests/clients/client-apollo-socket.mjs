@@ -1,14 +1,14 @@
-// @apollo/client 4 with a socket and HTTP, as docs/clients.md has it: the stream keeps the cache true.
+// @apollo/client 4 with a socket and HTTP, with the code of docs/clients.md: the subscription updates the cache.
 import assert from 'node:assert/strict';
 import { gql } from '@apollo/client';
-import { code, tellsTheStory } from './page.mjs';
+import { importSnippet, runStory } from './snippets.mjs';
 import { Frames, UNREAD } from './story.mjs';
 
-const { connect, followUnread } = await code('apollo.mjs');
+const { connect, followUnread } = await importSnippet('apollo.mjs');
 const DIALOG = gql`query($id: ID!) { dialog(id: $id) { id title unreadCount } unread { total } }`;
 let client;
 
-tellsTheStory(
+runStory(
   (url, session, frames) => {
     client = connect(url, session);
     const streams = [
@@ -31,7 +31,7 @@ tellsTheStory(
     await shown.untilTotal(1);
     await ann.send(dialog);
     const { sum } = await shown.untilTotal(2);
-    assert.equal(sum, 2, 'the query was asked once; what it shows came through the socket');
+    assert.equal(sum, 2, 'the query was sent once; the new value came through the socket');
     watched.unsubscribe();
   },
 );

@@ -1,4 +1,4 @@
-// @apollo/client 4 over HTTP: subscriptions as parts, and automatic persisted queries with GET for what is hashed.
+// @apollo/client 4 over HTTP: multipart subscriptions, and automatic persisted queries with GET for hashed documents.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { after, before, test } from 'node:test';
@@ -6,23 +6,23 @@ import { inspect, isDeepStrictEqual } from 'node:util';
 import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/client';
 import { CombinedProtocolErrors } from '@apollo/client/errors';
 import { PersistedQueryLink } from '@apollo/client/link/persisted-queries';
-import { Frames, GATEWAYS, Line, Person, STORY, UNREAD } from './story.mjs';
+import { Frames, GATEWAYS, ResettableProxy, Caller, STORY, UNREAD } from './story.mjs';
 
-let ann, bob, dialog, line;
+let ann, bob, dialog, proxy;
 const clients = [];
 
 before(async () => {
-  [ann, bob, line] = await Promise.all([Person.register('ann'), Person.register('bob'), Line.open()]);
-  dialog = await ann.talkTo(bob);
+  [ann, bob, proxy] = await Promise.all([Caller.register('ann'), Caller.register('bob'), ResettableProxy.open()]);
+  dialog = await ann.createDialog(bob);
 });
 
 after(() => {
   clients.forEach((client) => client.stop());
-  line?.close();
+  proxy?.close();
 });
 
-function connect(person, ...links) {
-  const http = new HttpLink({ uri: line.url, headers: { authorization: person.authorization } });
+function connect(caller, ...links) {
+  const http = new HttpLink({ uri: proxy.url, headers: { authorization: caller.authorization } });
   clients.push(new ApolloClient({ link: ApolloLink.from([...links, http]), cache: new InMemoryCache() }));
   return clients.at(-1);
 }
@@ -47,8 +47,8 @@ test(STORY, async () => {
   await bob.read(dialog);
   const zero = await frames.untilTotal(0);
 
-  line.cut();
-  assert((await frames.next()).error, 'the client is told that the connection is lost');
+  proxy.cut();
+  assert((await frames.next()).error, 'the client receives an error when the connection is lost');
   const current = watch(client, zero.version);
   assert.equal((await current.frames.next()).kind, 'CURRENT');
   current.stop();
@@ -56,19 +56,19 @@ test(STORY, async () => {
   const resumed = watch(client, zero.version);
   await resumed.frames.untilTotal(1);
 
-  await bob.ask('mutation { logout(everywhere: true) }');
+  await bob.execute('mutation { logout(everywhere: true) }');
   const { error } = await resumed.frames.next();
-  assert(CombinedProtocolErrors.is(error), `a session that is over is an error of the protocol: ${error}`);
+  assert(CombinedProtocolErrors.is(error), `a revoked session is a protocol error: ${error}`);
   assert.equal(error.errors[0].extensions.code, 'UNAUTHENTICATED');
 });
 
-test('a refused subscription is told why', async () => {
+test('a rejected subscription has an error code', async () => {
   const { frames } = watch(connect(ann), 'yesterday');
   const { error } = await frames.next();
   assert.equal(error.errors[0].extensions.code, 'BAD_USER_INPUT');
 });
 
-test('a document is sent once, by POST, and its hash from then on, by GET', async () => {
+test('a document is sent once by POST, and then its hash by GET', async () => {
   const requests = [];
   const hashes = new PersistedQueryLink({
     sha256: (text) => createHash('sha256').update(text).digest('hex'),
@@ -80,16 +80,17 @@ test('a document is sent once, by POST, and its hash from then on, by GET', asyn
     return forward(operation);
   });
   const client = connect(ann, hashes, seen);
-  // Unlike all that was ever sent to this program: nobody has registered it.
+  // A document that no earlier run has registered.
   const query = gql(`query Once${Date.now()} { me { id login } }`);
-  const ask = async (someone) => (await someone.query({ query, fetchPolicy: 'network-only' })).data.me.id;
-  for (let time = 0; time < 2; time += 1) assert.equal(await ask(client), ann.id);
+  const execute = async (apollo) => (await apollo.query({ query, fetchPolicy: 'network-only' })).data.me.id;
+  for (let time = 0; time < 2; time += 1) assert.equal(await execute(client), ann.id);
   assert.deepEqual(requests.slice(0, 3), [['GET', false], ['POST', true], ['GET', false]]);
-  // Each gateway has documents of its own. A balancer may lead to one that does not know this one yet, which is then sent.
+  // Each gateway has its own document cache. Behind a balancer the request may reach one that does not have the document,
+  // and the client sends it again.
   const again = GATEWAYS.length > 1 ? [['POST', true]] : [];
   assert(requests.length === 3 || isDeepStrictEqual(requests.slice(3), again), inspect(requests));
-  assert.equal(await ask(connect(ann, hashes)), ann.id, 'it is known to everyone');
+  assert.equal(await execute(connect(ann, hashes)), ann.id, 'the document is available to every client');
 
-  line.turn();
-  assert.equal(await ask(connect(ann, hashes)), ann.id, 'where it is not known it is sent by itself');
+  proxy.switchTarget();
+  assert.equal(await execute(connect(ann, hashes)), ann.id, 'the client sends a document that the gateway does not have');
 });

@@ -1,14 +1,14 @@
-// graphql-ws 6, as docs/clients.md has it.
+// graphql-ws 6 with the code of docs/clients.md.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { code, countRefreshes, old, tellsTheStory } from './page.mjs';
-import { Frames, PROGRAM, Person, UNREAD } from './story.mjs';
+import { importSnippet, countRefreshes, expiredSession, runStory } from './snippets.mjs';
+import { Frames, PROGRAM, Caller, UNREAD } from './story.mjs';
 
-const { openSocket } = await code('socket.mjs');
-const { watchUnread } = await code('plain.mjs');
+const { openSocket } = await importSnippet('socket.mjs');
+const { watchUnread } = await importSnippet('plain.mjs');
 const shown = new Frames();
 
-tellsTheStory(
+runStory(
   (url, session, frames) => {
     const fail = (error) => frames.push({ error });
     const next = ({ data }) => frames.push(data.unread);
@@ -25,27 +25,27 @@ tellsTheStory(
   },
 );
 
-test('many who want a token at once share one refresh, and the next sign-in goes on with it', async () => {
+test('concurrent requests for a token share one refresh', async () => {
   const refreshes = countRefreshes();
-  const carol = await Person.register('carol');
-  const session = await old(`${PROGRAM}/graphql`, carol);
+  const carol = await Caller.register('carol');
+  const session = await expiredSession(`${PROGRAM}/graphql`, carol);
   const tokens = await Promise.all(Array.from({ length: 50 }, () => session.token()));
   assert.deepEqual([new Set(tokens).size, refreshes.count], [1, 1]);
   session.tokens.expiresAt = new Date(Date.now() + 9_000).toISOString();
-  assert.notEqual(await session.token(), tokens[0], 'one that is about to end is not used any more');
+  assert.notEqual(await session.token(), tokens[0], 'a token that is about to expire is not used');
   assert.equal(refreshes.count, 2);
 });
 
-test('a session that is over ends the socket for good, and a bad refresh token is told', async () => {
-  const dave = await Person.register('dave');
-  const { Session } = await code('session.mjs');
+test('a revoked session closes the socket for good, and an invalid refresh token is an error', async () => {
+  const dave = await Caller.register('dave');
+  const { Session } = await importSnippet('session.mjs');
   const frames = new Frames();
   const url = `${PROGRAM}/graphql`;
   const stop = watchUnread(url, new Session(url, dave.tokens), (total) => frames.push({ total }), (error) => frames.push({ error }));
   await frames.next();
-  await dave.ask('mutation { logout }');
+  await dave.execute('mutation { logout }');
   const { error } = await frames.next();
   assert.equal(error.code, 4401);
   stop();
-  await assert.rejects((await old(url, dave)).token());
+  await assert.rejects((await expiredSession(url, dave)).token());
 });

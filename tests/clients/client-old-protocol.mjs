@@ -1,10 +1,10 @@
-// subscriptions-transport-ws, which speaks the old subprotocol: older Apollo clients are built on it.
+// subscriptions-transport-ws, the client of the old subprotocol in older Apollo clients.
 import { SubscriptionClient } from 'subscriptions-transport-ws';
 import { WebSocket } from 'ws';
-import { tellsTheStory } from './page.mjs';
+import { runStory } from './snippets.mjs';
 import { UNREAD } from './story.mjs';
 
-tellsTheStory((url, session, frames) => {
+runStory((url, session, frames) => {
   const options = {
     reconnect: true,
     connectionParams: async () => ({ authorization: `Bearer ${await session.token()}` }),
@@ -13,7 +13,7 @@ tellsTheStory((url, session, frames) => {
   const variables = {};
   client.request({ query: UNREAD, variables }).subscribe({
     next: ({ data, errors, extensions }) => {
-      // It keeps what it was given, and sends that again when it connects again.
+      // The library keeps this object and sends it again after a reconnect.
       variables.since = extensions?.cursor ?? variables.since;
       frames.push(data?.unread ?? { errors });
     },

@@ -1,10 +1,10 @@
-// relay-runtime, as docs/clients.md has it, with code that its compiler makes from the program's own schema.
+// relay-runtime with the code of docs/clients.md, and artifacts that its compiler generates from the program's schema.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import relay from 'relay-runtime';
-import { FOLDER, code, tellsTheStory } from './page.mjs';
+import { FOLDER, importSnippet, runStory } from './snippets.mjs';
 import { PROGRAM } from './story.mjs';
 
 const settings = readFileSync(new URL('../../docs/clients.md', import.meta.url), 'utf8').match(/`(\{ "src".*?\})`/s)[1];
@@ -17,20 +17,20 @@ writeFileSync(`${FOLDER}/operations.js`, `
     dialog(id: $id) { unreadCount messages(first: 1) @connection(key: "operations_messages") { edges { node { text sender { name } } } } }
   }\`;
 `);
-const made = (name) => code(`__generated__/${name}.graphql.js`).then((artifact) => artifact.default);
+const artifact = (name) => importSnippet(`__generated__/${name}.graphql.js`).then((module) => module.default);
 execFileSync('sh', ['-e', 'generate.sh'], { cwd: FOLDER, env: { ...process.env, TIDINGS_URL: PROGRAM }, stdio: 'pipe' });
 
-test('the schema that is given is the schema of the repository', () => {
+test('the served schema is schema.graphql of the repository', () => {
   const ours = readFileSync(new URL('../../schema.graphql', import.meta.url), 'utf8');
   assert.equal(readFileSync(`${FOLDER}/schema.graphql`, 'utf8'), ours);
 });
 
-const { connect } = await code('relay.mjs');
-const subscription = await made('operationsUnreadSubscription');
-const history = await made('operationsHistoryQuery');
+const { connect } = await importSnippet('relay.mjs');
+const subscription = await artifact('operationsUnreadSubscription');
+const history = await artifact('operationsHistoryQuery');
 let environment;
 
-tellsTheStory(
+runStory(
   (url, session, frames) => {
     environment = connect(url, session);
     const onNext = ({ unread }) => frames.push(unread);

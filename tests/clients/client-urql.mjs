@@ -1,12 +1,12 @@
-// urql 5, as docs/clients.md has it.
+// urql 5 with the code of docs/clients.md.
 import assert from 'node:assert/strict';
-import { code, tellsTheStory } from './page.mjs';
+import { importSnippet, runStory } from './snippets.mjs';
 import { UNREAD } from './story.mjs';
 
-const { connect } = await code('urql.mjs');
+const { connect } = await importSnippet('urql.mjs');
 let client;
 
-tellsTheStory(
+runStory(
   (url, session, frames) => {
     client = connect(url, session);
     const stream = client.subscription(UNREAD, {}).subscribe(({ data, error }) => frames.push(data?.unread ?? { error }));

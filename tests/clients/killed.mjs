@@ -1,28 +1,28 @@
-// Gateways are killed while they hold the socket of graphql-ws, as docs/clients.md has it: the counts go on at the other one.
-// Of stacks alone, see tests/clients/run-stack: those behind the first address are killed one after the other.
+// Gateways killed while they hold a socket of graphql-ws, with the code of docs/clients.md: counts continue at the other
+// gateway. Runs only against a stack (tests/clients/run-stack), whose gateways are killed one after the other.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { after, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
-import { code } from './page.mjs';
-import { Frames, GATEWAYS, Line, PATIENCE_MS, Person, UNREAD } from './story.mjs';
+import { importSnippet } from './snippets.mjs';
+import { Frames, GATEWAYS, ResettableProxy, TIMEOUT_MS, Caller, UNREAD } from './story.mjs';
 
 const UP = new URL('../../deploy/stack/up.sh', import.meta.url).pathname;
-const { openSocket } = await code('socket.mjs');
-const { Session } = await code('session.mjs');
+const { openSocket } = await importSnippet('socket.mjs');
+const { Session } = await importSnippet('session.mjs');
 
 const kill = (gateway) => process.kill(Number(readFileSync(`${process.env.STACK_DIR}/${gateway}.pid`, 'utf8')), 'SIGKILL');
-const startAgain = () => execFileSync(UP, { stdio: ['ignore', 'ignore', 'pipe'] });
+const restart = () => execFileSync(UP, { stdio: ['ignore', 'ignore', 'pipe'] });
 
-/** Sends until it is acknowledged: by its key it is one message, however often it is sent. */
-async function sendForSure(person, dialog) {
+/** Sends a message until it is acknowledged. The client key makes all attempts one message. */
+async function sendUntilAcknowledged(caller, dialog) {
   const key = randomUUID();
-  const late = AbortSignal.timeout(PATIENCE_MS);
+  const late = AbortSignal.timeout(TIMEOUT_MS);
   for (;;) {
     try {
-      return await person.send(dialog, 'hello', key);
+      return await caller.send(dialog, 'hello', key);
     } catch (error) {
       if (late.aborted) throw error;
       await setTimeout(50);
@@ -30,12 +30,12 @@ async function sendForSure(person, dialog) {
   }
 }
 
-test('a gateway is killed with the socket on it: the socket goes on at the other one, and at the first when it is back', async () => {
-  const [ann, bob, line] = await Promise.all([Person.register('ann'), Person.register('bob'), Line.open()]);
-  after(() => line.close());
-  const dialog = await ann.talkTo(bob);
+test('a socket moves to the other gateway when its gateway is killed', async () => {
+  const [ann, bob, proxy] = await Promise.all([Caller.register('ann'), Caller.register('bob'), ResettableProxy.open()]);
+  after(() => proxy.close());
+  const dialog = await ann.createDialog(bob);
   const frames = new Frames();
-  const socket = openSocket(line.url, new Session(line.url, bob.tokens));
+  const socket = openSocket(proxy.url, new Session(proxy.url, bob.tokens));
   after(() => socket.dispose());
   let connections = 0;
   socket.on('connected', () => (connections += 1));
@@ -45,12 +45,12 @@ test('a gateway is killed with the socket on it: the socket goes on at the other
 
   for (const [index, gateway] of GATEWAYS.entries()) {
     kill(gateway);
-    line.turn();
-    await sendForSure(ann, dialog);
+    proxy.switchTarget();
+    await sendUntilAcknowledged(ann, dialog);
     await frames.untilTotal(index + 1);
-    startAgain();
+    restart();
   }
-  assert(connections > 1, 'one of those who were killed had the socket');
-  line.cut();
-  assert.equal((await frames.next()).kind, 'CURRENT', 'nothing was missed');
+  assert(connections > 1, 'a killed gateway had the socket');
+  proxy.cut();
+  assert.equal((await frames.next()).kind, 'CURRENT', 'no frame was missed');
 });

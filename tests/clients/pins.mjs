@@ -1,4 +1,4 @@
-// Another subgraph, as small as one can be: mottos of people and dialogs that are pinned.
+// A minimal second subgraph: mottos of users, and pinned dialogs.
 import { buildSchema, graphql } from 'graphql';
 
 const TYPES = `
@@ -8,7 +8,7 @@ const TYPES = `
   type Query { pinned: [Dialog!]! }
 `;
 
-/** The schema that it publishes. */
+/** SDL of the subgraph. */
 export const PINS = `
   extend schema @link(url: "https://specs.apollo.dev/federation/v2.5", import: ["@key", "@shareable"])
   ${TYPES}
@@ -23,7 +23,7 @@ const SCHEMA = buildSchema(`
   ${TYPES}
 `);
 
-/** A listener of requests that knows these mottos, by the ids of people, and these dialogs. */
+/** Returns a request listener with these mottos by user id, and these pinned dialogs. */
 export function pins(mottos, dialogs) {
   const rootValue = {
     pinned: dialogs.map((id) => ({ id })),

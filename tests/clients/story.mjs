@@ -1,6 +1,6 @@
-// What the stories of all clients share: people who register and talk over plain fetch, frames that are waited for, and a
-// line to the program that can be cut. A client's file is `client-NAME.mjs`; the runners find it by its name. Where there
-// are two gateways, clients watch at one of them, people write and read at the other, and a line that is cut leads to the other.
+// Shared by the tests of all clients: users that call the API with fetch, a queue of received frames, and a proxy whose
+// connections can be reset. A client's test is a file `client-NAME.mjs`; the runners find it by its name. With two
+// gateways, clients subscribe at one, users write and read at the other, and a reset proxy leads to the other.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -8,69 +8,70 @@ import net from 'node:net';
 import { basename } from 'node:path';
 import { inspect } from 'node:util';
 
-/** Where the program is, for clients: `http://127.0.0.1:port`. */
+/** Address of the program for clients: `http://127.0.0.1:port`. */
 export const PROGRAM = process.env.TIDINGS_URL;
-assert(PROGRAM, 'TIDINGS_URL says where the program is: see tests/clients/run');
+assert(PROGRAM, 'TIDINGS_URL is not set: see tests/clients/run');
 
-/** Where people write and read: another gateway, or the same. */
+/** Address where users write and read: another gateway, or the same. */
 export const OTHER = process.env.TIDINGS_OTHER_URL || PROGRAM;
 
-/** The gateways that stand behind the first address, by the names that the stack has for them. */
+/** Gateways behind the first address, by their names in the stack. */
 export const GATEWAYS = (process.env.TIDINGS_GATEWAYS || 'alone').split(' ');
 
-/** How long something that was asked for may take. */
-export const PATIENCE_MS = 15_000;
+/** Maximum time to wait for an expected event. */
+export const TIMEOUT_MS = 15_000;
 
 const CLIENT = basename(process.argv[1], '.mjs');
-/** What every client does, as the name of its test. */
+/** Name of the test that every client passes. */
 export const STORY = `${CLIENT}: sign in, subscribe, receive a send, read, receive the zero, lose the connection, resume`;
 
+/** Subscription to the caller's counters. */
 export const UNREAD = 'subscription Unread($since: String) { unread(since: $since) { kind version total } }';
 
-/** A person who is signed in. */
-export class Person {
-  /** Registers with a login that begins like this. */
+/** An authenticated user. */
+export class Caller {
+  /** Registers a user whose login starts with `name`. */
   static async register(name) {
     const input = { login: `${name}-${randomUUID().slice(0, 8)}`, password: 'correct horse' };
     const document = `mutation($input: RegisterInput!) {
       register(input: $input) { accessToken refreshToken expiresAt user { id } }
     }`;
-    const { user, ...tokens } = (await ask(document, { input })).register;
-    return new Person(user.id, tokens.accessToken, tokens);
+    const { user, ...tokens } = (await execute(document, { input })).register;
+    return new Caller(user.id, tokens.accessToken, tokens);
   }
 
   constructor(id, token, tokens) {
     Object.assign(this, { id, token, tokens, authorization: `Bearer ${token}` });
   }
 
-  /** The data of an answer without errors. */
-  ask(document, variables) {
-    return ask(document, variables, this.authorization);
+  /** Executes a document and returns its data. Throws at any error. */
+  execute(document, variables) {
+    return execute(document, variables, this.authorization);
   }
 
-  /** A group with somebody else; its id. */
-  async talkTo(other) {
+  /** Creates a group with another user and returns its id. */
+  async createDialog(other) {
     const document = 'mutation($input: CreateDialogInput!) { createDialog(input: $input) { id } }';
     const input = { participantIds: [other.id], title: 'a talk' };
-    return (await this.ask(document, { input })).createDialog.id;
+    return (await this.execute(document, { input })).createDialog.id;
   }
 
   async send(dialogId, text = 'hello', clientKey = undefined) {
     const document = 'mutation($input: SendMessageInput!) { sendMessage(input: $input) { id } }';
-    return (await this.ask(document, { input: { dialogId, text, clientKey } })).sendMessage.id;
+    return (await this.execute(document, { input: { dialogId, text, clientKey } })).sendMessage.id;
   }
 
-  /** The total of what is unread, at this version at least. */
+  /** Returns the total of unread messages, at this version or newer. */
   async unread(atLeast) {
-    return (await this.ask('query($atLeast: String) { unread(atLeast: $atLeast) { total } }', { atLeast })).unread.total;
+    return (await this.execute('query($atLeast: String) { unread(atLeast: $atLeast) { total } }', { atLeast })).unread.total;
   }
 
   async read(dialogId) {
-    await this.ask('mutation($input: MarkReadInput!) { markRead(input: $input) { total } }', { input: { dialogId } });
+    await this.execute('mutation($input: MarkReadInput!) { markRead(input: $input) { total } }', { input: { dialogId } });
   }
 }
 
-async function ask(query, variables, authorization) {
+async function execute(query, variables, authorization) {
   const headers = { 'content-type': 'application/json', ...(authorization && { authorization }) };
   const answer = await fetch(`${OTHER}/graphql`, { method: 'POST', headers, body: JSON.stringify({ query, variables }) });
   const { data, errors } = await answer.json();
@@ -78,7 +79,7 @@ async function ask(query, variables, authorization) {
   return data;
 }
 
-/** What a stream has brought and was not looked at yet. */
+/** Queue of frames that a subscription has received. */
 export class Frames {
   #waiting = [];
   #wake = () => {};
@@ -88,19 +89,19 @@ export class Frames {
     this.#wake();
   }
 
-  /** The next frame. */
+  /** Returns the next frame. */
   async next() {
-    const late = AbortSignal.timeout(PATIENCE_MS);
+    const late = AbortSignal.timeout(TIMEOUT_MS);
     while (this.#waiting.length === 0) {
       await new Promise((resolve, reject) => {
         this.#wake = resolve;
-        late.onabort = () => reject(new Error('waited in vain for a frame'));
+        late.onabort = () => reject(new Error('timed out waiting for a frame'));
       });
     }
     return this.#waiting.shift();
   }
 
-  /** Frames until the total is this one, which is given. Changes may come merged. */
+  /** Discards frames until the total has this value, and returns that frame. Changes may be merged into one frame. */
   async untilTotal(total) {
     for (;;) {
       const frame = await this.next();
@@ -110,37 +111,37 @@ export class Frames {
   }
 }
 
-/** A line to the program that can be cut as networks do: without a word. */
-export class Line {
+/** TCP proxy to the program that can reset its connections, as a network failure does. */
+export class ResettableProxy {
   #sockets = new Set();
-  #ends = [new URL(PROGRAM), new URL(OTHER)];
+  #targets = [new URL(PROGRAM), new URL(OTHER)];
 
   static async open() {
-    const line = new Line();
-    line.server = net.createServer((near) => {
-      const [{ hostname, port }] = line.#ends;
+    const proxy = new ResettableProxy();
+    proxy.server = net.createServer((near) => {
+      const [{ hostname, port }] = proxy.#targets;
       const far = net.connect(port, hostname);
       for (const [one, other] of [[near, far], [far, near]]) {
-        line.#sockets.add(one);
+        proxy.#sockets.add(one);
         one.pipe(other);
         one.on('error', () => {});
-        one.on('close', () => line.#sockets.delete(one) && other.destroy());
+        one.on('close', () => proxy.#sockets.delete(one) && other.destroy());
       }
     });
-    line.server.listen(0, '127.0.0.1');
-    await once(line.server, 'listening');
-    line.url = `http://127.0.0.1:${line.server.address().port}/graphql`;
-    return line;
+    proxy.server.listen(0, '127.0.0.1');
+    await once(proxy.server, 'listening');
+    proxy.url = `http://127.0.0.1:${proxy.server.address().port}/graphql`;
+    return proxy;
   }
 
-  /** New connections lead to the other gateway. */
-  turn() {
-    this.#ends.reverse();
+  /** Directs new connections to the other gateway. */
+  switchTarget() {
+    this.#targets.reverse();
   }
 
-  /** Resets every connection; new ones come through, to the other gateway. */
+  /** Resets every connection and directs new ones to the other gateway. */
   cut() {
-    this.turn();
+    this.switchTarget();
     for (const socket of this.#sockets) socket.resetAndDestroy();
   }
 

@@ -1,16 +1,16 @@
-// No piece of code stands in docs/clients.md that no client runs.
+// Every code snippet of docs/clients.md is run by a client test.
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import { test } from 'node:test';
-import { PIECES } from './page.mjs';
+import { SNIPPETS } from './snippets.mjs';
 
-test('every piece of code of the page is run by a client, by itself or within another', () => {
+test('every snippet is imported by a client test or by another snippet', () => {
   const files = readdirSync('.').filter((name) => /^client-.*\.mjs$/.test(name));
   const run = files.map((name) => readFileSync(name, 'utf8')).join('');
   const isRun = (name) => {
     const within = ([other, code]) => code.includes(`from './${name}'`) && isRun(other);
-    return run.includes(`'${name}'`) || [...PIECES].some(within);
+    return run.includes(`'${name}'`) || [...SNIPPETS].some(within);
   };
-  assert(PIECES.size > 0);
-  assert.deepEqual([...PIECES.keys()].filter((name) => !isRun(name)), []);
+  assert(SNIPPETS.size > 0);
+  assert.deepEqual([...SNIPPETS.keys()].filter((name) => !isRun(name)), []);
 });

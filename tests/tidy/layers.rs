@@ -1,5 +1,5 @@
-//! Who may know whom: the services nobody, the crates below them neither the services nor the contracts nor a word of the
-//! domain.
+//! Dependencies between layers: services do not depend on each other, and foundation crates (`crates/`)
+//! depend on neither services nor contracts and use no domain word.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,13 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::ext::IdentExt;
 
 use crate::{
-    shape::words as words_of,
+    names::words as words_of,
     tree::{Source, Text, Violation},
 };
 
 const SERVICES: [&str; 4] = ["auth", "dialog", "counter", "gateway"];
-/// Words that only a system for conversations has. "user" and "message" are not among them: callers and errors have those.
+/// Words that belong to a chat system. "user" and "message" are not among them: foundation crates have
+/// callers and error messages.
 const DOMAIN: [&str; 11] = [
     "dialog",
     "dialogs",
@@ -27,32 +28,33 @@ const DOMAIN: [&str; 11] = [
     "tidings",
 ];
 
-/// Services that depend on one another, in tests or otherwise.
+/// Services that depend on one another. Dependencies of tests count.
 pub fn services(texts: &[Text]) -> Vec<Violation> {
     let of_service =
         |path: &Path| SERVICES.iter().any(|service| path == PathBuf::from(service).join("Cargo.toml"));
     forbidden(texts, of_service, &SERVICES)
 }
 
-/// Crates below the services that depend on one, or on the contracts.
+/// Foundation crates that depend on a service or on the contracts.
 pub fn foundations(texts: &[Text]) -> Vec<Violation> {
     let below = |path: &Path| path.starts_with("crates") && path.ends_with("Cargo.toml");
     forbidden(texts, below, &["proto", "auth", "dialog", "counter", "gateway", "tidings"])
 }
 
-fn forbidden(texts: &[Text], which: impl Fn(&Path) -> bool, names: &[&str]) -> Vec<Violation> {
-    let manifests = texts.iter().filter(|text| which(&text.path));
-    let bad = manifests.flat_map(|manifest| {
+fn forbidden(texts: &[Text], applies: impl Fn(&Path) -> bool, names: &[&str]) -> Vec<Violation> {
+    let manifests = texts.iter().filter(|text| applies(&text.path));
+    let found = manifests.flat_map(|manifest| {
         let found =
             dependencies(&manifest.text).into_iter().filter(|(_, name)| names.contains(&name.as_str()));
         found.map(|(line, name)| Violation::new(&manifest.path, line, format!("must not depend on `{name}`")))
     });
-    bad.collect()
+    found.collect()
 }
 
-/// The dependencies that a manifest names, of every kind, with their lines.
+/// Parses the dependencies of every kind that a manifest names, with their lines.
 fn dependencies(manifest: &str) -> Vec<(usize, String)> {
-    let (mut found, mut inside) = (Vec::new(), false);
+    let mut found = Vec::new();
+    let mut inside = false;
     for (index, line) in manifest.lines().map(str::trim).enumerate() {
         if let Some(section) = line.strip_prefix('[').and_then(|line| line.split(']').next()) {
             inside = section.ends_with("dependencies");
@@ -68,24 +70,24 @@ fn dependencies(manifest: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// Identifiers of the crates below that have a word of the domain in them.
+/// Identifiers of foundation crates that contain a domain word.
 pub fn words(sources: &[Source]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for source in sources.iter().filter(|source| source.path.starts_with("crates")) {
         let tokens = source.text.parse().expect("it was parsed before");
-        look(tokens, &source.path, &mut violations);
+        find(tokens, &source.path, &mut violations);
     }
     violations
 }
 
-fn look(tokens: TokenStream, path: &Path, violations: &mut Vec<Violation>) {
+fn find(tokens: TokenStream, path: &Path, violations: &mut Vec<Violation>) {
     for token in tokens {
         match token {
-            TokenTree::Group(group) => look(group.stream(), path, violations),
+            TokenTree::Group(group) => find(group.stream(), path, violations),
             TokenTree::Ident(name) => {
                 let text = name.unraw().to_string();
                 if let Some(word) = words_of(&text).iter().find(|word| DOMAIN.contains(&word.as_str())) {
-                    let what = format!("`{text}`: \"{word}\" is a word of the domain");
+                    let what = format!("`{text}`: \"{word}\" is a domain word");
                     violations.push(Violation::new(path, name.span().start().line, what));
                 }
             }
@@ -103,8 +105,8 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_is_found_however_it_is_written() {
-        let ways = [
+    fn a_dependency_is_found_in_every_notation() {
+        let notations = [
             "[dependencies]\ndialog.workspace = true",
             "[dev-dependencies]\ndialog = { path = \"../dialog\" }",
             "[build-dependencies]\n dialog = \"1\"",
@@ -112,15 +114,19 @@ mod tests {
             "[target.'cfg(unix)'.dependencies]\ndialog = \"1\"",
             "[dependencies]\nother = { package = \"dialog\", path = \"..\" }",
         ];
-        for way in ways {
-            let found = services(&manifest("counter/Cargo.toml", way));
+        for notation in notations {
+            let found = services(&manifest("counter/Cargo.toml", notation));
             assert_eq!(
                 found,
                 [Violation::new("counter/Cargo.toml".as_ref(), 2, "must not depend on `dialog`")],
-                "{way}"
+                "{notation}"
             );
-            assert_eq!(foundations(&manifest("crates/db/Cargo.toml", way)).len(), 1, "{way}");
-            assert_eq!(services(&manifest("Cargo.toml", way)), [], "the binary knows all: {way}");
+            assert_eq!(foundations(&manifest("crates/db/Cargo.toml", notation)).len(), 1, "{notation}");
+            assert_eq!(
+                services(&manifest("Cargo.toml", notation)),
+                [],
+                "the binary may depend on all services: {notation}"
+            );
         }
         assert_eq!(
             services(&manifest(
@@ -132,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crate_below_knows_no_contract() {
+    fn a_foundation_crate_may_not_depend_on_contracts() {
         assert_eq!(
             foundations(&manifest("crates/db/Cargo.toml", "[dependencies]\nproto.workspace = true")).len(),
             1
@@ -141,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_of_the_domain_is_found_in_names_and_not_in_comments() {
+    fn a_domain_word_is_found_in_names_and_not_in_comments() {
         let found = |path, text| words(&[Source::parse(path, text)]).len();
         for bad in [
             "struct DialogRow;",

@@ -1,19 +1,25 @@
-//! The shape of the project, kept by a test: it reads every source and says at once what does not follow the rules of the
-//! house, with file and line. Each rule is a function of the sources and proves beside itself, on a snippet, that it can
-//! fail. What the compiler and clippy see already (warnings, `unwrap`, complexity) is not looked at here.
+//! Style rules of the project, kept by a test: reads every source and reports each violation with file
+//! and line. Each rule is a function of the sources and proves beside itself, on a snippet, that it can
+//! fail. Rules that the compiler or clippy enforces (warnings, `unwrap`, complexity) are not repeated
+//! here.
 
+mod language;
 mod layers;
-mod shape;
+mod layout;
+mod modules;
+mod names;
+mod schema;
 mod size;
 mod sql;
+mod style;
 mod supply;
 mod text;
 mod tree;
 
-use tree::{Tree, Violation};
+use tree::{Violation, sources, texts};
 
 /// Fails with all violations, one a line, in the order of the files.
-fn hold(mut violations: Vec<Violation>) {
+fn assert_none(mut violations: Vec<Violation>) {
     violations.sort();
     let list: Vec<String> = violations.iter().map(|violation| format!("\n  {violation}")).collect();
     assert!(list.is_empty(), "{} violations:{}\n", list.len(), list.concat());
@@ -21,65 +27,110 @@ fn hold(mut violations: Vec<Violation>) {
 
 #[test]
 fn a_file_has_at_most_500_lines() {
-    hold(size::files(&Tree::read().sources));
+    assert_none(size::files(&sources()));
 }
 
 #[test]
-fn a_function_fits_a_screen_of_70_lines() {
-    hold(size::functions(&Tree::read().sources));
+fn a_function_has_at_most_70_lines() {
+    assert_none(size::functions(&sources()));
 }
 
 #[test]
 fn no_module_is_called_mod_rs() {
-    hold(shape::module_files(&Tree::read().sources));
+    assert_none(layout::module_files(&sources()));
 }
 
 #[test]
 fn a_folder_of_sources_has_at_least_three_files() {
-    hold(shape::folders(&Tree::read().sources));
-}
-
-#[test]
-fn a_name_says_what_a_thing_is() {
-    hold(shape::names(&Tree::read().sources));
+    assert_none(layout::folders(&sources()));
 }
 
 #[test]
 fn a_trait_has_more_than_one_implementation() {
-    hold(shape::traits(&Tree::read().sources));
+    assert_none(layout::traits(&sources()));
 }
 
 #[test]
-fn sql_stands_in_the_store_alone() {
-    hold(sql::places(&Tree::read().sources));
+fn types_and_modules_have_specific_names() {
+    assert_none(names::items(&sources()));
 }
 
 #[test]
-fn services_do_not_know_each_other() {
-    hold(layers::services(&Tree::read().texts));
+fn files_have_specific_names() {
+    assert_none(names::files(&sources()));
 }
 
 #[test]
-fn the_crates_below_know_neither_services_nor_contracts() {
-    hold(layers::foundations(&Tree::read().texts));
+fn sql_is_only_in_stores() {
+    assert_none(sql::statements(&sources()));
 }
 
 #[test]
-fn the_crates_below_have_no_word_of_the_domain() {
-    hold(layers::words(&Tree::read().sources));
+fn services_do_not_depend_on_each_other() {
+    assert_none(layers::services(&texts()));
 }
 
 #[test]
-fn the_text_names_no_place_outside_the_project() {
-    hold(text::places(&Tree::read().texts));
+fn foundation_crates_depend_on_neither_services_nor_contracts() {
+    assert_none(layers::foundations(&texts()));
 }
 
 #[test]
-fn what_comes_in_with_dependencies_is_allowed() {
+fn foundation_crates_use_no_domain_word() {
+    assert_none(layers::words(&sources()));
+}
+
+#[test]
+fn http_and_the_binary_do_not_import_the_socket() {
+    assert_none(modules::socket_imports(&sources()));
+}
+
+#[test]
+fn gateway_modules_have_no_circular_imports() {
+    assert_none(modules::circles(&sources()));
+}
+
+#[test]
+fn text_names_no_path_of_a_machine_and_no_registry() {
+    assert_none(text::places(&texts()));
+}
+
+#[test]
+fn text_is_plain_english() {
+    assert_none(language::phrases(&texts()));
+}
+
+#[test]
+fn docs_do_not_open_with_a_question_word() {
+    assert_none(language::openings(&texts()));
+}
+
+#[test]
+fn lines_are_not_too_long() {
+    assert_none(style::lines(&texts()));
+}
+
+#[test]
+fn unrelated_values_are_not_bound_as_a_tuple() {
+    assert_none(style::tuples(&sources()));
+}
+
+#[test]
+fn locks_cannot_be_poisoned() {
+    assert_none(style::poisoned_locks(&sources()));
+}
+
+#[test]
+fn schema_changes_only_in_descriptions() {
+    schema::compare();
+}
+
+#[test]
+fn dependencies_are_allowed_by_deny_toml() {
     let supply = supply::Supply::read();
-    hold(supply.licences());
-    hold(supply.bans());
-    hold(supply.sources());
+    assert_none(supply.licences());
+    assert_none(supply.bans());
+    assert_none(supply.sources());
 }
 
 #[test]

@@ -1,19 +1,19 @@
-//! How long a file and a function may be.
+//! Maximum length of a file and of a function.
 
 use syn::{spanned::Spanned, visit::Visit};
 
 use crate::tree::{Source, Violation};
 
-const FILE_LINES: usize = 500;
-const FUNCTION_LINES: usize = 70;
+const FILE_LINES_MAX: usize = 500;
+const FUNCTION_LINES_MAX: usize = 70;
 
 /// Files that are too long.
 pub fn files(sources: &[Source]) -> Vec<Violation> {
     let lengths = sources.iter().map(|source| (source, source.text.lines().count()));
     lengths
-        .filter(|(_, lines)| *lines > FILE_LINES)
+        .filter(|(_, lines)| *lines > FILE_LINES_MAX)
         .map(|(source, lines)| {
-            Violation::new(&source.path, 1, format!("{lines} lines, {FILE_LINES} at most"))
+            Violation::new(&source.path, 1, format!("{lines} lines, {FILE_LINES_MAX} at most"))
         })
         .collect()
 }
@@ -37,8 +37,8 @@ impl Functions<'_> {
     fn measure(&mut self, signature: &syn::Signature, block: &syn::Block) {
         let first = signature.span().start().line;
         let lines = block.span().end().line + 1 - first;
-        if lines > FUNCTION_LINES {
-            let what = format!("`{}` has {lines} lines, {FUNCTION_LINES} at most", signature.ident);
+        if lines > FUNCTION_LINES_MAX {
+            let what = format!("`{}` has {lines} lines, {FUNCTION_LINES_MAX} at most", signature.ident);
             self.violations.push(Violation::new(&self.source.path, first, what));
         }
     }
@@ -71,15 +71,15 @@ fn a_file_of_501_lines_is_found_and_one_of_500_is_not() {
 }
 
 #[test]
-fn a_function_of_71_lines_is_found_wherever_it_stands() {
+fn a_function_of_71_lines_is_found_at_every_level() {
     let function = |lines: usize| format!("fn f() {{{}}}", "\n".repeat(lines - 1));
-    let places = ["\n@", "mod m {\n@}", "impl T {\n@}", "trait T {\n@}", "fn g() {\n@}"];
-    for place in places {
-        let source = |lines| [Source::parse("a.rs", &place.replace('@', &function(lines)))];
+    let contexts = ["\n@", "mod m {\n@}", "impl T {\n@}", "trait T {\n@}", "fn g() {\n@}"];
+    for context in contexts {
+        let source = |lines| [Source::parse("a.rs", &context.replace('@', &function(lines)))];
         let found = functions(&source(71));
         assert!(
             found.contains(&Violation::new("a.rs".as_ref(), 2, "`f` has 71 lines, 70 at most")),
-            "{place}"
+            "{context}"
         );
     }
     assert_eq!(functions(&[Source::parse("a.rs", &function(70))]), []);

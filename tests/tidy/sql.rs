@@ -1,4 +1,5 @@
-//! Where SQL may stand: in a service's store, and in the two crates that are about databases.
+//! Location of SQL: only in a service's store, and in the two crates whose subject is the database
+//! (`db`, `events`).
 
 use std::path::Path;
 
@@ -7,8 +8,8 @@ use syn::visit::Visit;
 
 use crate::tree::{Source, Violation, only_in_tests};
 
-/// Texts that are SQL, in a place where none should be. Tests may speak to the database as they like.
-pub fn places(sources: &[Source]) -> Vec<Violation> {
+/// SQL statements outside the stores. Tests may contain SQL anywhere.
+pub fn statements(sources: &[Source]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for source in sources.iter().filter(|source| !source.test && !allowed(&source.path)) {
         let mut visitor = Literals { source, violations: &mut violations };
@@ -28,7 +29,7 @@ struct Literals<'a> {
 }
 
 impl Literals<'_> {
-    fn look(&mut self, text: &str, line: usize) {
+    fn inspect(&mut self, text: &str, line: usize) {
         if is_sql(text) {
             let start: String = text.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
             self.violations.push(Violation::new(
@@ -39,24 +40,24 @@ impl Literals<'_> {
         }
     }
 
-    /// The arguments of macros are tokens; attributes among them, doc comments too, are skipped.
-    fn look_into(&mut self, tokens: TokenStream) {
+    /// Inspects the arguments of a macro, which are tokens. Attributes, and so doc comments, are skipped.
+    fn inspect_tokens(&mut self, tokens: TokenStream) {
         let mut after_hash = false;
         for token in tokens {
             let hash = matches!(&token, TokenTree::Punct(mark) if mark.as_char() == '#');
             match token {
                 TokenTree::Group(group) if after_hash && group.delimiter() == Delimiter::Bracket => {}
-                TokenTree::Group(group) => self.look_into(group.stream()),
-                TokenTree::Literal(literal) => self.look_at(&literal),
+                TokenTree::Group(group) => self.inspect_tokens(group.stream()),
+                TokenTree::Literal(literal) => self.inspect_literal(&literal),
                 TokenTree::Ident(_) | TokenTree::Punct(_) => {}
             }
             after_hash = hash;
         }
     }
 
-    fn look_at(&mut self, literal: &Literal) {
+    fn inspect_literal(&mut self, literal: &Literal) {
         if let Ok(text) = syn::parse_str::<syn::LitStr>(&literal.to_string()) {
-            self.look(&text.value(), literal.span().start().line);
+            self.inspect(&text.value(), literal.span().start().line);
         }
     }
 }
@@ -71,15 +72,15 @@ impl<'ast> Visit<'ast> for Literals<'_> {
     fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
 
     fn visit_lit_str(&mut self, literal: &'ast syn::LitStr) {
-        self.look(&literal.value(), literal.span().start().line);
+        self.inspect(&literal.value(), literal.span().start().line);
     }
 
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
-        self.look_into(call.tokens.clone());
+        self.inspect_tokens(call.tokens.clone());
     }
 }
 
-/// Whether a text has the shape of a statement, not only its first word: "update me" is English.
+/// Returns true for the form of a statement; its first word is not enough: "update me" is English.
 fn is_sql(text: &str) -> bool {
     let text = text.to_lowercase();
     let words: Vec<&str> = text
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_is_told_from_english() {
+    fn a_statement_differs_from_an_english_sentence() {
         let statements = [
             "select id from person",
             "SELECT 1",
@@ -132,8 +133,8 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_outside_a_store_is_found_wherever_it_stands() {
-        let found = |path, text| places(&[Source::parse(path, text)]);
+    fn a_statement_outside_a_store_is_found_in_every_notation() {
+        let found = |path, text| statements(&[Source::parse(path, text)]);
         for text in [
             "const A: &str =\n\"select a from b\";",
             "fn f() { g(format!(\n\"delete from {t}\")); }",
@@ -154,8 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_test_modules_may_speak_sql() {
-        let text = "/// select a from b\nfn f() {}\n#[cfg(test)] mod tests { const A: &str = \"select a from b\"; }\nm! { /// select a from b\n x }";
-        assert_eq!(places(&[Source::parse("dialog/src/send.rs", text)]), []);
+    fn comments_and_test_modules_may_contain_sql() {
+        let text = "/// select a from b\nfn f() {}\n\
+                    #[cfg(test)] mod tests { const A: &str = \"select a from b\"; }\n\
+                    m! { /// select a from b\n x }";
+        assert_eq!(statements(&[Source::parse("dialog/src/send.rs", text)]), []);
     }
 }

@@ -1,5 +1,5 @@
-//! What comes in with dependencies: their licences, names and sources against deny.toml, which `cargo deny` reads too where
-//! it is installed, and a bill of materials (CycloneDX 1.5) of every package of Cargo.lock.
+//! Dependencies: their licences, names and sources against deny.toml, which `cargo deny` reads too, and
+//! a bill of materials (CycloneDX 1.5) of every package in Cargo.lock.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::tree::Violation;
 
-/// The one place that packages of others come from.
+/// The only source allowed for third-party packages.
 const INDEX: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// A package as the lock file has it.
+/// A package entry of the lock file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Package {
     name: String,
@@ -31,7 +31,7 @@ impl Package {
     }
 }
 
-/// Everything that is locked, and the licences of what is compiled for this system.
+/// The locked packages, and the licences of those compiled for Linux on x86-64.
 pub struct Supply {
     locked: Vec<Package>,
     licences: BTreeMap<(String, String), String>,
@@ -39,7 +39,8 @@ pub struct Supply {
 }
 
 impl Supply {
-    /// Reads Cargo.lock, deny.toml, and what cargo says, which needs no network where the packages are there.
+    /// Reads Cargo.lock, deny.toml and `cargo metadata`, which needs no network once the packages are
+    /// fetched.
     pub fn read() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let text = |name: &str| fs::read_to_string(root.join(name)).expect("a file of the project");
@@ -53,17 +54,17 @@ impl Supply {
         bad.map(|((name, _), licence)| violation(format!("{name}: `{licence}` is not allowed"))).collect()
     }
 
-    /// Packages that are banned, and compiled for this system.
+    /// Banned packages among those compiled for Linux on x86-64.
     pub fn bans(&self) -> Vec<Violation> {
         let banned: Vec<&str> =
             self.deny.lines().filter_map(|line| line.trim().strip_prefix("{ name = \"")).collect();
         let banned: BTreeSet<&str> = banned.iter().filter_map(|line| line.split('"').next()).collect();
-        assert!(!banned.is_empty(), "deny.toml names some");
+        assert!(!banned.is_empty(), "deny.toml bans at least one package");
         let bad = self.licences.keys().filter(|(name, _)| banned.contains(name.as_str()));
         bad.map(|(name, _)| violation(format!("{name} is banned"))).collect()
     }
 
-    /// Packages from elsewhere than the one index, and those without a checksum.
+    /// Packages from another source than crates.io, and packages without a checksum.
     pub fn sources(&self) -> Vec<Violation> {
         let foreign = self.locked.iter().filter(|package| package.source.is_some());
         let bad =
@@ -74,7 +75,7 @@ impl Supply {
     /// Writes target/sbom.json and reads it back.
     pub fn write_bill(&self) -> PathBuf {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
-        fs::create_dir_all(&folder).expect("target/ can be made");
+        fs::create_dir_all(&folder).expect("target/ can be created");
         let path = folder.join("sbom.json");
         fs::write(&path, serde_json::to_vec_pretty(&self.bill()).expect("JSON")).expect("written");
         let bill: Value = serde_json::from_slice(&fs::read(&path).expect("read back")).expect("valid JSON");
@@ -108,7 +109,12 @@ impl Supply {
             "bomFormat": "CycloneDX",
             "specVersion": "1.5",
             "version": 1,
-            "metadata": { "component": { "type": "application", "name": own.name, "version": own.version, "purl": own.reference() } },
+            "metadata": { "component": {
+                "type": "application",
+                "name": own.name,
+                "version": own.version,
+                "purl": own.reference(),
+            } },
             "components": components,
             "dependencies": edges,
         })
@@ -131,10 +137,12 @@ impl Supply {
         component
     }
 
-    /// A dependency as the lock file names it: with its version where there are several of its name.
+    /// Finds a dependency by its name in the lock file, which adds the version where several packages
+    /// share a name.
     fn find(&self, name: &str) -> &Package {
         let mut words = name.split(' ');
-        let (name, version) = (words.next().expect("a name"), words.next());
+        let name = words.next().expect("a name");
+        let version = words.next();
         let fits = |package: &&Package| {
             package.name == name && version.is_none_or(|version| package.version == version)
         };
@@ -146,7 +154,7 @@ fn violation(what: String) -> Violation {
     Violation::new(Path::new("Cargo.lock"), 0, what)
 }
 
-/// The packages of a lock file. Cargo writes it, always alike.
+/// Parses a lock file. Cargo generates it, so its layout is fixed.
 fn locked(text: &str) -> Vec<Package> {
     let blocks = text.split("[[package]]\n").skip(1);
     let package = |block: &str| {
@@ -167,14 +175,14 @@ fn locked(text: &str) -> Vec<Package> {
     blocks.map(package).collect()
 }
 
-/// The strings of a list that stands one a line, or on one.
+/// Parses the strings of a list, on one line or one a line.
 fn list(text: &str, beginning: &str) -> Vec<String> {
     let Some((_, rest)) = text.split_once(beginning) else { return Vec::new() };
     let inside = rest.split(']').next().unwrap_or_default();
     inside.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// By name and version, the licences of packages of others that are compiled for this system.
+/// Returns the licences of third-party packages compiled for Linux on x86-64, by name and version.
 fn licences(root: &Path) -> BTreeMap<(String, String), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let run = |arguments: &[&str]| {
@@ -197,7 +205,7 @@ fn licences(root: &Path) -> BTreeMap<(String, String), String> {
         .collect()
 }
 
-/// Whether an SPDX expression leaves a choice of allowed licences alone.
+/// Returns true when an SPDX expression can be satisfied with allowed licences only.
 fn permits(expression: &str, allowed: &[String]) -> bool {
     let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace(" WITH ", "+WITH+");
     let mut tokens = spaced.split_whitespace().peekable();
@@ -235,7 +243,7 @@ fn single(tokens: &mut Tokens<'_>, allowed: &[String]) -> bool {
 }
 
 #[test]
-fn a_licence_is_permitted_by_what_its_expression_leaves_to_choose() {
+fn a_licence_expression_needs_one_choice_of_allowed_licences() {
     let allowed = ["MIT".to_owned(), "ISC".to_owned(), "Apache-2.0 WITH LLVM-exception".to_owned()];
     for good in
         ["MIT", "MIT OR GPL-3.0", "(MIT OR GPL-3.0) AND ISC", "Apache-2.0 WITH LLVM-exception OR GPL-3.0"]
@@ -249,8 +257,9 @@ fn a_licence_is_permitted_by_what_its_expression_leaves_to_choose() {
 }
 
 #[test]
-fn what_is_not_allowed_is_found() {
-    let lock = "[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nsource = \"git+https://example.org\"\ndependencies = [\n \"b 2.0.0\",\n]\n\n\
+fn a_licence_a_ban_and_a_foreign_source_are_found() {
+    let lock = "[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nsource = \"git+https://example.org\"\n\
+                dependencies = [\n \"b 2.0.0\",\n]\n\n\
                 [[package]]\nname = \"b\"\nversion = \"2.0.0\"\n";
     let licences = BTreeMap::from([(("openssl".to_owned(), "1".to_owned()), "GPL-3.0".to_owned())]);
     let deny = "allow = [\n \"MIT\",\n]\ndeny = [\n { name = \"openssl\" },\n]\n".to_owned();

@@ -1,11 +1,12 @@
-//! What the project's text may name: nothing of the machine it was written on, no address that a lock file was made from.
+//! Paths and addresses in the project's text: no folder of the machine it was written on, no host of a
+//! package registry.
 
 use crate::tree::{Text, Violation};
 
-/// Folders of a machine. In pieces, so that this file does not name them.
+/// Folders of a machine. Built of pieces, so that this file does not contain them.
 const FOLDERS: [&str; 4] =
     [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/Us", "ers/")];
-/// Where packages come from is the business of cargo's and npm's settings.
+/// Hosts of package registries. They belong in the user's Cargo and npm settings.
 const HOSTS: [&str; 6] = [
     concat!("registry.", "npmjs"),
     concat!("registry.", "yarnpkg"),
@@ -22,12 +23,12 @@ pub fn places(texts: &[Text]) -> Vec<Violation> {
     let lines = texts
         .iter()
         .flat_map(|text| text.text.lines().enumerate().map(move |(index, line)| (text, index, line)));
-    let bad =
-        lines.filter_map(|(text, index, line)| Some(Violation::new(&text.path, index + 1, named(line)?)));
-    bad.collect()
+    let found =
+        lines.filter_map(|(text, index, line)| Some(Violation::new(&text.path, index + 1, forbidden(line)?)));
+    found.collect()
 }
 
-fn named(line: &str) -> Option<String> {
+fn forbidden(line: &str) -> Option<String> {
     if let Some(folder) = FOLDERS.into_iter().find(|folder| names_folder(line, folder)) {
         return Some(format!("names {folder}"));
     }
@@ -39,7 +40,8 @@ fn named(line: &str) -> Option<String> {
         .map(|name| format!("names {name}"))
 }
 
-/// A path begins where no other path goes on: "a/home/b" and "https://x.example/home/" are not meant.
+/// Returns true where a path starts with `folder`. "a/home/b" and "https://x.example/home/" do not: the
+/// folder continues another path.
 fn names_folder(line: &str, folder: &str) -> bool {
     let starts = |before: Option<char>| {
         before.is_none_or(|letter| !letter.is_alphanumeric() && !"._-/~}".contains(letter))
@@ -48,7 +50,7 @@ fn names_folder(line: &str, folder: &str) -> bool {
 }
 
 #[test]
-fn a_foreign_place_is_found_and_an_ordinary_one_is_not() {
+fn a_machine_path_is_found_and_a_project_path_is_not() {
     let bad = [
         concat!("cd /wo", "rk/main"),
         concat!("path = \"/ro", "ot/.cache\""),
@@ -71,6 +73,6 @@ fn a_foreign_place_is_found_and_an_ordinary_one_is_not() {
         "~/root/x",
         "resolved: true",
     ] {
-        assert_eq!(named(line), None, "{line}");
+        assert_eq!(forbidden(line), None, "{line}");
     }
 }

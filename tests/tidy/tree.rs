@@ -1,5 +1,5 @@
-//! The project's files as the rules see them: texts, and Rust sources parsed. A test module is told from the rest by its
-//! `#[cfg(test)]`, also where its file is another one.
+//! Files of the project as input of the rules: texts, and parsed Rust sources. Files of modules that are
+//! declared `#[cfg(test)]` are marked as tests.
 
 use std::{
     collections::HashSet,
@@ -9,7 +9,7 @@ use std::{
 
 use walkdir::{DirEntry, WalkDir};
 
-/// One thing that is not as it should be.
+/// One violation of a rule, at a line of a file; line 0 stands for the whole file.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Violation {
     path: PathBuf,
@@ -29,13 +29,13 @@ impl fmt::Display for Violation {
     }
 }
 
-/// A text file, its path relative to the project.
+/// A text file, its path relative to the project's root.
 pub struct Text {
     pub path: PathBuf,
     pub text: String,
 }
 
-/// A Rust file.
+/// A parsed Rust file.
 pub struct Source {
     pub path: PathBuf,
     pub text: String,
@@ -45,45 +45,44 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source as it stands at `path`.
+    /// Parses a source. Panics at a syntax error, which the compiler reports too.
     pub fn parse(path: &str, text: &str) -> Self {
         let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{path}: {error}"));
         Self { path: path.into(), text: text.to_owned(), file, test: in_test_folder(Path::new(path)) }
     }
 }
 
-/// Everything that belongs to the project.
-pub struct Tree {
-    pub texts: Vec<Text>,
-    pub sources: Vec<Source>,
-}
-
-impl Tree {
-    /// Reads the project's folder, without what is built, fetched or stored there.
-    pub fn read() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut texts = Vec::new();
-        for entry in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(ours) {
-            let entry = entry.expect("the project's folder can be read");
-            if let Some(text) =
-                entry.file_type().is_file().then(|| fs::read_to_string(entry.path()).ok()).flatten()
-            {
-                let path = entry.path().strip_prefix(root).expect("an entry lies under the root").to_owned();
-                texts.push(Text { path, text });
-            }
+/// Reads the text files of the project, without build output, dependencies and stored data.
+pub fn texts() -> Vec<Text> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut texts = Vec::new();
+    for entry in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(belongs) {
+        let entry = entry.expect("the project's folder can be read");
+        if !entry.file_type().is_file() {
+            continue;
         }
-        let rust =
-            texts.iter().filter(|text| text.path.extension().is_some_and(|extension| extension == "rs"));
-        let mut sources: Vec<_> = rust
-            .map(|text| Source::parse(text.path.to_str().expect("our paths are UTF-8"), &text.text))
-            .collect();
-        mark_tests(&mut sources);
-        assert!(sources.len() > 20, "the sources were not found under {}", root.display());
-        Self { texts, sources }
+        // What is not UTF-8 is no text.
+        if let Ok(text) = fs::read_to_string(entry.path()) {
+            let path = entry.path().strip_prefix(root).expect("an entry is below the root").to_owned();
+            texts.push(Text { path, text });
+        }
     }
+    texts
 }
 
-fn ours(entry: &DirEntry) -> bool {
+/// Reads and parses the Rust sources of the project.
+pub fn sources() -> Vec<Source> {
+    let texts = texts();
+    let rust = texts.iter().filter(|text| text.path.extension().is_some_and(|extension| extension == "rs"));
+    let mut sources: Vec<_> = rust
+        .map(|text| Source::parse(text.path.to_str().expect("the project's paths are UTF-8"), &text.text))
+        .collect();
+    mark_tests(&mut sources);
+    assert!(sources.len() > 20, "the sources were not found");
+    sources
+}
+
+fn belongs(entry: &DirEntry) -> bool {
     let foreign = [".git", "target", "node_modules", "dist", "data"];
     let built = entry.path().join("CACHEDIR.TAG").exists();
     !built && !foreign.iter().any(|name| entry.file_name() == *name)
@@ -93,7 +92,7 @@ fn in_test_folder(path: &Path) -> bool {
     path.iter().any(|part| part == "tests" || part == "benches" || part == "bench")
 }
 
-/// Whether `#[cfg(test)]` is among the attributes.
+/// Returns true when `#[cfg(test)]` is among the attributes.
 pub fn only_in_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("cfg")
@@ -101,7 +100,7 @@ pub fn only_in_tests(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// Marks the files of modules that are declared `#[cfg(test)] mod name;`, and what lies below them.
+/// Marks the files of modules that are declared `#[cfg(test)] mod name;`, and their descendants.
 fn mark_tests(sources: &mut [Source]) {
     let declared: HashSet<PathBuf> = sources.iter().flat_map(test_modules).collect();
     for source in sources {
@@ -125,7 +124,7 @@ fn test_modules(source: &Source) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_module_declared_for_tests_is_told_from_the_rest() {
+fn files_of_modules_declared_for_tests_are_marked() {
     let mut sources = [
         Source::parse("a/src/kernel.rs", "#[cfg(test)] mod tests; mod rule;"),
         Source::parse("a/src/kernel/tests.rs", ""),

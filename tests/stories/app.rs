@@ -1,77 +1,80 @@
-//! The program under test: started on ports of its own, in a folder of its own, killed when dropped.
+//! The program under test as a child process, on free ports and in a temporary folder; killed when dropped.
 
 use std::{
     ops::Deref,
     process::Stdio,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
 };
 
-use crate::place::Place;
+use crate::endpoint::Endpoint;
 
 /// A running `tidings serve`.
 pub struct App {
-    place: Place,
-    /// Where /metrics is.
+    endpoint: Endpoint,
+    /// `http://host:port` of the operations port, which serves `/metrics`.
     pub ops: String,
     pub folder: TempDir,
-    /// What it has written to standard output.
-    pub said: Arc<Mutex<String>>,
+    /// Standard output so far.
+    pub stdout: Arc<Mutex<String>>,
     child: Child,
 }
 
-/// The program under test: the one that was built with the tests, or another build of it.
+/// Returns the path of the program under test: the build of these tests, or the one in `TIDINGS_PROGRAM`.
 pub fn program() -> String {
     std::env::var("TIDINGS_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_tidings").to_owned())
 }
 
 impl Deref for App {
-    type Target = Place;
+    type Target = Endpoint;
 
-    fn deref(&self) -> &Place {
-        &self.place
+    fn deref(&self) -> &Endpoint {
+        &self.endpoint
     }
 }
 
 impl App {
-    /// Starts on an empty folder.
+    /// Starts with an empty data folder.
     pub async fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), &[]).await
     }
 
-    /// Starts with settings of the environment.
+    /// Starts with these environment variables.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), settings).await
     }
 
-    /// Starts on a folder that was used before.
+    /// Starts with an existing data folder.
     pub async fn start_in(folder: TempDir, settings: &[(&str, &str)]) -> Self {
-        Self::start_saying(folder, settings, Stdio::inherit()).await
+        Self::start_with_log(folder, settings, Stdio::inherit()).await
     }
 
-    /// Starts with its log going there.
-    pub async fn start_saying(folder: TempDir, settings: &[(&str, &str)], log: Stdio) -> Self {
+    /// Starts with standard error, and so the log, going to `log`.
+    pub async fn start_with_log(folder: TempDir, settings: &[(&str, &str)], log: Stdio) -> Self {
         let mut command = Command::new(program());
         command.env("DATA_DIR", folder.path()).env("LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
         command.env("LOG_FORMAT", "json").env("RUST_LOG", "warn,tidings=info");
-        // Stories sign in often, and from one address; those of the limits set them.
+        // The tests sign in often from one address. Tests of the rate limits override this.
         command.env("RATE_LIMIT_REQUESTS", "0").env("RATE_LIMIT_SIGN_IN", "0").envs(settings.iter().copied());
         command.stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (mut url, mut ops, said) = (None, None, Arc::new(Mutex::new(String::new())));
+        let mut url = None;
+        let mut ops = None;
+        let stdout = Arc::new(Mutex::new(String::new()));
         let deadline = Instant::now() + Duration::from_secs(30);
         while url.is_none() || ops.is_none() {
-            assert!(Instant::now() < deadline, "the program did not say where it listens");
+            assert!(Instant::now() < deadline, "the program did not print its addresses");
             let line =
-                lines.next_line().await.unwrap().expect("the program says where it listens before it ends");
-            *said.lock().unwrap() += &line;
+                lines.next_line().await.unwrap().expect("the program prints its addresses before it exits");
+            stdout.lock().push_str(&line);
             let address = line.split_whitespace().find(|word| word.starts_with("http://"));
             let Some(address) = address.map(|word| word.trim_end_matches('/').to_owned()) else { continue };
             if line.contains("Operations") {
@@ -80,40 +83,40 @@ impl App {
                 url.get_or_insert(address);
             }
         }
-        let heard = said.clone();
+        let written = Arc::clone(&stdout);
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                *heard.lock().unwrap() += &line;
+                written.lock().push_str(&line);
             }
         });
         let url: String = url.unwrap();
-        let place = Place { other: url.clone(), url, suffix: String::new() };
-        Self { place, ops: ops.unwrap(), folder, said, child }
+        let endpoint = Endpoint { second_url: url.clone(), url, login_suffix: String::new() };
+        Self { endpoint, ops: ops.unwrap(), folder, stdout, child }
     }
 
-    /// What the program holds in memory, in bytes.
-    pub fn resident(&self) -> u64 {
+    /// Returns the resident memory of the process.
+    pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// SIGKILL, now; the folder is handed back.
+    /// Kills the process with SIGKILL and returns its data folder.
     pub async fn kill(mut self) -> TempDir {
         self.child.kill().await.unwrap();
         self.folder
     }
 
-    /// SIGTERM, and how long it took to end well.
+    /// Stops the process with SIGTERM. Returns the data folder and the time until it exited successfully.
     pub async fn stop(mut self) -> (TempDir, Duration) {
-        let begun = Instant::now();
+        let started = Instant::now();
         testkit::signal(self.child.id().unwrap(), "-TERM");
         let status = self.child.wait().await.unwrap();
-        assert!(status.success(), "a stop that was asked for is a success: {status}");
-        (self.folder, begun.elapsed())
+        assert!(status.success(), "exit status after SIGTERM: {status}");
+        (self.folder, started.elapsed())
     }
 
-    /// The value of a metric, summed over its labels.
+    /// Returns the value of a metric, summed over its labels.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = reqwest::get(format!("{}/metrics", self.ops)).await.unwrap().text().await.unwrap();
         text.lines()

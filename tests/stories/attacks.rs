@@ -1,5 +1,5 @@
-//! Attacks that must cost nothing: each is refused with its code before anything is executed, in a moment, and leaves no
-//! memory taken. `make attacks` prints the report of an optimised build; ATTACKS says how often each is tried.
+//! Attacks: each is rejected with its code before anything is executed, quickly, and without keeping memory.
+//! `make attacks` prints the report of an optimised build; `ATTACKS` is the number of repetitions.
 
 use std::time::{Duration, Instant};
 
@@ -9,52 +9,54 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::{
     app::App,
-    attacks_table::{Attack, Refusal, Request, Sent, attacks, guesses},
-    device::Device,
-    person::Person,
-    raw,
-    sockets::{are_gone, most},
-    transport::Told,
+    attacks_table::{Attack, Payload, Rejection, Request, attacks, guesses},
+    caller::Caller,
+    raw_http,
+    socket_client::SocketClient,
+    sockets::{max_sockets, wait_until_closed},
+    transport::Response,
 };
 
-/// What stands for work: calls of services, operations that were executed, documents that were parsed.
+/// Metrics of work done: gRPC calls, executed operations, parsed documents.
 const WORK: [&str; 3] =
     ["grpc_client_calls_total", "gateway_operations_total", "gateway_documents_parsed_total"];
-/// Sockets that never say who they are, and how many of them there may be at once.
-const SILENT: usize = 1_000;
+/// Sockets that never send `connection_init`.
+const SILENT_SOCKETS: usize = 1_000;
+/// Setting for the number of sockets before authentication.
 const ANONYMOUS_MAX: &str = "600";
-/// What a second round may add to the memory of the first: an allocator keeps what it once had where it likes.
+/// Growth of resident memory allowed from the first round to the second, besides `SPARE_BYTES`. The
+/// allocator does not return all freed memory, so exact equality cannot be expected.
 const GROWTH_MAX: f64 = 1.10;
 const SPARE_BYTES: f64 = 4e6;
-/// The goal of a median, in milliseconds; told beside the figures, and no condition.
+/// Goal for the median; reported, not asserted.
 const GOAL_MS: f64 = 5.0;
 
-/// A program, and who attacks it: somebody who is signed in, for whom more would be done.
+/// The program, and an authenticated attacker, for whom the gateway would do more work.
 struct Target {
     app: App,
-    person: Person,
+    attacker: Caller,
 }
 
-/// What became of an attack that was tried many times.
-struct Line {
+/// Result of one attack, repeated.
+struct Measurement {
     name: String,
-    by: &'static str,
-    refusal: Refusal,
-    /// How many documents were parsed.
+    transport: &'static str,
+    rejection: Rejection,
+    /// Number of documents that were parsed.
     parsed: f64,
-    /// Sorted.
+    /// Durations until the rejection, sorted.
     times: Vec<Duration>,
-    /// The most that was written before the answer was there.
+    /// Most bytes written before the response was received.
     written_bytes: usize,
 }
 
 impl Target {
     async fn start(setting: (&str, &str)) -> Self {
-        // However long it takes, who attacks stays signed in.
+        // A long test must not expire the attacker's token.
         let app = App::start_with(&[setting, ("ACCESS_TOKEN_TTL", "12h")]).await;
-        let person = Person::register(&app, "mallory").await;
-        let target = Self { app, person };
-        assert!(target.work().await.iter().all(|count| *count > 0.0), "work is counted");
+        let attacker = Caller::register(&app, "mallory").await;
+        let target = Self { app, attacker };
+        assert!(target.work().await.iter().all(|count| *count > 0.0), "the metrics of work are counted");
         target
     }
 
@@ -66,37 +68,48 @@ impl Target {
         counts
     }
 
-    /// Tries each of these so many times.
-    async fn suffer(&self, attacks: &[Attack], times: usize) -> Vec<Line> {
-        let mut lines = Vec::new();
+    /// Repeats each attack this many times.
+    async fn measure(&self, attacks: &[Attack], times: usize) -> Vec<Measurement> {
+        let mut measurements = Vec::new();
         for attack in attacks {
-            lines.push(self.repeat(attack, times).await);
+            measurements.push(self.repeat(attack, times).await);
         }
-        lines
+        measurements
     }
 
-    async fn repeat(&self, attack: &Attack, times: usize) -> Line {
-        let (name, by, refusal) = (attack.name.clone(), attack.by, attack.refusal);
-        let mut line = Line { name, by, refusal, parsed: 0.0, times: Vec::new(), written_bytes: 0 };
+    async fn repeat(&self, attack: &Attack, times: usize) -> Measurement {
+        let mut measurement = Measurement {
+            name: attack.name.clone(),
+            transport: attack.transport,
+            rejection: attack.rejection,
+            parsed: 0.0,
+            times: Vec::new(),
+            written_bytes: 0,
+        };
         let [calls, executed, parsed] = self.work().await;
         for _ in 0..times {
-            let (told, took) = match &attack.sent {
-                Sent::Request(request) => self.request(request, &mut line).await,
-                Sent::Message(_) | Sent::Announced(_) => self.message(&attack.sent).await,
+            let (response, took) = match &attack.payload {
+                Payload::Request(request) => self.request(request, &mut measurement).await,
+                Payload::Message(_) | Payload::FrameHeader(_) => self.message(&attack.payload).await,
             };
-            attack.refused(&told);
-            line.times.push(took);
+            attack.assert_rejected(&response);
+            measurement.times.push(took);
         }
         let after = self.work().await;
-        assert_eq!([calls, executed], after[..2], "nothing was called or executed: {} by {by}", attack.name);
-        line.parsed = after[2] - parsed;
-        assert!(attack.parsed || line.parsed == 0.0, "{} were parsed: {} by {by}", line.parsed, attack.name);
-        line.times.sort();
-        line
+        assert_eq!([calls, executed], after[..2], "nothing was called or executed: {}", attack.description());
+        measurement.parsed = after[2] - parsed;
+        assert!(
+            attack.parsed || measurement.parsed == 0.0,
+            "{} were parsed: {}",
+            measurement.parsed,
+            attack.description()
+        );
+        measurement.times.sort();
+        measurement
     }
 
-    /// On a connection of its own.
-    async fn request(&self, request: &Request, line: &mut Line) -> (Told, Duration) {
+    /// Sends a request on a new connection.
+    async fn request(&self, request: &Request, measurement: &mut Measurement) -> (Response, Duration) {
         let length = match (request.length, request.times) {
             (Some(length), _) => format!("content-length: {length}\r\n"),
             (None, 0) => String::new(),
@@ -105,137 +118,177 @@ impl Target {
         let head = format!(
             "{} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: {}\r\n\
             accept: application/graphql-response+json\r\nconnection: close\r\n{length}\r\n",
-            request.line, self.person.token, request.content_type
+            request.line, self.attacker.token, request.content_type
         );
-        let begun = Instant::now();
+        let started = Instant::now();
         let bodies = std::iter::repeat_n(request.body.as_bytes(), request.times);
-        let heard = raw::say(&self.app.url, std::iter::once(head.as_bytes()).chain(bodies)).await;
-        let took = begun.elapsed();
-        line.written_bytes = line.written_bytes.max(heard.written_bytes);
-        let status = heard.text.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let body = heard.text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        (Told { status, ..Told::answered(serde_json::from_str(body).unwrap_or_default()) }, took)
+        let received = raw_http::send(&self.app.url, std::iter::once(head.as_bytes()).chain(bodies)).await;
+        let took = started.elapsed();
+        measurement.written_bytes = measurement.written_bytes.max(received.written_bytes);
+        let status = received.text.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let body = received.text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (
+            Response { status, ..Response::without_status(serde_json::from_str(body).unwrap_or_default()) },
+            took,
+        )
     }
 
-    /// On a socket of its own, which has gone when the answer is told.
-    async fn message(&self, sent: &Sent) -> (Told, Duration) {
-        let mut device = Device::connect(&self.person).await;
-        let begun = Instant::now();
-        match sent {
-            Sent::Announced(bytes) => device.announce(*bytes).await,
-            Sent::Message(text) => device.say_raw(Message::text(text.clone())).await,
-            Sent::Request(_) => unreachable!("a request goes over HTTP"),
+    /// Sends a message on a new socket and waits until the socket is closed.
+    async fn message(&self, payload: &Payload) -> (Response, Duration) {
+        let mut socket = SocketClient::connect(&self.attacker).await;
+        let started = Instant::now();
+        match payload {
+            Payload::FrameHeader(bytes) => socket.send_frame_header(*bytes).await,
+            Payload::Message(text) => socket.send_raw(Message::text(text.clone())).await,
+            Payload::Request(_) => unreachable!("requests are sent over HTTP"),
         }
-        let heard = device.heard().await;
-        let took = begun.elapsed();
-        match heard {
+        let received = socket.receive_or_close().await;
+        let took = started.elapsed();
+        match received {
             Ok(mut message) => {
                 assert_eq!(message["type"], "error", "{message}");
-                device.leave().await;
-                device.stay().await;
-                (Told::answered(serde_json::json!({"errors": message["payload"].take()})), took)
+                socket.close().await;
+                socket.keep_alive().await;
+                (Response::without_status(serde_json::json!({"errors": message["payload"].take()})), took)
             }
-            Err(code) => (Told::closed(code), took),
+            Err(code) => (Response::closed(code), took),
         }
     }
 }
 
 impl Attack {
-    /// With its code, without data, and without a hint.
-    fn refused(&self, told: &Told) {
-        let place = format!("{} by {}: {told:?}", self.name, self.by);
+    /// Describes the attack in a failed assertion.
+    fn description(&self) -> String {
+        format!("{} by {}", self.name, self.transport)
+    }
+
+    /// Asserts the expected code, no data, and no "did you mean" hint.
+    fn assert_rejected(&self, response: &Response) {
+        let case = format!("{}: {response:?}", self.description());
         let code = |answer: &Value| answer["errors"][0]["extensions"]["code"].as_str().map(str::to_owned);
-        match self.refusal {
-            Refusal::Whole(status, expected) => {
-                assert_eq!((told.status, told.code()), (Some(status), expected), "{place}");
+        match self.rejection {
+            Rejection::All(status, expected) => {
+                assert_eq!((response.status, response.code()), (Some(status), expected), "{case}");
             }
-            Refusal::Each(expected) => {
-                let answers = told.answer.as_array().unwrap_or_else(|| panic!("{place}"));
-                assert!(!answers.is_empty() && told.status == Some(200), "{place}");
-                assert!(answers.iter().all(|answer| code(answer).as_deref() == Some(expected)), "{place}");
+            Rejection::Each(expected) => {
+                let answers = response.answer.as_array().unwrap_or_else(|| panic!("{case}"));
+                assert!(!answers.is_empty() && response.status == Some(200), "{case}");
+                assert!(answers.iter().all(|answer| code(answer).as_deref() == Some(expected)), "{case}");
             }
-            Refusal::Error(expected) => assert_eq!((told.closed, told.code()), (None, expected), "{place}"),
-            Refusal::Close(expected) => assert_eq!(told.closed, Some(expected), "{place}"),
+            Rejection::Error(expected) => {
+                assert_eq!((response.close_code, response.code()), (None, expected), "{case}")
+            }
+            Rejection::Close(expected) => assert_eq!(response.close_code, Some(expected), "{case}"),
         }
-        let text = told.answer.to_string();
-        assert!(!text.contains("\"data\"") && !text.to_lowercase().contains("did you mean"), "{place}");
-        assert!(text.len() < 20_000, "an answer is no attack on others: {} bytes, {place}", text.len());
+        let text = response.answer.to_string();
+        assert!(!text.contains("\"data\"") && !text.to_lowercase().contains("did you mean"), "{case}");
+        assert!(text.len() < 20_000, "the response is small: {} bytes, {case}", text.len());
     }
 }
 
-impl Line {
+impl Measurement {
     fn print(&self) {
         let ms = |time: &Duration| time.as_secs_f64() * 1000.0;
-        let (median, slowest) =
-            (ms(&self.times[self.times.len() / 2]), ms(&self.times[self.times.len() - 1]));
-        let mark = if median < GOAL_MS { "" } else { "  over the goal" };
-        let (name, by, refusal) = (&self.name, self.by, self.refusal.to_string());
-        println!("{name:<56} {by:<7} {refusal:<31} {:>6} {median:>8.2} {slowest:>8.2}{mark}", self.parsed);
+        let median = ms(&self.times[self.times.len() / 2]);
+        let slowest = ms(&self.times[self.times.len() - 1]);
+        let mark = if median < GOAL_MS { "" } else { "  above the goal" };
+        let name = &self.name;
+        let transport = self.transport;
+        let rejection = self.rejection.to_string();
+        println!(
+            "{name:<56} {transport:<7} {rejection:<31} {:>6} {median:>8.2} {slowest:>8.2}{mark}",
+            self.parsed
+        );
     }
 }
 
-fn print(lines: &[Line], times: usize) {
-    println!("each {times} times, on connections of their own; milliseconds, goal of a median {GOAL_MS}");
+fn print(measurements: &[Measurement], times: usize) {
+    println!("each {times} times, each on a new connection; milliseconds, goal for the median {GOAL_MS}");
     println!(
         "{:<56} {:<7} {:<31} {:>6} {:>8} {:>8}",
-        "attack", "by", "answer", "parsed", "median", "slowest"
+        "attack", "by", "rejection", "parsed", "median", "slowest"
     );
-    for line in lines {
-        line.print();
+    for measurement in measurements {
+        measurement.print();
     }
-    let within =
-        lines.iter().filter(|line| line.times[line.times.len() / 2].as_secs_f64() * 1000.0 < GOAL_MS).count();
-    println!("{within} of {} medians are within the goal", lines.len());
+    let within = measurements
+        .iter()
+        .filter(|measurement| measurement.times[measurement.times.len() / 2].as_secs_f64() * 1000.0 < GOAL_MS)
+        .count();
+    println!("{within} of {} medians are within the goal", measurements.len());
 }
 
-/// Opens sockets that say nothing; how many were closed for that and how many had been refused, and after how long the
-/// first was closed.
-async fn silence(app: &App, count: usize) -> (usize, usize, Duration) {
+/// Outcome of sockets that send nothing.
+struct SilentSockets {
+    /// Closed with 4408.
+    closed: usize,
+    /// Rejected at the handshake with 503.
+    rejected: usize,
+    /// Time until the first close.
+    first_close: Duration,
+}
+
+/// Opens sockets that send nothing, and waits until all are closed.
+async fn open_silent_sockets(app: &App, count: usize) -> SilentSockets {
     let open = |_: usize| async {
-        let begun = Instant::now();
-        let opened = Device::try_open(&app.url, "graphql-transport-ws").await;
+        let started = Instant::now();
+        let opened = SocketClient::try_open(&app.url, "graphql-transport-ws").await;
         match opened {
-            Ok(mut device) => Some(tokio::spawn(async move { (device.closed().await.0, begun.elapsed()) })),
+            Ok(mut socket) => {
+                Some(tokio::spawn(async move { (socket.wait_for_close().await.0, started.elapsed()) }))
+            }
             Err(Error::Http(answer)) if answer.status() == 503 => None,
             Err(error) => panic!("{error}"),
         }
     };
     let opened: Vec<_> = stream::iter(0..count).map(open).buffer_unordered(50).collect().await;
-    let (mut closed, mut first) = (0, Duration::MAX);
+    let mut closed = 0;
+    let mut first_close = Duration::MAX;
     for socket in opened.into_iter().flatten() {
         let (code, after) = socket.await.unwrap();
         assert_eq!(code, 4408, "no connection_init");
-        (closed, first) = (closed + 1, first.min(after));
+        closed += 1;
+        first_close = first_close.min(after);
     }
-    are_gone(app, Duration::from_secs(10)).await;
-    (closed, count - closed, first)
+    wait_until_closed(app, Duration::from_secs(10)).await;
+    SilentSockets { closed, rejected: count - closed, first_close }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_sent_to_hurt_is_refused_before_anything_is_done_for_it() {
+async fn attacks_are_rejected_before_anything_is_executed() {
     let times = std::env::var("ATTACKS").map_or(10, |times| times.parse().unwrap());
     let target = Target::start(("MAX_ANONYMOUS_SOCKETS", ANONYMOUS_MAX)).await;
-    let closed = Target::start(("INTROSPECTION", "off")).await;
-    let (attacks, count) = (attacks(), most(SILENT));
-    let mut resident = vec![target.app.resident()];
-    let mut lines = Vec::new();
-    for _ in ["to warm up", "to be measured"] {
-        lines = target.suffer(&attacks, times).await;
-        let (sockets, refused, first) = silence(&target.app, count).await;
-        assert!(first >= Duration::from_secs(3), "{first:?}");
-        assert!(sockets >= ANONYMOUS_MAX.parse::<usize>().unwrap().min(count), "{sockets} were let in");
+    let without_introspection = Target::start(("INTROSPECTION", "off")).await;
+    let attacks = attacks();
+    let count = max_sockets(SILENT_SOCKETS);
+    let mut resident_bytes = vec![target.app.resident_bytes()];
+    let mut measurements = Vec::new();
+    for _ in ["warm-up", "measured"] {
+        measurements = target.measure(&attacks, times).await;
+        let SilentSockets { closed, rejected, first_close } = open_silent_sockets(&target.app, count).await;
+        assert!(first_close >= Duration::from_secs(3), "{first_close:?}");
+        assert!(closed >= ANONYMOUS_MAX.parse::<usize>().unwrap().min(count), "{closed} were accepted");
         println!(
-            "of {count} silent sockets {sockets} were closed with 4408, {refused} refused with 503; none is left"
+            "{count} silent sockets: {closed} closed with 4408, {rejected} rejected with 503; none is left"
         );
-        resident.push(target.app.resident());
+        resident_bytes.push(target.app.resident_bytes());
     }
-    lines.extend(closed.suffer(&guesses(), times).await);
-    print(&lines, times);
-    for line in lines.iter().filter(|line| line.name.contains("60 MB")) {
-        println!("{}: {} kB were on their way when it was refused", line.name, line.written_bytes / 1000);
-        assert!(line.written_bytes < 30 << 20, "{}: {} bytes were taken", line.name, line.written_bytes);
+    measurements.extend(without_introspection.measure(&guesses(), times).await);
+    print(&measurements, times);
+    for measurement in measurements.iter().filter(|measurement| measurement.name.contains("60 MB")) {
+        println!(
+            "{}: {} kB were written before the rejection",
+            measurement.name,
+            measurement.written_bytes / 1000
+        );
+        assert!(
+            measurement.written_bytes < 30 << 20,
+            "{}: {} bytes were written",
+            measurement.name,
+            measurement.written_bytes
+        );
     }
-    println!("resident at the start, after a round, after another: {resident:?} bytes");
-    let [_, warm, end] = resident[..] else { unreachable!("three were taken") };
+    println!("resident bytes at the start and after each round: {resident_bytes:?}");
+    let [_, warm, end] = resident_bytes[..] else { unreachable!("three measurements") };
     assert!(end as f64 <= warm as f64 * GROWTH_MAX + SPARE_BYTES, "{warm} bytes became {end}");
 }

@@ -1,59 +1,58 @@
-//! What somebody might send to hurt: a row for every attack and way, with what it must come to.
+//! Table of attacks: a row for every attack and transport, with the expected rejection.
 
 use std::{fmt, iter::repeat_n};
 
 use serde_json::{Value, json};
 
-/// An attack.
+/// An attack over one transport.
 pub struct Attack {
     pub name: String,
-    /// The way that it comes.
-    pub by: &'static str,
-    pub sent: Sent,
-    pub refusal: Refusal,
-    /// Whether it takes a parsed document to see it.
+    pub transport: &'static str,
+    pub payload: Payload,
+    pub rejection: Rejection,
+    /// The document must be parsed to recognise the attack.
     pub parsed: bool,
 }
 
-/// What is sent.
-pub enum Sent {
-    /// A request over HTTP.
+/// Bytes to send.
+pub enum Payload {
+    /// An HTTP request.
     Request(Request),
-    /// A text on a socket.
+    /// A text message on a socket.
     Message(String),
-    /// The head of a frame of so many bytes, on a socket.
-    Announced(u64),
+    /// The header of a frame with this length, on a socket.
+    FrameHeader(u64),
 }
 
-/// A request by hand.
+/// A raw HTTP request.
 pub struct Request {
-    /// The method and what it is asked of.
+    /// Method and path.
     pub line: String,
     pub content_type: &'static str,
-    /// How long the body is said to be.
+    /// `Content-Length`; chunked without it.
     pub length: Option<usize>,
     pub body: String,
-    /// How often the body is sent.
+    /// Number of times that the body is sent.
     pub times: usize,
 }
 
-/// What it must come to.
+/// Expected rejection.
 #[derive(Clone, Copy)]
-pub enum Refusal {
-    /// A status with this code, for all that was asked.
-    Whole(u16, &'static str),
-    /// 200, with this code for each operation.
+pub enum Rejection {
+    /// This status and code for the whole request.
+    All(u16, &'static str),
+    /// Status 200, with this code for each operation of the batch.
     Each(&'static str),
-    /// An error of the operation; its socket lives.
+    /// An error of the operation; the socket stays open.
     Error(&'static str),
-    /// The socket is closed.
+    /// The socket is closed with this code.
     Close(u16),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Whole(status, code) => write!(f, "{status} {code}"),
+            Self::All(status, code) => write!(f, "{status} {code}"),
             Self::Each(code) => write!(f, "each {code}"),
             Self::Error(code) => write!(f, "error {code}"),
             Self::Close(code) => write!(f, "close {code}"),
@@ -61,23 +60,24 @@ impl fmt::Display for Refusal {
     }
 }
 
-use Refusal::{Close, Each, Error, Whole};
+use Rejection::{All, Close, Each, Error};
 
 const LIMIT: &str = "LIMIT_EXCEEDED";
 const BAD: &str = "BAD_REQUEST";
 const INVALID: &str = "GRAPHQL_VALIDATION_FAILED";
 const JSON: &str = "application/json";
-/// The bounds of a body and of a batch.
+/// Limits of a body and of a batch.
 const BODY_MAX: usize = 1_000_000;
 const BATCH_MAX: usize = 10;
+/// Size of an oversized body.
 const LARGE: usize = 60 << 20;
 
-fn attack(name: &str, by: &'static str, sent: Sent, refusal: Refusal) -> Attack {
-    Attack { name: name.to_owned(), by, sent, refusal, parsed: false }
+fn attack(name: &str, transport: &'static str, payload: Payload, rejection: Rejection) -> Attack {
+    Attack { name: name.to_owned(), transport, payload, rejection, parsed: false }
 }
 
-fn post(content_type: &'static str, body: String) -> Sent {
-    Sent::Request(Request {
+fn post(content_type: &'static str, body: String) -> Payload {
+    Payload::Request(Request {
         line: "POST /graphql".to_owned(),
         content_type,
         length: Some(body.len()),
@@ -86,22 +86,22 @@ fn post(content_type: &'static str, body: String) -> Sent {
     })
 }
 
-/// As often as one batch takes it.
+/// Returns a batch with as many copies as its limits allow.
 fn batch(body: &str) -> String {
     let times = (BODY_MAX / (body.len() + 1)).clamp(1, BATCH_MAX);
     format!("[{}]", repeat_n(body, times).collect::<Vec<_>>().join(","))
 }
 
-/// Begins an operation.
-fn subscribe(payload: &str) -> Sent {
-    Sent::Message(format!(r#"{{"type":"subscribe","id":"1","payload":{payload}}}"#))
+/// Returns the message that starts an operation.
+fn subscribe(payload: &str) -> Payload {
+    Payload::Message(format!(r#"{{"type":"subscribe","id":"1","payload":{payload}}}"#))
 }
 
-/// A document that is refused with this code, by POST, in a batch and over a socket.
+/// Returns a document that is rejected with this code by POST, in a batch and over a socket.
 fn document(name: &str, text: &str, code: &'static str) -> [Attack; 3] {
     let body = json!({"query": text}).to_string();
     [
-        attack(name, "POST", post(JSON, body.clone()), Whole(400, code)),
+        attack(name, "POST", post(JSON, body.clone()), All(400, code)),
         attack(name, "batch", post(JSON, batch(&body)), Each(code)),
         attack(name, "socket", subscribe(&body), Error(code)),
     ]
@@ -134,7 +134,7 @@ fn documents() -> Vec<Attack> {
     [
         document("101 aliases", &aliases, LIMIT),
         document("introspection 42 deep", &introspection, LIMIT),
-        document("introspection, 10 lists in each other", &lists, LIMIT),
+        document("introspection, 10 nested lists", &lists, LIMIT),
         document("100 directives on a field", &directives, LIMIT),
         document("one field 500 times", &repeated, LIMIT),
         document("a fragment cycle", cycle, INVALID),
@@ -148,7 +148,7 @@ fn documents() -> Vec<Attack> {
     .collect()
 }
 
-/// What is too large to be looked at.
+/// Requests that are too large.
 fn sizes() -> Vec<Attack> {
     let brackets = |count: usize| json!({"query": "{".repeat(count)}).to_string();
     let variables =
@@ -161,36 +161,37 @@ fn sizes() -> Vec<Attack> {
             body: body.to_owned(),
             times,
         };
-        attack(name, "POST", Sent::Request(request), Whole(413, LIMIT))
+        attack(name, "POST", Payload::Request(request), All(413, LIMIT))
     };
     let chunk = "x".repeat(1 << 16);
     let chunked = format!("{:x}\r\n{chunk}\r\n", chunk.len());
     let many = |count: usize| Value::from(vec![json!({"query": "{ me { id } }"}); count]).to_string();
-    let (bodies, frame) = (LARGE / chunk.len(), 1 << 20);
+    let bodies = LARGE / chunk.len();
+    let frame = 1 << 20;
     vec![
-        attack("900,000 brackets", "POST", post(JSON, brackets(900_000)), Whole(400, LIMIT)),
+        attack("900,000 brackets", "POST", post(JSON, brackets(900_000)), All(400, LIMIT)),
         attack("900,000 brackets", "batch", post(JSON, batch(&brackets(900_000))), Each(LIMIT)),
         attack("99,000 brackets ten times", "batch", post(JSON, batch(&brackets(99_000))), Each(LIMIT)),
         attack("60,000 brackets", "socket", subscribe(&brackets(60_000)), Error(LIMIT)),
-        attack("1,000,000 brackets", "POST", post(JSON, brackets(1_000_000)), Whole(413, LIMIT)),
-        attack("1,000,000 brackets", "batch", post(JSON, batch(&brackets(1_000_000))), Whole(413, LIMIT)),
-        attack("1,000,000 brackets, announced", "socket", Sent::Announced(1_000_000), Close(1009)),
-        attack("variables of 1 MB", "POST", post(JSON, variables(1_000_000)), Whole(413, LIMIT)),
-        attack("variables of 900 kB", "POST", post(JSON, variables(900_000)), Whole(400, LIMIT)),
-        attack("variables of 900 kB", "batch", post(JSON, batch(&variables(900_000))), Whole(400, LIMIT)),
-        attack("variables of 1 MB, announced", "socket", Sent::Announced(frame), Close(1009)),
+        attack("1,000,000 brackets", "POST", post(JSON, brackets(1_000_000)), All(413, LIMIT)),
+        attack("1,000,000 brackets", "batch", post(JSON, batch(&brackets(1_000_000))), All(413, LIMIT)),
+        attack("1,000,000 brackets, announced", "socket", Payload::FrameHeader(1_000_000), Close(1009)),
+        attack("variables of 1 MB", "POST", post(JSON, variables(1_000_000)), All(413, LIMIT)),
+        attack("variables of 900 kB", "POST", post(JSON, variables(900_000)), All(400, LIMIT)),
+        attack("variables of 900 kB", "batch", post(JSON, batch(&variables(900_000))), All(400, LIMIT)),
+        attack("variables of 1 MB, announced", "socket", Payload::FrameHeader(frame), Close(1009)),
         attack("a frame of 64 kB and more", "socket", subscribe(&variables(64 * 1024)), Close(1009)),
-        attack("a batch of 100", "batch", post(JSON, many(100)), Whole(400, LIMIT)),
+        attack("a batch of 100", "batch", post(JSON, many(100)), All(400, LIMIT)),
         large("a body of 60 MB, announced", "", 0, Some(LARGE)),
         large("a body of 60 MB, sent", &chunk, bodies, Some(LARGE)),
         large("a body of 60 MB, in chunks", &chunked, bodies, None),
     ]
 }
 
-/// What is no request.
-fn shapes() -> Vec<Attack> {
+/// Requests that are malformed.
+fn malformed() -> Vec<Attack> {
     let mut attacks = Vec::new();
-    for shape in [
+    for body in [
         r#"{"query":1}"#,
         r#"{"query":["{ me { id } }"]}"#,
         r#"{"query":{"a":1}}"#,
@@ -204,30 +205,25 @@ fn shapes() -> Vec<Attack> {
         "[]",
         "{\"query\"",
     ] {
-        let name = format!("`{shape}`");
-        attacks.push(attack(&name, "POST", post(JSON, shape.to_owned()), Whole(400, BAD)));
-        attacks.push(attack(&name, "batch", post(JSON, format!("[{shape}]")), Whole(400, BAD)));
-        attacks.push(attack(&name, "socket", subscribe(shape), Close(4400)));
+        let name = format!("`{body}`");
+        attacks.push(attack(&name, "POST", post(JSON, body.to_owned()), All(400, BAD)));
+        attacks.push(attack(&name, "batch", post(JSON, format!("[{body}]")), All(400, BAD)));
+        attacks.push(attack(&name, "socket", subscribe(body), Close(4400)));
     }
-    for (shape, closed) in [("{}", true), (r#"{"extensions":{"persistedQuery":1}}"#, false)] {
-        let name = format!("`{shape}`");
-        attacks.push(attack(&name, "POST", post(JSON, shape.to_owned()), Whole(400, BAD)));
-        attacks.push(attack(&name, "batch", post(JSON, batch(shape)), Each(BAD)));
-        attacks.push(attack(
-            &name,
-            "socket",
-            subscribe(shape),
-            if closed { Close(4400) } else { Error(BAD) },
-        ));
+    for (body, closed) in [("{}", true), (r#"{"extensions":{"persistedQuery":1}}"#, false)] {
+        let name = format!("`{body}`");
+        attacks.push(attack(&name, "POST", post(JSON, body.to_owned()), All(400, BAD)));
+        attacks.push(attack(&name, "batch", post(JSON, batch(body)), Each(BAD)));
+        attacks.push(attack(&name, "socket", subscribe(body), if closed { Close(4400) } else { Error(BAD) }));
     }
     let lists = |count| "[".repeat(count);
-    attacks.push(attack("JSON of 900,000 lists", "POST", post(JSON, lists(900_000)), Whole(400, BAD)));
+    attacks.push(attack("JSON of 900,000 lists", "POST", post(JSON, lists(900_000)), All(400, BAD)));
     attacks.push(attack("JSON of 60,000 lists", "socket", subscribe(&lists(60_000)), Close(4400)));
     attacks
 }
 
-/// What goes another way than it may.
-fn ways() -> Vec<Attack> {
+/// Requests with a method or content type that is not allowed.
+fn wrong_methods() -> Vec<Attack> {
     let link = Request {
         line: "GET /graphql?query=mutation%7Blogout%7D".to_owned(),
         content_type: JSON,
@@ -235,21 +231,21 @@ fn ways() -> Vec<Attack> {
         body: String::new(),
         times: 0,
     };
-    let link = attack("a mutation by GET", "GET", Sent::Request(link), Whole(405, BAD));
+    let link = attack("a mutation by GET", "GET", Payload::Request(link), All(405, BAD));
     let mut attacks = vec![Attack { parsed: true, ..link }];
     for kind in ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"] {
         let body = json!({"query": "mutation { logout }"}).to_string();
-        attacks.push(attack(&format!("a post as {kind}"), "POST", post(kind, body), Whole(415, BAD)));
+        attacks.push(attack(&format!("a post as {kind}"), "POST", post(kind, body), All(415, BAD)));
     }
     attacks
 }
 
-/// The table.
+/// Returns the table.
 pub fn attacks() -> Vec<Attack> {
-    [documents(), sizes(), shapes(), ways()].into_iter().flatten().collect()
+    [documents(), sizes(), malformed(), wrong_methods()].into_iter().flatten().collect()
 }
 
-/// What must not tell names of the schema, where they are not told.
+/// Returns documents whose errors must not reveal the schema while introspection is off.
 pub fn guesses() -> Vec<Attack> {
     [
         document("a misspelt field", "{ me { logn } }", INVALID),

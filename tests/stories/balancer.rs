@@ -1,9 +1,9 @@
-//! The stack behind its balancer, which is the real one: deploy/haproxy.cfg in HAProxy. Skipped, with a line that says so,
-//! where HAProxy is not installed.
+//! The stack behind HAProxy with the deployed configuration, deploy/haproxy.cfg. Skipped, with a printed
+//! line, where HAProxy is not installed.
 
-mod fake;
-mod killed;
-mod passing;
+mod fake_gateway;
+mod forwarding;
+mod killed_gateways;
 
 use std::{net::TcpListener, process::Stdio, time::Duration};
 
@@ -16,12 +16,12 @@ use tokio::{
 
 use crate::{
     app::App,
-    place::Place,
+    endpoint::Endpoint,
     stack::{Engines, Stack},
     story,
 };
 
-/// A running balancer; it is killed when it is dropped.
+/// A running HAProxy; killed when dropped.
 struct Balancer {
     url: String,
     ops: String,
@@ -29,17 +29,22 @@ struct Balancer {
 }
 
 impl Balancer {
-    /// Starts before two gateways, `host:port` each, and waits until it has found one ready.
+    /// Starts in front of two gateways, `host:port` each, and waits until it considers one ready.
     async fn start(gateway1: &str, gateway2: &str) -> Option<Self> {
-        let balancer = Self::start_at_once(gateway1, gateway2).await?;
-        eventually("the balancer has a gateway", || async { balancer.tells("/readyz").await.0 == 200 }).await;
+        let balancer = Self::start_unready(gateway1, gateway2).await?;
+        eventually("the balancer has a ready gateway", || async {
+            balancer.get_ops("/readyz").await.0 == 200
+        })
+        .await;
         Some(balancer)
     }
 
-    /// Starts, and waits only until it listens.
-    async fn start_at_once(gateway1: &str, gateway2: &str) -> Option<Self> {
-        let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [listen, ops] = held.map(|listener| listener.local_addr().unwrap().to_string());
+    /// Starts and waits until it listens, not until a gateway is ready.
+    async fn start_unready(gateway1: &str, gateway2: &str) -> Option<Self> {
+        // Both listeners exist together, so the ports differ; HAProxy binds them again after they are
+        // dropped.
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [listen, ops] = listeners.map(|listener| listener.local_addr().unwrap().to_string());
         let mut command = Command::new("haproxy");
         let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
         command
@@ -62,26 +67,30 @@ impl Balancer {
         Some(balancer)
     }
 
-    /// Before the gateways of a place.
-    async fn before(place: &Place) -> Option<Self> {
-        let [one, other] = [&place.url, &place.other].map(|url| url.trim_start_matches("http://"));
+    /// Starts in front of both gateways of an endpoint.
+    async fn in_front_of(endpoint: &Endpoint) -> Option<Self> {
+        let [one, other] = [&endpoint.url, &endpoint.second_url].map(|url| url.trim_start_matches("http://"));
         Self::start(one, other).await
     }
 
-    /// Where people are who know the balancer alone.
-    fn place(&self, suffix: &str) -> Place {
-        Place { url: self.url.clone(), other: self.url.clone(), suffix: suffix.to_owned() }
+    /// Returns the endpoint for clients that know only the balancer.
+    fn endpoint(&self, login_suffix: &str) -> Endpoint {
+        Endpoint {
+            url: self.url.clone(),
+            second_url: self.url.clone(),
+            login_suffix: login_suffix.to_owned(),
+        }
     }
 
-    /// What its operations port answers.
-    async fn tells(&self, path: &str) -> (u16, String) {
+    /// Requests a path of the operations port. Returns status and body.
+    async fn get_ops(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(format!("{}{path}", self.ops)).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
-    /// What is answered to the head of a request whose body would have so many bytes: whoever went on writing might be cut
-    /// off before the answer is read.
-    async fn announced(&self, bytes: usize) -> String {
+    /// Sends the head of a request with this content length and returns the response. Sends no body: the
+    /// connection could be reset before the response is read.
+    async fn post_head(&self, bytes: usize) -> String {
         let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).await.unwrap();
         let head =
             "POST /graphql HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n";
@@ -90,49 +99,49 @@ impl Balancer {
         while !answer.contains("LIMIT_EXCEEDED") {
             let mut bytes = [0; 4096];
             let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut bytes)).await;
-            let read = read.expect("an answer").unwrap();
+            let read = read.expect("a response").unwrap();
             assert!(read > 0, "closed after {answer:?}");
             answer.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
         }
         answer
     }
 
-    /// Waits until it gives a gateway new requests, or gives it none.
-    async fn knows(&self, gateway: &str, ready: bool) {
+    /// Waits until the balancer considers a gateway ready, or not ready.
+    async fn wait_for_state(&self, gateway: &str, ready: bool) {
         let state = if ready { "UP" } else { "DOWN" };
         let line =
             format!(r#"haproxy_server_status{{proxy="gateways",server="{gateway}",state="{state}"}} 1"#);
-        eventually("the balancer knows how a gateway is", || async {
-            self.tells("/metrics").await.1.lines().any(|told| told == line)
+        eventually("the balancer sees the gateway's state", || async {
+            self.get_ops("/metrics").await.1.lines().any(|metric| metric == line)
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn one_process_tells_the_story_and_refuses_through_the_balancer() {
+async fn one_process_works_behind_the_balancer() {
     let app = App::start().await;
-    let Some(balancer) = Balancer::before(&app).await else { return };
-    story::the_story(&balancer.place("")).await;
-    let answer = balancer.announced(1_050_000).await;
+    let Some(balancer) = Balancer::in_front_of(&app).await else { return };
+    story::run(&balancer.endpoint("")).await;
+    let answer = balancer.post_head(1_050_000).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    assert!(answer.contains("\r\nx-request-id: "), "the gateway's own refusal: {answer}");
+    assert!(answer.contains("\r\nx-request-id: "), "the gateway, not the balancer, responds: {answer}");
 }
 
 #[tokio::test]
-async fn the_story_holds_through_the_balancer_of_two_gateways() {
+async fn two_gateways_work_behind_the_balancer() {
     let Some(stack) = Stack::start(&[]).await else { return };
-    let Some(balancer) = Balancer::before(&stack).await else { return };
-    story::the_story(&balancer.place(&stack.suffix)).await;
+    let Some(balancer) = Balancer::in_front_of(&stack).await else { return };
+    story::run(&balancer.endpoint(&stack.login_suffix)).await;
 }
 
-/// `make stack` and `make stack-down`, by their scripts.
+/// Runs the scripts of `make stack` and `make stack-down`.
 #[tokio::test]
-async fn the_scripts_start_a_stack_and_stop_it() {
+async fn the_scripts_start_and_stop_a_stack() {
     let Some(_engines) = Engines::fresh().await else { return };
     let folder = tempfile::tempdir().unwrap();
-    let held = [(); 12].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let ports = held.map(|listener| listener.local_addr().unwrap().port());
+    let listeners = [(); 12].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
     let names = ["AUTH", "DIALOG", "COUNTER", "GATEWAY1", "GATEWAY2", "BALANCER"];
     let settings = names.iter().enumerate().flat_map(|(index, name)| {
         [(format!("{name}_PORT"), ports[2 * index]), (format!("{name}_OPS_PORT"), ports[2 * index + 1])]
@@ -150,14 +159,15 @@ async fn the_scripts_start_a_stack_and_stop_it() {
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    let told = run("up.sh").await;
+    let printed = run("up.sh").await;
     let url = |name: &str| {
-        told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap().to_owned()
+        printed.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap().to_owned()
     };
-    let (url, gateway) = (url("BALANCER"), url("GATEWAY1"));
-    story::the_story(&Place { url, other: gateway, suffix: String::new() }).await;
+    let endpoint =
+        Endpoint { url: url("BALANCER"), second_url: url("GATEWAY1"), login_suffix: String::new() };
+    story::run(&endpoint).await;
     run("down.sh").await;
     for port in ports {
-        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "something still listens on {port}");
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "a process still listens on {port}");
     }
 }

@@ -1,21 +1,18 @@
-//! The process killed with SIGKILL again and again under load: nothing acknowledged is lost, nothing is counted twice.
+//! Repeated SIGKILL under load: no acknowledged message is lost, and none is counted twice.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use testkit::eventually;
 
 use crate::{
     app::App,
-    device::Device,
-    followed::Followed,
+    caller::Caller,
+    log_recorder::LogRecorder,
     oracle,
-    person::Person,
+    socket_client::SocketClient,
     stack::{ROLES, Stack},
 };
 
@@ -24,8 +21,8 @@ pub const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input:
 const READ: &str = "mutation($input: MarkReadInput!) { markRead(input: $input) { total } }";
 const DELETE: &str = "mutation($id: ID!) { deleteMessage(id: $id) { deletedAt } }";
 
-/// What clients were told, by client key: the message's id and seq, or nothing yet.
-type Acknowledged = Arc<Mutex<BTreeMap<Key, Option<(String, i64)>>>>;
+/// Sent messages by client key: the acknowledged id and seq, `None` before the acknowledgement.
+type Sent = Arc<Mutex<BTreeMap<Key, Option<(String, i64)>>>>;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
@@ -34,7 +31,7 @@ struct Key {
     key: String,
 }
 
-/// A device's own view of its counters, kept by applying frames.
+/// A client's view of its counters, built by applying frames.
 #[derive(Default)]
 pub struct View {
     pub version: Option<String>,
@@ -57,25 +54,25 @@ impl View {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_kills_under_load_lose_nothing_and_count_nothing_twice() {
+async fn fifty_kills_under_load_lose_and_double_nothing() {
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut app = App::start().await;
-    let mut people = Vec::new();
+    let mut callers = Vec::new();
     for login in ["ann", "bob", "cleo"] {
-        people.push(Person::register(&app, login).await);
+        callers.push(Caller::register(&app, login).await);
     }
     let dialogs = Arc::new(vec![
-        people[0].create_group(&[&people[1], &people[2]], "all").await,
-        people[1].create_group(&[&people[2]], "two").await,
+        callers[0].create_group(&[&callers[1], &callers[2]], "all").await,
+        callers[1].create_group(&[&callers[2]], "two").await,
     ]);
-    let acknowledged = Acknowledged::default();
+    let acknowledged = Sent::default();
     let mut view = View::default();
     for round in 0..KILLS {
         let life = Duration::from_millis(random.random_range(20..250));
-        let load = load(&people, &dialogs, &acknowledged, random.random());
-        let mut phone = Device::watching(&people[2], view.version.as_deref()).await;
+        let load = load(&callers, &dialogs, &acknowledged, random.random());
+        let mut phone = SocketClient::watch_unread(&callers[2], view.version.as_deref()).await;
         let watched = tokio::time::timeout(life, async {
             loop {
                 view.apply(&phone.frame("u", "unread").await);
@@ -85,51 +82,53 @@ async fn fifty_kills_under_load_lose_nothing_and_count_nothing_twice() {
         let folder = app.kill().await;
         load.abort_all_and_wait().await;
         app = App::start_in(folder, &[]).await;
-        people = people.iter().map(|person| person.at(&app)).collect();
+        callers = callers.iter().map(|caller| caller.at(&app)).collect();
     }
-    retry_what_was_not_answered(&people, &dialogs, &acknowledged).await;
-    everything_acknowledged_is_there_once(&people, &dialogs, &acknowledged).await;
-    the_resumed_device_agrees_with_the_server(&people[2], view).await;
-    println!("{} kills, {} messages acknowledged", KILLS, acknowledged.lock().unwrap().len());
+    retry_unacknowledged(&callers, &dialogs, &acknowledged).await;
+    assert_acknowledged_are_stored_once(&callers, &dialogs, &acknowledged).await;
+    assert_resumed_view_matches_server(&callers[2], view).await;
+    println!("{} kills, {} messages acknowledged", KILLS, acknowledged.lock().len());
     let (folder, _) = app.stop().await;
-    oracle::the_databases_agree_with_the_kernel(folder.path()).await;
+    oracle::assert_databases_match_kernel(folder.path()).await;
 }
 
-/// Each role of the stack killed again and again under the same load.
+/// Kills each role of the stack repeatedly under the same load.
 pub async fn roles_are_killed_under_load(stack: &mut Stack, kills_each: usize) {
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let log = Followed::from_now(stack.kafka_url()).await;
-    let mut people = Vec::new();
+    let log = LogRecorder::start(stack.kafka_url()).await;
+    let mut callers = Vec::new();
     for (number, login) in ["ann", "bob", "cleo"].into_iter().enumerate() {
-        let place = if number == 1 { stack.elsewhere() } else { (**stack).clone() };
-        people.push(Person::register(&place, login).await);
+        let endpoint = if number == 1 { stack.second_gateway() } else { (**stack).clone() };
+        callers.push(Caller::register(&endpoint, login).await);
     }
     let dialogs = Arc::new(vec![
-        people[0].create_group(&[&people[1], &people[2]], "all").await,
-        people[1].create_group(&[&people[2]], "two").await,
+        callers[0].create_group(&[&callers[1], &callers[2]], "all").await,
+        callers[1].create_group(&[&callers[2]], "two").await,
     ]);
-    let acknowledged = Acknowledged::default();
+    let acknowledged = Sent::default();
     for round in 0..kills_each * ROLES.len() {
         let role = ROLES[round % ROLES.len()];
-        let load = load(&people, &dialogs, &acknowledged, random.random());
+        let load = load(&callers, &dialogs, &acknowledged, random.random());
         tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
         stack.kill(role).await;
         load.abort_all_and_wait().await;
         stack.start_role(role);
-        stack.is_ready().await;
+        stack.wait_until_ready().await;
     }
-    retry_what_was_not_answered(&people, &dialogs, &acknowledged).await;
-    everything_acknowledged_is_there_once(&people, &dialogs, &acknowledged).await;
-    for person in &people {
-        stack.cache_agrees(person).await;
+    retry_unacknowledged(&callers, &dialogs, &acknowledged).await;
+    assert_acknowledged_are_stored_once(&callers, &dialogs, &acknowledged).await;
+    for caller in &callers {
+        stack.wait_for_cache(caller).await;
     }
-    let (kills, messages) = (kills_each * ROLES.len(), acknowledged.lock().unwrap().len());
-    println!("{kills} kills of roles, {messages} messages acknowledged, each there once and counted");
-    oracle::the_engines_agree_with_the_kernel(stack, &log).await;
+    let kills = kills_each * ROLES.len();
+    let messages = acknowledged.lock().len();
+    println!("{kills} kills of roles, {messages} messages acknowledged, each stored once and counted");
+    oracle::assert_engines_match_kernel(stack, &log).await;
 }
 
+/// Tasks that generate load.
 struct Load(Vec<tokio::task::JoinHandle<()>>);
 
 impl Load {
@@ -141,13 +140,16 @@ impl Load {
     }
 }
 
-/// Everybody sends, reads and deletes, as fast as they are answered, until nobody answers.
-fn load(people: &[Person], dialogs: &Arc<Vec<String>>, acknowledged: &Acknowledged, seed: u64) -> Load {
-    let tasks = people.iter().enumerate().map(|(sender, person)| {
-        let (person, dialogs, acknowledged) = (person.clone(), Arc::clone(dialogs), Arc::clone(acknowledged));
+/// Starts a task for each caller that sends, reads and deletes without pause until the gateway stops
+/// responding.
+fn load(callers: &[Caller], dialogs: &Arc<Vec<String>>, acknowledged: &Sent, seed: u64) -> Load {
+    let tasks = callers.iter().enumerate().map(|(sender, caller)| {
+        let caller = caller.clone();
+        let dialogs = Arc::clone(dialogs);
+        let acknowledged = Arc::clone(acknowledged);
         tokio::spawn(async move {
             let mut random = StdRng::seed_from_u64(seed.wrapping_add(sender as u64));
-            while act(sender, &person, &dialogs, &acknowledged, &mut random).await.is_some() {}
+            while act(sender, &caller, &dialogs, &acknowledged, &mut random).await.is_some() {}
         })
     });
     Load(tasks.collect())
@@ -155,26 +157,26 @@ fn load(people: &[Person], dialogs: &Arc<Vec<String>>, acknowledged: &Acknowledg
 
 async fn act(
     sender: usize,
-    person: &Person,
+    caller: &Caller,
     dialogs: &[String],
-    told: &Acknowledged,
+    acknowledged: &Sent,
     random: &mut StdRng,
 ) -> Option<()> {
     let dialog = if sender == 0 { 0 } else { random.random_range(0..dialogs.len()) };
     match random.random_range(0..10) {
         0..7 => {
             let key = Key { sender, dialog, key: format!("{:016x}", random.random::<u64>()) };
-            told.lock().unwrap().insert(key.clone(), None);
-            let message = send(person, dialogs, &key).await?;
-            told.lock().unwrap().insert(key, Some(message));
+            acknowledged.lock().insert(key.clone(), None);
+            let message = send(caller, dialogs, &key).await?;
+            acknowledged.lock().insert(key, Some(message));
         }
         7..9 => {
-            person.try_ask(READ, json!({"input": {"dialogId": dialogs[dialog]}})).await?;
+            caller.try_execute(READ, json!({"input": {"dialogId": dialogs[dialog]}})).await?;
         }
         _ => {
             let mine: Vec<String> = {
-                let told = told.lock().unwrap();
-                let mine = told
+                let acknowledged = acknowledged.lock();
+                let mine = acknowledged
                     .iter()
                     .filter(|(key, _)| key.sender == sender)
                     .filter_map(|(_, message)| message.clone());
@@ -182,56 +184,57 @@ async fn act(
             };
             if !mine.is_empty() {
                 let id = &mine[random.random_range(0..mine.len())];
-                person.try_ask(DELETE, json!({"id": id})).await?;
+                caller.try_execute(DELETE, json!({"id": id})).await?;
             }
         }
     }
     Some(())
 }
 
-async fn send(person: &Person, dialogs: &[String], key: &Key) -> Option<(String, i64)> {
-    let input = json!({"dialogId": dialogs[key.dialog], "text": format!("text of {}", key.key), "clientKey": key.key});
-    let answer = person.try_ask(SEND, json!({"input": input})).await?;
+async fn send(caller: &Caller, dialogs: &[String], key: &Key) -> Option<(String, i64)> {
+    let text = format!("text of {}", key.key);
+    let input = json!({"dialogId": dialogs[key.dialog], "text": text, "clientKey": key.key});
+    let answer = caller.try_execute(SEND, json!({"input": input})).await?;
     let message = &answer["data"]["sendMessage"];
     Some((message["id"].as_str()?.to_owned(), message["seq"].as_i64()?))
 }
 
-/// The seq of a message that is sent again under its key for as long as nobody answers.
-pub async fn send_until_answered(person: &Person, dialog: &str, key: &str) -> i64 {
+/// Sends a message, retrying with the same client key until it is acknowledged. Returns its seq.
+pub async fn send_until_answered(caller: &Caller, dialog: &str, key: &str) -> i64 {
     let input = json!({"input": {"dialogId": dialog, "text": "hello", "clientKey": key}});
     for _ in 0..10 {
-        let answer = person.try_ask(SEND, input.clone()).await.unwrap_or_default();
+        let answer = caller.try_execute(SEND, input.clone()).await.unwrap_or_default();
         if let Some(seq) = answer["data"]["sendMessage"]["seq"].as_i64() {
             return seq;
         }
     }
-    panic!("a message was not taken ten times");
+    panic!("a message was not accepted in ten attempts");
 }
 
-/// A client that was not answered sends again under the same key: it finds its message or makes it.
-async fn retry_what_was_not_answered(people: &[Person], dialogs: &[String], told: &Acknowledged) {
-    let keys: Vec<(Key, Option<(String, i64)>)> = told.lock().unwrap().clone().into_iter().collect();
+/// Sends every message again with its client key, which returns the existing message or creates it.
+async fn retry_unacknowledged(callers: &[Caller], dialogs: &[String], acknowledged: &Sent) {
+    let keys: Vec<(Key, Option<(String, i64)>)> = acknowledged.lock().clone().into_iter().collect();
     for (key, before) in keys {
-        let message = send(&people[key.sender], dialogs, &key).await.expect("a retry is answered");
+        let message = send(&callers[key.sender], dialogs, &key).await.expect("a retry is answered");
         if let Some(before) = before {
             assert_eq!(message, before, "one client key, one message");
         }
-        told.lock().unwrap().insert(key, Some(message));
+        acknowledged.lock().insert(key, Some(message));
     }
 }
 
-async fn everything_acknowledged_is_there_once(people: &[Person], dialogs: &[String], told: &Acknowledged) {
-    let told = told.lock().unwrap().clone();
+async fn assert_acknowledged_are_stored_once(callers: &[Caller], dialogs: &[String], acknowledged: &Sent) {
+    let acknowledged = acknowledged.lock().clone();
     for (number, dialog) in dialogs.iter().enumerate() {
         let mut expected: Vec<(i64, String)> = Vec::new();
-        for (key, message) in &told {
+        for (key, message) in &acknowledged {
             if key.dialog == number {
-                let (id, seq) = message.clone().expect("answered by now");
+                let (id, seq) = message.clone().expect("acknowledged by the retry");
                 expected.push((seq, id));
             }
         }
         expected.sort_unstable();
-        let reader = &people[1];
+        let reader = &callers[1];
         eventually("every message is COMMITTED", || async {
             oracle::history(reader, dialog).await.iter().all(|message| message["status"] == "COMMITTED")
         })
@@ -241,17 +244,17 @@ async fn everything_acknowledged_is_there_once(people: &[Person], dialogs: &[Str
             .iter()
             .map(|message| (message["seq"].as_i64().unwrap(), message["id"].as_str().unwrap().to_owned()))
             .collect();
-        assert_eq!(stored, expected, "what was acknowledged is stored, once, and nothing else");
+        assert_eq!(stored, expected, "exactly the acknowledged messages are stored, each once");
         assert!(stored.iter().map(|(seq, _)| *seq).eq(1..=stored.len() as i64), "seq has no gaps");
-        for person in people.iter().skip(number) {
-            oracle::unread_is_exact(person, dialog, &history).await;
+        for caller in callers.iter().skip(number) {
+            oracle::assert_unread_is_exact(caller, dialog, &history).await;
         }
     }
 }
 
-async fn the_resumed_device_agrees_with_the_server(person: &Person, mut view: View) {
-    let data = person.data("{ unread { total version dialogs { dialogId unread } } }", json!({})).await;
-    let mut phone = Device::watching(person, view.version.as_deref()).await;
+async fn assert_resumed_view_matches_server(caller: &Caller, mut view: View) {
+    let data = caller.data("{ unread { total version dialogs { dialogId unread } } }", json!({})).await;
+    let mut phone = SocketClient::watch_unread(caller, view.version.as_deref()).await;
     while view.version.as_deref() != data["unread"]["version"].as_str() {
         view.apply(&phone.frame("u", "unread").await);
     }

@@ -1,11 +1,11 @@
-//! Stories of the whole system: the real program as a process of its own, spoken to as a browser would, over HTTP and
-//! WebSocket alone. What the services may be asked by whom (`calls`) is tried on their servers, without a gateway before
-//! them.
+//! End-to-end tests of the whole system: the real program as a child process, used only through HTTP and
+//! WebSocket, as a browser uses it. The exception is `grpc_permissions`, which tests the permissions of the
+//! services' gRPC calls directly.
 
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a story that cannot go on fails there; figures are printed"
+    reason = "a failing step ends the test; measurements are printed"
 )]
 
 mod app;
@@ -13,34 +13,35 @@ mod attacks;
 mod attacks_table;
 mod bad_input;
 mod balancer;
-mod bounds;
 mod cache;
-mod calls;
-mod calls_table;
-mod codes;
-mod cost;
-mod device;
-mod door;
+mod caller;
+mod caller_kind;
+mod endpoint;
 mod engines;
-mod envelopes;
-mod followed;
-mod forged;
+mod error_codes;
+mod forged_tokens;
 mod gateways;
+mod grpc_permissions;
+mod grpc_permissions_table;
 mod http;
 mod kill;
-mod limits;
-mod live;
+mod log_recorder;
 mod old_protocol;
+mod operation_limits;
 mod oracle;
-mod person;
-mod place;
-mod raw;
-mod rights;
-mod rights_table;
+mod permissions;
+mod permissions_table;
+mod ports;
+mod rate_limits;
+mod raw_http;
 mod secrets;
+mod socket_client;
 mod sockets;
 mod stack;
 mod story;
 mod streams;
+mod subscriptions;
 mod trace;
 mod transport;
+mod transport_limits;
+mod upstream_calls;

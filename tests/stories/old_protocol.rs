@@ -1,5 +1,5 @@
-//! The story of a live count as GraphQL Playground and older clients tell it: over the old `graphql-ws` subprotocol; and where
-//! Playground itself is to be found.
+//! The old `graphql-ws` subprotocol, which GraphQL Playground and older clients use, and the pages of
+//! both editors.
 
 use std::time::Duration;
 
@@ -7,30 +7,31 @@ use serde_json::json;
 
 use crate::{
     app::App,
-    device::{Device, UNREAD},
-    person::Person,
+    caller::Caller,
+    socket_client::{SocketClient, UNREAD},
 };
 
 #[tokio::test]
-async fn a_client_of_the_old_protocol_watches_its_counters_until_it_stops() {
+async fn a_client_of_the_old_protocol_receives_counts_until_it_unsubscribes() {
     let app = App::start().await;
-    let (a, b) = (Person::register(&app, "ann").await, Person::register(&app, "bob").await);
+    let a = Caller::register(&app, "ann").await;
+    let b = Caller::register(&app, "bob").await;
     let dialog = a.create_group(&[&b], "two").await;
 
-    // As its library does: the operation follows at once, without waiting for the acknowledgement.
-    let mut playground = Device::open_as(&b.url, "graphql-ws").await;
+    // Like the client library, starts the operation without waiting for the acknowledgement.
+    let mut playground = SocketClient::open_as(&b.url, "graphql-ws").await;
     let token = json!({"Authorization": format!("Bearer {}", b.token)});
-    playground.say(json!({"type": "connection_init", "payload": token})).await;
-    playground.say(json!({"id": "1", "type": "start", "payload": {"query": UNREAD, "variables": {}}})).await;
-    assert_eq!(playground.hear().await, json!({"type": "connection_ack"}));
-    let first = playground.hear_of("1").await;
+    playground.send(json!({"type": "connection_init", "payload": token})).await;
+    playground.send(json!({"id": "1", "type": "start", "payload": {"query": UNREAD, "variables": {}}})).await;
+    assert_eq!(playground.receive().await, json!({"type": "connection_ack"}));
+    let first = playground.receive_for("1").await;
     assert_eq!(
         (&first["type"], &first["payload"]["data"]["unread"]["kind"]),
         (&json!("data"), &json!("SNAPSHOT"))
     );
 
     a.send(&dialog, "hello").await;
-    let frame = playground.hear_of("1").await;
+    let frame = playground.receive_for("1").await;
     let unread = &frame["payload"]["data"]["unread"];
     assert_eq!(
         (&frame["type"], &unread["kind"], &unread["total"]),
@@ -38,22 +39,22 @@ async fn a_client_of_the_old_protocol_watches_its_counters_until_it_stops() {
     );
     assert_eq!(unread["changed"][0]["dialogId"], dialog.as_str());
 
-    playground.say(json!({"id": "1", "type": "stop"})).await;
-    playground.say(json!({"id": "2", "type": "start", "payload": {"query": "{ me { login } }"}})).await;
-    assert_eq!(playground.hear_of("2").await["payload"]["data"]["me"]["login"], "bob");
-    assert_eq!(playground.hear_of("2").await, json!({"id": "2", "type": "complete"}));
-    let mut phone = Device::watching(&b, None).await;
+    playground.send(json!({"id": "1", "type": "stop"})).await;
+    playground.send(json!({"id": "2", "type": "start", "payload": {"query": "{ me { login } }"}})).await;
+    assert_eq!(playground.receive_for("2").await["payload"]["data"]["me"]["login"], "bob");
+    assert_eq!(playground.receive_for("2").await, json!({"id": "2", "type": "complete"}));
+    let mut phone = SocketClient::watch_unread(&b, None).await;
     phone.until_total(1).await;
-    a.send(&dialog, "nobody there?").await;
+    a.send(&dialog, "still there?").await;
     phone.until_total(2).await;
-    playground.is_silent("1", Duration::from_millis(300)).await;
+    playground.expect_silence("1", Duration::from_millis(300)).await;
 
-    playground.say(json!({"type": "connection_terminate"})).await;
-    assert_eq!(playground.closed().await.0, 1000);
+    playground.send(json!({"type": "connection_terminate"})).await;
+    assert_eq!(playground.wait_for_close().await.0, 1000);
 }
 
 #[tokio::test]
-async fn the_editors_are_there_only_where_introspection_is_on() {
+async fn editors_are_served_only_with_introspection() {
     for (introspection, status) in [("on", 200), ("off", 404)] {
         let app = App::start_with(&[("INTROSPECTION", introspection)]).await;
         for path in ["/", "/playground"] {

@@ -1,4 +1,5 @@
-//! What must be true at rest, computed anew from what was said and read.
+//! Oracle: recomputes counts and states from the messages sent and read, and compares them with what is
+//! stored at rest.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -8,15 +9,16 @@ use proto::{DialogId, UserId};
 use serde_json::{Value, json};
 use testkit::eventually;
 
-use crate::{followed::Followed, person::Person, stack::Stack};
+use crate::{caller::Caller, log_recorder::LogRecorder, stack::Stack};
 
-/// The whole history of a dialog, oldest first.
-pub async fn history(person: &Person, dialog: &str) -> Vec<Value> {
+/// Returns the whole history of a dialog, oldest first.
+pub async fn history(caller: &Caller, dialog: &str) -> Vec<Value> {
     let document = "query($id: ID!, $after: String) { dialog(id: $id) { messages(first: 100, after: $after) {
         nodes { id seq status senderId deletedAt } pageInfo { hasNextPage endCursor } } } }";
-    let (mut all, mut after) = (Vec::new(), Value::Null);
+    let mut all = Vec::new();
+    let mut after = Value::Null;
     loop {
-        let mut data = person.data(document, json!({"id": dialog, "after": after})).await;
+        let mut data = caller.data(document, json!({"id": dialog, "after": after})).await;
         let page = &mut data["dialog"]["messages"];
         all.append(page["nodes"].as_array_mut().unwrap());
         if page["pageInfo"]["hasNextPage"] != true {
@@ -26,16 +28,16 @@ pub async fn history(person: &Person, dialog: &str) -> Vec<Value> {
     }
 }
 
-/// The person's count is that of the others' undeleted messages above the person's pointer; for who was there from the
-/// beginning.
-pub async fn unread_is_exact(person: &Person, dialog: &str, history: &[Value]) {
+/// Waits until the caller's count equals the number of undeleted messages of others above the caller's
+/// read pointer. Holds for callers who have been in the dialog from the start.
+pub async fn assert_unread_is_exact(caller: &Caller, dialog: &str, history: &[Value]) {
     let document = "query($id: ID!) { dialogUnread(dialogId: $id) { unread readSeq } }";
     eventually("the count is exact", || async {
-        let data = person.data(document, json!({"id": dialog})).await;
+        let data = caller.data(document, json!({"id": dialog})).await;
         let read_seq = data["dialogUnread"]["readSeq"].as_i64().unwrap();
         let counts = |message: &&Value| {
             message["seq"].as_i64().unwrap() > read_seq
-                && message["senderId"] != person.id.as_str()
+                && message["senderId"] != caller.id.as_str()
                 && message["deletedAt"].is_null()
         };
         data["dialogUnread"]["unread"].as_u64().unwrap() == history.iter().filter(counts).count() as u64
@@ -46,30 +48,32 @@ pub async fn unread_is_exact(person: &Person, dialog: &str, history: &[Value]) {
 /// A database's rows as text, for comparison.
 type Rows = Vec<String>;
 
-/// After the process has ended: the files are sound, nothing waits, and the counters are what the pure kernel makes of
-/// dialog's events and the people's read pointers.
-pub async fn the_databases_agree_with_the_kernel(folder: &Path) {
+/// Asserts, after the process has exited, that the SQLite files are intact, no event is dead or missing,
+/// and the counters equal those that the pure kernel computes from dialog's events and the users' read
+/// pointers.
+pub async fn assert_databases_match_kernel(folder: &Path) {
     let mut databases = Vec::new();
     for name in ["auth", "dialog", "counter"] {
         let db = Db::open_file(&folder.join(format!("{name}.db"))).await.unwrap();
-        let sound =
+        let integrity =
             query("select integrity_check as verdict from pragma_integrity_check").one(&db).await.unwrap();
-        assert_eq!(sound.get::<String>("verdict").unwrap(), "ok", "{name}.db");
+        assert_eq!(integrity.get::<String>("verdict").unwrap(), "ok", "{name}.db");
         databases.push(db);
     }
-    let [_, dialog, counter] = &databases[..] else { unreachable!("three were opened") };
+    let [_, dialog, counter] = &databases[..] else { unreachable!("three databases were opened") };
     for (name, db) in [("dialog", dialog), ("counter", counter)] {
         let dead = count(db, "select count(*) as n from outbox where topic = 'tidings.dead'").await;
         assert_eq!(dead, 0, "{name} has dead letters");
     }
     let missing = count(counter, "select count(*) as n from dialog_applied where missing <> '[]'").await;
     assert_eq!(missing, 0, "events are missing");
-    the_counters_are_the_kernels(events(dialog).await, counter).await;
+    assert_counters_match_kernel(events(dialog).await, counter).await;
 }
 
-/// At rest, on the engines: the log has every version of every dialog once or more and in order, nothing waits in an outbox,
-/// no message is PENDING, no event is dead or missing, and the counters are what the pure kernel makes of the log.
-pub async fn the_engines_agree_with_the_kernel(stack: &Stack, log: &Followed) {
+/// Asserts, at rest on the engines, that the log has every version of every dialog at least once and in
+/// order, outboxes are empty, no message is PENDING, no event is dead or missing, and the counters equal
+/// those that the pure kernel computes from the log.
+pub async fn assert_engines_match_kernel(stack: &Stack, log: &LogRecorder) {
     let [auth, dialog, counter] =
         [stack.database("auth").await, stack.database("dialog").await, stack.database("counter").await];
     for (name, db) in [("auth", &auth), ("dialog", &dialog), ("counter", &counter)] {
@@ -87,21 +91,22 @@ pub async fn the_engines_agree_with_the_kernel(stack: &Stack, log: &Followed) {
         .iter()
         .map(|row| (row.get::<uuid::Uuid>("id").unwrap().to_string(), row.get("version").unwrap()))
         .collect();
-    eventually("the log is read to its end", || async { log.versions().0 == versions }).await;
+    eventually("the log is read to its end", || async { log.versions().newest == versions }).await;
     eventually("everything is applied", || async {
         count(&counter, "select cast(coalesce(sum(version), 0) as bigint) as n from dialog_applied").await
             == versions.values().sum::<i64>()
     })
     .await;
     assert_eq!(count(&counter, "select count(*) as n from dialog_applied where missing <> '[]'").await, 0);
-    assert!(log.dead().is_empty(), "dead letters: {:?}", log.dead());
-    let told = log.told();
-    let inputs = told.iter().filter_map(|record| counter::event::read(&record.payload).unwrap()).collect();
-    the_counters_are_the_kernels(inputs, &counter).await;
+    assert!(log.dead_letters().is_empty(), "dead letters: {:?}", log.dead_letters());
+    let records = log.dialog_records();
+    let inputs =
+        records.iter().filter_map(|record| counter::event::decode(&record.payload).unwrap()).collect();
+    assert_counters_match_kernel(inputs, &counter).await;
     println!(
-        "{} records of dialog, {} of them repetitions, none lost, none swapped",
-        told.len(),
-        log.versions().1
+        "{} records of dialog, {} of them repetitions, none lost, none out of order",
+        records.len(),
+        log.versions().repeated
     );
 }
 
@@ -109,13 +114,13 @@ async fn count(db: &Db, select: &'static str) -> i64 {
     query(select).one(db).await.unwrap().get("n").unwrap()
 }
 
-async fn the_counters_are_the_kernels(mut inputs: Vec<Input>, counter: &Db) {
+async fn assert_counters_match_kernel(mut inputs: Vec<Input>, counter: &Db) {
     let mut state = State::default();
     inputs.extend(read_pointers(counter).await);
     kernel::transact(&mut state, &inputs);
     assert_eq!(stored_counters(counter).await, kernel_counters(&state), "unread by user and dialog");
-    assert_eq!(stored_ledger(counter).await, kernel_ledger(&state), "what became of every message");
-    println!("{} events replayed through the kernel: the counters agree", inputs.len());
+    assert_eq!(stored_ledger(counter).await, kernel_ledger(&state), "state of every message");
+    println!("{} events replayed through the kernel: the counters match", inputs.len());
 }
 
 async fn events(dialog: &Db) -> Vec<Input> {
@@ -123,7 +128,7 @@ async fn events(dialog: &Db) -> Vec<Input> {
         .all(dialog)
         .await
         .unwrap();
-    let read = |payload: Vec<u8>| counter::event::read(&payload).unwrap();
+    let read = |payload: Vec<u8>| counter::event::decode(&payload).unwrap();
     rows.iter().filter_map(|row| read(row.get("payload").unwrap())).collect()
 }
 
@@ -162,7 +167,8 @@ async fn stored_ledger(counter: &Db) -> Rows {
     let rows = rows.all(counter).await.unwrap();
     let text = |row: &db::Row| {
         let id = |name| row.get::<uuid::Uuid>(name).unwrap();
-        let (seq, state) = (row.get::<i64>("seq").unwrap(), row.get::<String>("state").unwrap());
+        let seq = row.get::<i64>("seq").unwrap();
+        let state = row.get::<String>("state").unwrap();
         format!("{} {seq} {} {state}", id("dialog_id"), id("message_id"))
     };
     rows.iter().map(text).collect()
@@ -172,9 +178,9 @@ fn kernel_ledger(state: &State) -> Rows {
     let dialogs = state.dialogs.iter();
     let entries =
         dialogs.flat_map(|(id, dialog)| dialog.ledger.iter().map(move |(seq, entry)| (id, seq, entry)));
-    let state_of = |entry: &kernel::ledger::Entry| match entry.standing {
-        kernel::ledger::Standing::Counted => "counted",
-        kernel::ledger::Standing::Void(_) => "void",
+    let state_of = |entry: &kernel::ledger::Entry| match entry.state {
+        kernel::ledger::EntryState::Counted => "counted",
+        kernel::ledger::EntryState::Void(_) => "void",
     };
     entries
         .map(|(dialog, seq, entry)| format!("{dialog} {seq} {} {}", entry.message_id, state_of(entry)))

@@ -1,5 +1,5 @@
-//! The stack under test: every role a process of its own on real Postgres, Kafka and Redis, with two gateways. Each stack
-//! has fresh databases and a fresh log; one runs at a time.
+//! The stack under test: one process for each role, with two gateways, on real Postgres, Kafka and
+//! Redis. Each stack has new databases and an empty log; only one runs at a time.
 
 use std::{
     collections::BTreeMap,
@@ -19,17 +19,18 @@ use tokio::{
     sync::{Mutex, MutexGuard},
 };
 
-use crate::{app::program, person::Person, place::Place};
+use crate::{app::program, caller::Caller, endpoint::Endpoint};
 
-/// The roles that hold data or talk to people, as the tests name them.
+/// Roles that a stack runs. The digit distinguishes the two gateways.
 pub const ROLES: [&str; 5] = ["auth", "dialog", "counter", "gateway1", "gateway2"];
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+/// Held by the running stack: all stacks share one Kafka, which each empties.
+static EXCLUSIVE: Mutex<()> = Mutex::const_new(());
 
 type Settings = BTreeMap<&'static str, String>;
 
-/// A running stack; its processes are killed when it is dropped.
+/// A running stack; its processes are killed when dropped.
 pub struct Stack {
-    place: Place,
+    endpoint: Endpoint,
     pub databases: BTreeMap<&'static str, String>,
     folder: TempDir,
     settings: BTreeMap<&'static str, Settings>,
@@ -37,38 +38,38 @@ pub struct Stack {
     engines: Engines,
 }
 
-/// The engines, with an empty log, for one test at a time.
+/// The engines with an empty log, exclusively for one test.
 pub struct Engines {
     postgres: String,
     kafka: String,
-    _turn: MutexGuard<'static, ()>,
+    _exclusive: MutexGuard<'static, ()>,
 }
 
 impl Engines {
-    /// Waits for its turn; `None`, with a line that says so, where the engines are not there.
+    /// Waits for exclusive use. Prints a line and returns `None` where no engines are configured.
     pub async fn fresh() -> Option<Self> {
         let engine = |name: &str| std::env::var(name).ok();
         let (Some(postgres), Some(kafka)) = (engine("TEST_POSTGRES_URL"), engine("TEST_KAFKA_URL")) else {
-            println!("skipped: TEST_POSTGRES_URL and TEST_KAFKA_URL do not name engines (make engines)");
+            println!("skipped: TEST_POSTGRES_URL and TEST_KAFKA_URL are not set (make engines)");
             return None;
         };
-        let turn = ONE_AT_A_TIME.lock().await;
-        engine_does("wipe", "kafka").await;
-        engine_does("start", "kafka").await;
-        Some(Self { postgres, kafka, _turn: turn })
+        let exclusive = EXCLUSIVE.lock().await;
+        control_engine("wipe", "kafka").await;
+        control_engine("start", "kafka").await;
+        Some(Self { postgres, kafka, _exclusive: exclusive })
     }
 }
 
 impl Deref for Stack {
-    type Target = Place;
+    type Target = Endpoint;
 
-    fn deref(&self) -> &Place {
-        &self.place
+    fn deref(&self) -> &Endpoint {
+        &self.endpoint
     }
 }
 
 impl Stack {
-    /// Starts everything; `None`, with a line that says so, where the engines are not there.
+    /// Starts every role. Prints a line and returns `None` where no engines are configured.
     pub async fn start(extra: &[(&'static str, &str)]) -> Option<Self> {
         let engines = Engines::fresh().await?;
         let folder = tempfile::tempdir().unwrap();
@@ -95,29 +96,29 @@ impl Stack {
         run_once("migrate", folder.path(), &migrate).await;
         let mut settings = settings(&common, &databases);
         if let Ok(redis) = std::env::var("TEST_REDIS_URL") {
-            engine_does("start", "redis").await;
+            control_engine("start", "redis").await;
             for role in ["counter", "gateway1", "gateway2"] {
                 settings.get_mut(role).unwrap().insert("REDIS_URL", redis.clone());
             }
         }
         let at = |role: &str| format!("http://{}", settings[role]["LISTEN"]);
-        let suffix = format!("_{:06x}", rand::random::<u32>() & 0xff_ffff);
-        let place = Place { url: at("gateway1"), other: at("gateway2"), suffix };
+        let login_suffix = format!("_{:06x}", rand::random::<u32>() & 0xff_ffff);
+        let endpoint = Endpoint { url: at("gateway1"), second_url: at("gateway2"), login_suffix };
         let children = BTreeMap::new();
-        let mut stack = Self { place, databases, folder, settings, children, engines };
+        let mut stack = Self { endpoint, databases, folder, settings, children, engines };
         for role in ROLES {
             stack.start_role(role);
         }
-        stack.is_ready().await;
+        stack.wait_until_ready().await;
         Some(stack)
     }
 
-    /// Where the log is.
+    /// Returns the URL of the broker.
     pub fn kafka_url(&self) -> &str {
         &self.engines.kafka
     }
 
-    /// Starts a role that does not run.
+    /// Starts a role that is not running.
     pub fn start_role(&mut self, role: &'static str) {
         let log = File::options().create(true).append(true).open(self.log(role)).unwrap();
         let mut command = Command::new(program());
@@ -126,23 +127,23 @@ impl Stack {
         self.children.insert(role, command.spawn().unwrap());
     }
 
-    /// SIGKILL, now.
+    /// Kills a role with SIGKILL.
     pub async fn kill(&mut self, role: &'static str) {
         self.children.remove(role).unwrap().kill().await.unwrap();
     }
 
-    /// SIGTERM; how long it took to end well.
+    /// Stops a role with SIGTERM. Returns the time until it exited successfully.
     pub async fn stop(&mut self, role: &'static str) -> Duration {
         let mut child = self.children.remove(role).unwrap();
-        let begun = Instant::now();
+        let started = Instant::now();
         testkit::signal(child.id().unwrap(), "-TERM");
         let status = child.wait().await.unwrap();
-        assert!(status.success(), "a stop that was asked for is a success: {status}");
-        begun.elapsed()
+        assert!(status.success(), "exit status after SIGTERM: {status}");
+        started.elapsed()
     }
 
-    /// Waits until every role that runs says that it is ready.
-    pub async fn is_ready(&self) {
+    /// Waits until every running role reports that it is ready.
+    pub async fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         for role in self.children.keys() {
             let url = format!("http://{}/readyz", self.settings[role]["OPS_LISTEN"]);
@@ -154,33 +155,33 @@ impl Stack {
         }
     }
 
-    /// What a metric of a role shows, by its name and labels.
+    /// Returns the value of a role's metric with exactly this name and labels.
     pub async fn metric(&self, role: &str, name: &str) -> Option<f64> {
         let url = format!("http://{}/metrics", self.settings[role]["OPS_LISTEN"]);
         let text = reqwest::get(url).await.unwrap().text().await.unwrap();
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
-    /// A role's database, for looking into it.
+    /// Opens a role's database.
     pub async fn database(&self, role: &str) -> Db {
         Db::open(&self.databases[role], 2).await.unwrap()
     }
 
-    /// Waits until the person's total is what Redis holds of it, where there is one.
-    pub async fn cache_agrees(&self, person: &Person) {
+    /// Waits until the caller's total equals the one in Redis, if the stack uses Redis.
+    pub async fn wait_for_cache(&self, caller: &Caller) {
         if self.settings["counter"].contains_key("REDIS_URL") {
-            eventually("GraphQL and the cache agree", || async {
-                Some(person.total().await) == self.cached_total(person).await
+            eventually("GraphQL and the cache have the same total", || async {
+                Some(caller.total().await) == self.cached_total(caller).await
             })
             .await;
         }
     }
 
-    /// What Redis holds of a person: the total of all rows. `None`: nothing.
-    pub async fn cached_total(&self, person: &Person) -> Option<i64> {
+    /// Returns the sum of the caller's rows in Redis; `None` without an entry.
+    pub async fn cached_total(&self, caller: &Caller) -> Option<i64> {
         let client = redis::Client::open(self.settings["counter"]["REDIS_URL"].as_str()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let hash = redis::Cmd::hgetall(format!("tidings:unread:{}", person.id));
+        let hash = redis::Cmd::hgetall(format!("tidings:unread:{}", caller.id));
         let fields: BTreeMap<String, String> = hash.query_async(&mut connection).await.unwrap();
         let unread = |row: &String| row.split(' ').nth(1).map_or(0, |unread| unread.parse().unwrap());
         fields.contains_key("version").then(|| fields.values().map(unread).sum())
@@ -190,12 +191,12 @@ impl Stack {
         self.folder.path().join(format!("{role}.log"))
     }
 
-    /// Keeps the roles' logs, for people, where the test fails.
-    fn keep_logs(&self) {
+    /// Prints the last lines of every role's log.
+    fn print_logs(&self) {
         for role in ROLES {
             let log = std::fs::read_to_string(self.log(role)).unwrap_or_default();
             let lines: Vec<&str> = log.lines().rev().take(15).collect();
-            println!("--- {role}, its last lines:");
+            println!("--- last lines of {role}:");
             lines.iter().rev().for_each(|line| println!("{line}"));
         }
     }
@@ -204,19 +205,19 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.keep_logs();
+            self.print_logs();
         }
     }
 }
 
-/// A verb of deploy/engines/one.sh.
-pub async fn engine_does(verb: &str, engine: &str) {
+/// Runs deploy/engines/one.sh with a verb such as `start` or `pause`.
+pub async fn control_engine(verb: &str, engine: &str) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/engines/one.sh");
     let done = Command::new(script).args([verb, engine]).stdout(Stdio::null()).status().await.unwrap();
     assert!(done.success(), "one.sh {verb} {engine}");
 }
 
-/// A fresh database for each service, by role.
+/// Creates a database for each service. Returns their URLs by role.
 pub async fn databases(server: &str) -> BTreeMap<&'static str, String> {
     let admin = Db::open(server, 1).await.unwrap();
     let base = server.rsplit_once('/').unwrap().0;
@@ -240,14 +241,15 @@ async fn run_once(command: &str, folder: &Path, settings: &Settings) {
     assert!(output.status.success(), "tidings {command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The settings of every role, with ports that are free now.
+/// Returns the settings of every role, with free ports.
 fn settings(
     common: &Settings,
     databases: &BTreeMap<&'static str, String>,
 ) -> BTreeMap<&'static str, Settings> {
-    let held: Vec<TcpListener> =
+    // All listeners exist together, so the ports differ.
+    let listeners: Vec<TcpListener> =
         (0..2 * ROLES.len()).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let address = |index: usize| held[index].local_addr().unwrap().to_string();
+    let address = |index: usize| listeners[index].local_addr().unwrap().to_string();
     let mut all = BTreeMap::new();
     for (index, role) in ROLES.into_iter().enumerate() {
         let mut settings = common.clone();

@@ -1,32 +1,35 @@
-//! Subscriptions over HTTP: the same story as over a socket, as server-sent events and as parts.
+//! Subscriptions over HTTP, as server-sent events and as multipart responses: live counts, resuming, and
+//! ends.
 
 use std::time::{Duration, Instant};
 
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::{app::App, device::UNREAD, person::Person};
+use crate::{app::App, caller::Caller, socket_client::UNREAD};
 
-/// Server-sent events, and nothing else.
+/// `Accept` header for server-sent events.
 pub const EVENTS: &str = "text/event-stream";
+/// `Accept` header for multipart responses.
 const PARTS: &str = "multipart/mixed;boundary=\"graphql\";subscriptionSpec=1.0,application/json";
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An answer as it comes.
+/// A response that is read incrementally.
 pub struct Stream {
     answer: Response,
     text: String,
 }
 
 impl Stream {
-    fn of(answer: Response) -> Self {
+    fn new(answer: Response) -> Self {
         Self { answer, text: String::new() }
     }
 
-    /// The first result, as an event, a part or the whole body; null where there is none. Nothing more is read.
+    /// Returns the first result: of an event, of a part or the whole body; null without one. Reads
+    /// nothing after it.
     pub async fn first(answer: Response) -> Value {
         let kind = answer.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
-        let mut stream = Self::of(answer);
+        let mut stream = Self::new(answer);
         if kind.starts_with(EVENTS) {
             assert_eq!(stream.line("event: ").await.as_deref(), Some("next"));
             return serde_json::from_str(&stream.line("data: ").await.expect("a result")).unwrap();
@@ -38,35 +41,34 @@ impl Stream {
         stream.answer.json().await.unwrap_or_default()
     }
 
-    /// A stream of a person's counters.
-    async fn open(person: &Person, accept: &str, last: Option<&str>) -> Self {
-        let mut request = person.http.post(format!("{}/graphql", person.url)).bearer_auth(&person.token);
+    /// Subscribes to the caller's counters, after the event `last` if there is one.
+    async fn open(caller: &Caller, accept: &str, last: Option<&str>) -> Self {
+        let mut request = caller.http.post(format!("{}/graphql", caller.url)).bearer_auth(&caller.token);
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
         let answer = request.header("accept", accept).json(&json!({ "query": UNREAD })).send().await.unwrap();
         assert_eq!(answer.status(), 200);
-        Self::of(answer)
+        Self::new(answer)
     }
 
-    /// The next line that begins so, without it; `None` where the stream has ended.
+    /// Returns the rest of the next line with this prefix; `None` at the end of the stream.
     async fn line(&mut self, prefix: &str) -> Option<String> {
         loop {
             while let Some((line, rest)) = self.text.split_once('\n') {
-                let (line, rest) = (line.trim_end().to_owned(), rest.to_owned());
-                self.text = rest;
+                let line = line.trim_end().to_owned();
+                self.text = rest.to_owned();
                 if let Some(found) = line.strip_prefix(prefix) {
                     return Some(found.to_owned());
                 }
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.answer.chunk())
-                .await
-                .expect("something within ten seconds");
+            let chunk =
+                tokio::time::timeout(TIMEOUT, self.answer.chunk()).await.expect("data within ten seconds");
             self.text += std::str::from_utf8(&chunk.unwrap()?).unwrap();
         }
     }
 
-    /// The next frame, with the cursor to resume from.
+    /// Returns the next frame and its cursor, from which a stream resumes.
     async fn frame(&mut self) -> (Value, String) {
         let id = self.line("id: ").await.expect("an id");
         let result: Value = serde_json::from_str(&self.line("data: ").await.expect("a result")).unwrap();
@@ -74,7 +76,7 @@ impl Stream {
         (result["data"]["unread"].clone(), id)
     }
 
-    /// The next part that is no heartbeat.
+    /// Returns the next part other than heartbeats.
     async fn part(&mut self) -> Option<Value> {
         loop {
             let part: Value = serde_json::from_str(&format!("{{{}", self.line("{").await?)).unwrap();
@@ -84,7 +86,7 @@ impl Stream {
         }
     }
 
-    /// Frames until the total is this one; the last cursor.
+    /// Receives frames until the total has this value. Returns the last cursor.
     async fn until_total(&mut self, total: i64) -> String {
         loop {
             let (frame, cursor) = self.frame().await;
@@ -96,9 +98,10 @@ impl Stream {
 }
 
 #[tokio::test]
-async fn counts_are_live_as_events_and_resume_where_they_broke_off() {
+async fn counts_are_live_as_events_and_resume_after_a_disconnect() {
     let app = App::start().await;
-    let (a, b) = (Person::register(&app, "ann").await, Person::register(&app, "bob").await);
+    let a = Caller::register(&app, "ann").await;
+    let b = Caller::register(&app, "bob").await;
     let dialog = a.create_group(&[&b], "two").await;
     let mut stream = Stream::open(&b, EVENTS, None).await;
     let (first, _) = stream.frame().await;
@@ -107,19 +110,20 @@ async fn counts_are_live_as_events_and_resume_where_they_broke_off() {
         a.send(&dialog, "hello").await;
         stream.until_total(total).await;
     }
-    b.read(&dialog, None).await;
+    b.mark_read(&dialog, None).await;
     let cursor = stream.until_total(0).await;
     drop(stream);
     let (frame, _) = Stream::open(&b, EVENTS, Some(&cursor)).await.frame().await;
     assert_eq!((&frame["kind"], &frame["version"]), (&json!("CURRENT"), &json!(cursor)));
-    a.send(&dialog, "while nobody watched").await;
+    a.send(&dialog, "while disconnected").await;
     Stream::open(&b, EVENTS, Some(&cursor)).await.until_total(1).await;
 }
 
 #[tokio::test]
-async fn counts_are_live_as_parts() {
+async fn counts_are_live_in_a_multipart_response() {
     let app = App::start().await;
-    let (a, b) = (Person::register(&app, "ann").await, Person::register(&app, "bob").await);
+    let a = Caller::register(&app, "ann").await;
+    let b = Caller::register(&app, "bob").await;
     let dialog = a.create_group(&[&b], "two").await;
     let mut stream = Stream::open(&b, PARTS, None).await;
     let first = stream.part().await.unwrap();
@@ -132,54 +136,55 @@ async fn counts_are_live_as_parts() {
 }
 
 #[tokio::test]
-async fn a_log_out_ends_the_sessions_streams_within_a_second() {
+async fn logging_out_ends_the_sessions_streams_within_a_second() {
     let app = App::start().await;
-    let phone = Person::register(&app, "ann").await;
-    let laptop = Person::login(&app, "ann").await;
+    let phone = Caller::register(&app, "ann").await;
+    let laptop = Caller::login(&app, "ann").await;
     let mut events = Stream::open(&phone, EVENTS, None).await;
     let mut parts = Stream::open(&phone, PARTS, None).await;
     let mut other = Stream::open(&laptop, EVENTS, None).await;
     events.frame().await;
     parts.part().await;
     other.frame().await;
-    let begun = Instant::now();
+    let started = Instant::now();
     phone.data("mutation { logout }", json!({})).await;
-    assert_eq!(events.line("event").await, None, "it ends without `complete`");
+    assert_eq!(events.line("event").await, None, "the stream ends without `complete`");
     assert_eq!(parts.part().await.unwrap()["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
     assert_eq!(parts.part().await, None);
-    let took = begun.elapsed();
-    println!("streams of a session that was logged out ended after {took:?}");
+    let took = started.elapsed();
+    println!("streams ended {took:?} after their session was logged out");
     assert!(took < Duration::from_secs(1), "{took:?}");
-    let dialog = laptop.create_group(&[&Person::register(&app, "bob").await], "two").await;
+    let dialog = laptop.create_group(&[&Caller::register(&app, "bob").await], "two").await;
     laptop.send(&dialog, "still here").await;
     assert_eq!(app.metric("gateway_streams").await, 1.0);
     drop(other);
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_token_does() {
+async fn a_stream_ends_when_its_token_expires() {
     let app = App::start_with(&[("ACCESS_TOKEN_TTL", "2s")]).await;
-    let a = Person::register(&app, "ann").await;
+    let a = Caller::register(&app, "ann").await;
     let mut events = Stream::open(&a, EVENTS, None).await;
     events.frame().await;
-    let begun = Instant::now();
-    assert_eq!(events.line("event").await, None, "it ends without `complete`");
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let started = Instant::now();
+    assert_eq!(events.line("event").await, None, "the stream ends without `complete`");
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     let late = a.http.post(format!("{}/graphql", a.url)).bearer_auth(&a.token).header("accept", EVENTS);
     assert_eq!(late.json(&json!({ "query": UNREAD })).send().await.unwrap().status(), 401);
 }
 
 #[tokio::test]
-async fn a_stop_ends_streams_within_the_window() {
+async fn shutdown_ends_streams_within_the_drain_window() {
     let app = App::start_with(&[("DRAIN_WINDOW", "300ms")]).await;
-    let a = Person::register(&app, "ann").await;
-    let (mut events, mut parts) = (Stream::open(&a, EVENTS, None).await, Stream::open(&a, PARTS, None).await);
+    let a = Caller::register(&app, "ann").await;
+    let mut events = Stream::open(&a, EVENTS, None).await;
+    let mut parts = Stream::open(&a, PARTS, None).await;
     events.frame().await;
     parts.part().await;
     let stopping = tokio::spawn(app.stop());
-    assert_eq!(events.line("event").await, None, "it ends without `complete`");
+    assert_eq!(events.line("event").await, None, "the stream ends without `complete`");
     assert_eq!(parts.part().await.unwrap()["errors"][0]["extensions"]["code"], "UNAVAILABLE");
     let (_, took) = stopping.await.unwrap();
-    println!("a program with two streams stopped after {took:?}");
+    println!("the program stopped after {took:?} with two open streams");
     assert!(took < Duration::from_secs(5), "{took:?}");
 }

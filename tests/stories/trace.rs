@@ -1,4 +1,4 @@
-//! One request, found again wherever it led: in its answer, and in the events that it caused in every service.
+//! Propagation of a request id: from the HTTP request to the response and to the events in every service.
 
 use std::path::Path;
 
@@ -6,15 +6,16 @@ use db::{Db, query};
 use serde_json::json;
 use testkit::eventually;
 
-use crate::{app::App, person::Person};
+use crate::{app::App, caller::Caller};
 
 const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id } }";
 const STATUS: &str = "query($id: ID!) { message(id: $id) { status } }";
 
 #[tokio::test]
-async fn a_request_id_travels_from_http_through_the_calls_into_the_events() {
+async fn a_request_id_is_propagated_from_http_to_the_events() {
     let app = App::start().await;
-    let (a, b) = (Person::register(&app, "ann").await, Person::register(&app, "bob").await);
+    let a = Caller::register(&app, "ann").await;
+    let b = Caller::register(&app, "bob").await;
     let dialog = a.create_group(&[&b], "two").await;
     let body = json!({"query": SEND, "variables": {"input": {"dialogId": dialog, "text": "x"}}});
     let request = a.http.post(format!("{}/graphql", a.url)).bearer_auth(&a.token).json(&body);
@@ -28,12 +29,13 @@ async fn a_request_id_travels_from_http_through_the_calls_into_the_events() {
     })
     .await;
     let (folder, _) = app.stop().await;
-    assert_eq!(caused_by(folder.path(), "dialog", "story-1").await, ["MessageSent", "MessageCommitted"]);
-    assert_eq!(caused_by(folder.path(), "counter", "story-1").await, ["Counted", "UnreadChanged"]);
+    assert_eq!(event_types(folder.path(), "dialog", "story-1").await, ["MessageSent", "MessageCommitted"]);
+    assert_eq!(event_types(folder.path(), "counter", "story-1").await, ["Counted", "UnreadChanged"]);
 }
 
-/// The events of a service's outbox that this request caused, all of the one trace.
-async fn caused_by(folder: &Path, service: &str, request: &str) -> Vec<String> {
+/// Returns the types of the events that the request caused in a service's outbox. All must belong to the
+/// same trace.
+async fn event_types(folder: &Path, service: &str, request: &str) -> Vec<String> {
     let db = Db::open_file(&folder.join(format!("{service}.db"))).await.unwrap();
     let rows = query("select type, traceparent from outbox where request_id = $1 order by id").bind(request);
     let rows = rows.all(&db).await.unwrap();

@@ -1,111 +1,116 @@
-//! The ways in which an operation reaches the gateway, as a list: a table that walks it tries its rows on each. Another
-//! transport joins by a line of [`TRANSPORTS`].
+//! Every transport that carries an operation to the gateway. Table tests run their rows on each of
+//! [`TRANSPORTS`]; a new transport needs one entry there.
 
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::{Value, json};
 
 use crate::{
-    device::Device,
-    person::Person,
+    caller::Caller,
+    socket_client::SocketClient,
     streams::{EVENTS, Stream},
 };
 
-const ANSWER: &str = "application/graphql-response+json";
-/// Parts, and nothing else.
+/// `Accept` header for a single response.
+const SINGLE: &str = "application/graphql-response+json";
+/// `Accept` header for multipart responses only.
 const PARTS: &str = "multipart/mixed;subscriptionSpec=1.0";
 
 /// Every transport.
 pub const TRANSPORTS: [Transport; 7] = [
-    transport("POST", Kind::Answer, |caller, asked| post(caller, asked, ANSWER).boxed()),
-    transport("GET", Kind::Link, |caller, asked| get(caller, asked).boxed()),
-    transport("batch", Kind::Batch, |caller, asked| batch(caller, asked).boxed()),
-    transport("server-sent events", Kind::Stream, |caller, asked| post(caller, asked, EVENTS).boxed()),
-    transport("multipart", Kind::Stream, |caller, asked| post(caller, asked, PARTS).boxed()),
-    transport("graphql-transport-ws", Kind::Socket, |caller, asked| socket(caller, asked, MODERN).boxed()),
-    transport("graphql-ws", Kind::Socket, |caller, asked| socket(caller, asked, OLD).boxed()),
+    transport("POST", Kind::Single, |client, operation| post(client, operation, SINGLE).boxed()),
+    transport("GET", Kind::Get, |client, operation| get(client, operation).boxed()),
+    transport("batch", Kind::Batch, |client, operation| batch(client, operation).boxed()),
+    transport("server-sent events", Kind::Stream, |client, operation| {
+        post(client, operation, EVENTS).boxed()
+    }),
+    transport("multipart", Kind::Stream, |client, operation| post(client, operation, PARTS).boxed()),
+    transport("graphql-transport-ws", Kind::Socket, |client, operation| {
+        socket(client, operation, MODERN).boxed()
+    }),
+    transport("graphql-ws", Kind::Socket, |client, operation| socket(client, operation, OLD).boxed()),
 ];
 
-/// What ways have in common.
+/// Class of transports with the same statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One answer over HTTP.
-    Answer,
-    /// The same, without a body: nothing is changed by following it.
-    Link,
-    /// Several answers over HTTP, with one status.
+    /// One response to a POST.
+    Single,
+    /// One response to a GET, which executes no mutation.
+    Get,
+    /// Several responses with one HTTP status.
     Batch,
-    /// Results over HTTP as they come.
+    /// Results in a stream over HTTP.
     Stream,
-    /// Messages, and no status.
+    /// Messages of a WebSocket, without a status.
     Socket,
 }
 
-type Ask = for<'a> fn(&'a Caller, &'a Asked) -> BoxFuture<'a, Told>;
+type Execute = for<'a> fn(&'a Client, &'a Operation) -> BoxFuture<'a, Response>;
 
-/// One way for an operation.
+/// A transport with the function that executes an operation over it.
 pub struct Transport {
     pub name: &'static str,
     pub kind: Kind,
-    /// Asks as this caller, and says what came back.
-    pub ask: Ask,
+    /// Executes an operation as this client.
+    pub execute: Execute,
 }
 
-const fn transport(name: &'static str, kind: Kind, ask: Ask) -> Transport {
-    Transport { name, kind, ask }
+const fn transport(name: &'static str, kind: Kind, execute: Execute) -> Transport {
+    Transport { name, kind, execute }
 }
 
-/// An operation.
+/// A GraphQL operation to send.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    /// Empty where it is only named.
+pub struct Operation {
+    /// Text of the document; empty where the operation is sent by hash only.
     pub document: String,
     pub variables: Value,
     pub extensions: Value,
 }
 
-/// Who asks, and where.
+/// A client with the gateway's address and, unless anonymous, an access token.
 #[derive(Clone)]
-pub struct Caller {
+pub struct Client {
     pub url: String,
     pub http: reqwest::Client,
     pub token: Option<String>,
 }
 
-/// What came back.
+/// The gateway's response, over any transport.
 #[derive(Debug)]
-pub struct Told {
-    /// The status over HTTP.
+pub struct Response {
+    /// HTTP status; `None` over a socket.
     pub status: Option<u16>,
-    /// After how many seconds one may come again, as the head of the answer says it.
+    /// Value of the `Retry-After` header.
     pub retry_after_s: Option<u64>,
-    /// The code with which a socket was closed.
-    pub closed: Option<u16>,
-    /// The response of the operation, or its first one.
+    /// Close code, if the gateway closed the socket.
+    pub close_code: Option<u16>,
+    /// First result of the operation.
     pub answer: Value,
 }
 
-impl Caller {
-    /// This person.
-    pub fn of(person: &Person) -> Self {
-        Self { url: person.url.clone(), http: person.http.clone(), token: Some(person.token.clone()) }
+impl Client {
+    /// Returns a client that sends the caller's access token.
+    pub fn of(caller: &Caller) -> Self {
+        Self { url: caller.url.clone(), http: caller.http.clone(), token: Some(caller.token.clone()) }
     }
 }
 
-impl Asked {
-    /// A document without variables.
-    pub fn bare(document: impl Into<String>) -> Self {
+impl Operation {
+    /// Creates an operation without variables.
+    pub fn document(document: impl Into<String>) -> Self {
         Self::new(document, json!({}))
     }
 
-    /// A document with its variables.
+    /// Creates an operation with variables.
     pub fn new(document: impl Into<String>, variables: Value) -> Self {
         Self { document: document.into(), variables, extensions: json!({}) }
     }
 
-    /// By the hash of a document alone.
-    pub fn named(hash: &str) -> Self {
+    /// Creates an operation that has only the hash of a persisted query.
+    pub fn persisted(hash: &str) -> Self {
         let persisted = json!({"persistedQuery": {"version": 1, "sha256Hash": hash}});
-        Self { extensions: persisted, ..Self::bare("") }
+        Self { extensions: persisted, ..Self::document("") }
     }
 
     fn body(&self) -> Value {
@@ -118,10 +123,11 @@ impl Asked {
 }
 
 impl Transport {
-    /// Whether operations of this kind go this way.
-    pub fn carries(&self, asked: &Asked) -> bool {
-        match asked.document.trim_start() {
-            document if document.starts_with("mutation") => self.kind != Kind::Link,
+    /// Returns true when the transport can carry the operation: no mutation by GET, subscriptions only
+    /// in streams.
+    pub fn carries(&self, operation: &Operation) -> bool {
+        match operation.document.trim_start() {
+            document if document.starts_with("mutation") => self.kind != Kind::Get,
             document if document.starts_with("subscription") => {
                 matches!(self.kind, Kind::Stream | Kind::Socket)
             }
@@ -130,89 +136,92 @@ impl Transport {
     }
 }
 
-impl Told {
-    /// The code of the first error, or `none`.
+impl Response {
+    /// Returns the code of the first error, or `none`.
     pub fn code(&self) -> &str {
         self.answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none")
     }
 
-    /// Of a socket.
-    pub fn answered(answer: Value) -> Self {
-        Self { status: None, retry_after_s: None, closed: None, answer }
+    /// Creates the response of a socket.
+    pub fn without_status(answer: Value) -> Self {
+        Self { status: None, retry_after_s: None, close_code: None, answer }
     }
 
-    /// Of a socket that was closed with this code.
+    /// Creates the response of a socket that was closed.
     pub fn closed(code: u16) -> Self {
-        Self { closed: Some(code), ..Self::answered(Value::Null) }
+        Self { close_code: Some(code), ..Self::without_status(Value::Null) }
     }
 }
 
-async fn sent(caller: &Caller, request: reqwest::RequestBuilder, accept: &str) -> Told {
+async fn sent(client: &Client, request: reqwest::RequestBuilder, accept: &str) -> Response {
     let request = request.header("accept", accept);
-    let request = if let Some(token) = &caller.token { request.bearer_auth(token) } else { request };
+    let request = if let Some(token) = &client.token { request.bearer_auth(token) } else { request };
     let answer = request.send().await.unwrap();
     let status = Some(answer.status().as_u16());
     let wait_s = answer.headers().get("retry-after").map(|wait_s| wait_s.to_str().unwrap().parse().unwrap());
-    Told { status, retry_after_s: wait_s, ..Told::answered(Stream::first(answer).await) }
+    Response { status, retry_after_s: wait_s, ..Response::without_status(Stream::first(answer).await) }
 }
 
-async fn post(caller: &Caller, asked: &Asked, accept: &str) -> Told {
-    sent(caller, caller.http.post(format!("{}/graphql", caller.url)).json(&asked.body()), accept).await
+async fn post(client: &Client, operation: &Operation, accept: &str) -> Response {
+    sent(client, client.http.post(format!("{}/graphql", client.url)).json(&operation.body()), accept).await
 }
 
-async fn get(caller: &Caller, asked: &Asked) -> Told {
-    let [variables, extensions] = [&asked.variables, &asked.extensions].map(Value::to_string);
-    let parameters = [("query", &asked.document), ("variables", &variables), ("extensions", &extensions)];
-    let url = reqwest::Url::parse_with_params(&format!("{}/graphql", caller.url), &parameters).unwrap();
-    sent(caller, caller.http.get(url), ANSWER).await
+async fn get(client: &Client, operation: &Operation) -> Response {
+    let [variables, extensions] = [&operation.variables, &operation.extensions].map(Value::to_string);
+    let parameters = [("query", &operation.document), ("variables", &variables), ("extensions", &extensions)];
+    let url = reqwest::Url::parse_with_params(&format!("{}/graphql", client.url), &parameters).unwrap();
+    sent(client, client.http.get(url), SINGLE).await
 }
 
-/// The second of two operations.
-async fn batch(caller: &Caller, asked: &Asked) -> Told {
-    let body = json!([{"query": "{ __typename }"}, asked.body()]);
-    let mut told =
-        sent(caller, caller.http.post(format!("{}/graphql", caller.url)).json(&body), ANSWER).await;
-    if let Some(answer) = told.answer.get_mut(1) {
-        told.answer = answer.take();
+/// Sends a batch of two operations. Returns the result of the second.
+async fn batch(client: &Client, operation: &Operation) -> Response {
+    let body = json!([{"query": "{ __typename }"}, operation.body()]);
+    let mut response =
+        sent(client, client.http.post(format!("{}/graphql", client.url)).json(&body), SINGLE).await;
+    if let Some(answer) = response.answer.get_mut(1) {
+        response.answer = answer.take();
     }
-    told
+    response
 }
 
-/// The words of a subprotocol.
+/// Message types of a WebSocket subprotocol.
 #[derive(Clone, Copy)]
-struct Words {
+struct Subprotocol {
     name: &'static str,
-    begin: &'static str,
+    subscribe: &'static str,
     result: &'static str,
 }
 
-const MODERN: Words = Words { name: "graphql-transport-ws", begin: "subscribe", result: "next" };
-const OLD: Words = Words { name: "graphql-ws", begin: "start", result: "data" };
+const MODERN: Subprotocol =
+    Subprotocol { name: "graphql-transport-ws", subscribe: "subscribe", result: "next" };
+const OLD: Subprotocol = Subprotocol { name: "graphql-ws", subscribe: "start", result: "data" };
 
-/// A socket of its own, closed after the first result.
-async fn socket(caller: &Caller, asked: &Asked, words: Words) -> Told {
-    let mut device = Device::open_as(&caller.url, words.name).await;
-    let payload = caller.token.as_ref().map(|token| json!({"authorization": format!("Bearer {token}")}));
-    device.say(json!({"type": "connection_init", "payload": payload})).await;
-    match device.heard().await {
+/// Opens a socket for one operation and returns its first result.
+async fn socket(client: &Client, operation: &Operation, subprotocol: Subprotocol) -> Response {
+    let mut socket = SocketClient::open_as(&client.url, subprotocol.name).await;
+    let payload = client.token.as_ref().map(|token| json!({"authorization": format!("Bearer {token}")}));
+    socket.send(json!({"type": "connection_init", "payload": payload})).await;
+    match socket.receive_or_close().await {
         Ok(message) if message["type"] == "connection_ack" => {}
-        // The old protocol says why before it closes.
-        Ok(message) if message["type"] == "connection_error" => return Told::closed(device.closed().await.0),
+        // The old protocol sends an error before it closes the socket.
+        Ok(message) if message["type"] == "connection_error" => {
+            return Response::closed(socket.wait_for_close().await.0);
+        }
         Ok(message) => panic!("{message}"),
-        Err(code) => return Told::closed(code),
+        Err(code) => return Response::closed(code),
     }
-    device.say(json!({"id": "1", "type": words.begin, "payload": asked.body()})).await;
-    match device.heard().await {
+    socket.send(json!({"id": "1", "type": subprotocol.subscribe, "payload": operation.body()})).await;
+    match socket.receive_or_close().await {
         Ok(mut message) => {
             let payload = message["payload"].take();
             let answer = match message["type"].as_str() {
-                // An array, or in the old protocol an object that has it.
+                // An array; in the old protocol an object that contains it.
                 Some("error") => json!({"errors": payload.get("errors").unwrap_or(&payload)}),
-                Some(kind) if kind == words.result => payload,
+                Some(kind) if kind == subprotocol.result => payload,
                 _ => panic!("{message}"),
             };
-            Told::answered(answer)
+            Response::without_status(answer)
         }
-        Err(code) => Told::closed(code),
+        Err(code) => Response::closed(code),
     }
 }

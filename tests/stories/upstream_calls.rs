@@ -1,9 +1,9 @@
-//! What an answer costs: calls between the gateway and the services, however many dialogs a page has.
+//! Number of gRPC calls for one query: it must not grow with the number of dialogs on a page.
 
 use serde_json::json;
 use testkit::eventually;
 
-use crate::{app::App, person::Person};
+use crate::{app::App, caller::Caller};
 
 const PAGE: &str = "query($first: Int!) { dialogs(first: $first) { nodes {
     id title unreadCount
@@ -13,13 +13,13 @@ const PAGE: &str = "query($first: Int!) { dialogs(first: $first) { nodes {
 } pageInfo { hasNextPage } } }";
 
 #[tokio::test]
-async fn a_page_of_dialogs_with_everything_makes_at_most_six_calls() {
+async fn a_full_page_of_dialogs_needs_at_most_six_grpc_calls() {
     let app = App::start().await;
-    let mut people = Vec::new();
+    let mut callers = Vec::new();
     for number in 0..4 {
-        people.push(Person::register(&app, &format!("person{number}")).await);
+        callers.push(Caller::register(&app, &format!("caller{number}")).await);
     }
-    let (me, others) = people.split_first().unwrap();
+    let (me, others) = callers.split_first().unwrap();
     for number in 0..50 {
         let other = &others[number % others.len()];
         let dialog = me.create_group(&[other], &format!("dialog {number}")).await;

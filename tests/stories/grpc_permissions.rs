@@ -1,5 +1,6 @@
-//! Who may call what among the services: every call of the contracts for every kind of caller, on the servers themselves.
-//! The descriptors say which calls there are; one without a row fails, and so does a row without a call.
+//! Permissions of the services' gRPC calls, tested for every kind of caller directly on the servers. The
+//! protobuf descriptors list the calls: a call without a row in the table fails, and so does a row
+//! without a call.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,12 +20,13 @@ use tonic::{Code, body::Body, codegen::http};
 use tower::ServiceExt;
 
 use crate::{
-    calls_table::{EVERYONE, Outcome, Row, Scene, TABLE, Who},
-    person::PASSWORD,
+    caller::PASSWORD,
+    caller_kind::CallerKind,
+    grpc_permissions_table::{Outcome, Row, TABLE, Targets},
 };
 
-/// The services in this process, each with a database of its own, and everyone who calls them.
-struct World {
+/// The services in this process, each with its own database, and a session for every kind of caller.
+struct Fixture {
     auth: Peer,
     dialog: Peer,
     counter: Peer,
@@ -32,15 +34,15 @@ struct World {
     owner: Session,
     participant: Session,
     left: Session,
-    stranger: Session,
+    outsider: Session,
     logged_out: Session,
-    scenes: usize,
+    numbers: usize,
     shutdown: CancellationToken,
     tasks: tokio::task::JoinSet<()>,
     _databases: [TestDb; 3],
 }
 
-impl World {
+impl Fixture {
     async fn new() -> Self {
         let own =
             async |migrations| testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS, migrations]).await;
@@ -57,8 +59,9 @@ impl World {
             (topic::UNREAD, &counter_db),
         ];
         let log = Log::Local(Local::new(topics.map(|(topic, db)| (topic, db.clone())).to_vec()));
-        let (keys, service_token, shutdown) =
-            (SigningKeys::generate(), ServiceToken::generate(), CancellationToken::new());
+        let keys = SigningKeys::generate();
+        let service_token = ServiceToken::generate();
+        let shutdown = CancellationToken::new();
         let jwks = keys.jwks();
         let set = KeySet::new(move || std::future::ready(Ok::<_, BoxError>(jwks.clone())));
         let guard = Guard::new(set, service_token.clone(), "tidings");
@@ -73,16 +76,24 @@ impl World {
         );
         let cache = ::counter::Cache::in_process();
         let counters = ::counter::App::new(counter_db, log.clone(), cache, guard, service_token.clone());
-        let (dialog, counter) = (local(dialogs.server()), local(counters.server()));
-        let (mut tasks, readiness) = (tokio::task::JoinSet::new(), Readiness::new());
-        let (peer, token, stop, say) =
-            (counter.clone(), service_token.clone(), shutdown.clone(), readiness.register("dialog"));
-        tasks.spawn(async move { dialogs.run(&log, peer, token, say, stop).await.unwrap() });
-        let (peer, stop, say) = (dialog.clone(), shutdown.clone(), readiness.register("counter"));
-        tasks.spawn(async move { counters.run(peer, say, stop).await.unwrap() });
+        let dialog = local(dialogs.server());
+        let counter = local(counters.server());
+        let readiness = Readiness::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        let peer = counter.clone();
+        let token = service_token.clone();
+        let stop = shutdown.clone();
+        let ready = readiness.register("dialog");
+        tasks.spawn(async move { dialogs.run(&log, peer, token, ready, stop).await.unwrap() });
+        let peer = dialog.clone();
+        let stop = shutdown.clone();
+        let ready = readiness.register("counter");
+        tasks.spawn(async move { counters.run(peer, ready, stop).await.unwrap() });
         let owner = register(&auth, "ann").await;
-        let (participant, left) = (register(&auth, "bob").await, register(&auth, "cleo").await);
-        let (stranger, logged_out) = (register(&auth, "mallory").await, login(&auth, "bob").await);
+        let participant = register(&auth, "bob").await;
+        let left = register(&auth, "cleo").await;
+        let outsider = register(&auth, "mallory").await;
+        let logged_out = login(&auth, "bob").await;
         let call = Call::new().with_authorization(&format!("Bearer {}", logged_out.access_token));
         let mut client = AuthClient::with_interceptor(auth.clone(), call);
         client.logout(auth::LogoutRequest::default()).await.unwrap();
@@ -94,9 +105,9 @@ impl World {
             owner,
             participant,
             left,
-            stranger,
+            outsider,
             logged_out,
-            scenes: 0,
+            numbers: 0,
             shutdown,
             tasks,
             _databases: databases,
@@ -110,34 +121,34 @@ impl World {
         }
     }
 
-    fn authorization(&self, who: Who) -> Option<String> {
+    fn authorization(&self, kind: CallerKind) -> Option<String> {
         let of = |session: &Session| Some(format!("Bearer {}", session.access_token));
-        match who {
-            Who::Owner => of(&self.owner),
-            Who::Participant => of(&self.participant),
-            Who::Left => of(&self.left),
-            Who::Stranger => of(&self.stranger),
-            Who::LoggedOut => of(&self.logged_out),
-            Who::Anonymous => None,
-            Who::BadToken => of(&self.owner).map(|token| token + "x"),
-            Who::Service => Some(self.service_token.header()),
-            Who::WrongService => Some(ServiceToken::generate().header()),
+        match kind {
+            CallerKind::Owner => of(&self.owner),
+            CallerKind::Participant => of(&self.participant),
+            CallerKind::Left => of(&self.left),
+            CallerKind::Outsider => of(&self.outsider),
+            CallerKind::LoggedOut => of(&self.logged_out),
+            CallerKind::Anonymous => None,
+            CallerKind::BadToken => of(&self.owner).map(|token| token + "x"),
+            CallerKind::Service => Some(self.service_token.header()),
+            CallerKind::WrongService => Some(ServiceToken::generate().header()),
         }
     }
 
-    /// Somebody new in this place, who may lose the session.
-    async fn newcomer(&mut self, who: Who) -> Option<String> {
-        self.scenes += 1;
-        match who {
-            Who::Owner | Who::Participant | Who::Left | Who::Stranger => {
-                let session = register(&self.auth, &format!("newcomer{}", self.scenes)).await;
+    /// Returns the authorization of a new user of this kind, for calls that end the session.
+    async fn new_caller(&mut self, kind: CallerKind) -> Option<String> {
+        self.numbers += 1;
+        match kind {
+            CallerKind::Owner | CallerKind::Participant | CallerKind::Left | CallerKind::Outsider => {
+                let session = register(&self.auth, &format!("newcomer{}", self.numbers)).await;
                 Some(format!("Bearer {}", session.access_token))
             }
-            _ => self.authorization(who),
+            _ => self.authorization(kind),
         }
     }
 
-    /// A call, byte for byte: its status, and its reply.
+    /// Calls a service with an encoded message. Returns the status, its message and the encoded reply.
     async fn call(&self, path: &str, authorization: Option<&str>, message: &[u8]) -> (Code, String, Vec<u8>) {
         let peer = match path.split('.').nth(1) {
             Some("auth") => &self.auth,
@@ -165,41 +176,47 @@ impl World {
         (code, header("grpc-message").unwrap_or_default(), body.to_bytes().to_vec())
     }
 
-    /// A group of the owner, the participant and the one who has left, with a message of the owner's.
-    async fn scene(&mut self, row: &Row) -> Scene {
-        self.scenes += 1;
+    /// Creates a group of the owner, the participant and the user who leaves it, with a message of the
+    /// owner. Waits until the counters have applied all of it.
+    async fn targets(&mut self, row: &Row) -> Targets {
+        self.numbers += 1;
         let id = |session: &Session| session.user.as_ref().unwrap().id.clone();
         let create = dialog::CreateRequest {
             participant_ids: vec![id(&self.participant), id(&self.left)],
             title: Some("three".to_owned()),
             client_key: None,
         };
-        let (owner, left) = (self.authorization(Who::Owner), self.authorization(Who::Left));
+        let owner = self.authorization(CallerKind::Owner);
+        let left = self.authorization(CallerKind::Left);
         let (_, _, reply) =
             self.call("tidings.dialog.Dialogs/Create", owner.as_deref(), &create.encode_to_vec()).await;
-        let made = dialog::Dialog::decode(&reply[5..]).unwrap().id;
+        let dialog_id = dialog::Dialog::decode(&reply[5..]).unwrap().id;
         let send =
-            dialog::SendRequest { dialog_id: made.clone(), text: "words".to_owned(), client_key: None };
+            dialog::SendRequest { dialog_id: dialog_id.clone(), text: "words".to_owned(), client_key: None };
         let (_, _, reply) =
             self.call("tidings.dialog.Dialogs/Send", owner.as_deref(), &send.encode_to_vec()).await;
         let message = dialog::Message::decode(&reply[5..]).unwrap();
-        let rows = counter::RowsRequest { dialog_ids: vec![made.clone()], at_least: None }.encode_to_vec();
-        let known = async |who: &Option<String>| {
-            let (_, _, reply) = self.call("tidings.counter.Counters/Rows", who.as_deref(), &rows).await;
+        let rows =
+            counter::RowsRequest { dialog_ids: vec![dialog_id.clone()], at_least: None }.encode_to_vec();
+        let known = async |authorization: &Option<String>| {
+            let (_, _, reply) =
+                self.call("tidings.counter.Counters/Rows", authorization.as_deref(), &rows).await;
             counter::RowsReply::decode(&reply[5..]).unwrap().rows.first().map(|row| row.last_seq)
         };
-        eventually("the counters know the message", || async { known(&owner).await == Some(1) }).await;
-        let leave = dialog::LeaveRequest { dialog_id: made.clone() };
+        eventually("the counters have applied the message", || async { known(&owner).await == Some(1) })
+            .await;
+        let leave = dialog::LeaveRequest { dialog_id: dialog_id.clone() };
         self.call("tidings.dialog.Dialogs/Leave", left.as_deref(), &leave.encode_to_vec()).await;
-        eventually("the counters know who has left", || async { known(&left).await.is_none() }).await;
+        eventually("the counters have applied the departure", || async { known(&left).await.is_none() })
+            .await;
         let refreshes = row.call.ends_with("Refresh");
-        let session = if refreshes { login(&self.auth, "mallory").await } else { self.stranger.clone() };
-        Scene {
-            dialog: made,
+        let session = if refreshes { login(&self.auth, "mallory").await } else { self.outsider.clone() };
+        Targets {
+            dialog: dialog_id,
             message,
-            person: id(&self.stranger),
+            other_user: id(&self.outsider),
             refresh_token: session.refresh_token,
-            number: self.scenes,
+            number: self.numbers,
         }
     }
 }
@@ -215,53 +232,56 @@ async fn login(peer: &Peer, login: &str) -> Session {
     AuthClient::new(peer.clone()).login(request).await.unwrap().into_inner()
 }
 
-/// The same scene with other ids: nothing that is named is there.
-fn absent(scene: &Scene) -> Scene {
+/// Returns targets that do not exist, for the same caller.
+fn absent(targets: &Targets) -> Targets {
     let message = dialog::Message {
         id: MessageId::now().bytes(),
         dialog_id: DialogId::now().bytes(),
-        ..scene.message.clone()
+        ..targets.message.clone()
     };
-    Scene {
+    Targets {
         dialog: message.dialog_id.clone(),
         message,
-        person: scene.person.clone(),
+        other_user: targets.other_user.clone(),
         refresh_token: SessionId::now().to_string(),
         number: 0,
     }
 }
 
 #[tokio::test]
-async fn every_call_is_open_to_those_of_its_row_and_to_nobody_else() {
-    let mut world = World::new().await;
-    let (mut cells, mut refused) = (0, 0);
+async fn every_call_is_allowed_to_exactly_the_callers_of_its_row() {
+    let mut fixture = Fixture::new().await;
+    let mut cases = 0;
+    let mut rejected = 0;
     for row in &TABLE {
-        for (who, expected) in EVERYONE.into_iter().zip(row.expected) {
-            let scene = world.scene(row).await;
-            let caller = if row.ends_sessions { world.newcomer(who).await } else { world.authorization(who) };
-            let told = world.call(row.call, caller.as_deref(), &(row.request)(&scene)).await;
-            let place = format!("{} for {who:?}: {:?} {}", row.call, told.0, told.1);
-            let wanted = match expected {
+        for (kind, expected) in CallerKind::ALL.into_iter().zip(row.expected) {
+            let targets = fixture.targets(row).await;
+            let authorization =
+                if row.ends_sessions { fixture.new_caller(kind).await } else { fixture.authorization(kind) };
+            let response = fixture.call(row.call, authorization.as_deref(), &(row.request)(&targets)).await;
+            let case = format!("{} for {kind:?}: {:?} {}", row.call, response.0, response.1);
+            let expected_code = match expected {
                 Outcome::Done | Outcome::Nothing => Code::Ok,
                 Outcome::NotFound => Code::NotFound,
-                Outcome::SignIn => Code::Unauthenticated,
-                Outcome::ForServices => Code::PermissionDenied,
+                Outcome::Unauthenticated => Code::Unauthenticated,
+                Outcome::PermissionDenied => Code::PermissionDenied,
             };
-            assert_eq!(told.0, wanted, "{place}");
+            assert_eq!(response.0, expected_code, "{case}");
             if matches!(expected, Outcome::Nothing | Outcome::NotFound) {
-                let nothing = world.call(row.call, caller.as_deref(), &(row.request)(&absent(&scene))).await;
-                assert_eq!(nothing, told, "absent and forbidden look the same: {place}");
+                let nothing =
+                    fixture.call(row.call, authorization.as_deref(), &(row.request)(&absent(&targets))).await;
+                assert_eq!(nothing, response, "absent and forbidden look the same: {case}");
             }
-            cells += 1;
-            refused += usize::from(expected != Outcome::Done);
+            cases += 1;
+            rejected += usize::from(expected != Outcome::Done);
         }
     }
-    println!("authorisation among services: {cells} cells tried, {refused} refused");
-    world.stop().await;
+    println!("permissions of gRPC calls: {cases} cases, {rejected} rejected");
+    fixture.stop().await;
 }
 
 #[test]
-fn every_call_of_the_contracts_has_a_row_and_every_row_a_call() {
+fn calls_and_rows_correspond() {
     let described = prost_types::FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap();
     let mut calls = BTreeSet::new();
     for file in &described.file {
@@ -273,15 +293,15 @@ fn every_call_of_the_contracts_has_a_row_and_every_row_a_call() {
         }
     }
     let rows: BTreeSet<_> = TABLE.iter().map(|row| row.call.to_owned()).collect();
-    assert_eq!((rows.len(), TABLE.len()), (calls.len(), calls.len()), "one row for each");
+    assert_eq!((rows.len(), TABLE.len()), (calls.len(), calls.len()), "one row for each call");
     assert_eq!(rows, calls);
 }
 
 #[tokio::test]
-async fn no_forged_token_is_believed_by_any_service() {
-    let world = World::new().await;
+async fn every_service_rejects_invalid_tokens() {
+    let fixture = Fixture::new().await;
     let id = UserId::now().bytes();
-    let questions = [
+    let requests = [
         ("tidings.auth.Auth/Users", auth::UsersRequest { ids: vec![id] }.encode_to_vec()),
         ("tidings.dialog.Dialogs/List", dialog::ListRequest { first: 1, after: None }.encode_to_vec()),
         (
@@ -289,25 +309,26 @@ async fn no_forged_token_is_believed_by_any_service() {
             counter::UnreadRequest { first: 1, at_least: None }.encode_to_vec(),
         ),
     ];
-    let stranger = SigningKeys::generate();
+    let foreign_keys = SigningKeys::generate();
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
-    let (user, session) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
-    let theirs = stranger.sign(&access::Claims::new("tidings", user, session, now_s, 60));
-    let token = &world.owner.access_token;
+    let user = uuid::Uuid::now_v7();
+    let session = uuid::Uuid::now_v7();
+    let foreign = foreign_keys.sign(&access::Claims::new("tidings", user, session, now_s, 60));
+    let token = &fixture.owner.access_token;
     let forged = [
-        theirs,
+        foreign,
         format!("{token}A"),
         token[..token.len() - 1].to_owned(),
-        world.owner.refresh_token.clone(),
+        fixture.owner.refresh_token.clone(),
         String::new(),
     ];
-    for (path, question) in &questions {
-        let (code, message, _) = world.call(path, Some(&format!("Bearer {token}")), question).await;
+    for (path, request) in &requests {
+        let (code, message, _) = fixture.call(path, Some(&format!("Bearer {token}")), request).await;
         assert_eq!(code, Code::Ok, "{path}: {message}");
         for token in &forged {
-            let (code, ..) = world.call(path, Some(&format!("Bearer {token}")), question).await;
+            let (code, ..) = fixture.call(path, Some(&format!("Bearer {token}")), request).await;
             assert_eq!(code, Code::Unauthenticated, "{path}: {token}");
         }
     }
-    world.stop().await;
+    fixture.stop().await;
 }

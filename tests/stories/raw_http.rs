@@ -1,5 +1,5 @@
-//! Requests written by hand, each on a connection of its own, and heard while they are still written: a library would stop
-//! where this goes on.
+//! Raw HTTP requests, each on its own connection. The response is read while the request is still being
+//! written, which HTTP libraries do not do.
 
 use std::{cell::Cell, future::pending, time::Duration};
 
@@ -9,18 +9,20 @@ use tokio::{
     time::timeout,
 };
 
-/// What came back until the connection was closed.
-pub struct Heard {
+/// Everything received until the connection was closed.
+pub struct RawResponse {
     pub text: String,
-    /// How much was written by then, what waits on the way included.
+    /// Bytes written by then, including those still in the socket's buffers.
     pub written_bytes: usize,
 }
 
-/// Writes these parts to this address, as far as they are taken.
-pub async fn say(address: &str, parts: impl IntoIterator<Item = &[u8]>) -> Heard {
+/// Writes parts of a request until all are written or the peer closes the connection, which it must do
+/// within 10 s.
+pub async fn send(address: &str, parts: impl IntoIterator<Item = &[u8]>) -> RawResponse {
     let mut stream = TcpStream::connect(address.trim_start_matches("http://")).await.unwrap();
     let (mut reader, mut writer) = stream.split();
-    let (mut text, written) = (Vec::new(), Cell::new(0));
+    let mut text = Vec::new();
+    let written = Cell::new(0);
     let writing = async {
         for part in parts {
             if writer.write_all(part).await.is_err() {
@@ -35,5 +37,5 @@ pub async fn say(address: &str, parts: impl IntoIterator<Item = &[u8]>) -> Heard
         () = writing => {}
         closed = timeout(Duration::from_secs(10), reading) => closed.expect("closed within ten seconds"),
     }
-    Heard { text: String::from_utf8_lossy(&text).into_owned(), written_bytes: written.get() }
+    RawResponse { text: String::from_utf8_lossy(&text).into_owned(), written_bytes: written.get() }
 }

@@ -1,4 +1,4 @@
-//! A device: one WebSocket of a person, speaking `graphql-transport-ws` where the story does not say otherwise.
+//! WebSocket client: one socket, with the subprotocol `graphql-transport-ws` unless the test chooses another.
 
 use std::{collections::HashMap, collections::VecDeque, time::Duration};
 
@@ -10,81 +10,84 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
-use crate::person::Person;
+use crate::caller::Caller;
 
-pub const UNREAD: &str = "subscription($since: String) { unread(since: $since) { kind version previousVersion total truncated changed { dialogId unread readSeq lastSeq } } }";
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Subscription to the caller's counters, with every field.
+pub const UNREAD: &str = "subscription($since: String) { unread(since: $since) {
+    kind version previousVersion total truncated changed { dialogId unread readSeq lastSeq } } }";
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-pub struct Device {
+/// An open socket. Messages of other operations are buffered while the test waits for one.
+pub struct SocketClient {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    waiting: HashMap<String, VecDeque<Value>>,
+    buffered: HashMap<String, VecDeque<Value>>,
 }
 
-impl Device {
-    /// Opens a socket without saying anything on it.
+impl SocketClient {
+    /// Opens a socket and sends nothing.
     pub async fn open(url: &str) -> Self {
         Self::open_as(url, "graphql-transport-ws").await
     }
 
-    /// Opens a socket of another subprotocol.
+    /// Opens a socket with another subprotocol and sends nothing.
     pub async fn open_as(url: &str, subprotocol: &str) -> Self {
         Self::try_open(url, subprotocol).await.unwrap()
     }
 
-    /// Opens a socket, where there is room for one.
+    /// Opens a socket. Fails when the gateway rejects it.
     pub async fn try_open(url: &str, subprotocol: &str) -> Result<Self, Error> {
         let url = format!("{}/graphql", url.replace("http://", "ws://"));
         let mut request = url.into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", subprotocol.parse().unwrap());
         let (socket, _) = connect_async(request).await?;
-        Ok(Self { socket, waiting: HashMap::new() })
+        Ok(Self { socket, buffered: HashMap::new() })
     }
 
-    /// Opens a socket and signs in.
-    pub async fn connect(person: &Person) -> Self {
-        let mut device = Self::open(&person.url).await;
-        let payload = json!({"authorization": format!("Bearer {}", person.token)});
-        device.say(json!({"type": "connection_init", "payload": payload})).await;
-        assert_eq!(device.hear().await["type"], "connection_ack");
-        device
+    /// Opens a socket and authenticates with `connection_init`.
+    pub async fn connect(caller: &Caller) -> Self {
+        let mut socket = Self::open(&caller.url).await;
+        let payload = json!({"authorization": format!("Bearer {}", caller.token)});
+        socket.send(json!({"type": "connection_init", "payload": payload})).await;
+        assert_eq!(socket.receive().await["type"], "connection_ack");
+        socket
     }
 
-    /// Connects and subscribes to the person's counters under the id `u`.
-    pub async fn watching(person: &Person, since: Option<&str>) -> Self {
-        let mut device = Self::connect(person).await;
-        device.subscribe("u", UNREAD, json!({"since": since})).await;
-        device
+    /// Connects and subscribes to the caller's counters with the operation id `u`.
+    pub async fn watch_unread(caller: &Caller, since: Option<&str>) -> Self {
+        let mut socket = Self::connect(caller).await;
+        socket.subscribe("u", UNREAD, json!({"since": since})).await;
+        socket
     }
 
     pub async fn subscribe(&mut self, id: &str, document: &str, variables: Value) {
-        self.say(
+        self.send(
             json!({"id": id, "type": "subscribe", "payload": {"query": document, "variables": variables}}),
         )
         .await;
     }
 
-    pub async fn say(&mut self, message: Value) {
+    pub async fn send(&mut self, message: Value) {
         self.socket.send(Message::text(message.to_string())).await.unwrap();
     }
 
-    /// The head of a text frame of so many bytes, and none of them.
-    pub async fn announce(&mut self, bytes: u64) {
+    /// Sends the header of a text frame with this length, and no payload.
+    pub async fn send_frame_header(&mut self, bytes: u64) {
         let head = [&[0x81, 0xff][..], &bytes.to_be_bytes(), &[0; 4]].concat();
         self.socket.get_mut().write_all(&head).await.unwrap();
     }
 
-    pub async fn say_raw(&mut self, message: Message) {
+    pub async fn send_raw(&mut self, message: Message) {
         self.socket.send(message).await.unwrap();
     }
 
-    /// The next message that is not a sign of life.
-    pub async fn hear(&mut self) -> Value {
-        self.heard().await.unwrap_or_else(|code| panic!("the socket was closed with {code}"))
+    /// Returns the next message other than heartbeats. Panics when the socket is closed.
+    pub async fn receive(&mut self) -> Value {
+        self.receive_or_close().await.unwrap_or_else(|code| panic!("the socket was closed with {code}"))
     }
 
-    /// The next message that is not a sign of life, or the code with which the gateway closes.
-    pub async fn heard(&mut self) -> Result<Value, u16> {
-        tokio::time::timeout(PATIENCE, async {
+    /// Returns the next message other than heartbeats, or the close code.
+    pub async fn receive_or_close(&mut self) -> Result<Value, u16> {
+        tokio::time::timeout(TIMEOUT, async {
             loop {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => {
@@ -97,7 +100,7 @@ impl Device {
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
-                    // RFC 6455: the code of a socket that ended without one.
+                    // RFC 6455, section 7.1.5: the code of a connection closed without a close frame.
                     _ => return Err(1006),
                 }
             }
@@ -106,21 +109,22 @@ impl Device {
         .expect("a message within ten seconds")
     }
 
-    /// The next message for an operation; others are kept for later.
-    pub async fn hear_of(&mut self, id: &str) -> Value {
+    /// Returns the next message of an operation and buffers those of others.
+    pub async fn receive_for(&mut self, id: &str) -> Value {
         loop {
-            if let Some(message) = self.waiting.get_mut(id).and_then(VecDeque::pop_front) {
+            if let Some(message) = self.buffered.get_mut(id).and_then(VecDeque::pop_front) {
                 return message;
             }
-            let message = self.hear().await;
+            let message = self.receive().await;
             let of = message["id"].as_str().expect("a message of an operation").to_owned();
-            self.waiting.entry(of).or_default().push_back(message);
+            self.buffered.entry(of).or_default().push_back(message);
         }
     }
 
-    /// The next message for an operation, or the code with which the gateway closes; 1006 where it says none.
+    /// Returns the next message of an operation, or the close code; 1006 without a close frame. Has no
+    /// timeout.
     pub async fn next_or_close(&mut self, id: &str) -> Result<Value, u16> {
-        if let Some(message) = self.waiting.get_mut(id).and_then(VecDeque::pop_front) {
+        if let Some(message) = self.buffered.get_mut(id).and_then(VecDeque::pop_front) {
             return Ok(message);
         }
         loop {
@@ -141,8 +145,8 @@ impl Device {
         }
     }
 
-    /// Stays connected, as an idle client's library does, until dropped or closed.
-    pub async fn stay(mut self) {
+    /// Answers pings, like an idle client library, until the socket is dropped or closed.
+    pub async fn keep_alive(mut self) {
         while let Some(Ok(message)) = self.socket.next().await {
             if matches!(&message, Message::Text(text) if text.as_str() == r#"{"type":"ping"}"#) {
                 self.pong().await;
@@ -150,25 +154,26 @@ impl Device {
         }
     }
 
-    /// A sign of life, where somebody is there to hear it.
+    /// Sends a pong. An error is ignored: the next receive returns the close.
     async fn pong(&mut self) {
         drop(self.socket.send(Message::text(r#"{"type":"pong"}"#)).await);
     }
 
-    /// Closes in good order.
-    pub async fn leave(&mut self) {
+    /// Closes the socket with a close frame.
+    pub async fn close(&mut self) {
         self.socket.close(None).await.unwrap();
     }
 
-    /// The next frame of a subscription field.
+    /// Returns the next value of a subscription's field. Panics at an error.
     pub async fn frame(&mut self, id: &str, field: &str) -> Value {
-        let mut message = self.hear_of(id).await;
+        let mut message = self.receive_for(id).await;
         assert_eq!(message["type"], "next", "{message}");
         assert!(message["payload"].get("errors").is_none(), "{message}");
         message["payload"]["data"][field].take()
     }
 
-    /// Frames of the counters until the total is this one; totals on the way, this one included.
+    /// Receives frames of `unread` until the total has this value. Returns all totals on the way, the
+    /// last included.
     pub async fn until_total(&mut self, total: i64) -> Vec<i64> {
         let mut totals = Vec::new();
         while totals.last() != Some(&total) {
@@ -177,17 +182,17 @@ impl Device {
         totals
     }
 
-    /// Nothing comes for this operation for a while.
-    pub async fn is_silent(&mut self, id: &str, for_: Duration) {
-        assert!(self.waiting.get(id).is_none_or(VecDeque::is_empty), "{:?}", self.waiting);
-        if let Ok(message) = tokio::time::timeout(for_, self.hear_of(id)).await {
-            panic!("expected silence, heard {message}");
+    /// Asserts that no message of this operation arrives for this long.
+    pub async fn expect_silence(&mut self, id: &str, duration: Duration) {
+        assert!(self.buffered.get(id).is_none_or(VecDeque::is_empty), "{:?}", self.buffered);
+        if let Ok(message) = tokio::time::timeout(duration, self.receive_for(id)).await {
+            panic!("expected no message, received {message}");
         }
     }
 
-    /// The code and reason with which the gateway closes.
-    pub async fn closed(&mut self) -> (u16, String) {
-        tokio::time::timeout(PATIENCE, async {
+    /// Waits until the gateway closes the socket. Returns the close code and reason.
+    pub async fn wait_for_close(&mut self) -> (u16, String) {
+        tokio::time::timeout(TIMEOUT, async {
             loop {
                 match self.socket.next().await {
                     Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {

@@ -1,0 +1,64 @@
+//! Both ports of the program: security headers of every response, and limits of request heads and bodies.
+
+use reqwest::header::HeaderMap;
+use serde_json::json;
+
+use crate::{app::App, caller::Caller, raw_http};
+
+#[track_caller]
+fn assert_security_headers(headers: &HeaderMap, of: &str) {
+    assert_eq!(headers["x-content-type-options"], "nosniff", "{of}");
+    assert_eq!(headers["referrer-policy"], "no-referrer", "{of}");
+    assert!(headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"), "{of}");
+    assert!(
+        !headers.contains_key("strict-transport-security"),
+        "the balancer, which terminates TLS, sets it: {of}"
+    );
+}
+
+#[tokio::test]
+async fn every_response_of_both_ports_has_security_headers() {
+    let app = App::start().await;
+    for path in ["/", "/healthz", "/readyz", "/nowhere", "/graphql?query=%7B__typename%7D", "/graphql"] {
+        let answer = reqwest::get(format!("{}{path}", app.url)).await.unwrap();
+        assert_security_headers(answer.headers(), path);
+    }
+    for path in ["/healthz", "/readyz", "/metrics", "/nowhere"] {
+        let answer = reqwest::get(format!("{}{path}", app.ops)).await.unwrap();
+        assert_security_headers(answer.headers(), path);
+        assert_eq!(answer.headers()["cache-control"], "no-store", "{path}");
+    }
+    let ann = Caller::register(&app, "ann").await;
+    let request = ann.http.post(format!("{}/graphql", app.url)).bearer_auth(&ann.token);
+    let answer = request.json(&json!({"query": "{ me { id } }"})).send().await.unwrap();
+    assert_eq!(answer.headers()["cache-control"], "no-store", "a user's data is not cached");
+    assert_security_headers(answer.headers(), "a user's data");
+}
+
+/// Sends a request on a new connection and returns everything received until it is closed.
+async fn response(address: &str, bytes: &[u8]) -> String {
+    raw_http::send(address, [bytes]).await.text
+}
+
+#[tokio::test]
+async fn heads_and_bodies_beyond_their_limits_are_rejected_on_both_ports() {
+    const POST: &str = "POST /graphql HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+    let app = App::start().await;
+    let many: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
+    for address in [&app.url, &app.ops] {
+        let rejected =
+            response(address, format!("GET /healthz HTTP/1.1\r\nhost: a\r\n{many}\r\n").as_bytes()).await;
+        assert!(rejected.starts_with("HTTP/1.1 431"), "{rejected}");
+        let long = format!("GET /healthz HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+        let rejected = response(address, long.as_bytes()).await;
+        assert!(rejected.starts_with("HTTP/1.1 431"), "{rejected}");
+    }
+    let rejected = response(&app.url, format!("{POST}content-length: 60000000\r\n\r\n").as_bytes()).await;
+    assert!(rejected.starts_with("HTTP/1.1 413"), "{rejected}");
+    let mut chunked = format!("{POST}transfer-encoding: chunked\r\n\r\n").into_bytes();
+    for _ in 0..20 {
+        chunked.extend(format!("{:x}\r\n{}\r\n", 60_000, "x".repeat(60_000)).bytes());
+    }
+    let rejected = response(&app.url, &chunked).await;
+    assert!(rejected.is_empty() || rejected.starts_with("HTTP/1.1 413"), "{rejected}");
+}

@@ -1,4 +1,4 @@
-//! Embedded migrations are read again when their folder changes.
+//! Rebuilds the crate when a migration changes, because the migrations are embedded.
 fn main() {
     println!("cargo:rerun-if-changed=migrations");
 }

@@ -1,5 +1,6 @@
-//! A consumer: a batch is applied and its offsets moved in one transaction; an error repeats the batch, in order and with
-//! backoff, for as long as it takes. Where the log is not the one that was read before, the consumer stops.
+//! Consumer: applies batches of records and moves its offsets in the same transaction. An error repeats
+//! the batch, in order and with backoff, without a limit on attempts. If the log is not the one that was
+//! read before, the consumer stops.
 
 mod batch;
 mod kafka;
@@ -13,6 +14,7 @@ use std::{
 };
 
 use db::{Db, Tx};
+use resilience::Backoff;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,36 +22,36 @@ use crate::{
     offset::{self, Offset},
 };
 
-/// Any error of a handler: it repeats the batch.
+/// Error of a handler. The batch is repeated.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Records applied in one transaction, at most.
-const BATCH: usize = 500;
+/// Maximum number of records per transaction.
+const BATCH_MAX: usize = 500;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// What a consumer does with records.
+/// Handler of a consumer.
 pub trait Apply: Send + Sync + 'static {
-    /// What is done with the records before the transaction begins, and again where that or the transaction fails: an
-    /// effect outside of the database, for which no transaction is kept open.
+    /// Processes the records before the transaction starts, for effects outside the database that should
+    /// not keep a transaction open. Runs again with the same records if it or the transaction fails.
     ///
     /// # Errors
-    /// Any error repeats the batch later.
+    /// Any error repeats the batch after a delay.
     fn before(&self, records: &[Record]) -> impl Future<Output = Result<(), BoxError>> + Send {
         let _ = records;
         std::future::ready(Ok(()))
     }
 
-    /// Applies the records, oldest first within a partition, inside the transaction that moves the offsets. It may run again
-    /// with the same records after an error or a crash. What cannot be applied by any repetition goes to the dead letters
-    /// inside.
+    /// Applies the records in the transaction that moves the offsets. Records of a partition are in
+    /// order. Runs again with the same records after an error or a crash. The handler itself writes
+    /// records that no retry can apply to the dead letters.
     ///
     /// # Errors
-    /// Any error rolls back and repeats the batch later.
+    /// Any error rolls the transaction back and repeats the batch after a delay.
     fn apply(&self, tx: &mut Tx, records: &[Record]) -> impl Future<Output = Result<(), BoxError>> + Send;
 }
 
-/// A durable reader of topics: its offsets are in the database that its effects go to.
+/// Consumer of topics. Its offsets are stored in the database that the handler writes to.
 #[derive(Debug)]
 pub struct Consumer<A> {
     name: &'static str,
@@ -59,9 +61,9 @@ pub struct Consumer<A> {
     handler: A,
 }
 
-/// An offset that moves in the transaction of the effect.
+/// Move of the offset of one partition, done in the transaction that applies the records.
 #[derive(Debug, Clone, Copy)]
-struct Move {
+struct OffsetMove {
     topic: &'static str,
     partition: i64,
     from: Offset,
@@ -69,8 +71,8 @@ struct Move {
 }
 
 impl<A: Apply> Consumer<A> {
-    /// A consumer of this name; its place in the log is kept under it. In Kafka it is the group's name: all processes that
-    /// consume under one name share the partitions.
+    /// Creates a consumer. Its offsets are stored under `name`. In Kafka, `name` is the consumer group:
+    /// processes with the same name share the partitions.
     pub fn new(name: &'static str, topics: &'static [&'static str], log: &Log, db: &Db, handler: A) -> Self {
         if let Log::Local(log) = log {
             for topic in topics {
@@ -80,13 +82,13 @@ impl<A: Apply> Consumer<A> {
         Self { name, topics, log: log.clone(), db: db.clone(), handler }
     }
 
-    /// Reads and applies until shut down.
+    /// Reads and applies records until shutdown.
     ///
     /// # Errors
-    /// [`Stopped`] where the log is not the one that was read before: nothing is applied then.
+    /// [`Stopped`] if the log is not the one that was read before. Nothing is applied in that case.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Stopped> {
         metrics::gauge!("consumer_stopped", "consumer" => self.name).set(0.0);
-        let mut backoff = BACKOFF_MIN;
+        let mut backoff = new_backoff();
         while !shutdown.is_cancelled() {
             let session = match &self.log {
                 Log::Local(log) => local::session(&self, log, &shutdown, &mut backoff).await,
@@ -99,41 +101,41 @@ impl<A: Apply> Consumer<A> {
                     return Err(stopped);
                 }
                 Err(error) => {
-                    self.failed(&*error, backoff);
-                    shutdown.run_until_cancelled(tokio::time::sleep(backoff)).await;
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    let delay = backoff.next_delay();
+                    self.report_failure(&*error, delay);
+                    shutdown.run_until_cancelled(tokio::time::sleep(delay)).await;
                 }
             }
         }
         Ok(())
     }
 
-    /// Applies records and moves the offsets that lead past them, both or neither.
-    async fn apply(&self, records: &[Record], moves: &[Move]) -> Result<(), BoxError> {
+    /// Applies records and moves the offsets past them in one transaction.
+    async fn apply(&self, records: &[Record], moves: &[OffsetMove]) -> Result<(), BoxError> {
         self.handler.before(records).await?;
         let mut tx = self.db.begin().await?;
         self.handler.apply(&mut tx, records).await?;
-        for Move { topic, partition, from, to } in moves {
+        for OffsetMove { topic, partition, from, to } in moves {
             if !offset::advance(&mut tx, (self.name, topic, *partition), *from, *to).await? {
-                return Err("another process has moved our offset".into());
+                return Err("another process has moved the offset".into());
             }
         }
         tx.commit().await?;
-        self.measure(records);
+        self.report_applied(records);
         Ok(())
     }
 
-    fn failed(&self, error: &(dyn std::error::Error + Send + Sync), retry_in: Duration) {
+    fn report_failure(&self, error: &(dyn std::error::Error + Send + Sync), retry_in: Duration) {
         metrics::counter!("consumer_retries_total", "consumer" => self.name).increment(1);
-        tracing::error!(consumer = self.name, %error, retry_in_ms = retry_in.as_millis(), "a batch failed");
+        tracing::error!(consumer = self.name, %error, retry_in_ms = retry_in.as_millis(), "batch failed");
     }
 
-    fn measure(&self, records: &[Record]) {
+    fn report_applied(&self, records: &[Record]) {
         for record in records {
             let labels = [("consumer", self.name), ("topic", record.topic)];
             metrics::counter!("consumer_records_total", &labels).increment(1);
-            let request_id = record.headers.request_id.as_deref();
-            let (topic, kind, key) = (record.topic, &record.kind, &record.key);
+            let Record { topic, kind, key, headers, .. } = record;
+            let request_id = headers.request_id.as_deref();
             tracing::debug!(consumer = self.name, topic, kind, key, request_id, "applied");
         }
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -145,8 +147,13 @@ impl<A: Apply> Consumer<A> {
     }
 }
 
-/// Says how many records of a topic a consumer has not applied yet.
+/// Creates the backoff of a consumer.
+const fn new_backoff() -> Backoff {
+    Backoff::new(BACKOFF_MIN, BACKOFF_MAX)
+}
+
+/// Sets the metric of the number of records of a topic that a consumer has not applied.
 #[expect(clippy::cast_precision_loss, reason = "a gauge holds a float")]
-fn lag(consumer: &'static str, topic: &'static str, records: i64) {
+fn set_lag(consumer: &'static str, topic: &'static str, records: i64) {
     metrics::gauge!("consumer_lag_records", "consumer" => consumer, "topic" => topic).set(records as f64);
 }

@@ -1,30 +1,31 @@
-//! What went wrong on the way from an outbox to a consumer, by what the caller can do about it.
+//! Error of the event log, one variant per reaction of the caller.
 
 use rdkafka::error::KafkaError;
 
-/// An error of the log.
+/// Error of the event log.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database that holds an outbox or an offset.
+    /// Error of the database that holds an outbox or an offset.
     #[error(transparent)]
     Database(#[from] db::Error),
-    /// Kafka is away or refuses: try again later.
+    /// Kafka is unavailable or rejected the request. The request may be retried.
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
-    /// A URL that names no Kafka.
-    #[error("a Kafka URL is kafka://host:port, with more brokers after commas")]
+    /// Malformed Kafka URL.
+    #[error("a Kafka URL is kafka://host:port, with further brokers after commas")]
     Url,
-    /// A topic exists with another number of partitions: keys would move between them, and with them their order.
+    /// A topic exists with a different number of partitions. Changing the number would move keys to
+    /// other partitions and lose their order.
     #[error("topic {topic} has {found} partitions, not {wanted}")]
     Partitions {
-        /// Which topic.
+        /// Name of the topic.
         topic: String,
-        /// How many it has.
+        /// Number of partitions that it has.
         found: usize,
-        /// How many it should have.
+        /// Number of partitions that it must have.
         wanted: i32,
     },
-    /// The process is ending, and a call to Kafka with it.
-    #[error("a blocking call was cut short")]
+    /// A blocking call to Kafka was cancelled because the process is shutting down.
+    #[error("a blocking call was cancelled")]
     Cancelled,
 }

@@ -1,5 +1,6 @@
-//! Kafka as the log: where it is, its topics, and whether it answers. What librdkafka is told is in [`settings`], how an
-//! event becomes a record in [`wire`], what becomes of its callbacks and of clients that cannot be closed in [`client`].
+//! Kafka as the event log: connection settings, topics and a reachability check. The configuration of
+//! librdkafka is in [`settings`], the encoding of records in [`wire`], its callbacks and the closing of
+//! clients in [`client`].
 
 pub(crate) mod client;
 pub(crate) mod settings;
@@ -24,36 +25,47 @@ pub(crate) use tail::Tail;
 pub use topics::Topic;
 
 use crate::Error;
-use client::{Closing, Context, Heard};
+use client::{Context, GroupEvent, KafkaClient};
 
-/// How long a question to Kafka may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of a request to Kafka.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a consumer may be silent before its partitions go to others.
+/// Time without a heartbeat after which the partitions of a consumer are reassigned.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A member of a group, and what it hears.
-pub(crate) type Member = (Closing<StreamConsumer<Context>>, mpsc::UnboundedReceiver<Heard>);
+/// Partition of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TopicPartition {
+    pub(crate) topic: &'static str,
+    pub(crate) number: i32,
+}
 
-/// A Kafka cluster, as one process uses it. Clones are the same.
+/// Member of a consumer group, and the events of its membership.
+pub(crate) type Member = (KafkaClient<StreamConsumer<Context>>, mpsc::UnboundedReceiver<GroupEvent>);
+
+/// Kafka cluster and the settings with which this process uses it. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Kafka(Arc<Shared>);
+pub struct Kafka(Arc<Cluster>);
 
 #[derive(Debug)]
-struct Shared {
+struct Cluster {
     brokers: String,
     instance: Option<String>,
     session_timeout: Duration,
-    probe: OnceLock<Closing<BaseConsumer<Context>>>,
+    /// Client that belongs to no group, created for the first request.
+    probe: OnceLock<KafkaClient<BaseConsumer<Context>>>,
 }
 
 impl Kafka {
-    /// The cluster at `kafka://host:port,host:port`. `instance` names this process among those that consume under the same
-    /// names: another one for each, and the same again after a restart, so that it gets its partitions back at once. Without
-    /// one, a process that was killed keeps its partitions from the others for fifteen seconds, and one that ends does not.
+    /// Parses a URL of the form `kafka://host:port,host:port`. Does not connect.
+    ///
+    /// `instance` is the static member id of this process in its consumer groups. It must differ between
+    /// processes and stay the same after a restart; the process then gets its partitions back
+    /// immediately. With or without it, the partitions of a killed process are reassigned after 15
+    /// seconds. Without it, a process that ends regularly frees them immediately.
     ///
     /// # Errors
-    /// [`Error::Url`] for anything else. Nothing is connected yet.
+    /// [`Error::Url`] if the URL has another form.
     pub fn new(url: &str, instance: Option<&str>) -> Result<Self, Error> {
         let brokers = url.strip_prefix("kafka://").ok_or(Error::Url)?.trim_end_matches('/');
         for broker in brokers.split(',') {
@@ -62,62 +74,71 @@ impl Kafka {
                 return Err(Error::Url);
             }
         }
-        let (brokers, instance) = (brokers.to_owned(), instance.map(str::to_owned));
-        let (session_timeout, probe) = (SESSION_TIMEOUT, OnceLock::new());
-        Ok(Self(Arc::new(Shared { brokers, instance, session_timeout, probe })))
+        Ok(Self(Arc::new(Cluster {
+            brokers: brokers.to_owned(),
+            instance: instance.map(str::to_owned),
+            session_timeout: SESSION_TIMEOUT,
+            probe: OnceLock::new(),
+        })))
     }
 
-    /// The same cluster with another time for which a consumer may be silent before its partitions go to others: fifteen
-    /// seconds unless told.
+    /// Returns the same cluster with another session timeout for consumers. The default is 15 seconds.
     #[must_use]
     pub fn with_session_timeout(&self, session_timeout: Duration) -> Self {
-        let (brokers, instance) = (self.0.brokers.clone(), self.0.instance.clone());
-        Self(Arc::new(Shared { brokers, instance, session_timeout, probe: OnceLock::new() }))
+        let Cluster { brokers, instance, .. } = &*self.0;
+        Self(Arc::new(Cluster {
+            brokers: brokers.clone(),
+            instance: instance.clone(),
+            session_timeout,
+            probe: OnceLock::new(),
+        }))
     }
 
-    /// Whether a broker answers.
+    /// Checks that a broker answers.
     ///
     /// # Errors
-    /// [`Error::Kafka`] where none does within five seconds.
+    /// [`Error::Kafka`] if no broker answers within five seconds.
     pub async fn ping(&self) -> Result<(), Error> {
         let probe = self.probe()?;
-        blocking(move || probe.client().fetch_metadata(Some("-"), PATIENCE)).await.map(drop)
+        blocking(move || probe.client().fetch_metadata(Some("-"), REQUEST_TIMEOUT)).await.map(drop)
     }
 
-    /// A member of the group of this name, subscribed to topics. What it is assigned waits for an answer.
+    /// Creates a member of a consumer group, subscribed to topics. The owner must answer each
+    /// [`GroupEvent::Assigned`].
     pub(crate) fn member(&self, group: &'static str, topics: &[&str]) -> Result<Member, KafkaError> {
-        let (context, heard) = Context::member(group);
-        let (instance, session_timeout) = (self.0.instance.as_deref(), self.0.session_timeout);
-        let config = settings::member(self.config(), group, instance, session_timeout);
-        let client: Closing<StreamConsumer<Context>> = Closing::new(config.create_with_context(context)?);
+        let (context, events) = Context::member(group);
+        let Cluster { instance, session_timeout, .. } = &*self.0;
+        let config = settings::member(self.config(), group, instance.as_deref(), *session_timeout);
+        let client: KafkaClient<StreamConsumer<Context>> =
+            KafkaClient::new(config.create_with_context(context)?);
         client.subscribe(topics)?;
-        Ok((client, heard))
+        Ok((client, events))
     }
 
-    /// A producer for a relay.
+    /// Creates a producer for a relay.
     pub(crate) fn producer(
         &self,
         name: &'static str,
-    ) -> Result<Closing<FutureProducer<Context>>, KafkaError> {
-        Ok(Closing::new(settings::producer(self.config()).create_with_context(Context::quiet(name))?))
+    ) -> Result<KafkaClient<FutureProducer<Context>>, KafkaError> {
+        Ok(KafkaClient::new(settings::producer(self.config()).create_with_context(Context::new(name))?))
     }
 
-    /// A client of no group, for questions.
+    /// Returns the client for requests outside a consumer group.
     fn probe(&self) -> Result<Arc<BaseConsumer<Context>>, Error> {
         if let Some(probe) = self.0.probe.get() {
             return Ok(probe.shared());
         }
-        let probe = Closing::new(self.config().create_with_context(Context::quiet("probe"))?);
+        let probe = KafkaClient::new(self.config().create_with_context(Context::new("probe"))?);
         Ok(self.0.probe.get_or_init(|| probe).shared())
     }
 
-    /// What every client is told.
+    /// Returns the settings that all clients share.
     fn config(&self) -> ClientConfig {
         settings::common(&self.0.brokers)
     }
 }
 
-/// A call that waits inside librdkafka, on a thread for such calls.
+/// Runs a call that blocks inside librdkafka on a thread for blocking calls.
 pub(crate) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, Error> {
@@ -132,14 +153,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_names_brokers_with_their_ports() {
-        for good in ["kafka://localhost:9092", "kafka://a:1,b:2", "kafka://[::1]:9092/"] {
-            assert!(Kafka::new(good, None).is_ok(), "{good}");
+    fn a_url_lists_brokers_with_ports() {
+        for valid in ["kafka://localhost:9092", "kafka://a:1,b:2", "kafka://[::1]:9092/"] {
+            assert!(Kafka::new(valid, None).is_ok(), "{valid}");
         }
-        for bad in
+        for invalid in
             ["localhost:9092", "kafka://", "kafka://a", "kafka://a:1,", "kafka://:9092", "kafka://a:99999"]
         {
-            assert!(matches!(Kafka::new(bad, None), Err(Error::Url)), "{bad}");
+            assert!(matches!(Kafka::new(invalid, None), Err(Error::Url)), "{invalid}");
         }
     }
 }

@@ -1,70 +1,73 @@
-//! A lease: a row that says who may do what only one process at a time may do, and until when by the database's clock.
-//! A row and no advisory lock, because a pooler in between gives one of those to two clients.
+//! Lease: a row that names the only process allowed to do a job, and the time by the database's clock
+//! until which it may. It is a row and not an advisory lock, because a connection pooler can give the
+//! same advisory lock to two clients.
 
 use std::time::{Duration, Instant};
 
 use db::{Db, Error, Query, query};
 use uuid::Uuid;
 
-/// A lease that this process holds.
+/// Lease held by this process.
 #[derive(Debug)]
 pub(crate) struct Lease {
     name: &'static str,
     owner: Uuid,
     epoch: i64,
     term: Duration,
-    /// By our own clock, from before the database was asked: never later than what the row says.
-    until: Instant,
+    /// Expiry by the clock of this process, measured from before the statement was sent. Never later
+    /// than the expiry in the row.
+    expires_at: Instant,
 }
 
 impl Lease {
-    /// Takes the lease where nobody holds it, or where its term has passed. `None`: somebody else holds it.
-    pub(crate) async fn take(
+    /// Acquires the lease if it is free or expired. Returns `None` if another process holds it.
+    pub(crate) async fn acquire(
         db: &Db,
         name: &'static str,
         owner: Uuid,
         term: Duration,
     ) -> Result<Option<Self>, Error> {
-        let until = Instant::now() + term;
+        let expires_at = Instant::now() + term;
         let mut tx = db.begin().await?;
-        let take = query(
-            "insert into lease (name, owner, epoch, expires_at_us) values ($1, $2, 1, (select now_us from clock) + $3)
+        let acquire = query(
+            "insert into lease (name, owner, epoch, expires_at_us)
+             values ($1, $2, 1, (select now_us from clock) + $3)
              on conflict (name) do update
              set owner = excluded.owner, epoch = lease.epoch + 1, expires_at_us = excluded.expires_at_us
              where lease.expires_at_us <= (select now_us from clock)
              returning epoch",
         );
-        let row = take.bind(name).bind(owner).bind(microseconds(term)).optional(&mut tx).await?;
+        let row = acquire.bind(name).bind(owner).bind(microseconds(term)).optional(&mut tx).await?;
         tx.commit().await?;
         let Some(row) = row else { return Ok(None) };
-        Ok(Some(Self { name, owner, epoch: row.get("epoch")?, term, until }))
+        Ok(Some(Self { name, owner, epoch: row.get("epoch")?, term, expires_at }))
     }
 
-    /// Extends the term. `false`: somebody else has taken the lease meanwhile. Dropped half-way, it does no harm.
+    /// Extends the term. Returns `false` if another process has acquired the lease. Cancel-safe.
     pub(crate) async fn renew(&mut self, db: &Db) -> Result<bool, Error> {
-        let until = Instant::now() + self.term;
+        let expires_at = Instant::now() + self.term;
         let renew = query(
             "update lease set expires_at_us = (select now_us from clock) + $4
              where name = $1 and owner = $2 and epoch = $3",
         );
         let renew = renew.bind(self.name).bind(self.owner).bind(self.epoch).bind(microseconds(self.term));
-        let ours = db.detach(write(db.clone(), renew)).await? == 1;
-        if ours {
-            self.until = until;
+        let renewed = db.detach(write(db.clone(), renew)).await? == 1;
+        if renewed {
+            self.expires_at = expires_at;
         }
-        Ok(ours)
+        Ok(renewed)
     }
 
-    /// Holds the lease by renewing it three times a term; returns when it is lost, be it because the database has not
-    /// answered for a whole term.
+    /// Renews the lease three times per term. Returns when the lease is lost, which includes the case
+    /// that the database did not answer for a whole term.
     pub(crate) async fn hold(&mut self, db: &Db) {
         while self.is_held() {
-            tokio::time::sleep(self.due_in()).await;
-            match tokio::time::timeout(self.left(), self.renew(db)).await {
+            tokio::time::sleep(self.renewal_due_in()).await;
+            match tokio::time::timeout(self.remaining(), self.renew(db)).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => {
-                    tracing::warn!(lease = self.name, %error, "a lease was not renewed");
+                    tracing::warn!(lease = self.name, %error, "lease renewal failed");
                     tokio::time::sleep(self.term / 20).await;
                 }
                 Err(_) => {}
@@ -72,7 +75,7 @@ impl Lease {
         }
     }
 
-    /// Gives the lease back, so that the next one need not wait for the term to pass.
+    /// Releases the lease, so that the next process need not wait until it expires.
     pub(crate) async fn release(self, db: &Db) -> Result<(), Error> {
         let release =
             query("update lease set expires_at_us = 0 where name = $1 and owner = $2 and epoch = $3");
@@ -80,23 +83,23 @@ impl Lease {
         db.detach(write(db.clone(), release)).await.map(drop)
     }
 
-    /// Whether it is certain that nobody else has the lease.
+    /// Returns `true` while no other process can hold the lease.
     pub(crate) fn is_held(&self) -> bool {
-        Instant::now() < self.until
+        Instant::now() < self.expires_at
     }
 
-    /// Which term of the lease this is: rises with every owner.
+    /// Returns the number of this acquisition. It increases with every new owner.
     pub(crate) fn epoch(&self) -> i64 {
         self.epoch
     }
 
-    fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
+    fn remaining(&self) -> Duration {
+        self.expires_at.saturating_duration_since(Instant::now())
     }
 
-    /// How long until it is to be renewed.
-    pub(crate) fn due_in(&self) -> Duration {
-        self.left().saturating_sub(self.term * 2 / 3)
+    /// Returns the time until the next renewal, which is due when a third of the term has passed.
+    pub(crate) fn renewal_due_in(&self) -> Duration {
+        self.remaining().saturating_sub(self.term * 2 / 3)
     }
 }
 

@@ -1,9 +1,9 @@
-//! Events from one service's transaction to another's, each applied exactly once. The producer writes them to its outbox
-//! together with their cause ([`outbox`]); a [`Log`] carries them (to Kafka by a [`Relay`]); a [`Consumer`] applies a batch
-//! and moves its offset in one transaction, so that a crash repeats both or neither. A [`Tail`] follows the log without
-//! keeping an offset.
+//! Transactional outbox, event log and consumers. An event is applied exactly once.
 //!
-//! Nothing here knows what the events mean: a payload is bytes.
+//! A producer writes events to its [`outbox`] in the transaction that causes them. A [`Log`] carries
+//! them; to Kafka they are copied by a [`Relay`]. A [`Consumer`] applies a batch and moves its offset in
+//! one transaction, so that a crash repeats both or neither. A [`Tail`] follows the log without a stored
+//! offset. The crate is independent of the domain: payloads are bytes.
 
 mod consumer;
 mod error;
@@ -19,26 +19,26 @@ mod tail;
 pub use consumer::{Apply, BoxError, Consumer};
 pub use error::Error;
 pub use kafka::{Kafka, Topic};
-pub use local::{Aside, Local};
+pub use local::{Local, UnconsumedTopic};
 pub use offset::{Mismatch, Stopped};
 pub use record::{Event, Headers, Record};
 pub use relay::Relay;
-pub use tail::{Next, Tail};
+pub use tail::{Tail, TailBatch};
 
-/// The log that carries events from outboxes to consumers.
+/// Event log: carries events from outboxes to consumers.
 #[derive(Debug, Clone)]
 pub enum Log {
-    /// The outbox tables of SQLite databases in this process, read by cursor.
+    /// Outbox tables of SQLite databases in this process, read by cursor.
     Local(Local),
-    /// Kafka, filled by a relay beside each outbox.
+    /// Kafka topics, filled by one relay per outbox.
     Kafka(Kafka),
 }
 
 impl Log {
-    /// Follows topics from their ends, without keeping an offset.
+    /// Follows topics from their current ends, without a stored offset.
     ///
     /// # Errors
-    /// Where the log cannot be read, or a topic is not there.
+    /// [`Error::Database`] or [`Error::Kafka`] if the log cannot be read or a topic does not exist.
     pub async fn tail(&self, topics: &[&'static str]) -> Result<Tail, Error> {
         match self {
             Self::Local(local) => local.tail(topics).await,
@@ -47,7 +47,7 @@ impl Log {
     }
 }
 
-/// This crate's migrations: `outbox`, `consumer_offset` and `lease`.
+/// Migrations of the tables `outbox`, `consumer_offset` and `lease`.
 pub static MIGRATIONS: db::Migrations = db::Migrations {
     sqlite: sqlx::migrate!("./migrations/sqlite"),
     postgres: sqlx::migrate!("./migrations/postgres"),

@@ -1,12 +1,11 @@
-//! The log of one process: the outbox tables of its SQLite databases, read by cursor. One writer at a time commits there,
-//! so ids appear in order and a cursor over them loses nothing (over a Postgres outbox it would).
+//! Local event log: the outbox tables of the SQLite databases in this process, read by a cursor over
+//! ids. SQLite has one writer at a time, so ids become visible in order and a cursor misses none. With
+//! Postgres it would miss some.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use db::{Db, Error, Row, query};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,132 +14,132 @@ use crate::{
     offset::{Mismatch, Offset},
 };
 
-/// How often old rows are removed.
-const PRUNE_EVERY: Duration = Duration::from_secs(600);
-/// Rows that are removed in one transaction: writers wait for it.
-const PRUNE_BATCH: u64 = 1_000;
-/// How long an event stays although everyone has applied it: people look back a day.
-const KEEP: Duration = Duration::from_secs(24 * 3600);
-/// Where nothing wakes a reader, it looks by itself this often.
-const POLL: Duration = Duration::from_secs(1);
+/// Interval between deletions of old rows.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
+/// Maximum number of rows deleted in one transaction, because writers wait for it.
+const PRUNE_BATCH_MAX: u64 = 1_000;
+/// Retention of events that every consumer has applied, for operators who inspect the last day.
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Interval at which an idle reader polls, in addition to being woken by commits.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The outboxes of this process, by topic.
+/// Event log over the outboxes of this process. Clones share the state.
 #[derive(Debug, Clone)]
-pub struct Local(Arc<Shared>);
+pub struct Local(Arc<Outboxes>);
 
 #[derive(Debug)]
-struct Shared {
+struct Outboxes {
     producers: Vec<(&'static str, Db)>,
-    asides: Vec<Aside>,
-    cursors: Mutex<Vec<Cursor>>,
+    unconsumed: Vec<UnconsumedTopic>,
+    consumers: Mutex<Vec<Registration>>,
 }
 
-/// What an outbox holds for people, and no reader of the log: it goes by its age alone.
+/// Topic of an outbox that no consumer reads, such as dead letters. Its events are deleted by age.
 #[derive(Debug, Clone)]
-pub struct Aside {
-    /// Its topic.
+pub struct UnconsumedTopic {
+    /// Name of the topic.
     pub topic: &'static str,
-    /// Where it is.
+    /// Database of the outbox.
     pub db: Db,
-    /// How long it stays.
-    pub keep: Duration,
+    /// Age at which events are deleted.
+    pub retention: Duration,
 }
 
-/// A durable consumer: what it has not applied yet must stay.
+/// Consumer of a topic. Events that it has not applied must not be deleted.
 #[derive(Debug, Clone)]
-struct Cursor {
+struct Registration {
     consumer: &'static str,
     topic: &'static str,
     db: Db,
 }
 
 impl Local {
-    /// A log over the outboxes of these databases, each with a topic that it holds.
+    /// Creates a log over these outboxes, each with the topic that it holds.
     pub fn new(producers: Vec<(&'static str, Db)>) -> Self {
-        Self::with_asides(producers, Vec::new())
+        Self::with_unconsumed_topics(producers, Vec::new())
     }
 
-    /// The same, where these outboxes hold also what nobody here reads.
-    pub fn with_asides(producers: Vec<(&'static str, Db)>, asides: Vec<Aside>) -> Self {
-        Self(Arc::new(Shared { producers, asides, cursors: Mutex::default() }))
+    /// Creates a log over these outboxes, some of which also hold topics without a consumer.
+    pub fn with_unconsumed_topics(
+        producers: Vec<(&'static str, Db)>,
+        unconsumed: Vec<UnconsumedTopic>,
+    ) -> Self {
+        Self(Arc::new(Outboxes { producers, unconsumed, consumers: Mutex::default() }))
     }
 
-    /// Follows topics from their ends, without keeping an offset.
+    /// Follows topics from their current ends, without a stored offset.
     ///
     /// # Errors
-    /// Where an outbox cannot be read.
+    /// [`Error::Database`](crate::Error::Database) if an outbox cannot be read.
     pub async fn tail(&self, topics: &[&'static str]) -> Result<crate::Tail, crate::Error> {
         let wake = self.wake(topics);
         let mut cursors = Vec::new();
         for topic in topics {
-            cursors.push((*topic, self.bounds(topic).await?.1));
+            cursors.push((*topic, self.watermarks(topic).await?.1));
         }
         Ok(crate::Tail::local(Tail { log: self.clone(), cursors, wake }))
     }
 
-    /// Removes old rows from time to time, until shut down.
+    /// Deletes old rows at regular intervals until shutdown.
     pub async fn run(&self, shutdown: CancellationToken) {
-        while shutdown.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
-            if let Err(error) = self.prune(KEEP).await {
-                tracing::warn!(%error, "outboxes were not pruned");
+        while shutdown.run_until_cancelled(tokio::time::sleep(PRUNE_INTERVAL)).await.is_some() {
+            if let Err(error) = self.prune(RETENTION).await {
+                tracing::warn!(%error, "pruning the outboxes failed");
             }
         }
     }
 
-    /// Removes rows that are older than `keep` and that every durable consumer has applied; the row that a consumer
-    /// applied last stays, so that it can be recognised. An [`Aside`] goes when it is older than it is to stay.
+    /// Deletes rows that are older than `retention` and that every consumer has applied. Returns the
+    /// number of deleted rows. The row that a consumer applied last is kept, because the consumer
+    /// recognises the log by it. Rows of an [`UnconsumedTopic`] are deleted after the topic's own
+    /// retention.
     ///
     /// # Errors
-    /// Where an outbox or a consumer's offset cannot be read or written.
-    pub async fn prune(&self, keep: Duration) -> Result<u64, Error> {
+    /// Any error of the databases with the outboxes and offsets.
+    pub async fn prune(&self, retention: Duration) -> Result<u64, Error> {
         let mut pruned = 0;
         for (topic, producer) in &self.0.producers {
-            let cursors =
-                self.cursors().iter().filter(|cursor| cursor.topic == *topic).cloned().collect::<Vec<_>>();
+            let consumers = self.0.consumers.lock().clone();
             let mut lowest = i64::MAX;
-            for cursor in &cursors {
-                let offset = crate::offset::load(&cursor.db, cursor.consumer, topic, 0).await?;
+            for Registration { consumer, db, .. } in consumers.iter().filter(|known| known.topic == *topic) {
+                let offset = crate::offset::load(db, consumer, topic, 0).await?;
                 lowest = lowest.min(offset.map_or(0, |offset| offset.next - 1));
             }
-            pruned += remove(producer, topic, lowest, keep).await?;
+            pruned += delete(producer, topic, lowest, retention).await?;
         }
-        for Aside { topic, db, keep } in &self.0.asides {
-            pruned += remove(db, topic, i64::MAX, *keep).await?;
+        for UnconsumedTopic { topic, db, retention } in &self.0.unconsumed {
+            pruned += delete(db, topic, i64::MAX, *retention).await?;
         }
         Ok(pruned)
     }
 
-    /// Registers a durable consumer, so that pruning waits for it.
+    /// Registers a consumer, so that events are kept until it has applied them.
     pub(crate) fn register(&self, consumer: &'static str, topic: &'static str, db: &Db) {
-        let mut cursors = self.cursors();
-        if !cursors.iter().any(|cursor| (cursor.consumer, cursor.topic) == (consumer, topic)) {
-            cursors.push(Cursor { consumer, topic, db: db.clone() });
+        let mut consumers = self.0.consumers.lock();
+        if !consumers.iter().any(|known| (known.consumer, known.topic) == (consumer, topic)) {
+            consumers.push(Registration { consumer, topic, db: db.clone() });
         }
-    }
-
-    fn cursors(&self) -> std::sync::MutexGuard<'_, Vec<Cursor>> {
-        self.0.cursors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn producer(&self, topic: &str) -> &Db {
         let producer = self.0.producers.iter().find(|(name, _)| *name == topic);
-        &producer.expect("the log is made with every topic that is read").1
+        &producer.expect("the log was created with every topic that is read").1
     }
 
-    /// A signal for commits of the databases that hold these topics.
+    /// Returns a signal for commits of the databases that hold these topics.
     pub(crate) fn wake(&self, topics: &[&'static str]) -> Wake {
         Wake(topics.iter().map(|topic| self.producer(topic).commits()).collect())
     }
 
-    /// The first offset that is there, and the one after the last.
-    pub(crate) async fn bounds(&self, topic: &'static str) -> Result<(i64, i64), Error> {
+    /// Returns the low and high watermark: the first offset, and the one after the last.
+    pub(crate) async fn watermarks(&self, topic: &'static str) -> Result<(i64, i64), Error> {
         let row = query("select min(id) as low, max(id) as high from outbox where topic = $1").bind(topic);
         let row = row.one(self.producer(topic)).await?;
         let (low, high): (Option<i64>, Option<i64>) = (row.get("low")?, row.get("high")?);
         Ok((low.unwrap_or(0), high.map_or(0, |high| high + 1)))
     }
 
-    /// At most `limit` records at and after an offset, in order.
+    /// Reads at most `limit` records from an offset on, in order.
     pub(crate) async fn read(
         &self,
         topic: &'static str,
@@ -152,28 +151,34 @@ impl Local {
         rows.iter().map(|row| record(topic, row)).collect()
     }
 
-    /// What is wrong with the log for a consumer that has read it before: its low, its high, the record applied last
-    /// (DESIGN §5).
-    pub(crate) async fn mismatch(&self, topic: &'static str, at: Offset) -> Result<Option<Mismatch>, Error> {
-        let Some(last) = at.last_event_id else { return Ok(None) };
-        let (low, high) = self.bounds(topic).await?;
-        if at.next > high {
+    /// Compares the log with the offset of a consumer, and the record before the offset with the one
+    /// applied last (docs/design.md#start-of-a-consumer). Returns `None` if they match or if the
+    /// consumer has not applied a record yet.
+    pub(crate) async fn mismatch(
+        &self,
+        topic: &'static str,
+        offset: Offset,
+    ) -> Result<Option<Mismatch>, Error> {
+        let Some(last) = offset.last_event_id else { return Ok(None) };
+        let (low, high) = self.watermarks(topic).await?;
+        if offset.next > high {
             return Ok(Some(Mismatch::EndsAt(high)));
         }
-        if at.next < low {
-            return Ok(Some(Mismatch::BeginsAt(low)));
+        if offset.next < low {
+            return Ok(Some(Mismatch::StartsAt(low)));
         }
-        let below = self.read(topic, at.next - 1, 1).await?;
-        let foreign =
-            below.first().is_some_and(|record| record.offset == at.next - 1 && record.event_id != last);
-        Ok(foreign.then_some(Mismatch::Foreign))
+        let previous = self.read(topic, offset.next - 1, 1).await?;
+        let differs = previous
+            .first()
+            .is_some_and(|record| record.offset == offset.next - 1 && record.event_id != last);
+        Ok(differs.then_some(Mismatch::DifferentRecord))
     }
 }
 
-/// Removes a topic's rows below an id that are older than `keep`; how many.
-async fn remove(db: &Db, topic: &'static str, below: i64, keep: Duration) -> Result<u64, Error> {
-    let keep_us = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
-    let mut removed = 0;
+/// Deletes a topic's rows below an id that are older than `retention`. Returns their number.
+async fn delete(db: &Db, topic: &'static str, below: i64, retention: Duration) -> Result<u64, Error> {
+    let retention_us = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+    let mut deleted = 0;
     loop {
         let mut tx = db.begin().await?;
         let delete = query(
@@ -182,12 +187,12 @@ async fn remove(db: &Db, topic: &'static str, below: i64, keep: Duration) -> Res
                 where topic = $1 and id < $2 and created_at_us < (select now_us from clock) - $3
                 order by id limit $4)",
         );
-        let delete = delete.bind(topic).bind(below).bind(keep_us).bind(PRUNE_BATCH as i64);
+        let delete = delete.bind(topic).bind(below).bind(retention_us).bind(PRUNE_BATCH_MAX as i64);
         let batch = delete.execute(&mut tx).await?;
         tx.commit().await?;
-        removed += batch;
-        if batch < PRUNE_BATCH {
-            return Ok(removed);
+        deleted += batch;
+        if batch < PRUNE_BATCH_MAX {
+            return Ok(deleted);
         }
     }
 }
@@ -207,27 +212,27 @@ fn record(topic: &'static str, row: &Row) -> Result<Record, Error> {
     })
 }
 
-/// Wakes a reader after a commit of one of the producers.
+/// Signal that wakes a reader after a commit of a producer.
 #[derive(Debug)]
 pub(crate) struct Wake(Vec<watch::Receiver<u64>>);
 
 impl Wake {
-    /// Everything committed so far is about to be read.
+    /// Clears the signal. Call it before reading, so that a commit during the read wakes the next wait.
     pub(crate) fn reset(&mut self) {
         for commits in &mut self.0 {
             commits.mark_unchanged();
         }
     }
 
-    /// Waits for a commit since the last reset, a second at most.
-    pub(crate) async fn woken(&mut self) {
+    /// Waits for a commit since the last reset, for at most one second.
+    pub(crate) async fn wait(&mut self) {
         let any =
             futures_util::future::select_all(self.0.iter_mut().map(|commits| Box::pin(commits.changed())));
-        drop(tokio::time::timeout(POLL, any).await);
+        drop(tokio::time::timeout(POLL_INTERVAL, any).await);
     }
 }
 
-/// A cursor for each topic, in memory.
+/// Tail of the local log: one cursor per topic, in memory.
 #[derive(Debug)]
 pub(crate) struct Tail {
     log: Local,
@@ -236,23 +241,24 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Records of one read, at most 500 a topic.
-    const LIMIT: i64 = 500;
+    /// Maximum number of records per batch.
+    const BATCH_MAX: i64 = 500;
 
-    /// The next records of one topic.
+    /// Waits for the next records. All records of a batch have the same topic.
     pub(crate) async fn next(&mut self) -> Result<Vec<Record>, Error> {
         loop {
             self.wake.reset();
             for index in 0..self.cursors.len() {
                 let (topic, from) = self.cursors[index];
-                let records = self.log.read(topic, from, Self::LIMIT).await?;
+                let records = self.log.read(topic, from, Self::BATCH_MAX).await?;
                 if let Some(last) = records.last() {
                     self.cursors[index].1 = last.offset + 1;
+                    // The topic moves to the end, so that a busy one does not starve the others.
                     self.cursors[index..].rotate_left(1);
                     return Ok(records);
                 }
             }
-            self.wake.woken().await;
+            self.wake.wait().await;
         }
     }
 }

@@ -1,83 +1,87 @@
-//! How far a consumer has come, and whether the log it finds is the one it read before.
+//! Stored offset of a consumer, and the errors of a log that does not match it.
 
 use db::{Db, Error, Tx, query};
 use uuid::Uuid;
 
 use crate::Record;
 
-/// A consumer stopped for good: applying on would count from the wrong place. An operator decides.
+/// A consumer stopped permanently, because log and database do not match and the next record could be
+/// the wrong one. An operator must resolve it.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{consumer} stopped at {topic}/{partition} before offset {next}: {why}; restore the log or the database so that they fit, and start it again"
+    "{consumer} stopped at {topic}/{partition} before offset {next}: {reason}; \
+     restore the log or the database so that they match, then restart"
 )]
 pub struct Stopped {
-    /// Who.
+    /// Name of the consumer.
     pub consumer: &'static str,
-    /// In which topic.
+    /// Topic.
     pub topic: &'static str,
-    /// In which part of it.
+    /// Partition of the topic.
     pub partition: i64,
-    /// The first offset not applied yet.
+    /// First offset that is not applied.
     pub next: i64,
-    /// What is wrong with the log.
-    pub why: Mismatch,
+    /// Difference between log and database.
+    pub reason: Mismatch,
 }
 
 impl Stopped {
-    /// Moves the consumer's place to where it can go on, over whatever is missing between: for one whose effect wants no
-    /// continuity. The database is the one that it keeps its offsets in.
+    /// Moves the stored offset to the next one that the log can deliver. Records in between are skipped,
+    /// so this is only for consumers that tolerate gaps. `db` is the database with the consumer's
+    /// offsets.
     ///
     /// # Errors
-    /// Where the database cannot be written.
+    /// Any error of the database.
     pub async fn skip(&self, db: &Db) -> Result<(), Error> {
-        let next = match self.why {
-            Mismatch::BeginsAt(place) | Mismatch::EndsAt(place) | Mismatch::CommittedAt(place) => place,
-            Mismatch::Foreign => self.next,
+        let next = match self.reason {
+            Mismatch::StartsAt(offset) | Mismatch::EndsAt(offset) | Mismatch::CommittedAt(offset) => offset,
+            Mismatch::DifferentRecord => self.next,
         };
         let mut tx = db.begin().await?;
-        let place = query(
+        let update = query(
             "insert into consumer_offset (consumer, topic, partition, next_offset) values ($1, $2, $3, $4)
              on conflict (consumer, topic, partition) do update set next_offset = $4, last_event_id = null",
         );
-        place.bind(self.consumer).bind(self.topic).bind(self.partition).bind(next).execute(&mut tx).await?;
+        update.bind(self.consumer).bind(self.topic).bind(self.partition).bind(next).execute(&mut tx).await?;
         tx.commit().await
     }
 }
 
-/// How a log shows that it is not the one that was read before.
+/// Sign that the log is not the one that the consumer read before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// It ends before our offset: it lost its data, or our database is of another log.
+    /// The log ends before the stored offset: it lost records, or the database belongs to another log.
     #[error("the log ends at {0}")]
     EndsAt(i64),
-    /// It begins after our offset: events were removed that nobody here applied.
-    #[error("the log begins at {0}")]
-    BeginsAt(i64),
-    /// The record below our offset is not the one we applied.
-    #[error("the record before it is another one")]
-    Foreign,
-    /// Kafka has seen us further than our database knows: the database was restored from an older day.
-    #[error("Kafka remembers that we applied up to {0}: our database is older than that")]
+    /// The log starts after the stored offset: records were deleted before they were applied.
+    #[error("the log starts at {0}")]
+    StartsAt(i64),
+    /// The record before the stored offset is not the one that was applied.
+    #[error("the record before the position differs")]
+    DifferentRecord,
+    /// The offset committed to Kafka is ahead of the stored one: the database was restored from an older
+    /// backup.
+    #[error("Kafka's committed offset is higher: {0}")]
     CommittedAt(i64),
 }
 
-/// A consumer's place in one part of a topic.
+/// Position of a consumer in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offset {
-    /// The first offset not applied yet.
+    /// First offset that is not applied.
     pub next: i64,
-    /// The record applied last.
+    /// Identity of the last applied record.
     pub last_event_id: Option<Uuid>,
 }
 
 impl Offset {
-    /// The place after a record.
+    /// Returns the position after a record.
     pub(crate) fn after(last: &Record) -> Self {
         Self { next: last.offset + 1, last_event_id: Some(last.event_id) }
     }
 }
 
-/// The stored offset, where the consumer has been here before.
+/// Loads the stored offset; `None` if the consumer is new.
 pub(crate) async fn load(
     db: &Db,
     consumer: &str,
@@ -85,7 +89,8 @@ pub(crate) async fn load(
     partition: i64,
 ) -> Result<Option<Offset>, Error> {
     let row = query(
-        "select next_offset, last_event_id from consumer_offset where consumer = $1 and topic = $2 and partition = $3",
+        "select next_offset, last_event_id from consumer_offset
+         where consumer = $1 and topic = $2 and partition = $3",
     );
     let Some(row) = row.bind(consumer).bind(topic).bind(partition).optional(db).await? else {
         return Ok(None);
@@ -93,8 +98,8 @@ pub(crate) async fn load(
     Ok(Some(Offset { next: row.get("next_offset")?, last_event_id: row.get("last_event_id")? }))
 }
 
-/// Stores where a new consumer begins.
-pub(crate) async fn begin(
+/// Stores the start offset of a new consumer.
+pub(crate) async fn create(
     db: &Db,
     consumer: &str,
     topic: &str,
@@ -111,8 +116,8 @@ pub(crate) async fn begin(
     Ok(Offset { next, last_event_id: None })
 }
 
-/// Moves the offset inside the effect's transaction. `false`: another process has moved it meanwhile, and this one is a
-/// zombie that must roll back.
+/// Moves the offset in the transaction that applies the records. Returns `false` if another process has
+/// moved it, in which case the caller must roll back.
 pub(crate) async fn advance(
     tx: &mut Tx,
     (consumer, topic, partition): (&str, &str, i64),

@@ -1,7 +1,9 @@
-//! The producer's side: events written in the transaction of their cause, in the order in which they are given.
+//! Outbox table: a producer appends events in the transaction that causes them, and a relay or the local
+//! log reads them in the order of their ids.
 //!
-//! Whoever appends holds the lock of the row that gives the event its version; ids and versions then rise together, and no
-//! reader in id order sees two events of one key swapped.
+//! A producer must hold the lock of the row from which an event takes its version. Ids and versions of a
+//! key then increase together, and a reader in id order sees the events of a key in the order of their
+//! versions.
 
 use std::fmt::Write;
 
@@ -11,14 +13,15 @@ use uuid::Uuid;
 
 use crate::{Event, Headers};
 
-/// Events that go into one statement, and the bytes of their payloads: more are split, and a larger one goes alone. A statement
-/// is one document of JSON, of which Postgres takes 256 MB.
-const CHUNK: usize = 500;
-const CHUNK_BYTES: usize = 1024 * 1024;
+/// Maximum number of events per insert statement.
+const CHUNK_MAX: usize = 500;
+/// Maximum size of the payloads per insert statement, unless a single event is larger. The rows are one
+/// JSON document, which Postgres limits to 256 MB.
+const CHUNK_MAX_BYTES: usize = 1024 * 1024;
 
-/// An event that waits for the relay.
+/// Event that is not published yet.
 #[derive(Debug)]
-pub(crate) struct Pending {
+pub(crate) struct PendingEvent {
     pub(crate) id: i64,
     pub(crate) event_id: Uuid,
     pub(crate) topic: String,
@@ -30,40 +33,42 @@ pub(crate) struct Pending {
     pub(crate) created_at_us: i64,
 }
 
-/// Appends events to the outbox, in one statement for up to 500 of them or 1 MiB of payloads.
+/// Appends events to the outbox in the given order, with one statement per 500 events or 1 MiB of
+/// payloads.
 ///
 /// # Errors
-/// As the database has them.
+/// Any error of the database.
 pub async fn append(tx: &mut Tx, events: &[Event]) -> Result<(), Error> {
     let mut rest = events;
     while !rest.is_empty() {
-        let (chunk, later) = rest.split_at(fitting(rest));
-        rest = later;
-        let rows: Vec<_> = chunk.iter().enumerate().map(|(place, event)| row(place, event)).collect();
+        let (chunk, remaining) = rest.split_at(chunk_len(rest));
+        rest = remaining;
+        let rows: Vec<_> = chunk.iter().enumerate().map(|(ordinal, event)| row(ordinal, event)).collect();
         let insert = query(
             "insert into outbox (event_id, topic, key, version, type, payload, request_id, traceparent)
              select event_id, topic, key, version, type, payload, request_id, traceparent
-             from rows($1: place bigint, event_id uuid, topic text, key text, version bigint, type text, payload bytea, request_id text, traceparent text) as r
-             order by place",
+             from rows($1: ordinal bigint, event_id uuid, topic text, key text, version bigint, \
+                type text, payload bytea, request_id text, traceparent text) as r
+             order by ordinal",
         );
         insert.bind(serde_json::Value::Array(rows)).execute(&mut *tx).await?;
     }
     Ok(())
 }
 
-/// How many of the first events go into one statement: one at least.
-fn fitting(events: &[Event]) -> usize {
+/// Returns the number of leading events that fit into one statement, at least one.
+fn chunk_len(events: &[Event]) -> usize {
     let mut bytes = 0;
     let fits = |event: &&Event| {
         bytes += event.payload.len();
-        bytes <= CHUNK_BYTES
+        bytes <= CHUNK_MAX_BYTES
     };
-    events.iter().take(CHUNK).take_while(fits).count().max(1).min(events.len())
+    events.iter().take(CHUNK_MAX).take_while(fits).count().max(1).min(events.len())
 }
 
-fn row(place: usize, event: &Event) -> serde_json::Value {
+fn row(ordinal: usize, event: &Event) -> serde_json::Value {
     json!({
-        "place": place,
+        "ordinal": ordinal,
         "event_id": event.event_id,
         "topic": event.topic,
         "key": event.key,
@@ -77,19 +82,19 @@ fn row(place: usize, event: &Event) -> serde_json::Value {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes every write");
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
         text
     })
 }
 
-/// The events that wait, those of the lowest ids.
-pub(crate) async fn pending(db: &Db, limit: i64) -> Result<Vec<Pending>, Error> {
+/// Loads the pending events with the lowest ids.
+pub(crate) async fn pending(db: &Db, limit: i64) -> Result<Vec<PendingEvent>, Error> {
     let rows = query("select * from outbox order by id limit $1").bind(limit).all(db).await?;
-    rows.iter().map(read).collect()
+    rows.iter().map(decode).collect()
 }
 
-fn read(row: &Row) -> Result<Pending, Error> {
-    Ok(Pending {
+fn decode(row: &Row) -> Result<PendingEvent, Error> {
+    Ok(PendingEvent {
         id: row.get("id")?,
         event_id: row.get("event_id")?,
         topic: row.get("topic")?,
@@ -102,7 +107,7 @@ fn read(row: &Row) -> Result<Pending, Error> {
     })
 }
 
-/// Removes exactly these events, even where the caller goes away meanwhile.
+/// Deletes these events. The deletion completes even if the caller's future is dropped.
 pub(crate) async fn remove(db: &Db, ids: &[i64]) -> Result<(), Error> {
     if ids.is_empty() {
         return Ok(());
@@ -118,14 +123,22 @@ pub(crate) async fn remove(db: &Db, ids: &[i64]) -> Result<(), Error> {
     .await
 }
 
-/// How many events wait, and for how long the oldest has waited, in microseconds.
-pub(crate) async fn backlog(db: &Db) -> Result<(i64, i64), Error> {
+/// Pending events of an outbox.
+pub(crate) struct Backlog {
+    pub(crate) events: i64,
+    /// Age of the oldest event, in microseconds.
+    pub(crate) age_us: i64,
+}
+
+/// Measures the backlog of an outbox.
+pub(crate) async fn backlog(db: &Db) -> Result<Backlog, Error> {
     let row = query(
-        "select count(*) as pending, cast(coalesce((select now_us from clock) - min(created_at_us), 0) as bigint) as age_us
+        "select count(*) as pending,
+            cast(coalesce((select now_us from clock) - min(created_at_us), 0) as bigint) as age_us
          from outbox",
     );
     let row = row.one(db).await?;
-    Ok((row.get("pending")?, row.get("age_us")?))
+    Ok(Backlog { events: row.get("pending")?, age_us: row.get("age_us")? })
 }
 
 #[cfg(test)]
@@ -133,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_is_bounded_by_events_and_by_bytes() {
+    fn a_statement_is_limited_in_events_and_bytes() {
         let event = |bytes| Event {
             event_id: Uuid::nil(),
             topic: "t",
@@ -144,11 +157,15 @@ mod tests {
             headers: Headers::default(),
         };
         let events = |sizes: &[usize]| sizes.iter().copied().map(event).collect::<Vec<_>>();
-        assert_eq!(fitting(&events(&[])), 0);
-        assert_eq!(fitting(&events(&[10; 3])), 3);
-        assert_eq!(fitting(&events(&[10; 501])), 500);
-        assert_eq!(fitting(&events(&[512 * 1024; 500])), 2);
-        assert_eq!(fitting(&events(&[10, 1024 * 1024, 10])), 1);
-        assert_eq!(fitting(&events(&[2 * 1024 * 1024, 10])), 1, "a larger one goes alone");
+        assert_eq!(chunk_len(&events(&[])), 0);
+        assert_eq!(chunk_len(&events(&[10; 3])), 3);
+        assert_eq!(chunk_len(&events(&[10; 501])), 500);
+        assert_eq!(chunk_len(&events(&[512 * 1024; 500])), 2);
+        assert_eq!(chunk_len(&events(&[10, 1024 * 1024, 10])), 1);
+        assert_eq!(
+            chunk_len(&events(&[2 * 1024 * 1024, 10])),
+            1,
+            "an event above the limit is sent by itself"
+        );
     }
 }

@@ -1,14 +1,14 @@
-//! An event on its way: what the producer writes and what the consumer reads.
+//! Events as a producer writes them and records as a consumer reads them.
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-/// The request that caused an event, for log lines and traces on the other side.
+/// Request that caused an event. Consumers write it to their log lines and traces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// The request's id, where a request is the cause.
+    /// Request id; `None` if no request is the cause.
     pub request_id: Option<String>,
-    /// W3C trace context, where there is one.
+    /// W3C trace context.
     pub traceparent: Option<String>,
 }
 
@@ -21,53 +21,53 @@ impl From<&telemetry::Call> for Headers {
     }
 }
 
-/// An event to be written to the outbox.
+/// Event to be written to the outbox.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its identity, the same in every repetition.
+    /// Identity of the event. Stays the same when the event is delivered again.
     pub event_id: Uuid,
-    /// Where it goes.
+    /// Topic that the event is published on.
     pub topic: &'static str,
-    /// What it is about: records of one key stay in order.
+    /// Id of the entity that the event is about. Records with the same key stay in order.
     pub key: String,
-    /// The version of what it is about, 0 where there is none.
+    /// Version of that entity; 0 if it has none.
     pub version: i64,
-    /// Its name, for people and filters.
+    /// Name of the event, for operators and filters.
     pub kind: &'static str,
-    /// Its content.
+    /// Encoded event.
     pub payload: Vec<u8>,
-    /// Its cause.
+    /// Request that caused the event.
     pub headers: Headers,
 }
 
-/// An event as the log gives it.
+/// Event as it is read from the log.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Where it came from.
+    /// Topic of the record.
     pub topic: &'static str,
-    /// The part of the topic; 0 in the local log.
+    /// Partition of the topic; 0 in the local log.
     pub partition: i64,
-    /// Its place in the part; grows, with holes.
+    /// Offset in the partition. Offsets increase and have gaps.
     pub offset: i64,
-    /// Its identity.
+    /// Identity of the event; nil if the record is malformed.
     pub event_id: Uuid,
-    /// What it is about.
+    /// Id of the entity that the event is about.
     pub key: String,
-    /// The version of what it is about.
+    /// Version of that entity; 0 if it has none.
     pub version: i64,
-    /// Its name.
+    /// Name of the event; empty if the record is malformed.
     pub kind: String,
-    /// Its content.
+    /// Encoded event.
     pub payload: Bytes,
-    /// Its cause.
+    /// Request that caused the event.
     pub headers: Headers,
-    /// When it was written, by the producer's database: microseconds since the epoch.
+    /// Time of writing by the clock of the producer's database, in microseconds since the Unix epoch.
     pub created_at_us: i64,
 }
 
 impl Record {
-    /// Whether the log holds something that no relay of ours wrote: a record without our headers. It has no identity and no
-    /// kind; whoever applies records puts it among the dead letters.
+    /// Returns `true` if the record was not written by a relay: a header is missing or malformed, or key
+    /// or payload are too large. Handlers move such a record to the dead letters.
     pub fn is_malformed(&self) -> bool {
         self.event_id.is_nil()
     }

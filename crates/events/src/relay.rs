@@ -1,8 +1,9 @@
-//! The relay: carries the events of a Postgres outbox to Kafka, in the order of their ids, and removes exactly those that the
-//! broker has acknowledged. A reader by cursor would lose events there, because ids appear out of order; rows that go when
-//! they are acknowledged cannot be skipped.
+//! Relay: publishes the events of an outbox to Kafka in the order of their ids and deletes those that
+//! the broker has acknowledged. It keeps no cursor, because in Postgres ids become visible out of order
+//! and a cursor would skip events.
 //!
-//! One process per database does this, by a [`Lease`]. One that has lost it and does not know yet repeats events at worst.
+//! A [`Lease`] selects one process per database. A process that has lost the lease without noticing can
+//! only publish events twice.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rdkafka::{
     error::KafkaError,
     producer::{FutureProducer, Producer, PurgeConfig, future_producer::DeliveryFuture},
 };
+use resilience::Backoff;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -19,23 +21,25 @@ use crate::{
     BoxError, Kafka,
     kafka::{client::Context, wire},
     lease::Lease,
-    outbox::{self, Pending},
+    outbox::{self, PendingEvent},
 };
 
 const LEASE: &str = "relay";
-/// How long a relay that has died keeps others from going on.
-const TERM: Duration = Duration::from_secs(5);
-/// Events under way at once; less than the producer's queue holds.
-const BATCH: i64 = 1_000;
-/// How often the outbox is looked at when nothing in this process wakes us.
+/// Term of the lease: after a crash, the time until another relay may continue.
+const LEASE_TERM: Duration = Duration::from_secs(5);
+/// Maximum number of unacknowledged events. Less than the capacity of the producer's queue (10,000).
+const BATCH_MAX: i64 = 1_000;
+/// Interval at which an empty outbox is polled, in addition to being woken by commits of this process.
 const POLL_MIN: Duration = Duration::from_millis(20);
 const POLL_MAX: Duration = Duration::from_secs(1);
+/// Delays between terms after a failure.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How long a shutdown waits for the broker's answers.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
-const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// Time that a shutdown waits for outstanding acknowledgements.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Carries one database's outbox to Kafka.
+/// Publisher of one database's outbox to Kafka.
 #[derive(Debug)]
 pub struct Relay {
     name: &'static str,
@@ -44,167 +48,175 @@ pub struct Relay {
     owner: Uuid,
 }
 
-/// Why a term ended, where it was not shut down.
+/// End of a term other than by shutdown.
 #[derive(Debug, thiserror::Error)]
-enum End {
-    #[error("the lease is lost")]
-    Lost,
+enum TermError {
+    #[error("the lease was lost")]
+    LeaseLost,
     #[error(transparent)]
     Database(#[from] db::Error),
-    #[error("Kafka did not take an event: {0}")]
-    Refused(#[from] KafkaError),
+    #[error("Kafka did not accept an event: {0}")]
+    Delivery(#[from] KafkaError),
 }
 
 impl Relay {
-    /// A relay for this database's outbox; the name is that of the service, for metrics and log lines.
+    /// Creates a relay for the outbox of a database. `name` is the service's name in metrics and log
+    /// lines.
     pub fn new(name: &'static str, db: &Db, kafka: &Kafka) -> Self {
         Self { name, db: db.clone(), kafka: kafka.clone(), owner: Uuid::now_v7() }
     }
 
-    /// Carries events until shut down. While another process has the lease, it waits for it.
+    /// Publishes events until shutdown. Waits while another process holds the lease.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut backoff = POLL_MIN;
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
         while !shutdown.is_cancelled() {
-            let wait = match Lease::take(&self.db, LEASE, self.owner, TERM).await {
-                Ok(Some(lease)) => match self.term(lease, &shutdown, &mut backoff).await {
+            let delay = match Lease::acquire(&self.db, LEASE, self.owner, LEASE_TERM).await {
+                Ok(Some(lease)) => match self.run_term(lease, &shutdown, &mut backoff).await {
                     Ok(()) => return,
-                    Err(error) => self.failed(&*error, &mut backoff),
+                    Err(error) => self.report_failure(&*error, &mut backoff),
                 },
                 Ok(None) => POLL_MAX,
-                Err(error) => self.failed(&error, &mut backoff),
+                Err(error) => self.report_failure(&error, &mut backoff),
             };
-            shutdown.run_until_cancelled(tokio::time::sleep(wait)).await;
+            shutdown.run_until_cancelled(tokio::time::sleep(delay)).await;
         }
     }
 
-    /// Counts and logs a failure; how long to wait after it.
-    fn failed(&self, error: &(dyn std::error::Error + Send + Sync), backoff: &mut Duration) -> Duration {
-        let wait = *backoff;
-        *backoff = (wait * 2).min(BACKOFF_MAX);
+    /// Counts and logs a failure. Returns the delay before the next term.
+    fn report_failure(
+        &self,
+        error: &(dyn std::error::Error + Send + Sync),
+        backoff: &mut Backoff,
+    ) -> Duration {
+        let delay = backoff.next_delay();
         metrics::counter!("outbox_relay_failures_total", "outbox" => self.name).increment(1);
-        tracing::error!(outbox = self.name, %error, retry_in_ms = wait.as_millis(), "the relay begins anew");
-        wait
+        tracing::error!(outbox = self.name, %error, retry_in_ms = delay.as_millis(), "the relay failed");
+        delay
     }
 
-    /// Carries events for as long as the lease is ours. Whatever goes wrong ends it: what the producer still holds is thrown
-    /// away, and the next term begins with a new producer at the lowest row that is there.
-    async fn term(
+    /// Publishes events while the lease is held. Any failure ends the term: events in the producer's
+    /// queue are discarded, and the next term starts with a new producer at the lowest id in the outbox.
+    async fn run_term(
         &self,
         mut lease: Lease,
         shutdown: &CancellationToken,
-        backoff: &mut Duration,
+        backoff: &mut Backoff,
     ) -> Result<(), BoxError> {
-        tracing::info!(outbox = self.name, epoch = lease.epoch(), "the relay has the lease");
+        tracing::info!(outbox = self.name, epoch = lease.epoch(), "the relay acquired the lease");
         let producer = self.kafka.producer(self.name)?;
-        let end = tokio::select! {
-            end = self.rounds(&producer, &mut lease, shutdown, backoff) => end,
+        let result = tokio::select! {
+            result = self.publish_pending(&producer, &mut lease, shutdown, backoff) => result,
             () = self.measure() => Ok(()),
         };
         producer.purge(PurgeConfig::default().queue().inflight());
         producer.close().await;
-        if !matches!(end, Err(End::Lost)) {
-            // Of use to the next one only: without it, that one waits for the term to pass.
+        if !matches!(result, Err(TermError::LeaseLost)) {
+            // An error is ignored: the next relay then waits until the lease expires.
             drop(lease.release(&self.db).await);
         }
-        Ok(end?)
+        Ok(result?)
     }
 
-    /// Round after round: at once while there are events, else after a commit in this process or a pause that grows.
-    async fn rounds(
+    /// Publishes batch after batch: immediately while there are events, else after a commit in this
+    /// process or a growing delay.
+    async fn publish_pending(
         &self,
         producer: &FutureProducer<Context>,
         lease: &mut Lease,
         shutdown: &CancellationToken,
-        backoff: &mut Duration,
-    ) -> Result<(), End> {
+        backoff: &mut Backoff,
+    ) -> Result<(), TermError> {
         let mut commits = self.db.commits();
-        let mut pause = POLL_MIN;
+        let mut poll = Backoff::new(POLL_MIN, POLL_MAX);
         while !shutdown.is_cancelled() {
             commits.mark_unchanged();
-            if lease.due_in().is_zero() && !lease.renew(&self.db).await? {
-                return Err(End::Lost);
+            if lease.renewal_due_in().is_zero() && !lease.renew(&self.db).await? {
+                return Err(TermError::LeaseLost);
             }
-            let pending = outbox::pending(&self.db, BATCH).await?;
+            let pending = outbox::pending(&self.db, BATCH_MAX).await?;
             if pending.is_empty() {
+                let delay = poll.next_delay();
                 tokio::select! {
                     _ = commits.changed() => {}
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(delay) => {}
                     () = shutdown.cancelled() => {}
                 }
-                pause = (pause * 2).min(POLL_MAX);
                 continue;
             }
-            self.carry(producer, lease, &pending, shutdown).await?;
-            pause = POLL_MIN;
-            *backoff = POLL_MIN;
+            self.publish(producer, lease, &pending, shutdown).await?;
+            poll.reset();
+            backoff.reset();
         }
         Ok(())
     }
 
-    /// Sends events in their order, waits for the broker's answer to each, and removes those that it has.
-    async fn carry(
+    /// Sends events in order, waits for the acknowledgements, and deletes the acknowledged events.
+    async fn publish(
         &self,
         producer: &FutureProducer<Context>,
         lease: &mut Lease,
-        pending: &[Pending],
+        pending: &[PendingEvent],
         shutdown: &CancellationToken,
-    ) -> Result<(), End> {
+    ) -> Result<(), TermError> {
         if !lease.is_held() {
-            return Err(End::Lost);
+            return Err(TermError::LeaseLost);
         }
-        let (mut reports, mut refused) = (Vec::with_capacity(pending.len()), None);
+        let mut deliveries = Vec::with_capacity(pending.len());
+        let mut failure = None;
         for event in pending {
-            match producer.send_result(wire::produced(event)) {
-                Ok(report) => reports.push(delivered(event.id, report)),
+            match producer.send_result(wire::encode(event)) {
+                Ok(delivery) => deliveries.push(acknowledged_id(event.id, delivery)),
                 Err((error, _)) => {
-                    // The next ones must not overtake it.
-                    refused = Some(error);
+                    // The following events must not overtake this one.
+                    failure = Some(error);
                     break;
                 }
             }
         }
         let outcomes = tokio::select! {
-            outcomes = join_all(reports) => outcomes,
-            () = lease.hold(&self.db) => return Err(End::Lost),
-            () = late(shutdown) => return Ok(()),
+            outcomes = join_all(deliveries) => outcomes,
+            () = lease.hold(&self.db) => return Err(TermError::LeaseLost),
+            () = shutdown_timeout(shutdown) => return Ok(()),
         };
         let mut acknowledged = Vec::with_capacity(outcomes.len());
         for outcome in outcomes {
             match outcome {
                 Ok(id) => acknowledged.push(id),
-                Err(error) => refused = refused.or(Some(error)),
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
         outbox::remove(&self.db, &acknowledged).await?;
         metrics::counter!("outbox_relayed_total", "outbox" => self.name).increment(acknowledged.len() as u64);
-        refused.map_or(Ok(()), |error| Err(End::Refused(error)))
+        failure.map_or(Ok(()), |error| Err(TermError::Delivery(error)))
     }
 
-    /// Says from time to time how much waits and for how long, without end.
+    /// Sets the metrics of the backlog at regular intervals. Does not return.
     #[expect(clippy::cast_precision_loss, reason = "a gauge holds a float")]
     async fn measure(&self) {
         loop {
             match outbox::backlog(&self.db).await {
-                Ok((pending, age_us)) => {
-                    metrics::gauge!("outbox_pending", "outbox" => self.name).set(pending as f64);
-                    metrics::gauge!("outbox_age_seconds", "outbox" => self.name).set(age_us as f64 / 1e6);
+                Ok(backlog) => {
+                    metrics::gauge!("outbox_pending", "outbox" => self.name).set(backlog.events as f64);
+                    metrics::gauge!("outbox_age_seconds", "outbox" => self.name)
+                        .set(backlog.age_us as f64 / 1e6);
                 }
-                Err(error) => tracing::warn!(outbox = self.name, %error, "the outbox was not measured"),
+                Err(error) => tracing::warn!(outbox = self.name, %error, "measuring the outbox failed"),
             }
-            tokio::time::sleep(MEASURE_EVERY).await;
+            tokio::time::sleep(MEASURE_INTERVAL).await;
         }
     }
 }
 
-/// Some time after the shutdown: answers that come until then spare a repetition.
-async fn late(shutdown: &CancellationToken) {
+/// Waits until some time after shutdown. Events acknowledged within that time need not be published
+/// again.
+async fn shutdown_timeout(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
-    tokio::time::sleep(LAST_ANSWERS).await;
+    tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
 }
 
-/// The id of an event that the broker has.
-async fn delivered(id: i64, report: DeliveryFuture) -> Result<i64, KafkaError> {
-    match report.await {
+/// Waits for the acknowledgement of an event and returns the event's id.
+async fn acknowledged_id(id: i64, delivery: DeliveryFuture) -> Result<i64, KafkaError> {
+    match delivery.await {
         Ok(Ok(_)) => Ok(id),
         Ok(Err((error, _))) => Err(error),
         Err(_) => Err(KafkaError::Canceled),

@@ -1,48 +1,49 @@
-//! Following the log from its end, with the place kept in memory.
+//! Tail of the event log: follows topics from their ends, with the position in memory only.
 
 use crate::{Error, Record, kafka, local};
 
-/// What comes next in the log.
+/// Next records of a tail.
 #[derive(Debug, Default)]
-pub struct Next {
-    /// The log no longer had the reader's place: between what it was given before and these records some may be missing.
-    /// Told once, and at once: there may be no record yet.
+pub struct TailBatch {
+    /// The log no longer contained the reader's position, so records before this batch may have been
+    /// missed. Reported once and immediately, possibly without records.
     pub skipped: bool,
-    /// The records, in order within a key.
+    /// Records, in order per key.
     pub records: Vec<Record>,
 }
 
-/// A reader that begins at the log's end and keeps its place in memory.
+/// Reader that starts at the end of the log and keeps its position in memory.
 #[derive(Debug)]
-pub struct Tail(Inner);
+pub struct Tail(Source);
 
 #[derive(Debug)]
-enum Inner {
+enum Source {
     Local(local::Tail),
     Kafka(kafka::Tail),
 }
 
 impl Tail {
     pub(crate) fn local(tail: local::Tail) -> Self {
-        Self(Inner::Local(tail))
+        Self(Source::Local(tail))
     }
 
     pub(crate) fn kafka(tail: kafka::Tail) -> Self {
-        Self(Inner::Kafka(tail))
+        Self(Source::Kafka(tail))
     }
 
-    /// The next records; waits until there are some. Dropped while it waits, it loses none. After an error there may be
-    /// none at first: then the log can be read again.
+    /// Waits for the next records. Cancel-safe: no record is lost. An empty batch reports that the log
+    /// can be read again after an error.
     ///
     /// # Errors
-    /// Where the log cannot be read; the place is kept.
-    pub async fn next(&mut self) -> Result<Next, Error> {
+    /// [`Error::Database`] or [`Error::Kafka`] if the log cannot be read. The position is kept.
+    pub async fn next(&mut self) -> Result<TailBatch, Error> {
         match &mut self.0 {
-            Inner::Local(tail) => {
-                // This process writes its log itself, and none of it goes within a day: no place is ever lost.
-                Ok(Next { skipped: false, records: tail.next().await? })
+            Source::Local(tail) => {
+                // This process writes the log itself and keeps records for a day, so the position is
+                // always valid.
+                Ok(TailBatch { skipped: false, records: tail.next().await? })
             }
-            Inner::Kafka(tail) => tail.next().await,
+            Source::Kafka(tail) => tail.next().await,
         }
     }
 }

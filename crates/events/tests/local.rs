@@ -1,6 +1,7 @@
-//! The local log: everything applied once, whatever fails; nothing applied from a log that is not the known one.
+//! Tests of the local event log: each event is applied once despite failures, and none from a different
+//! log.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -16,20 +17,20 @@ use uuid::Uuid;
 const TOPIC: &str = "test.topic";
 const OTHER: &str = "test.other";
 
-/// Writes what it applies into a table, and fails every third time after it has written.
-struct Copy {
+/// Copies records into a table. If `fails` is set, every third call fails after writing.
+struct CopyHandler {
     calls: AtomicUsize,
     fails: bool,
 }
 
-impl Apply for Copy {
+impl Apply for CopyHandler {
     async fn apply(&self, tx: &mut Tx, records: &[Record]) -> Result<(), BoxError> {
         for record in records {
             let insert = query("insert into copy (version, payload) values ($1, $2)");
             insert.bind(record.version).bind(record.payload.to_vec()).execute(&mut *tx).await?;
         }
         let call = self.calls.fetch_add(1, Relaxed);
-        if self.fails && call.is_multiple_of(3) { Err("planted".into()) } else { Ok(()) }
+        if self.fails && call.is_multiple_of(3) { Err("injected failure".into()) } else { Ok(()) }
     }
 }
 
@@ -71,63 +72,67 @@ fn log(producer: &Db) -> Log {
     Log::Local(local(producer))
 }
 
-fn consumer(log: &Log, db: &Db, fails: bool) -> Consumer<Copy> {
-    Consumer::new("copier", &[TOPIC], log, db, Copy { calls: AtomicUsize::new(0), fails })
+fn consumer(log: &Log, db: &Db, fails: bool) -> Consumer<CopyHandler> {
+    Consumer::new("copier", &[TOPIC], log, db, CopyHandler { calls: AtomicUsize::new(0), fails })
 }
 
 #[tokio::test]
-async fn every_event_is_applied_once_and_in_order_though_batches_fail() {
-    let (producer, target) = (database().await, database().await);
+async fn each_event_is_applied_once_and_in_order_despite_failures() {
+    let producer = database().await;
+    let target = database().await;
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(consumer(&log(&producer.db), &target.db, true).run(shutdown.clone()));
     for start in (0..600).step_by(20) {
         append(&producer.db, TOPIC, start..start + 20).await;
         append(&producer.db, OTHER, 9_000..9_002).await;
     }
-    eventually("all is applied", || async { copied(&target.db).await.len() >= 600 }).await;
+    eventually("all events are applied", || async { copied(&target.db).await.len() >= 600 }).await;
     assert_eq!(copied(&target.db).await, (0..600).collect::<Vec<_>>());
     shutdown.cancel();
     running.await.unwrap().unwrap();
     append(&producer.db, TOPIC, 600..601).await;
     let shutdown = CancellationToken::new();
-    let again = tokio::spawn(consumer(&log(&producer.db), &target.db, false).run(shutdown.clone()));
-    eventually("it goes on where it was", || async { copied(&target.db).await.len() == 601 }).await;
+    let resumed = tokio::spawn(consumer(&log(&producer.db), &target.db, false).run(shutdown.clone()));
+    eventually("the consumer continues at its offset", || async { copied(&target.db).await.len() == 601 })
+        .await;
     shutdown.cancel();
-    again.await.unwrap().unwrap();
+    resumed.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_consumer_stops_when_the_log_is_not_the_one_it_read() {
-    let (producer, target) = (database().await, database().await);
+async fn a_consumer_stops_at_a_different_log() {
+    let producer = database().await;
+    let target = database().await;
     append(&producer.db, TOPIC, 0..10).await;
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(consumer(&log(&producer.db), &target.db, false).run(shutdown.clone()));
-    eventually("all is applied", || async { copied(&target.db).await.len() == 10 }).await;
+    eventually("all events are applied", || async { copied(&target.db).await.len() == 10 }).await;
     shutdown.cancel();
     running.await.unwrap().unwrap();
 
     let replaced = database().await;
     append(&replaced.db, TOPIC, 0..10).await;
     let stopped = consumer(&log(&replaced.db), &target.db, false).run(CancellationToken::new()).await;
-    assert!(matches!(stopped, Err(stopped) if stopped.why == Mismatch::Foreign));
+    assert!(matches!(stopped, Err(stopped) if stopped.reason == Mismatch::DifferentRecord));
 
     let restored = database().await;
     append(&restored.db, TOPIC, 0..4).await;
     let stopped = consumer(&log(&restored.db), &target.db, false).run(CancellationToken::new()).await;
-    assert!(matches!(stopped, Err(stopped) if stopped.why == Mismatch::EndsAt(5)));
+    assert!(matches!(stopped, Err(stopped) if stopped.reason == Mismatch::EndsAt(5)));
 
     append(&producer.db, TOPIC, 10..30).await;
     let mut tx = producer.db.begin().await.unwrap();
     query("delete from outbox where id < 20").execute(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
     let stopped = consumer(&log(&producer.db), &target.db, false).run(CancellationToken::new()).await;
-    assert!(matches!(stopped, Err(stopped) if stopped.why == Mismatch::BeginsAt(20)));
-    assert_eq!(copied(&target.db).await.len(), 10, "nothing was applied from the wrong place");
+    assert!(matches!(stopped, Err(stopped) if stopped.reason == Mismatch::StartsAt(20)));
+    assert_eq!(copied(&target.db).await.len(), 10, "no record of the other logs was applied");
 }
 
 #[tokio::test]
 async fn pruning_waits_for_every_consumer_and_keeps_the_last_applied_row() {
-    let (producer, target) = (database().await, database().await);
+    let producer = database().await;
+    let target = database().await;
     let local = local(&producer.db);
     let log = Log::Local(local.clone());
     append(&producer.db, TOPIC, 0..10).await;
@@ -135,16 +140,18 @@ async fn pruning_waits_for_every_consumer_and_keeps_the_last_applied_row() {
     assert_eq!(
         local.prune(Duration::ZERO).await.unwrap(),
         0,
-        "a consumer that has not begun holds everything"
+        "a consumer that has not started keeps all rows"
     );
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(consumer.run(shutdown.clone()));
-    eventually("all is applied", || async { copied(&target.db).await.len() == 10 }).await;
-    assert_eq!(local.prune(Duration::from_secs(3600)).await.unwrap(), 0, "young rows stay");
-    eventually("rows are older than nothing", || async { local.prune(Duration::ZERO).await.unwrap() == 9 })
-        .await;
+    eventually("all events are applied", || async { copied(&target.db).await.len() == 10 }).await;
+    assert_eq!(local.prune(Duration::from_secs(3600)).await.unwrap(), 0, "recent rows stay");
+    eventually("all applied rows but the last are pruned", || async {
+        local.prune(Duration::ZERO).await.unwrap() == 9
+    })
+    .await;
     append(&producer.db, TOPIC, 10..12).await;
-    eventually("it goes on", || async { copied(&target.db).await.len() == 12 }).await;
+    eventually("the consumer continues", || async { copied(&target.db).await.len() == 12 }).await;
     shutdown.cancel();
     running.await.unwrap().unwrap();
     let kept = query("select min(id) as low from outbox").one(&producer.db).await.unwrap();
@@ -152,12 +159,15 @@ async fn pruning_waits_for_every_consumer_and_keeps_the_last_applied_row() {
 }
 
 #[tokio::test]
-async fn a_tail_sees_what_comes_after_it_and_nothing_twice() {
+async fn a_tail_receives_each_later_event_once() {
     let producer = database().await;
     append(&producer.db, TOPIC, 0..5).await;
     let local = local(&producer.db);
     let mut tail = local.tail(&[TOPIC, OTHER]).await.unwrap();
-    assert!(tokio::time::timeout(Duration::from_millis(50), tail.next()).await.is_err(), "nothing is new");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), tail.next()).await.is_err(),
+        "there is no new event"
+    );
     append(&producer.db, TOPIC, 5..7).await;
     append(&producer.db, OTHER, 100..101).await;
     let mut seen = Vec::new();
@@ -170,7 +180,7 @@ async fn a_tail_sees_what_comes_after_it_and_nothing_twice() {
 }
 
 #[tokio::test]
-async fn events_beyond_one_statement_are_split_and_keep_their_order() {
+async fn many_events_are_inserted_in_order_by_several_statements() {
     for test in testkit::databases(&[&db::MIGRATIONS, &events::MIGRATIONS]).await {
         for count in [500, 501, 1_201] {
             append(&test.db, TOPIC, 0..count).await;
@@ -185,12 +195,13 @@ async fn events_beyond_one_statement_are_split_and_keep_their_order() {
 }
 
 #[tokio::test]
-async fn a_tail_is_given_at_most_500_records_at_once() {
+async fn a_tail_batch_has_at_most_500_records() {
     let producer = database().await;
     let local = local(&producer.db);
     let mut tail = local.tail(&[TOPIC]).await.unwrap();
     append(&producer.db, TOPIC, 0..1_201).await;
-    let (mut sizes, mut versions) = (Vec::new(), Vec::new());
+    let mut sizes = Vec::new();
+    let mut versions = Vec::new();
     while versions.len() < 1_201 {
         let records = tail.next().await.unwrap().records;
         sizes.push(records.len());
@@ -201,15 +212,15 @@ async fn a_tail_is_given_at_most_500_records_at_once() {
 }
 
 #[tokio::test]
-async fn pruning_removes_at_most_a_thousand_rows_in_a_transaction() {
+async fn pruning_deletes_at_most_1000_rows_per_transaction() {
     let producer = database().await;
     let local = Local::new(vec![(TOPIC, producer.db.clone())]);
     append(&producer.db, TOPIC, 0..2_500).await;
-    let oldest = || async {
+    let in_past = || async {
         let row = query("select count(*) as n from outbox where created_at_us < (select now_us from clock)");
         row.one(&producer.db).await.unwrap().get::<i64>("n").unwrap() == 2_500
     };
-    eventually("all rows are older than nothing", oldest).await;
+    eventually("all rows are in the past", in_past).await;
     let commits = producer.db.commits();
     let before = *commits.borrow();
     assert_eq!(local.prune(Duration::ZERO).await.unwrap(), 2_500);

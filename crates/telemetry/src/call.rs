@@ -109,7 +109,8 @@ impl Interceptor for Call {
     /// Writes the context into the metadata.
     ///
     /// # Errors
-    /// DEADLINE_EXCEEDED if the deadline has passed, UNAUTHENTICATED if the authorization is not a valid header value.
+    /// DEADLINE_EXCEEDED if the deadline has passed, UNAUTHENTICATED if the authorization is not a valid
+    /// header value.
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -125,6 +126,7 @@ impl Interceptor for Call {
         if let Some(secret) = &self.authorization {
             let mut value = MetadataValue::try_from(secret.expose())
                 .map_err(|_| Status::unauthenticated("the access token is not valid"))?;
+            // Sensitive values are omitted from `Debug` output and never indexed by HPACK.
             value.set_sensitive(true);
             metadata.insert("authorization", value);
         }

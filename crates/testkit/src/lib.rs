@@ -24,8 +24,8 @@ pub fn signal(process_id: u32, signal: &str) {
     assert!(status.expect("there is a shell").success(), "kill {signal} {process_id}");
 }
 
-/// Database of one test. SQLite removes it when this is dropped, Postgres at the start of the next test
-/// run.
+/// Database of one test. A SQLite database is removed when this value is dropped; a Postgres database
+/// stays until the next test run.
 #[derive(Debug)]
 pub struct TestDb {
     /// The migrated database.

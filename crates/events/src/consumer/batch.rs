@@ -1,59 +1,62 @@
-//! What a consumer on Kafka applies in one transaction: records of one or more partitions, with the offsets that lead past them.
+//! Batch of a Kafka consumer: records of one or more partitions, applied in one transaction that also
+//! moves the offsets of those partitions.
 
-use super::{Apply, BoxError, Consumer, Move};
+use super::{Apply, BoxError, Consumer, OffsetMove};
 use crate::{
     Record,
+    kafka::TopicPartition,
     offset::{self, Offset},
 };
 
-type Place = (&'static str, i32);
-
 /// Records of some partitions, applied in one transaction.
 pub(super) struct Batch {
-    pub(super) parts: Vec<Part>,
+    pub(super) slices: Vec<PartitionSlice>,
     pub(super) records: Vec<Record>,
-    /// An earlier attempt failed: ask the database first whether it took place.
+    /// An earlier attempt failed and may have been committed.
     pub(super) in_doubt: bool,
 }
 
-/// One partition's share: so many records, in their order among all.
-pub(super) struct Part {
-    pub(super) place: Place,
+/// Records of one partition in a batch. The records of all slices follow each other in
+/// [`Batch::records`].
+pub(super) struct PartitionSlice {
+    pub(super) partition: TopicPartition,
+    /// Assignment under which the records were read.
     pub(super) assignment: u64,
+    /// Number of records.
     pub(super) count: usize,
     pub(super) from: Offset,
     pub(super) to: Offset,
 }
 
-/// Why a batch was not applied.
+/// Failure to apply a batch.
 pub(super) enum Failure {
-    /// To be repeated.
+    /// The batch is repeated.
     Error(BoxError),
-    /// Somebody else has moved our offset: begin anew.
-    Moved,
+    /// Another process has moved an offset: the session ends.
+    OffsetMoved,
 }
 
 impl Batch {
-    /// Applies the records and moves the offsets, or neither. After an earlier failure the database is asked first: whether a
-    /// commit that failed took place is known to it alone.
+    /// Applies the records and moves the offsets in one transaction. If the batch is in doubt, compares
+    /// the stored offsets first, because only the database knows whether a failed commit took effect.
     pub(super) async fn apply<A: Apply>(&self, consumer: &Consumer<A>) -> Result<(), Failure> {
-        let moves: Vec<Move> = self
-            .parts
+        let moves: Vec<OffsetMove> = self
+            .slices
             .iter()
-            .map(|part| Move {
-                topic: part.place.0,
-                partition: i64::from(part.place.1),
-                from: part.from,
-                to: part.to,
+            .map(|slice| OffsetMove {
+                topic: slice.partition.topic,
+                partition: i64::from(slice.partition.number),
+                from: slice.from,
+                to: slice.to,
             })
             .collect();
         if self.in_doubt {
-            for Move { topic, partition, from, to } in &moves {
-                let known = offset::load(&consumer.db, consumer.name, topic, *partition).await;
-                match known.map_err(|error| Failure::Error(error.into()))? {
-                    Some(known) if known == *to => return Ok(()),
-                    Some(known) if known == *from => {}
-                    _ => return Err(Failure::Moved),
+            for OffsetMove { topic, partition, from, to } in &moves {
+                let stored = offset::load(&consumer.db, consumer.name, topic, *partition).await;
+                match stored.map_err(|error| Failure::Error(error.into()))? {
+                    Some(stored) if stored == *to => return Ok(()),
+                    Some(stored) if stored == *from => {}
+                    _ => return Err(Failure::OffsetMoved),
                 }
             }
         }

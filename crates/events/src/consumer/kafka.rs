@@ -1,208 +1,217 @@
-//! The consumer on Kafka: a member of the group of its name. Polling never stops, whatever a batch does: records wait in
-//! memory within bounds, a batch of all partitions is applied at a time, and what failed is repeated partition by partition
-//! while the others go on.
+//! Kafka consumer: a member of the consumer group of its name. It keeps polling while a batch is
+//! applied, because a member that stops polling is removed from its group; records are buffered up to a
+//! limit. One batch at a time is applied, with records of all partitions. A failed batch is retried
+//! partition by partition while the other partitions continue.
 
 use std::collections::BTreeMap;
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rdkafka::{
-    Message, Offset as At, TopicPartitionList,
+    Message, Offset as KafkaOffset, TopicPartitionList,
     consumer::{Consumer as _, StreamConsumer},
     error::{KafkaError, RDKafkaErrorCode},
 };
+use resilience::Backoff;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Apply, BACKOFF_MIN, BATCH, BoxError, Consumer, Duration,
-    batch::{Batch, Failure, Part},
-    lag,
+    Apply, BACKOFF_MIN, BATCH_MAX, BoxError, Consumer, Duration,
+    batch::{Batch, Failure, PartitionSlice},
     partition::Partition,
+    set_lag,
     start::{self, Start},
 };
 use crate::{
     Kafka, Record, Stopped,
     kafka::{
-        client::{Closing, Context, Heard},
+        TopicPartition,
+        client::{Context, EndOffset, GroupEvent, KafkaClient},
         wire,
     },
     offset::Offset,
 };
 
-/// The bytes of payloads that are read at once, about.
-const READ_BYTES: usize = 8 * 1024 * 1024;
-/// How long a batch under way may take when the session ends.
-const LAST_BATCH: Duration = Duration::from_secs(5);
+/// Size of the payloads at which a read stops.
+const READ_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Time that a running batch may take when the session ends.
+const LAST_BATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Place = (&'static str, i32);
-
-/// One membership in the group, from joining to an error or the end.
+/// Membership in the consumer group, from joining until an error or shutdown.
 struct Session<'a, A> {
     consumer: &'a Consumer<A>,
-    client: Closing<StreamConsumer<Context>>,
-    heard: mpsc::UnboundedReceiver<Heard>,
-    partitions: BTreeMap<Place, Partition>,
+    client: KafkaClient<StreamConsumer<Context>>,
+    group_events: mpsc::UnboundedReceiver<GroupEvent>,
+    partitions: BTreeMap<TopicPartition, Partition>,
+    /// Number of assignments so far.
     assignments: u64,
-    /// What is under way: at most one batch, and where to begin in what was assigned.
-    work: FuturesUnordered<BoxFuture<'a, Done>>,
+    /// Running tasks: at most one batch, and the resolution of start offsets.
+    tasks: FuturesUnordered<BoxFuture<'a, Completion>>,
     applying: bool,
-    /// An assignment was not answered yet.
-    owing: bool,
-    /// Whose turn is next: the partitions in trouble, or the others.
-    troubled_next: bool,
+    /// librdkafka waits for the answer to an assignment.
+    assignment_pending: bool,
+    /// The next batch is a retry if one is due, so that retries and new records alternate.
+    retry_next: bool,
 }
 
-enum Done {
-    Resolved(Result<Vec<(Place, Start)>, Stopped>),
+/// Result of a task.
+enum Completion {
+    Resolved(Result<Vec<(TopicPartition, Start)>, Stopped>),
     Applied(Batch, Result<(), Failure>),
 }
 
-/// How a session ends early.
-enum End {
+/// Early end of a session.
+enum SessionError {
     Stopped(Stopped),
     Error(BoxError),
 }
 
-impl<E: Into<BoxError>> From<E> for End {
+impl<E: Into<BoxError>> From<E> for SessionError {
     fn from(error: E) -> Self {
         Self::Error(error.into())
     }
 }
 
-/// Joins the group, reads and applies until shut down or until an error that only a new beginning can cure.
+/// Joins the group, then reads and applies records until shutdown or until an error that requires a new
+/// session.
 pub(super) async fn session<A: Apply>(
     consumer: &Consumer<A>,
     kafka: &Kafka,
     shutdown: &CancellationToken,
-    backoff: &mut Duration,
+    backoff: &mut Backoff,
 ) -> Result<Result<(), Stopped>, BoxError> {
-    let (client, heard) = kafka.member(consumer.name, consumer.topics)?;
+    let (client, group_events) = kafka.member(consumer.name, consumer.topics)?;
     let mut session = Session {
         consumer,
         client,
-        heard,
+        group_events,
         partitions: BTreeMap::new(),
         assignments: 0,
-        work: FuturesUnordered::new(),
+        tasks: FuturesUnordered::new(),
         applying: false,
-        owing: false,
-        troubled_next: false,
+        assignment_pending: false,
+        retry_next: false,
     };
-    let end = session.run(shutdown, backoff).await;
+    let result = session.run(shutdown, backoff).await;
     session.finish().await;
-    match end {
+    match result {
         Ok(()) => Ok(Ok(())),
-        Err(End::Stopped(stopped)) => Ok(Err(stopped)),
-        Err(End::Error(error)) => Err(error),
+        Err(SessionError::Stopped(stopped)) => Ok(Err(stopped)),
+        Err(SessionError::Error(error)) => Err(error),
     }
 }
 
 impl<A: Apply> Session<'_, A> {
-    async fn run(&mut self, shutdown: &CancellationToken, backoff: &mut Duration) -> Result<(), End> {
+    async fn run(&mut self, shutdown: &CancellationToken, backoff: &mut Backoff) -> Result<(), SessionError> {
         loop {
-            self.begin_batch();
-            let again_at = if self.applying { None } else { self.again_at() };
+            self.start_batch();
+            let retry_at = if self.applying { None } else { self.retry_at() };
+            let retry_due = tokio::time::sleep_until(retry_at.unwrap_or_else(Instant::now));
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                Some(heard) = self.heard.recv() => self.hear(heard),
-                Some(done) = self.work.next() => match done {
-                    Done::Resolved(starts) => self.assign(starts.map_err(End::Stopped)?)?,
-                    Done::Applied(batch, result) => self.applied(batch, result, backoff)?,
+                Some(event) = self.group_events.recv() => self.handle(event),
+                Some(completion) = self.tasks.next() => match completion {
+                    Completion::Resolved(starts) => self.assign(starts.map_err(SessionError::Stopped)?)?,
+                    Completion::Applied(batch, result) => self.finish_batch(batch, result, backoff)?,
                 },
-                read = read(&self.client, self.consumer.topics) => self.received(read)?,
-                () = tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => {}
+                // Polling continues while a batch is applied: `max.poll.interval.ms` is 60 s.
+                results = read(&self.client, self.consumer.topics) => self.receive(results)?,
+                () = retry_due, if retry_at.is_some() => {}
             }
         }
     }
 
-    fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Assigned(places) => {
-                let places = self.known(&places);
-                tracing::info!(consumer = self.consumer.name, ?places, "partitions assigned");
-                self.owing = true;
-                let (consumer, client) = (self.consumer, self.client.shared());
-                self.work.push(
-                    async move { Done::Resolved(start::resolve(consumer, client, places).await) }.boxed(),
-                );
+    fn handle(&mut self, event: GroupEvent) {
+        match event {
+            GroupEvent::Assigned(partitions) => {
+                let partitions = self.subscribed(&partitions);
+                tracing::info!(consumer = self.consumer.name, ?partitions, "partitions assigned");
+                self.assignment_pending = true;
+                let consumer = self.consumer;
+                let client = self.client.shared();
+                let resolve =
+                    async move { Completion::Resolved(start::resolve(consumer, client, partitions).await) };
+                self.tasks.push(resolve.boxed());
             }
-            Heard::Revoked(places) => {
-                let places = self.known(&places);
-                tracing::info!(consumer = self.consumer.name, ?places, "partitions revoked");
-                for place in places {
-                    self.partitions.remove(&place);
+            GroupEvent::Revoked(partitions) => {
+                let partitions = self.subscribed(&partitions);
+                tracing::info!(consumer = self.consumer.name, ?partitions, "partitions revoked");
+                for partition in partitions {
+                    self.partitions.remove(&partition);
                 }
             }
-            Heard::Ends(ends) => self.measure(&ends),
+            GroupEvent::EndOffsets(ends) => self.measure_lag(&ends),
         }
     }
 
-    /// Says of every topic how much of our partitions is not applied yet.
-    fn measure(&self, ends: &[(String, i32, i64)]) {
+    /// Sets the lag of each topic: the number of records of the assigned partitions that are not
+    /// applied.
+    fn measure_lag(&self, ends: &[EndOffset]) {
         for topic in self.consumer.topics {
-            let of_topic = ends.iter().filter(|(name, _, _)| name == topic);
-            let behind = of_topic.filter_map(|(_, number, end)| {
-                let partition = self.partitions.get(&(*topic, *number))?;
-                Some((end - partition.offset.next).max(0))
+            let of_topic = ends.iter().filter(|end| end.topic == *topic);
+            let lags = of_topic.filter_map(|end| {
+                let partition = self.partitions.get(&TopicPartition { topic, number: end.partition })?;
+                Some((end.offset - partition.offset.next).max(0))
             });
-            lag(self.consumer.name, topic, behind.sum());
+            set_lag(self.consumer.name, topic, lags.sum());
         }
     }
 
-    fn known(&self, places: &[(String, i32)]) -> Vec<Place> {
+    /// Returns the partitions with the static names of the subscribed topics.
+    fn subscribed(&self, partitions: &[(String, i32)]) -> Vec<TopicPartition> {
         let topics = self.consumer.topics;
-        let known = |(name, partition): &(String, i32)| {
-            topics.iter().find(|topic| *topic == name).map(|topic| (*topic, *partition))
+        let find = |(name, number): &(String, i32)| {
+            topics.iter().find(|topic| *topic == name).map(|topic| TopicPartition { topic, number: *number })
         };
-        places.iter().filter_map(known).collect()
+        partitions.iter().filter_map(find).collect()
     }
 
-    /// Answers the assignment: every partition begins where the database says.
-    fn assign(&mut self, starts: Vec<(Place, Start)>) -> Result<(), End> {
+    /// Answers the assignment: each partition starts at its resolved offset.
+    fn assign(&mut self, starts: Vec<(TopicPartition, Start)>) -> Result<(), SessionError> {
         let mut list = TopicPartitionList::new();
-        for ((topic, partition), start) in &starts {
-            list.add_partition_offset(topic, *partition, At::Offset(start.read_from))?;
+        for (TopicPartition { topic, number }, start) in &starts {
+            list.add_partition_offset(topic, *number, KafkaOffset::Offset(start.read_from))?;
         }
-        self.owing = false;
+        self.assignment_pending = false;
         self.client.incremental_assign(&list)?;
-        for (place, start) in starts {
+        for (partition, start) in starts {
             self.assignments += 1;
-            self.partitions.insert(place, Partition::new(self.assignments, start.offset, start.expected));
+            let buffer = Partition::new(self.assignments, start.offset, start.expected);
+            self.partitions.insert(partition, buffer);
         }
         Ok(())
     }
 
-    fn received(&mut self, read: Vec<Result<Record, KafkaError>>) -> Result<(), End> {
-        for result in read {
+    fn receive(&mut self, results: Vec<Result<Record, KafkaError>>) -> Result<(), SessionError> {
+        for result in results {
             let record = match result {
                 Ok(record) => record,
-                Err(error) if self.is_serious(&error) => return Err(error.into()),
+                Err(error) if self.requires_restart(&error) => return Err(error.into()),
                 Err(_) => continue,
             };
-            let place = (record.topic, i32::try_from(record.partition)?);
-            let Some(partition) = self.partitions.get_mut(&place) else { continue };
+            let topic = record.topic;
+            let number = i32::try_from(record.partition)?;
+            let Some(partition) = self.partitions.get_mut(&TopicPartition { topic, number }) else {
+                continue;
+            };
             let next = partition.offset.next;
-            if let Err(why) = partition.push(record) {
-                let (consumer, (topic, number)) = (self.consumer.name, place);
-                return Err(End::Stopped(Stopped {
-                    consumer,
-                    topic,
-                    partition: i64::from(number),
-                    next,
-                    why,
-                }));
+            if let Err(reason) = partition.push(record) {
+                let consumer = self.consumer.name;
+                let partition = i64::from(number);
+                return Err(SessionError::Stopped(Stopped { consumer, topic, partition, next, reason }));
             }
         }
-        self.balance_pauses()
+        self.update_pauses()
     }
 
-    /// Whether an error asks for a new beginning, with its look at the log: our place is gone, or the brokers were away all
-    /// together and may be others now. While we have no partition there is nothing to look at.
-    fn is_serious(&self, error: &KafkaError) -> bool {
+    /// Returns `true` if an error requires a new session, which compares the log with the stored offsets
+    /// again: the offset is not in the log, or no broker was reachable and the cluster may have been
+    /// replaced. Without an assigned partition there is nothing to compare.
+    fn requires_restart(&self, error: &KafkaError) -> bool {
         if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
             return true;
         }
-        tracing::debug!(consumer = self.consumer.name, %error, "Kafka says");
+        tracing::debug!(consumer = self.consumer.name, %error, "error while reading from Kafka");
         let code = error.rdkafka_error_code();
         !self.partitions.is_empty()
             && matches!(
@@ -218,10 +227,11 @@ impl<A: Apply> Session<'_, A> {
             )
     }
 
-    /// Pauses what is full or waits for a repetition, and lets go on what is neither any more.
-    fn balance_pauses(&mut self) -> Result<(), End> {
-        let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-        for ((topic, number), partition) in &mut self.partitions {
+    /// Pauses partitions that are full or wait for a retry, and resumes the others.
+    fn update_pauses(&mut self) -> Result<(), SessionError> {
+        let mut pause = TopicPartitionList::new();
+        let mut resume = TopicPartitionList::new();
+        for (TopicPartition { topic, number }, partition) in &mut self.partitions {
             match (partition.paused, partition.wants_pause()) {
                 (false, true) => drop(pause.add_partition(topic, *number)),
                 (true, false) => drop(resume.add_partition(topic, *number)),
@@ -238,108 +248,117 @@ impl<A: Apply> Session<'_, A> {
         Ok(())
     }
 
-    /// When the next attempt after a failure is due.
-    fn again_at(&self) -> Option<Instant> {
+    /// Returns the time of the next retry.
+    fn retry_at(&self) -> Option<Instant> {
         self.partitions
             .values()
             .filter(|partition| !partition.is_empty())
-            .filter_map(Partition::again_at)
+            .filter_map(Partition::retry_at)
             .min()
     }
 
-    /// Begins to apply what waits, unless a batch is under way: everything that is well together, or one partition in
-    /// trouble alone, in turns.
-    fn begin_batch(&mut self) {
+    /// Starts the next batch unless one is running: all partitions without a failure together, or one
+    /// partition that is due for a retry. The two kinds alternate, so that a failing partition does not
+    /// delay the others.
+    fn start_batch(&mut self) {
         if self.applying {
             return;
         }
         let now = Instant::now();
-        let waiting = || self.partitions.iter().filter(|(_, partition)| !partition.is_empty());
-        let well: Vec<Place> =
-            waiting().filter(|(_, part)| !part.is_in_doubt()).map(|(place, _)| *place).collect();
-        let due = waiting().filter_map(|(place, part)| Some((part.again_at()?, *place)));
-        let troubled = due.filter(|(again_at, _)| *again_at <= now).min().map(|(_, place)| place);
-        let (places, in_doubt) = match troubled {
-            Some(place) if self.troubled_next || well.is_empty() => (vec![place], true),
-            _ if well.is_empty() => return,
-            _ => (well, false),
+        let buffered = || self.partitions.iter().filter(|(_, partition)| !partition.is_empty());
+        let healthy: Vec<TopicPartition> =
+            buffered().filter(|(_, buffer)| !buffer.is_in_doubt()).map(|(partition, _)| *partition).collect();
+        let retries = buffered().filter_map(|(partition, buffer)| Some((buffer.retry_at()?, *partition)));
+        let due = retries.filter(|(retry_at, _)| *retry_at <= now).min().map(|(_, partition)| partition);
+        let (partitions, in_doubt) = match due {
+            Some(partition) if self.retry_next || healthy.is_empty() => (vec![partition], true),
+            _ if healthy.is_empty() => return,
+            _ => (healthy, false),
         };
-        self.troubled_next = !in_doubt;
+        self.retry_next = !in_doubt;
         self.applying = true;
-        let (consumer, batch) = (self.consumer, self.batch(&places, in_doubt));
-        self.work.push(async move { apply(consumer, batch).await }.boxed());
+        let consumer = self.consumer;
+        let batch = self.take_batch(&partitions, in_doubt);
+        self.tasks.push(async move { apply(consumer, batch).await }.boxed());
     }
 
-    /// Takes a fair share of every partition's records.
-    fn batch(&mut self, places: &[Place], in_doubt: bool) -> Batch {
-        let share = (BATCH / places.len()).max(1);
-        let mut batch = Batch { parts: Vec::new(), records: Vec::new(), in_doubt };
-        for place in places {
-            let partition = self.partitions.get_mut(place).expect("it is one of ours");
-            let records = partition.take(share);
-            let to = Offset::after(records.last().expect("it has records that wait"));
-            let (assignment, count, from) = (partition.assignment, records.len(), partition.offset);
-            batch.parts.push(Part { place: *place, assignment, count, from, to });
+    /// Takes the same share of records from each partition.
+    fn take_batch(&mut self, partitions: &[TopicPartition], in_doubt: bool) -> Batch {
+        let share = (BATCH_MAX / partitions.len()).max(1);
+        let mut batch = Batch { slices: Vec::new(), records: Vec::new(), in_doubt };
+        for partition in partitions {
+            let buffer = self.partitions.get_mut(partition).expect("the partition is assigned");
+            let records = buffer.take(share);
+            batch.slices.push(PartitionSlice {
+                partition: *partition,
+                assignment: buffer.assignment,
+                count: records.len(),
+                from: buffer.offset,
+                to: Offset::after(records.last().expect("the buffer is not empty")),
+            });
             batch.records.extend(records);
         }
         batch
     }
 
-    /// A batch has ended: what was applied is stored in Kafka, what failed waits for its repetition.
-    fn applied(
+    /// Handles the result of a batch: stores the offsets in Kafka, or returns the records to their
+    /// buffers for a retry.
+    fn finish_batch(
         &mut self,
         batch: Batch,
         result: Result<(), Failure>,
-        backoff: &mut Duration,
-    ) -> Result<(), End> {
+        backoff: &mut Backoff,
+    ) -> Result<(), SessionError> {
         self.applying = false;
         let failure = match result {
             Ok(()) => {
-                *backoff = BACKOFF_MIN;
-                self.store(&batch.parts)?;
-                return self.balance_pauses();
+                backoff.reset();
+                self.store_offsets(&batch.slices)?;
+                return self.update_pauses();
             }
-            Err(Failure::Moved) => return Err("another process has moved our offset".into()),
+            Err(Failure::OffsetMoved) => return Err("another process has moved the offset".into()),
             Err(Failure::Error(error)) => error,
         };
         let mut records = batch.records.into_iter();
         let mut retry_in = BACKOFF_MIN;
-        for part in batch.parts {
-            let own: Vec<Record> = records.by_ref().take(part.count).collect();
-            if let Some(partition) = current(&mut self.partitions, &part) {
-                retry_in = partition.put_back(own);
+        for slice in batch.slices {
+            let records: Vec<Record> = records.by_ref().take(slice.count).collect();
+            if let Some(partition) = assigned(&mut self.partitions, &slice) {
+                retry_in = partition.put_back(records);
             }
         }
-        self.consumer.failed(&*failure, retry_in);
-        self.balance_pauses()
+        self.consumer.report_failure(&*failure, retry_in);
+        self.update_pauses()
     }
 
-    /// Remembers what was applied, here and in Kafka, which commits it by itself now and then.
-    fn store(&mut self, parts: &[Part]) -> Result<(), End> {
+    /// Moves the offsets after a batch. librdkafka commits the stored offsets to Kafka at intervals;
+    /// they are only used to recognise a restored database.
+    fn store_offsets(&mut self, slices: &[PartitionSlice]) -> Result<(), SessionError> {
         let mut list = TopicPartitionList::new();
-        for part in parts {
-            if let Some(partition) = current(&mut self.partitions, part) {
-                partition.advanced(part.to);
-                list.add_partition_offset(part.place.0, part.place.1, At::Offset(part.to.next))?;
+        for slice in slices {
+            if let Some(partition) = assigned(&mut self.partitions, slice) {
+                partition.advance(slice.to);
+                let TopicPartition { topic, number } = slice.partition;
+                list.add_partition_offset(topic, number, KafkaOffset::Offset(slice.to.next))?;
             }
         }
         if let Err(error) = self.client.store_offsets(&list) {
-            // A partition that was revoked meanwhile: the next owner stores it.
-            tracing::debug!(consumer = self.consumer.name, %error, "offsets were not stored in Kafka");
+            // A partition was revoked in the meantime. Its next owner stores the offset.
+            tracing::debug!(consumer = self.consumer.name, %error, "storing offsets failed");
         }
         Ok(())
     }
 
-    /// Lets a batch under way end, then leaves the group.
+    /// Waits for the running batch, then leaves the group.
     async fn finish(mut self) {
-        let deadline = Instant::now() + LAST_BATCH;
+        let deadline = Instant::now() + LAST_BATCH_TIMEOUT;
         while self.applying {
             tokio::select! {
-                Some(done) = self.work.next() => {
-                    if let Done::Applied(batch, result) = done {
+                Some(completion) = self.tasks.next() => {
+                    if let Completion::Applied(batch, result) = completion {
                         self.applying = false;
                         if result.is_ok() {
-                            drop(self.store(&batch.parts));
+                            drop(self.store_offsets(&batch.slices));
                         }
                     }
                 }
@@ -348,40 +367,44 @@ impl<A: Apply> Session<'_, A> {
             }
         }
         self.client.context().close();
-        if self.owing || !self.heard.is_empty() {
-            // Nobody will say where to begin any more; without an answer the client would never close.
+        if self.assignment_pending || !self.group_events.is_empty() {
+            // librdkafka does not close a client whose assignment is unanswered.
             drop(self.client.incremental_assign(&TopicPartitionList::new()));
         }
-        // What was asked where to begin holds the client, too.
-        self.work.clear();
+        // A task that resolves start offsets holds a reference to the client.
+        self.tasks.clear();
         self.client.close().await;
     }
 }
 
-/// The partition that a part was taken from, where it is still ours by the same assignment.
-fn current<'a>(partitions: &'a mut BTreeMap<Place, Partition>, part: &Part) -> Option<&'a mut Partition> {
-    partitions.get_mut(&part.place).filter(|partition| partition.assignment == part.assignment)
+/// Returns the partition of a slice, unless its assignment has ended since.
+fn assigned<'a>(
+    partitions: &'a mut BTreeMap<TopicPartition, Partition>,
+    slice: &PartitionSlice,
+) -> Option<&'a mut Partition> {
+    partitions.get_mut(&slice.partition).filter(|partition| partition.assignment == slice.assignment)
 }
 
-async fn apply<A: Apply>(consumer: &Consumer<A>, batch: Batch) -> Done {
+async fn apply<A: Apply>(consumer: &Consumer<A>, batch: Batch) -> Completion {
     let result = batch.apply(consumer).await;
-    Done::Applied(batch, result)
+    Completion::Applied(batch, result)
 }
 
-/// The next records and whatever else is there, at most a batch or 8 MiB. Cancelled while it waits, it loses none.
+/// Waits for the next record and adds those that are already buffered, up to 500 records or 8 MiB.
+/// Cancel-safe: no record is lost.
 async fn read(client: &StreamConsumer<Context>, topics: &[&'static str]) -> Vec<Result<Record, KafkaError>> {
-    let one = async || {
+    let next = async || {
         let message = client.recv().await?;
         let topic =
-            topics.iter().find(|topic| **topic == message.topic()).expect("only these are subscribed");
-        Ok(wire::record(topic, &message))
+            topics.iter().find(|topic| **topic == message.topic()).expect("only these topics are subscribed");
+        Ok(wire::decode(topic, &message))
     };
-    let mut read = vec![one().await];
+    let mut results = vec![next().await];
     let mut bytes = 0;
-    while read.len() < BATCH && bytes < READ_BYTES {
-        let Some(next) = one().now_or_never() else { break };
-        bytes += next.as_ref().map_or(0, |record| record.payload.len());
-        read.push(next);
+    while results.len() < BATCH_MAX && bytes < READ_MAX_BYTES {
+        let Some(result) = next().now_or_never() else { break };
+        bytes += result.as_ref().map_or(0, |record| record.payload.len());
+        results.push(result);
     }
-    read
+    results
 }

@@ -1,39 +1,40 @@
-//! The consumer on the local log: a cursor per topic, woken by commits.
+//! Consumer of the local log: one cursor per topic, woken by commits.
 
+use resilience::Backoff;
 use tokio_util::sync::CancellationToken;
 
-use super::{Apply, BACKOFF_MIN, BATCH, BoxError, Consumer, Duration, Move, lag};
+use super::{Apply, BATCH_MAX, BoxError, Consumer, OffsetMove, set_lag};
 use crate::{
     Local, Stopped,
     offset::{self, Offset},
 };
 
-/// Reads and applies until shut down or until an error. After an error the offsets are read again: whether a commit that
-/// failed took place is known to the database alone.
+/// Reads and applies records until shutdown or an error. After an error the next session loads the
+/// offsets again, because only the database knows whether a failed commit took effect.
 pub(super) async fn session<A: Apply>(
     consumer: &Consumer<A>,
     log: &Local,
     shutdown: &CancellationToken,
-    backoff: &mut Duration,
+    backoff: &mut Backoff,
 ) -> Result<Result<(), Stopped>, BoxError> {
     let mut wake = log.wake(consumer.topics);
-    let mut offsets = match offsets(consumer, log).await? {
+    let mut offsets = match load_offsets(consumer, log).await? {
         Ok(offsets) => offsets,
         Err(stopped) => return Ok(Err(stopped)),
     };
     while !shutdown.is_cancelled() {
         wake.reset();
-        if round(consumer, log, &mut offsets).await? == 0 {
-            shutdown.run_until_cancelled(wake.woken()).await;
+        if apply_next(consumer, log, &mut offsets).await? == 0 {
+            shutdown.run_until_cancelled(wake.wait()).await;
         } else {
-            *backoff = BACKOFF_MIN;
+            backoff.reset();
         }
     }
     Ok(Ok(()))
 }
 
-/// Where to begin in each topic, after a look whether the log is the known one.
-async fn offsets<A: Apply>(
+/// Loads the offset of each topic and verifies that the log matches it.
+async fn load_offsets<A: Apply>(
     consumer: &Consumer<A>,
     log: &Local,
 ) -> Result<Result<Vec<Offset>, Stopped>, db::Error> {
@@ -42,34 +43,36 @@ async fn offsets<A: Apply>(
         let offset = match offset::load(&consumer.db, consumer.name, topic, 0).await? {
             Some(offset) => offset,
             None => {
-                let (low, _) = log.bounds(topic).await?;
-                offset::begin(&consumer.db, consumer.name, topic, 0, low).await?
+                let (low, _) = log.watermarks(topic).await?;
+                offset::create(&consumer.db, consumer.name, topic, 0, low).await?
             }
         };
-        if let Some(why) = log.mismatch(topic, offset).await? {
-            return Ok(Err(Stopped { consumer: consumer.name, topic, partition: 0, next: offset.next, why }));
+        if let Some(reason) = log.mismatch(topic, offset).await? {
+            let stopped = Stopped { consumer: consumer.name, topic, partition: 0, next: offset.next, reason };
+            return Ok(Err(stopped));
         }
         offsets.push(offset);
     }
     Ok(Ok(offsets))
 }
 
-/// One batch of every topic; how many records were applied.
-async fn round<A: Apply>(
+/// Applies one batch per topic. Returns the number of applied records.
+async fn apply_next<A: Apply>(
     consumer: &Consumer<A>,
     log: &Local,
     offsets: &mut [Offset],
 ) -> Result<usize, BoxError> {
     let mut applied = 0;
     for (topic, offset) in consumer.topics.iter().zip(offsets) {
-        let records = log.read(topic, offset.next, i64::try_from(BATCH)?).await?;
+        let records = log.read(topic, offset.next, i64::try_from(BATCH_MAX)?).await?;
         let Some(last) = records.last() else { continue };
         let to = Offset::after(last);
-        consumer.apply(&records, &[Move { topic, partition: 0, from: *offset, to }]).await?;
+        consumer.apply(&records, &[OffsetMove { topic, partition: 0, from: *offset, to }]).await?;
         *offset = to;
         applied += records.len();
-        let (_, high) = if records.len() < BATCH { (0, to.next) } else { log.bounds(topic).await? };
-        lag(consumer.name, topic, high - to.next);
+        // An incomplete batch reaches the end of the topic, so its watermarks need not be read.
+        let high = if records.len() < BATCH_MAX { to.next } else { log.watermarks(topic).await?.1 };
+        set_lag(consumer.name, topic, high - to.next);
     }
     Ok(applied)
 }

@@ -1,125 +1,129 @@
-//! Where to begin in a partition that Kafka has given us. The database decides; Kafka's bounds and what Kafka remembers of us
-//! show whether it is still the log that was read before, and the database the one that read it.
+//! Start offset of an assigned partition. The offset stored in the database decides. Kafka's watermarks
+//! show whether the log is still the one that was read before, and the offset committed to Kafka whether
+//! the database is still the same.
 
 use std::sync::Arc;
 
 use rdkafka::{
-    Offset as At, TopicPartitionList,
+    Offset as KafkaOffset, TopicPartitionList,
     consumer::{Consumer as _, StreamConsumer},
 };
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::{Apply, BACKOFF_MAX, BACKOFF_MIN, BoxError, Consumer};
+use super::{Apply, BoxError, Consumer, new_backoff};
 use crate::{
     Mismatch, Stopped,
-    kafka::{PATIENCE, blocking, client::Context},
+    kafka::{REQUEST_TIMEOUT, TopicPartition, blocking, client::Context},
     offset::{self, Offset},
 };
 
-/// Where to begin.
+/// Start of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Start {
-    /// What the database holds.
+    /// Stored offset.
     pub(super) offset: Offset,
-    /// The first record to read: the one below the offset where its identity is to be looked at.
+    /// First offset to read: the one before the stored offset if the identity of that record is to be
+    /// compared.
     pub(super) read_from: i64,
-    /// The identity that the record below must have.
+    /// Identity that the record before the stored offset must have.
     pub(super) expected: Option<Uuid>,
 }
 
-/// What Kafka says of a partition.
+/// Kafka's offsets of a partition: the watermarks, and the one that this consumer group has committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Found {
+struct KafkaOffsets {
     low: i64,
     high: i64,
     committed: Option<i64>,
 }
 
-/// The rules of DESIGN §5. Without a known offset the consumer is new and begins where the log does.
-fn start(known: Option<Offset>, found: Found) -> Result<Start, Mismatch> {
-    let offset = known.unwrap_or(Offset { next: found.low, last_event_id: None });
-    if let Some(committed) = found.committed.filter(|committed| *committed > offset.next) {
+/// Decides where to start (docs/design.md#start-of-a-consumer). Without a stored offset the consumer is
+/// new and starts at the low watermark.
+fn start(stored: Option<Offset>, kafka: KafkaOffsets) -> Result<Start, Mismatch> {
+    let offset = stored.unwrap_or(Offset { next: kafka.low, last_event_id: None });
+    if let Some(committed) = kafka.committed.filter(|committed| *committed > offset.next) {
         return Err(Mismatch::CommittedAt(committed));
     }
-    if offset.next > found.high {
-        return Err(Mismatch::EndsAt(found.high));
+    if offset.next > kafka.high {
+        return Err(Mismatch::EndsAt(kafka.high));
     }
-    if offset.next < found.low {
-        return Err(Mismatch::BeginsAt(found.low));
+    if offset.next < kafka.low {
+        return Err(Mismatch::StartsAt(kafka.low));
     }
-    let expected = offset.last_event_id.filter(|_| offset.next > found.low);
+    let expected = offset.last_event_id.filter(|_| offset.next > kafka.low);
     Ok(Start { offset, read_from: offset.next - i64::from(expected.is_some()), expected })
 }
 
-type Place = (&'static str, i32);
-
-/// Finds where to begin in each of these partitions, for as long as it takes.
+/// Determines the start of each partition. Retries with backoff until the database and Kafka answer.
 pub(super) async fn resolve<A: Apply>(
     consumer: &Consumer<A>,
     client: Arc<StreamConsumer<Context>>,
-    places: Vec<Place>,
-) -> Result<Vec<(Place, Start)>, Stopped> {
-    let mut backoff = BACKOFF_MIN;
+    partitions: Vec<TopicPartition>,
+) -> Result<Vec<(TopicPartition, Start)>, Stopped> {
+    let mut backoff = new_backoff();
     loop {
-        match attempt(consumer, &client, &places).await {
+        match try_resolve(consumer, &client, &partitions).await {
             Ok(resolved) => return resolved,
             Err(error) => {
-                let (consumer, retry_in_ms) = (consumer.name, backoff.as_millis());
-                tracing::error!(consumer, %error, retry_in_ms, "where to begin is not known yet");
+                let delay = backoff.next_delay();
+                let consumer = consumer.name;
+                let retry_in_ms = delay.as_millis();
+                tracing::error!(consumer, %error, retry_in_ms, "cannot load the start offsets");
+                sleep(delay).await;
             }
         }
-        sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 
-async fn attempt<A: Apply>(
+async fn try_resolve<A: Apply>(
     consumer: &Consumer<A>,
     client: &Arc<StreamConsumer<Context>>,
-    places: &[Place],
-) -> Result<Result<Vec<(Place, Start)>, Stopped>, BoxError> {
-    let (asked, client) = (places.to_vec(), Arc::clone(client));
-    let found = blocking(move || look(&client, &asked)).await?;
+    partitions: &[TopicPartition],
+) -> Result<Result<Vec<(TopicPartition, Start)>, Stopped>, BoxError> {
+    let client = Arc::clone(client);
+    let requested = partitions.to_vec();
+    let offsets = blocking(move || fetch_offsets(&client, &requested)).await?;
+    let name = consumer.name;
     let mut starts = Vec::new();
-    for (place, found) in places.iter().zip(found) {
-        let (name, topic, partition) = (consumer.name, place.0, i64::from(place.1));
-        let known = offset::load(&consumer.db, name, topic, partition).await?;
-        match start(known, found) {
+    for (TopicPartition { topic, number }, kafka) in partitions.iter().copied().zip(offsets) {
+        let partition = i64::from(number);
+        let stored = offset::load(&consumer.db, name, topic, partition).await?;
+        match start(stored, kafka) {
             Ok(start) => {
-                if known.is_none() {
-                    offset::begin(&consumer.db, name, topic, partition, start.offset.next).await?;
+                if stored.is_none() {
+                    offset::create(&consumer.db, name, topic, partition, start.offset.next).await?;
                 }
-                starts.push((*place, start));
+                starts.push((TopicPartition { topic, number }, start));
             }
-            Err(why) => {
-                let next = known.map_or(found.low, |known| known.next);
-                return Ok(Err(Stopped { consumer: name, topic, partition, next, why }));
+            Err(reason) => {
+                let next = stored.map_or(kafka.low, |stored| stored.next);
+                return Ok(Err(Stopped { consumer: name, topic, partition, next, reason }));
             }
         }
     }
     Ok(Ok(starts))
 }
 
-fn look(
+fn fetch_offsets(
     client: &StreamConsumer<Context>,
-    places: &[Place],
-) -> Result<Vec<Found>, rdkafka::error::KafkaError> {
+    partitions: &[TopicPartition],
+) -> Result<Vec<KafkaOffsets>, rdkafka::error::KafkaError> {
     let mut list = TopicPartitionList::new();
-    for (topic, partition) in places {
-        list.add_partition(topic, *partition);
+    for TopicPartition { topic, number } in partitions {
+        list.add_partition(topic, *number);
     }
-    let remembered = client.committed_offsets(list, PATIENCE)?;
-    let mut found = Vec::new();
-    for (topic, partition) in places {
-        let (low, high) = client.fetch_watermarks(topic, *partition, PATIENCE)?;
-        let committed = match remembered.find_partition(topic, *partition).map(|element| element.offset()) {
-            Some(At::Offset(offset)) => Some(offset),
+    let committed_offsets = client.committed_offsets(list, REQUEST_TIMEOUT)?;
+    let mut offsets = Vec::new();
+    for TopicPartition { topic, number } in partitions {
+        let (low, high) = client.fetch_watermarks(topic, *number, REQUEST_TIMEOUT)?;
+        let committed = match committed_offsets.find_partition(topic, *number).map(|found| found.offset()) {
+            Some(KafkaOffset::Offset(offset)) => Some(offset),
             _ => None,
         };
-        found.push(Found { low, high, committed });
+        offsets.push(KafkaOffsets { low, high, committed });
     }
-    Ok(found)
+    Ok(offsets)
 }
 
 #[cfg(test)]
@@ -127,27 +131,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_database_decides_where_to_begin_and_the_log_whether() {
+    fn the_stored_offset_is_the_start_if_it_matches_the_log() {
         let last = Uuid::now_v7();
-        let known = |next| Some(Offset { next, last_event_id: Some(last) });
-        let untouched = |next| Some(Offset { next, last_event_id: None });
-        let found = |low, high, committed| Found { low, high, committed };
-        let begins = |known, found| start(known, found).map(|start| (start.read_from, start.expected));
-        // A new consumer begins where the log does.
-        assert_eq!(begins(None, found(7, 9, None)), Ok((7, None)));
-        // A known one begins at its offset, after a look at the record below.
-        assert_eq!(begins(known(8), found(7, 9, Some(8))), Ok((7, Some(last))));
-        assert_eq!(begins(known(9), found(7, 9, Some(8))), Ok((8, Some(last))));
-        assert_eq!(begins(untouched(8), found(7, 9, None)), Ok((8, None)));
-        // Retention took only what was applied, the record below included.
-        assert_eq!(begins(known(7), found(7, 9, Some(7))), Ok((7, None)));
-        assert_eq!(begins(known(7), found(7, 7, None)), Ok((7, None)));
-        // The log ends below or begins above: it is another one, or events are lost.
-        assert_eq!(begins(known(10), found(7, 9, None)), Err(Mismatch::EndsAt(9)));
-        assert_eq!(begins(known(6), found(7, 9, None)), Err(Mismatch::BeginsAt(7)));
-        assert_eq!(begins(untouched(0), found(7, 9, None)), Err(Mismatch::BeginsAt(7)));
-        // Kafka remembers more than the database: that was restored.
-        assert_eq!(begins(known(8), found(0, 9, Some(9))), Err(Mismatch::CommittedAt(9)));
-        assert_eq!(begins(None, found(0, 9, Some(3))), Err(Mismatch::CommittedAt(3)));
+        let stored = |next| Some(Offset { next, last_event_id: Some(last) });
+        let new = |next| Some(Offset { next, last_event_id: None });
+        let kafka = |low, high, committed| KafkaOffsets { low, high, committed };
+        let starts = |stored, kafka| start(stored, kafka).map(|start| (start.read_from, start.expected));
+        // A new consumer starts at the low watermark.
+        assert_eq!(starts(None, kafka(7, 9, None)), Ok((7, None)));
+        // Another one starts at its stored offset and compares the record before it.
+        assert_eq!(starts(stored(8), kafka(7, 9, Some(8))), Ok((7, Some(last))));
+        assert_eq!(starts(stored(9), kafka(7, 9, Some(8))), Ok((8, Some(last))));
+        assert_eq!(starts(new(8), kafka(7, 9, None)), Ok((8, None)));
+        // Retention deleted only applied records, including the one before the stored offset.
+        assert_eq!(starts(stored(7), kafka(7, 9, Some(7))), Ok((7, None)));
+        assert_eq!(starts(stored(7), kafka(7, 7, None)), Ok((7, None)));
+        // The log ends before or starts after the stored offset: it is another log, or records were
+        // lost.
+        assert_eq!(starts(stored(10), kafka(7, 9, None)), Err(Mismatch::EndsAt(9)));
+        assert_eq!(starts(stored(6), kafka(7, 9, None)), Err(Mismatch::StartsAt(7)));
+        assert_eq!(starts(new(0), kafka(7, 9, None)), Err(Mismatch::StartsAt(7)));
+        // The committed offset is ahead of the stored one: the database was restored.
+        assert_eq!(starts(stored(8), kafka(0, 9, Some(9))), Err(Mismatch::CommittedAt(9)));
+        assert_eq!(starts(None, kafka(0, 9, Some(3))), Err(Mismatch::CommittedAt(3)));
     }
 }

@@ -1,5 +1,6 @@
-//! A client of librdkafka: its callbacks, and how it is got rid of. Its last drop waits for the broker, for ever where that
-//! is away; so it happens on a thread of its own and is waited for with a limit.
+//! librdkafka client: its callbacks, and its closing. Dropping a client blocks until the broker answers,
+//! without a limit if the broker is unavailable. Clients are therefore dropped on a separate thread, and
+//! the owner waits with a timeout.
 
 use std::{
     fmt,
@@ -16,51 +17,61 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
+    statistics::Partition,
     types::RDKafkaRespErr,
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// How long a client may take to say good-bye to the broker before it is left to itself.
-const GOODBYE: Duration = Duration::from_secs(3);
+/// Time that [`KafkaClient::close`] waits. Afterwards the client continues to close in the background.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a member of a group hears.
+/// Event of a consumer group membership.
 #[derive(Debug)]
-pub(crate) enum Heard {
-    /// Partitions that are ours, to be answered with an incremental assignment that says where to begin.
+pub(crate) enum GroupEvent {
+    /// Partitions were assigned. The receiver must answer with an incremental assignment that has their
+    /// start offsets.
     Assigned(Vec<(String, i32)>),
-    /// Partitions that are no longer ours. Already answered.
+    /// Partitions were revoked. The callback has answered already.
     Revoked(Vec<(String, i32)>),
-    /// Where partitions end, as far as is known.
-    Ends(Vec<(String, i32, i64)>),
+    /// Known end offsets of partitions, from librdkafka's statistics.
+    EndOffsets(Vec<EndOffset>),
 }
 
-/// What hears of a client.
+/// End offset of a partition.
+#[derive(Debug)]
+pub(crate) struct EndOffset {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+}
+
+/// Callbacks of a client.
 pub(crate) struct Context {
     name: &'static str,
-    hears: Option<mpsc::UnboundedSender<Heard>>,
+    events: Option<mpsc::UnboundedSender<GroupEvent>>,
     closing: AtomicBool,
 }
 
 impl Context {
-    /// For a client that is no member of a group.
-    pub(crate) fn quiet(name: &'static str) -> Self {
-        Self { name, hears: None, closing: AtomicBool::new(false) }
+    /// Creates the callbacks of a client that belongs to no group.
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, events: None, closing: AtomicBool::new(false) }
     }
 
-    /// For a member of a group. What it is given waits for an answer until it is closed.
-    pub(crate) fn member(name: &'static str) -> (Self, mpsc::UnboundedReceiver<Heard>) {
+    /// Creates the callbacks of a group member, and the receiver of its events.
+    pub(crate) fn member(name: &'static str) -> (Self, mpsc::UnboundedReceiver<GroupEvent>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self { name, hears: Some(sender), closing: AtomicBool::new(false) }, receiver)
+        (Self { name, events: Some(sender), closing: AtomicBool::new(false) }, receiver)
     }
 
-    /// From now on nobody answers rebalances but the callback.
+    /// Stops sending events. From now on the callback itself answers rebalances.
     pub(crate) fn close(&self) {
         self.closing.store(true, SeqCst);
     }
 
-    /// Hands on what was heard; `false`: nobody is there to answer.
-    fn hand_on(&self, heard: Heard) -> bool {
-        !self.closing.load(SeqCst) && self.hears.as_ref().is_some_and(|sender| sender.send(heard).is_ok())
+    /// Sends an event to the owner. Returns `false` if there is none or the client is closing.
+    fn send(&self, event: GroupEvent) -> bool {
+        !self.closing.load(SeqCst) && self.events.as_ref().is_some_and(|sender| sender.send(event).is_ok())
     }
 }
 
@@ -71,97 +82,102 @@ impl ClientContext for Context {
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
                 tracing::debug!(client, facility, "librdkafka: {message}");
             }
-            // That a setting of ours is called experimental, at every start.
+            // A warning at every start that `enable.gapless.guarantee` is experimental.
             _ if facility == "CONFWARN" => {}
             _ => tracing::warn!(client, facility, "librdkafka: {message}"),
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Its log lines say the same.
+        // librdkafka also logs the error.
         tracing::debug!(client = self.name, %error, "librdkafka: {reason}");
     }
 
     fn stats(&self, statistics: Statistics) {
         let ends = statistics.topics.into_iter().flat_map(|(topic, found)| {
-            let ends = found.partitions.into_iter().map(|(number, partition)| (number, partition.ls_offset));
-            ends.filter(|(number, end)| *number >= 0 && *end >= 0)
-                .map(|(number, end)| (topic.clone(), number, end))
-                .collect::<Vec<_>>()
+            let end = move |(number, partition): (i32, Partition)| EndOffset {
+                topic: topic.clone(),
+                partition: number,
+                offset: partition.ls_offset,
+            };
+            found.partitions.into_iter().map(end)
         });
-        self.hand_on(Heard::Ends(ends.collect()));
+        // Negative numbers stand for an internal partition and for an offset that is not known yet.
+        self.send(GroupEvent::EndOffsets(ends.filter(|end| end.partition >= 0 && end.offset >= 0).collect()));
     }
 }
 
 impl ConsumerContext for Context {
-    /// An assignment waits until it is known where to begin; a revocation is answered at once: what is being applied just
-    /// now finds out by its offset that it is too late.
+    /// Leaves an assignment to the owner, which loads the start offsets first. Answers a revocation
+    /// immediately: if records of the partition are being applied and the new owner is faster, the
+    /// transaction fails at its offset.
     fn rebalance(&self, client: &BaseConsumer<Self>, cause: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let places: Vec<(String, i32)> =
-            list.elements().iter().map(|place| (place.topic().to_owned(), place.partition())).collect();
+        let partitions: Vec<(String, i32)> =
+            list.elements().iter().map(|found| (found.topic().to_owned(), found.partition())).collect();
         let answer = if cause == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            if !places.is_empty() && self.hand_on(Heard::Assigned(places)) {
+            if !partitions.is_empty() && self.send(GroupEvent::Assigned(partitions)) {
                 return;
             }
             client.incremental_assign(list)
         } else {
             let answer = client.incremental_unassign(list);
-            self.hand_on(Heard::Revoked(places));
+            self.send(GroupEvent::Revoked(partitions));
             answer
         };
         if let Err(error) = answer {
-            tracing::warn!(client = self.name, %error, "a rebalance was not answered");
+            tracing::warn!(client = self.name, %error, "answering a rebalance failed");
         }
     }
 }
 
-/// A client that is dropped on a thread of its own.
-pub(crate) struct Closing<T: Send + Sync + 'static>(Option<Arc<T>>);
+/// librdkafka client that is dropped on a separate thread.
+pub(crate) struct KafkaClient<T: Send + Sync + 'static>(Option<Arc<T>>);
 
-impl<T: Send + Sync + 'static> Closing<T> {
+impl<T: Send + Sync + 'static> KafkaClient<T> {
     pub(crate) fn new(client: T) -> Self {
         Self(Some(Arc::new(client)))
     }
 
-    /// The client, for a call on another thread.
+    /// Returns a reference to the client for a call on another thread.
     pub(crate) fn shared(&self) -> Arc<T> {
-        Arc::clone(self.0.as_ref().expect("it is there until it is closed"))
+        Arc::clone(self.0.as_ref().expect("the client is present until it is closed"))
     }
 
-    /// Closes the client and waits for that, three seconds at most; afterwards it goes on by itself.
+    /// Closes the client and waits for at most three seconds. Afterwards the client continues to close
+    /// in the background.
     pub(crate) async fn close(mut self) {
         let Some(client) = self.0.take() else { return };
-        if tokio::time::timeout(GOODBYE, drop_aside(client)).await.is_err() {
-            tracing::warn!("a client of Kafka is still closing: the broker may be away");
+        if tokio::time::timeout(CLOSE_TIMEOUT, drop_on_thread(client)).await.is_err() {
+            tracing::warn!("a Kafka client is still closing, the broker may be unavailable");
         }
     }
 }
 
-impl<T: Send + Sync + 'static> Deref for Closing<T> {
+impl<T: Send + Sync + 'static> Deref for KafkaClient<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_ref().expect("it is there until it is closed")
+        self.0.as_ref().expect("the client is present until it is closed")
     }
 }
 
-impl<T: Send + Sync + 'static> Drop for Closing<T> {
+impl<T: Send + Sync + 'static> Drop for KafkaClient<T> {
     fn drop(&mut self) {
         if let Some(client) = self.0.take() {
-            drop(drop_aside(client));
+            drop(drop_on_thread(client));
         }
     }
 }
 
-impl<T: Send + Sync + 'static> fmt::Debug for Closing<T> {
+impl<T: Send + Sync + 'static> fmt::Debug for KafkaClient<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Client")
     }
 }
 
-/// Drops a client on a thread of its own, once nobody else holds it: a thread of the runtime that hung in a drop would keep
-/// the whole process from ending.
-fn drop_aside<T: Send + Sync + 'static>(mut client: Arc<T>) -> oneshot::Receiver<()> {
+/// Drops a client on a separate thread once no other reference is left. If a thread of the runtime
+/// blocked in the drop, the process could not exit.
+fn drop_on_thread<T: Send + Sync + 'static>(mut client: Arc<T>) -> oneshot::Receiver<()> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {
         loop {

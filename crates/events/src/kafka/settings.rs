@@ -1,48 +1,52 @@
-//! What librdkafka is told where its defaults are not ours, and why.
+//! Settings of librdkafka that differ from its defaults, with the reasons.
 
 use std::time::Duration;
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 
-/// For every client.
+/// Returns the settings of all clients.
 pub(crate) fn common(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", brokers)
         .set("client.id", "tidings")
         .set("socket.keepalive.enable", "true")
-        // An outage is over for us soon after it is over.
+        // Reconnects soon after an outage. The default is 10 s.
         .set("reconnect.backoff.max.ms", "2000");
-    // Its log lines come to us whatever the level of the `log` crate is; tracing filters them.
+    // By default rdkafka derives this level from the `log` crate, which is not used. The log filter of
+    // tracing applies.
     config.set_log_level(RDKafkaLogLevel::Info);
     config
 }
 
-/// For the relay's producer: in order, without duplicates of its own, patient without end.
+/// Adds the settings of the relay's producer: in order, without duplicates, and without a limit on
+/// retries.
 pub(crate) fn producer(mut config: ClientConfig) -> ClientConfig {
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
-        // A batch that the broker refuses for good must not be overtaken by the next one of the same key.
+        // If the broker rejects a batch permanently, later events must not overtake it: the producer
+        // fails instead.
         .set("enable.gapless.guarantee", "true")
-        // What Kafka's own clients do: every program finds the same partition for a key.
+        // Default of the Java client: all programs map a key to the same partition.
         .set("partitioner", "murmur2_random")
         .set("linger.ms", "2")
         .set("compression.codec", "lz4")
         .set("allow.auto.create.topics", "false")
         .set("queue.buffering.max.messages", "10000")
-        // For ever: giving one up would let the next one overtake it.
+        // Never times out. If one event were given up, the next would overtake it.
         .set("message.timeout.ms", "0");
     config
 }
 
-/// For every reader.
+/// Adds the settings of all readers.
 fn reader(mut config: ClientConfig) -> ClientConfig {
     config
-        // Where to begin is said explicitly; anything else is an error and no jump.
+        // Start offsets are always given. An offset outside the log is an error instead of a jump.
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
-        // What one answer of a broker may make us hold: the rest is asked for again.
+        // Limits the memory that one response of a broker needs. The rest is fetched by further
+        // requests.
         .set("fetch.message.max.bytes", "1048576")
         .set("fetch.max.bytes", "8388608")
         .set("receive.message.max.bytes", "16777216")
@@ -54,7 +58,7 @@ fn reader(mut config: ClientConfig) -> ClientConfig {
     config
 }
 
-/// For a durable consumer: one member of the group of its name.
+/// Adds the settings of a consumer, which is a member of a consumer group.
 pub(crate) fn member(
     config: ClientConfig,
     group: &str,
@@ -71,12 +75,12 @@ pub(crate) fn member(
         .set("session.timeout.ms", session_timeout.as_millis().to_string())
         .set("heartbeat.interval.ms", (session_timeout / 5).as_millis().to_string())
         .set("max.poll.interval.ms", "60000")
-        // For the consumer's lag.
+        // Statistics carry the end offsets, from which the lag is computed.
         .set("statistics.interval.ms", "5000");
     config
 }
 
-/// For a tail: librdkafka wants a group's name even of a reader that never joins one.
+/// Adds the settings of a tail. librdkafka requires a group name even if the client never joins a group.
 pub(crate) fn tail(config: ClientConfig) -> ClientConfig {
     let mut config = reader(config);
     config.set("group.id", "tail").set("enable.auto.commit", "false");
@@ -87,7 +91,7 @@ pub(crate) fn tail(config: ClientConfig) -> ClientConfig {
 mod tests {
     use super::*;
 
-    fn effective(config: &ClientConfig, expected: &[(&str, &str)]) {
+    fn assert_effective(config: &ClientConfig, expected: &[(&str, &str)]) {
         let native = config.create_native_config().unwrap();
         for (name, value) in expected {
             let found = native.get(name).unwrap();
@@ -96,9 +100,9 @@ mod tests {
     }
 
     #[test]
-    fn librdkafka_reads_back_what_the_producer_needs() {
+    fn librdkafka_applies_the_producer_settings() {
         let config = producer(common("localhost:9092"));
-        effective(
+        assert_effective(
             &config,
             &[
                 ("bootstrap.servers", "localhost:9092"),
@@ -119,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn librdkafka_reads_back_what_a_consumer_needs() {
+    fn librdkafka_applies_the_consumer_settings() {
         let expected = [
             ("auto.offset.reset", "error"),
             ("enable.auto.offset.store", "false"),
@@ -135,8 +139,8 @@ mod tests {
             ("reconnect.backoff.max.ms", "2000"),
         ];
         let member = member(common("localhost:9092"), "counter", Some("counter-1"), Duration::from_secs(15));
-        effective(&member, &expected);
-        effective(
+        assert_effective(&member, &expected);
+        assert_effective(
             &member,
             &[
                 ("group.id", "counter"),
@@ -149,8 +153,8 @@ mod tests {
             ],
         );
         let tail = tail(common("localhost:9092"));
-        effective(&tail, &expected);
-        effective(&tail, &[("enable.auto.commit", "false")]);
+        assert_effective(&tail, &expected);
+        assert_effective(&tail, &[("enable.auto.commit", "false")]);
         assert!(tail.get("group.instance.id").is_none());
     }
 }

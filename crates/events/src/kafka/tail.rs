@@ -1,5 +1,6 @@
-//! All partitions of some topics, read from their ends by one reader that is no member of a group. After an outage it goes
-//! on where it was; where the log no longer has that place, it says so and goes on with the first record that is there.
+//! Kafka tail: reads all partitions of some topics from their ends, without a consumer group. After an
+//! outage it continues at its position. If the log no longer contains that position, it reports a skip
+//! and continues with the first record.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,80 +12,92 @@ use rdkafka::{
 };
 
 use super::{
-    Kafka, PATIENCE, blocking,
-    client::{Closing, Context},
+    Kafka, REQUEST_TIMEOUT, TopicPartition, blocking,
+    client::{Context, KafkaClient},
     settings, wire,
 };
-use crate::{Error, Next, Record};
+use crate::{Error, Record, TailBatch};
 
-/// Records of one call, at most.
-const LIMIT: usize = 500;
+/// Maximum number of records per batch.
+const BATCH_MAX: usize = 500;
+/// Interval between checks for an available broker during an outage.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 
-type Place = (&'static str, i32);
-
-/// A reader and its place in every partition.
+/// Reader and its position in each partition.
 #[derive(Debug)]
 pub(crate) struct Tail {
-    client: Closing<StreamConsumer<Context>>,
-    next: BTreeMap<Place, i64>,
-    /// Some place may be no longer in the log.
-    astray: bool,
-    /// Some place was lost, which is yet to be told.
+    client: KafkaClient<StreamConsumer<Context>>,
+    /// Next offset of each partition; `i64::MAX` until the end of the partition is known.
+    next: BTreeMap<TopicPartition, i64>,
+    /// A position may be outside the log: compare all with the watermarks before the next read.
+    needs_realign: bool,
+    /// A position was outside the log, which is not reported yet.
     skipped: bool,
     /// No broker answers.
-    away: bool,
-    /// To be told where no record comes first.
+    unavailable: bool,
+    /// Error to report unless a record arrives first.
     failure: Option<KafkaError>,
     kafka: Kafka,
 }
 
 impl Kafka {
-    /// Follows topics from their ends. The ends are those of now, whenever the first record is asked for.
+    /// Follows topics from their ends at the time of this call.
     ///
     /// # Errors
-    /// Where Kafka does not answer, or a topic is not there.
+    /// [`Error::Kafka`] if Kafka does not answer or a topic does not exist.
     pub async fn tail(&self, topics: &[&'static str]) -> Result<crate::Tail, Error> {
-        Tail::begin(self, topics).await.map(crate::Tail::kafka)
+        Tail::start(self, topics).await.map(crate::Tail::kafka)
     }
 }
 
 impl Tail {
-    async fn begin(kafka: &Kafka, topics: &[&'static str]) -> Result<Self, Error> {
-        let client = settings::tail(kafka.config()).create_with_context(Context::quiet("tail"))?;
-        let client: Closing<StreamConsumer<Context>> = Closing::new(client);
+    async fn start(kafka: &Kafka, topics: &[&'static str]) -> Result<Self, Error> {
+        let client = settings::tail(kafka.config()).create_with_context(Context::new("tail"))?;
+        let client: KafkaClient<StreamConsumer<Context>> = KafkaClient::new(client);
         let mut next = BTreeMap::new();
         for topic in topics {
-            for partition in 0..kafka.partitions(topic).await? {
-                next.insert((*topic, partition), i64::MAX);
+            for number in 0..kafka.partition_count(topic).await? {
+                next.insert(TopicPartition { topic, number }, i64::MAX);
             }
         }
         let kafka = kafka.clone();
-        let mut tail = Self { client, next, astray: true, skipped: false, away: false, failure: None, kafka };
-        tail.align().await?;
+        let mut tail = Self {
+            client,
+            next,
+            needs_realign: true,
+            skipped: false,
+            unavailable: false,
+            failure: None,
+            kafka,
+        };
+        tail.realign().await?;
         Ok(tail)
     }
 
-    pub(crate) async fn next(&mut self) -> Result<Next, Error> {
+    /// Waits for the next records. Cancel-safe: no record is lost.
+    pub(crate) async fn next(&mut self) -> Result<TailBatch, Error> {
         loop {
-            if self.astray {
-                self.align().await?;
+            if self.needs_realign {
+                self.realign().await?;
             }
             if std::mem::take(&mut self.skipped) {
-                return Ok(Next { skipped: true, records: Vec::new() });
+                return Ok(TailBatch { skipped: true, records: Vec::new() });
             }
             let first = tokio::select! {
                 first = read(&self.client, &self.next) => first,
-                () = answers(&self.kafka), if self.away => {
-                    // What has come back may be another log.
-                    (self.away, self.astray) = (false, true);
-                    return Ok(Next::default());
+                () = available(&self.kafka), if self.unavailable => {
+                    // The log may have been replaced during the outage.
+                    self.unavailable = false;
+                    self.needs_realign = true;
+                    return Ok(TailBatch::default());
                 }
             };
             let records = self.take(first);
             if !records.is_empty() {
-                self.astray |= self.away;
-                (self.away, self.failure) = (false, None);
-                return Ok(Next { skipped: false, records });
+                self.needs_realign |= self.unavailable;
+                self.unavailable = false;
+                self.failure = None;
+                return Ok(TailBatch { skipped: false, records });
             }
             if let Some(error) = self.failure.take() {
                 return Err(error.into());
@@ -92,27 +105,29 @@ impl Tail {
         }
     }
 
-    /// The first record and whatever else is there. No await in here: what was read is not lost.
+    /// Adds the records that are already buffered to the first one. It is not async, so that a cancelled
+    /// caller loses no record.
     fn take(&mut self, first: Result<Record, KafkaError>) -> Vec<Record> {
-        let (mut records, mut read_now) = (Vec::new(), Some(first));
-        while let Some(result) = read_now {
+        let mut records = Vec::new();
+        let mut next = Some(first);
+        while let Some(result) = next {
             match result {
                 Ok(record) => {
-                    let partition = i32::try_from(record.partition).unwrap_or_default();
-                    self.next.insert((record.topic, partition), record.offset + 1);
+                    let number = i32::try_from(record.partition).unwrap_or_default();
+                    self.next.insert(TopicPartition { topic: record.topic, number }, record.offset + 1);
                     records.push(record);
                 }
-                Err(error) => self.failed(error),
+                Err(error) => self.handle_error(error),
             }
-            read_now =
-                if records.len() < LIMIT { read(&self.client, &self.next).now_or_never() } else { None };
+            next =
+                if records.len() < BATCH_MAX { read(&self.client, &self.next).now_or_never() } else { None };
         }
         records
     }
 
-    /// Tells what an error asks for; most of them pass by themselves.
-    fn failed(&mut self, error: KafkaError) {
-        tracing::debug!(%error, "the tail waits");
+    /// Notes the consequence of an error. librdkafka retries most errors itself.
+    fn handle_error(&mut self, error: KafkaError) {
+        tracing::debug!(%error, "error while reading from Kafka");
         match error.rdkafka_error_code() {
             Some(
                 RDKafkaErrorCode::AutoOffsetReset
@@ -120,57 +135,69 @@ impl Tail {
                 | RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownPartition,
-            ) => self.astray = true,
-            Some(RDKafkaErrorCode::AllBrokersDown) if !self.away => {
-                self.away = true;
+            ) => self.needs_realign = true,
+            Some(RDKafkaErrorCode::AllBrokersDown) if !self.unavailable => {
+                self.unavailable = true;
                 self.failure = Some(error);
             }
             _ => {}
         }
     }
 
-    /// Assigns every partition at its place, after a look where the log begins and ends: at its end where we have not been
-    /// yet, at its beginning where ours is no longer in it.
-    async fn align(&mut self) -> Result<(), Error> {
-        // A question would wait behind what is being fetched, half a second each.
+    /// Compares all positions with the watermarks and assigns the partitions. A new partition starts at
+    /// its end, one whose position is outside the log at its low watermark.
+    async fn realign(&mut self) -> Result<(), Error> {
+        // While partitions are assigned, each watermark request waits half a second behind a fetch
+        // request.
         self.client.unassign()?;
-        let (client, places) = (self.client.shared(), self.next.keys().copied().collect::<Vec<_>>());
-        let bounds = blocking(move || {
-            places
-                .iter()
-                .map(|(topic, partition)| client.fetch_watermarks(topic, *partition, PATIENCE))
-                .collect()
+        let client = self.client.shared();
+        let partitions: Vec<_> = self.next.keys().copied().collect();
+        let watermarks = blocking(move || {
+            let fetch = |partition: &TopicPartition| {
+                client.fetch_watermarks(partition.topic, partition.number, REQUEST_TIMEOUT)
+            };
+            partitions.iter().map(fetch).collect()
         });
-        let bounds: Vec<(i64, i64)> = bounds.await?;
+        let watermarks: Vec<(i64, i64)> = watermarks.await?;
         let mut list = TopicPartitionList::new();
-        for (((topic, partition), next), (low, high)) in self.next.iter_mut().zip(bounds) {
+        for ((TopicPartition { topic, number }, next), (low, high)) in self.next.iter_mut().zip(watermarks) {
             if *next == i64::MAX {
                 *next = high;
             } else if *next < low || *next > high {
-                tracing::warn!(topic, partition, was = *next, low, high, "the log no longer has our place");
+                let position = *next;
+                tracing::warn!(
+                    topic,
+                    partition = number,
+                    position,
+                    low,
+                    high,
+                    "the position is no longer in the log"
+                );
                 *next = low;
                 self.skipped = true;
             }
-            list.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
+            list.add_partition_offset(topic, *number, Offset::Offset(*next))?;
         }
         self.client.assign(&list)?;
-        self.astray = false;
+        self.needs_realign = false;
         Ok(())
     }
 }
 
-/// The next record. Cancelled while it waits, it loses none.
-async fn read(client: &StreamConsumer<Context>, known: &BTreeMap<Place, i64>) -> Result<Record, KafkaError> {
+/// Waits for the next record. Cancel-safe: no record is lost.
+async fn read(
+    client: &StreamConsumer<Context>,
+    assigned: &BTreeMap<TopicPartition, i64>,
+) -> Result<Record, KafkaError> {
     let message = client.recv().await?;
-    let place =
-        known.keys().find(|(topic, _)| *topic == message.topic()).expect("only these topics are assigned");
-    Ok(wire::record(place.0, &message))
+    let partition = assigned.keys().find(|partition| partition.topic == message.topic());
+    Ok(wire::decode(partition.expect("only these topics are assigned").topic, &message))
 }
 
 /// Waits until a broker answers.
-async fn answers(kafka: &Kafka) {
+async fn available(kafka: &Kafka) {
     while kafka.ping().await.is_err() {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(PING_INTERVAL).await;
     }
 }
 
@@ -184,26 +211,26 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_tail_whose_place_is_gone_says_so_once_and_goes_on_with_what_is_there() {
-        let mock = MockCluster::new(1).expect("a mock");
+    async fn a_lost_position_is_reported_once_and_the_tail_continues() {
+        let mock = MockCluster::new(1).expect("a mock cluster");
         mock.create_topic("test.tail", 1, 1).expect("a topic");
         let kafka = Kafka::new(&format!("kafka://{}", mock.bootstrap_servers()), None).expect("a URL");
-        let mut tail = Tail::begin(&kafka, &["test.tail"]).await.expect("the log's end");
+        let mut tail = Tail::start(&kafka, &["test.tail"]).await.expect("the tail starts");
         let producer: FutureProducer = kafka.config().create().expect("a producer");
         for _ in 0..2 {
             let record = FutureRecord::<str, str>::to("test.tail").key("k").payload("p").partition(0);
-            producer.send(record, PATIENCE).await.expect("it is written");
+            producer.send(record, REQUEST_TIMEOUT).await.expect("the record is written");
         }
-        // The log that it has read was longer.
-        tail.next.insert(("test.tail", 0), 7);
-        tail.astray = true;
-        let told = tail.next().await.expect("the log can be read");
-        assert!(told.skipped, "{told:?}");
+        // The position is beyond the end of the log.
+        tail.next.insert(TopicPartition { topic: "test.tail", number: 0 }, 7);
+        tail.needs_realign = true;
+        let batch = tail.next().await.expect("the log can be read");
+        assert!(batch.skipped, "{batch:?}");
         let mut offsets = Vec::new();
         while offsets.len() < 2 {
-            let next = tail.next().await.expect("the log can be read");
-            assert!(!next.skipped, "it is told once");
-            offsets.extend(next.records.iter().map(|record| record.offset));
+            let batch = tail.next().await.expect("the log can be read");
+            assert!(!batch.skipped, "the skip is reported once");
+            offsets.extend(batch.records.iter().map(|record| record.offset));
         }
         assert_eq!(offsets, [0, 1]);
     }

@@ -1,4 +1,4 @@
-//! Topics: made by an operator's command, never by a client that happens to name one.
+//! Topic creation by an operator's command. Clients never create topics implicitly.
 
 use std::time::Duration;
 
@@ -10,56 +10,59 @@ use rdkafka::{
 use tokio::time::Instant;
 
 use super::{
-    Kafka, PATIENCE, blocking,
-    client::{Closing, Context},
+    Kafka, REQUEST_TIMEOUT, blocking,
+    client::{Context, KafkaClient},
 };
 use crate::Error;
 
-/// How long the brokers may take to tell each other of new topics.
-const SETTLE: Duration = Duration::from_secs(20);
+/// Time for new topics to become available on all brokers.
+const CREATION_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A topic as it should be.
+/// Required topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// Its name.
+    /// Name of the topic.
     pub name: &'static str,
-    /// Its parts. For ever: with another number, keys change their place and lose their order.
+    /// Number of partitions. It must never change: keys would move to other partitions and lose their
+    /// order.
     pub partitions: i32,
-    /// How long its records stay.
+    /// Time after which records are deleted.
     pub retention: Duration,
 }
 
 impl Kafka {
-    /// Makes the topics that are not there, replicated as the brokers do by default, and waits until they can be used. One
-    /// that is there is left as it is.
+    /// Creates the missing topics with the brokers' default replication and waits until they are
+    /// available. Existing topics are not changed.
     ///
     /// # Errors
-    /// [`Error::Partitions`] where one is there with another number of partitions; [`Error::Kafka`] where a broker does not
-    /// answer or refuses.
+    /// [`Error::Partitions`] if a topic exists with another number of partitions; [`Error::Kafka`] if a
+    /// broker does not answer or rejects the request.
     pub async fn ensure_topics(&self, topics: &[Topic]) -> Result<(), Error> {
-        let admin: Closing<AdminClient<Context>> =
-            Closing::new(self.config().create_with_context(Context::quiet("admin"))?);
+        let admin: KafkaClient<AdminClient<Context>> =
+            KafkaClient::new(self.config().create_with_context(Context::new("admin"))?);
         let retentions: Vec<String> =
             topics.iter().map(|topic| topic.retention.as_millis().to_string()).collect();
         let new: Vec<NewTopic<'_>> = topics
             .iter()
             .zip(&retentions)
             .map(|(topic, retention)| {
-                // -1: as many replicas as the brokers make by default.
+                // -1 selects the default replication factor of the brokers.
                 NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(-1))
                     .set("retention.ms", retention)
             })
             .collect();
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(SETTLE));
-        for made in admin.create_topics(&new, &options).await? {
-            match made {
+        let options = AdminOptions::new()
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .operation_timeout(Some(CREATION_TIMEOUT));
+        for created in admin.create_topics(&new, &options).await? {
+            match created {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((_, code)) => return Err(Error::Kafka(KafkaError::AdminOp(code))),
             }
         }
-        let deadline = Instant::now() + SETTLE;
+        let deadline = Instant::now() + CREATION_TIMEOUT;
         for topic in topics {
-            while !self.is_there(topic).await? {
+            while !self.is_available(topic).await? {
                 if Instant::now() > deadline {
                     return Err(Error::Kafka(KafkaError::MetadataFetch(
                         RDKafkaErrorCode::UnknownTopicOrPartition,
@@ -71,27 +74,32 @@ impl Kafka {
         Ok(())
     }
 
-    /// Whether a topic has its partitions, and each of them a leader.
-    async fn is_there(&self, topic: &Topic) -> Result<bool, Error> {
-        let (probe, name) = (self.probe()?, topic.name);
-        let metadata = blocking(move || probe.fetch_metadata(Some(name), PATIENCE)).await?;
+    /// Returns `true` if a topic exists and each of its partitions has a leader.
+    async fn is_available(&self, topic: &Topic) -> Result<bool, Error> {
+        let probe = self.probe()?;
+        let name = topic.name;
+        let metadata = blocking(move || probe.fetch_metadata(Some(name), REQUEST_TIMEOUT)).await?;
         let Some(found) =
             metadata.topics().iter().find(|found| found.name() == topic.name && found.error().is_none())
         else {
             return Ok(false);
         };
-        let parts = found.partitions();
-        if !parts.is_empty() && parts.len() != usize::try_from(topic.partitions).unwrap_or_default() {
-            let (found, wanted) = (parts.len(), topic.partitions);
-            return Err(Error::Partitions { topic: topic.name.to_owned(), found, wanted });
+        let partitions = found.partitions();
+        if !partitions.is_empty() && partitions.len() != usize::try_from(topic.partitions).unwrap_or_default()
+        {
+            return Err(Error::Partitions {
+                topic: topic.name.to_owned(),
+                found: partitions.len(),
+                wanted: topic.partitions,
+            });
         }
-        Ok(!parts.is_empty() && parts.iter().all(|part| part.leader() >= 0))
+        Ok(!partitions.is_empty() && partitions.iter().all(|partition| partition.leader() >= 0))
     }
 
-    /// How many partitions a topic has.
-    pub(super) async fn partitions(&self, topic: &'static str) -> Result<i32, Error> {
+    /// Returns the number of partitions of a topic.
+    pub(super) async fn partition_count(&self, topic: &'static str) -> Result<i32, Error> {
         let probe = self.probe()?;
-        let metadata = blocking(move || probe.fetch_metadata(Some(topic), PATIENCE)).await?;
+        let metadata = blocking(move || probe.fetch_metadata(Some(topic), REQUEST_TIMEOUT)).await?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         let count = found.map_or(0, |found| found.partitions().len());
         if count == 0 {

@@ -1,4 +1,5 @@
-//! An event as a record of Kafka: the key and the payload are its own, everything else travels in headers, as text.
+//! Encoding of events as Kafka records. Key and payload are those of the event; all other fields are
+//! headers, as text.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -10,20 +11,23 @@ use rdkafka::{
 };
 use uuid::Uuid;
 
-use crate::{Headers, Record, outbox::Pending};
+use crate::{Headers, Record, outbox::PendingEvent};
 
-/// The most bytes of a payload: ours are far below, and a dead letter around one stays within a broker's 1 MB.
+/// Maximum size of a payload. Valid ones are far smaller, and a dead letter that contains one stays
+/// below the broker's limit of 1 MB.
 const PAYLOAD_MAX_BYTES: usize = 512 * 1024;
-/// The bytes of a malformed record's payload that are kept: enough for people to see what it is.
-const MALFORMED_KEPT_BYTES: usize = 64 * 1024;
-/// The most bytes of a key: ours are ids.
+/// Size to which the payload of a malformed record is truncated: enough for operators to recognise it,
+/// and small enough to store many as dead letters.
+const MALFORMED_MAX_BYTES: usize = 64 * 1024;
+/// Maximum size of a key. Valid keys are ids.
 const KEY_MAX_BYTES: usize = 256;
-/// The most bytes of a header: the longest of ours is a request id.
+/// Maximum size of a header value. The longest valid one is a request id.
 const HEADER_MAX_BYTES: usize = 256;
 
-/// The headers of an event.
-pub(crate) fn headers(event: &Pending) -> OwnedHeaders {
-    let (event_id, version) = (event.event_id.to_string(), event.version.to_string());
+/// Encodes the headers of an event.
+fn encode_headers(event: &PendingEvent) -> OwnedHeaders {
+    let event_id = event.event_id.to_string();
+    let version = event.version.to_string();
     let created_at_us = event.created_at_us.to_string();
     let mut headers = OwnedHeaders::new_with_capacity(6)
         .insert(Header { key: "event_id", value: Some(&event_id) })
@@ -39,62 +43,88 @@ pub(crate) fn headers(event: &Pending) -> OwnedHeaders {
     headers
 }
 
-/// What is produced for an event.
-pub(crate) fn produced(event: &Pending) -> FutureRecord<'_, str, [u8]> {
+/// Encodes an event as a record to be sent.
+pub(crate) fn encode(event: &PendingEvent) -> FutureRecord<'_, str, [u8]> {
     FutureRecord::to(&event.topic)
         .key(event.key.as_str())
         .payload(event.payload.as_slice())
-        .headers(headers(event))
+        .headers(encode_headers(event))
 }
 
-/// A record that was read. Without our headers, or larger than any of ours, it is [malformed](Record::is_malformed) and has
-/// no identity; only its beginning is kept then, so that many of them still fit among the dead letters.
-pub(crate) fn record(topic: &'static str, message: &BorrowedMessage<'_>) -> Record {
-    let (key, whole_key) = bounded(message.key(), KEY_MAX_BYTES);
-    let (payload, whole_payload) = bounded(message.payload(), PAYLOAD_MAX_BYTES);
+/// Required headers of a record.
+struct RequiredHeaders {
+    event_id: Uuid,
+    kind: String,
+    version: i64,
+    created_at_us: i64,
+}
+
+/// Decodes a record. If a required header is missing or malformed, or key or payload are too large, the
+/// record is [malformed](Record::is_malformed): it has no identity, and its payload is truncated.
+pub(crate) fn decode(topic: &'static str, message: &BorrowedMessage<'_>) -> Record {
+    let (key, whole_key) = truncate(message.key(), KEY_MAX_BYTES);
+    let (payload, whole_payload) = truncate(message.payload(), PAYLOAD_MAX_BYTES);
+    let required = decode_headers(message).filter(|_| whole_key && whole_payload);
+    let payload = match required {
+        Some(_) => payload,
+        None => {
+            metrics::counter!("consumer_malformed_total", "topic" => topic).increment(1);
+            truncate(Some(payload), MALFORMED_MAX_BYTES).0
+        }
+    };
     let written_us = message.timestamp().to_millis().map_or(0, |millis| millis.saturating_mul(1000));
-    let read = identity(message).filter(|_| whole_key && whole_payload);
-    if read.is_none() {
-        metrics::counter!("consumer_malformed_total", "topic" => topic).increment(1);
+    let malformed = || RequiredHeaders {
+        event_id: Uuid::nil(),
+        kind: String::new(),
+        version: 0,
+        created_at_us: written_us,
+    };
+    let RequiredHeaders { event_id, kind, version, created_at_us } = required.unwrap_or_else(malformed);
+    Record {
+        topic,
+        partition: i64::from(message.partition()),
+        offset: message.offset(),
+        event_id,
+        key: key_text(key),
+        version,
+        kind,
+        payload: Bytes::copy_from_slice(payload),
+        headers: Headers {
+            request_id: header(message, "request_id"),
+            traceparent: header(message, "traceparent"),
+        },
+        created_at_us,
     }
-    let (payload, _) =
-        if read.is_none() { bounded(Some(payload), MALFORMED_KEPT_BYTES) } else { (payload, true) };
-    let (key, payload) = (shown(key), Bytes::copy_from_slice(payload));
-    let (event_id, kind, version, created_at_us) =
-        read.unwrap_or((Uuid::nil(), String::new(), 0, written_us));
-    let headers =
-        Headers { request_id: header(message, "request_id"), traceparent: header(message, "traceparent") };
-    let (partition, offset) = (i64::from(message.partition()), message.offset());
-    Record { topic, partition, offset, event_id, key, version, kind, payload, headers, created_at_us }
 }
 
-/// At most so many bytes, and whether they are all.
-fn bounded(bytes: Option<&[u8]>, max: usize) -> (&[u8], bool) {
+/// Returns at most `max` bytes, and `true` if these are all.
+fn truncate(bytes: Option<&[u8]>, max: usize) -> (&[u8], bool) {
     let bytes = bytes.unwrap_or_default();
     bytes.split_at_checked(max).map_or((bytes, true), |(kept, rest)| (kept, rest.is_empty()))
 }
 
-/// The headers without which a record is none of ours.
-fn identity(message: &BorrowedMessage<'_>) -> Option<(Uuid, String, i64, i64)> {
-    let event_id = header(message, "event_id")?.parse().ok()?;
-    let version = header(message, "version")?.parse().ok()?;
-    let created_at_us = header(message, "created_at_us")?.parse().ok()?;
-    Some((event_id, header(message, "type")?, version, created_at_us))
+fn decode_headers(message: &BorrowedMessage<'_>) -> Option<RequiredHeaders> {
+    Some(RequiredHeaders {
+        event_id: header(message, "event_id")?.parse().ok()?,
+        kind: header(message, "type")?,
+        version: header(message, "version")?.parse().ok()?,
+        created_at_us: header(message, "created_at_us")?.parse().ok()?,
+    })
 }
 
 fn header(message: &BorrowedMessage<'_>, key: &str) -> Option<String> {
     let header = message.headers()?.iter().find(|header| header.key == key)?;
-    text(header.value?)
+    header_text(header.value?)
 }
 
-/// A header's value, where it is one that we would write: short, and without control characters.
-fn text(value: &[u8]) -> Option<String> {
+/// Decodes a header value. Returns `None` if it is too long, not UTF-8, or contains control characters.
+fn header_text(value: &[u8]) -> Option<String> {
     let value = std::str::from_utf8(value).ok().filter(|value| value.len() <= HEADER_MAX_BYTES)?;
     (!value.contains(char::is_control)).then(|| value.to_owned())
 }
 
-/// A key as text that every database takes: Postgres has no NUL in a text.
-fn shown(key: &[u8]) -> String {
+/// Decodes a key. Invalid UTF-8 and NUL, which Postgres does not store in text, are replaced.
+fn key_text(key: &[u8]) -> String {
     String::from_utf8_lossy(key).replace('\0', "\u{fffd}")
 }
 
@@ -103,18 +133,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_larger_than_its_bound_is_cut_and_known_to_be() {
-        assert_eq!(bounded(None, 3), (&[][..], true));
-        assert_eq!(bounded(Some(b"abc"), 3), (&b"abc"[..], true));
-        assert_eq!(bounded(Some(b"abcd"), 3), (&b"abc"[..], false));
+    fn bytes_above_the_limit_are_truncated() {
+        assert_eq!(truncate(None, 3), (&[][..], true));
+        assert_eq!(truncate(Some(b"abc"), 3), (&b"abc"[..], true));
+        assert_eq!(truncate(Some(b"abcd"), 3), (&b"abc"[..], false));
     }
 
     #[test]
-    fn a_strangers_key_and_headers_hold_nothing_that_a_database_refuses() {
-        assert_eq!(shown(b"a\0b\xff"), "a\u{fffd}b\u{fffd}");
-        assert_eq!(text(b"r-1").as_deref(), Some("r-1"));
-        for refused in [&b"\0"[..], b"r\0", b"r\n1", b"\xff", "r\u{85}".as_bytes(), &[b'r'; 257]] {
-            assert_eq!(text(refused), None, "{refused:?}");
+    fn keys_and_headers_contain_nothing_that_a_database_rejects() {
+        assert_eq!(key_text(b"a\0b\xff"), "a\u{fffd}b\u{fffd}");
+        assert_eq!(header_text(b"r-1").as_deref(), Some("r-1"));
+        for rejected in [&b"\0"[..], b"r\0", b"r\n1", b"\xff", "r\u{85}".as_bytes(), &[b'r'; 257]] {
+            assert_eq!(header_text(rejected), None, "{rejected:?}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A log or a database that is not the one of before: the consumer stops, or shows that it does not matter.
+//! Tests of a replaced log or a restored database: the consumer stops, or continues without applying an
+//! event twice.
 
 use std::time::Duration;
 
@@ -10,157 +11,165 @@ use rdkafka::{
     client::DefaultClientContext,
 };
 
-use crate::world::{Cluster, Copy, World, append, assert_each_once, copied, count, until_copied, worlds};
+use crate::fixture::{
+    Cluster, CopyHandler, Fixture, append, assert_each_once, copied, count, fixtures, wait_until_copied,
+};
 
-/// The topic again under its name: in another mock, or deleted and made anew.
-async fn replaced(world: &World) -> World {
-    match &world.cluster {
-        Cluster::Mock(_) => World::mock(world.topic, db::Dialect::Sqlite),
+/// Replaces the topic by an empty one with the same name: in another mock, or by deleting and creating
+/// it.
+async fn replace(fixture: &Fixture) -> Fixture {
+    match &fixture.cluster {
+        Cluster::Mock(_) => Fixture::mock(fixture.topic, db::Dialect::Sqlite),
         Cluster::Real(url) => {
-            let admin = admin(world);
-            for deleted in admin.delete_topics(&[world.topic], &AdminOptions::new()).await.unwrap() {
+            let admin = admin(fixture);
+            for deleted in admin.delete_topics(&[fixture.topic], &AdminOptions::new()).await.unwrap() {
                 deleted.unwrap();
             }
-            let mut again = World::real(url.clone(), db::Dialect::Postgres).await;
-            again.topic = world.topic;
-            again.make_topic().await;
-            again
+            let mut replaced = Fixture::real(url.clone(), db::Dialect::Postgres).await;
+            replaced.topic = fixture.topic;
+            replaced.create_topic().await;
+            replaced
         }
     }
 }
 
-fn admin(world: &World) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", world.brokers()).create().unwrap()
+fn admin(fixture: &Fixture) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", fixture.brokers()).create().unwrap()
 }
 
-async fn fill(world: &World, db: &Db, versions: std::ops::Range<i64>) {
-    let relay = world.relay(db);
-    append(db, world.topic, 20, versions).await;
-    testkit::eventually("the relay is done", || async { count(db, "outbox").await == 0 }).await;
+async fn fill(fixture: &Fixture, db: &Db, versions: std::ops::Range<i64>) {
+    let relay = fixture.relay(db);
+    append(db, fixture.topic, 20, versions).await;
+    testkit::eventually("the outbox is empty", || async { count(db, "outbox").await == 0 }).await;
     relay.stop().await;
 }
 
-async fn consume(world: &World, name: &'static str, db: &Db, wanted: usize) {
-    let consumer = world.copier(name, "one", db, Copy::default());
-    until_copied(db, wanted).await;
+async fn consume(fixture: &Fixture, name: &'static str, db: &Db, wanted: usize) {
+    let consumer = fixture.start_consumer(name, "one", db, CopyHandler::default());
+    wait_until_copied(db, wanted).await;
     consumer.stop().await.unwrap();
 }
 
-async fn stops(world: &World, name: &'static str, db: &Db) -> Stopped {
-    world.copier(name, "one", db, Copy::default()).end().await.unwrap_err()
+async fn start_and_stop(fixture: &Fixture, name: &'static str, db: &Db) -> Stopped {
+    fixture.start_consumer(name, "one", db, CopyHandler::default()).end().await.unwrap_err()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_stops_at_a_log_that_was_replaced() {
-    for world in worlds().await {
-        let (producer, target) = (world.database().await, world.database().await);
-        fill(&world, &producer.db, 0..10).await;
-        consume(&world, "stranger", &target.db, 200).await;
-        let shorter = replaced(&world).await;
+async fn a_consumer_stops_at_a_replaced_log() {
+    for fixture in fixtures().await {
+        let producer = fixture.database().await;
+        let target = fixture.database().await;
+        fill(&fixture, &producer.db, 0..10).await;
+        consume(&fixture, "stranger", &target.db, 200).await;
+        let shorter = replace(&fixture).await;
         fill(&shorter, &producer.db, 0..1).await;
-        let stopped = stops(&shorter, "stranger", &target.db).await;
-        assert!(matches!(stopped.why, Mismatch::EndsAt(_)), "{stopped}");
-        // As long as the old one, and longer: other records at the same places.
+        let stopped = start_and_stop(&shorter, "stranger", &target.db).await;
+        assert!(matches!(stopped.reason, Mismatch::EndsAt(_)), "{stopped}");
+        // The new log becomes longer than the old one, with other records at the same offsets.
         fill(&shorter, &producer.db, 1..20).await;
-        let stopped = stops(&shorter, "stranger", &target.db).await;
-        assert_eq!(stopped.why, Mismatch::Foreign, "{stopped}");
+        let stopped = start_and_stop(&shorter, "stranger", &target.db).await;
+        assert_eq!(stopped.reason, Mismatch::DifferentRecord, "{stopped}");
         assert_each_once(&target.db, 20, 0..10).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_that_is_reading_stops_when_its_topic_is_made_anew() {
-    for world in worlds().await {
-        if matches!(world.cluster, Cluster::Mock(_)) {
-            continue; // it cannot delete a topic
+async fn a_running_consumer_stops_when_its_topic_is_recreated() {
+    for fixture in fixtures().await {
+        if matches!(fixture.cluster, Cluster::Mock(_)) {
+            continue; // the mock cannot delete topics
         }
-        let (producer, target) = (world.database().await, world.database().await);
-        fill(&world, &producer.db, 0..10).await;
-        let consumer = world.copier("witness", "one", &target.db, Copy::default());
-        until_copied(&target.db, 200).await;
-        let mut tail = Log::Kafka(world.kafka("tail")).tail(&[world.topic]).await.unwrap();
-        let again = replaced(&world).await;
-        fill(&again, &producer.db, 0..5).await;
+        let producer = fixture.database().await;
+        let target = fixture.database().await;
+        fill(&fixture, &producer.db, 0..10).await;
+        let consumer = fixture.start_consumer("witness", "one", &target.db, CopyHandler::default());
+        wait_until_copied(&target.db, 200).await;
+        let mut tail = Log::Kafka(fixture.kafka("tail")).tail(&[fixture.topic]).await.unwrap();
+        let recreated = replace(&fixture).await;
+        fill(&recreated, &producer.db, 0..5).await;
         let stopped = consumer.end().await.unwrap_err();
-        assert!(matches!(stopped.why, Mismatch::EndsAt(_)), "{stopped}");
+        assert!(matches!(stopped.reason, Mismatch::EndsAt(_)), "{stopped}");
         assert_each_once(&target.db, 20, 0..10).await;
-        let told = async { while !tail.next().await.is_ok_and(|next| next.skipped) {} };
-        tokio::time::timeout(Duration::from_secs(20), told)
+        let skip = async { while !tail.next().await.is_ok_and(|batch| batch.skipped) {} };
+        tokio::time::timeout(Duration::from_secs(20), skip)
             .await
-            .expect("the tail says that its place is gone");
+            .expect("the tail reports the lost position");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_stops_when_its_database_was_restored() {
-    for world in worlds().await {
-        let (producer, target) = (world.database().await, world.database().await);
-        fill(&world, &producer.db, 0..10).await;
-        consume(&world, "restored", &target.db, 200).await;
+    for fixture in fixtures().await {
+        let producer = fixture.database().await;
+        let target = fixture.database().await;
+        fill(&fixture, &producer.db, 0..10).await;
+        consume(&fixture, "restored", &target.db, 200).await;
         let mut tx = target.db.begin().await.unwrap();
         query("update consumer_offset set next_offset = next_offset - 1").execute(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
-        let stopped = stops(&world, "restored", &target.db).await;
-        assert!(matches!(stopped.why, Mismatch::CommittedAt(at) if at == stopped.next + 1), "{stopped}");
-        // Nothing is left of what it knew: that is an older day, too.
+        let stopped = start_and_stop(&fixture, "restored", &target.db).await;
+        assert!(matches!(stopped.reason, Mismatch::CommittedAt(at) if at == stopped.next + 1), "{stopped}");
+        // A database without any stored offset is older, too.
         let mut tx = target.db.begin().await.unwrap();
         query("delete from consumer_offset").execute(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
-        let stopped = stops(&world, "restored", &target.db).await;
-        assert!(matches!(stopped.why, Mismatch::CommittedAt(_)), "{stopped}");
+        let stopped = start_and_stop(&fixture, "restored", &target.db).await;
+        assert!(matches!(stopped.reason, Mismatch::CommittedAt(_)), "{stopped}");
         assert_each_once(&target.db, 20, 0..10).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_is_given_again_is_applied_no_second_time() {
-    for world in worlds().await {
-        let (producer, target) = (world.database().await, world.database().await);
-        fill(&world, &producer.db, 0..10).await;
-        // Killed before Kafka has heard of any offset: for Kafka it has read nothing at all.
-        let consumer = world.copier("replayed", "one", &target.db, Copy::default());
-        until_copied(&target.db, 200).await;
+async fn a_replayed_log_is_not_applied_again() {
+    for fixture in fixtures().await {
+        let producer = fixture.database().await;
+        let target = fixture.database().await;
+        fill(&fixture, &producer.db, 0..10).await;
+        // The consumer is killed before any offset is committed to Kafka.
+        let consumer = fixture.start_consumer("replayed", "one", &target.db, CopyHandler::default());
+        wait_until_copied(&target.db, 200).await;
         consumer.kill().await;
-        // Of another name, Kafka knows nothing either; the database does.
+        // Kafka has no offset of the other consumer name either. Only the database does.
         let mut tx = target.db.begin().await.unwrap();
         let rename = query("update consumer_offset set consumer = 'replayed-again'");
         rename.execute(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
-        let consumer = world.copier("replayed-again", "one", &target.db, Copy::default());
-        fill(&world, &producer.db, 10..12).await;
-        until_copied(&target.db, 240).await;
+        let consumer = fixture.start_consumer("replayed-again", "one", &target.db, CopyHandler::default());
+        fill(&fixture, &producer.db, 10..12).await;
+        wait_until_copied(&target.db, 240).await;
         consumer.stop().await.unwrap();
         assert_each_once(&target.db, 20, 0..12).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consumer_stops_where_retention_took_what_it_has_not_applied() {
-    for world in worlds().await {
-        if matches!(world.cluster, Cluster::Mock(_)) {
-            continue; // it cannot delete records
+async fn a_consumer_stops_if_retention_deleted_unapplied_records() {
+    for fixture in fixtures().await {
+        if matches!(fixture.cluster, Cluster::Mock(_)) {
+            continue; // the mock cannot delete records
         }
-        let (producer, target) = (world.database().await, world.database().await);
-        fill(&world, &producer.db, 0..10).await;
-        consume(&world, "late", &target.db, 200).await;
-        // What was applied may go.
-        delete_up_to_end(&world).await;
-        consume(&world, "late", &target.db, 200).await;
-        fill(&world, &producer.db, 10..11).await;
-        consume(&world, "late", &target.db, 220).await;
-        fill(&world, &producer.db, 11..15).await;
-        delete_up_to_end(&world).await;
-        let stopped = stops(&world, "late", &target.db).await;
-        assert!(matches!(stopped.why, Mismatch::BeginsAt(_)), "{stopped}");
+        let producer = fixture.database().await;
+        let target = fixture.database().await;
+        fill(&fixture, &producer.db, 0..10).await;
+        consume(&fixture, "late", &target.db, 200).await;
+        // Applied records may be deleted.
+        delete_up_to_end(&fixture).await;
+        consume(&fixture, "late", &target.db, 200).await;
+        fill(&fixture, &producer.db, 10..11).await;
+        consume(&fixture, "late", &target.db, 220).await;
+        fill(&fixture, &producer.db, 11..15).await;
+        delete_up_to_end(&fixture).await;
+        let stopped = start_and_stop(&fixture, "late", &target.db).await;
+        assert!(matches!(stopped.reason, Mismatch::StartsAt(_)), "{stopped}");
         assert_eq!(copied(&target.db).await.values().map(Vec::len).sum::<usize>(), 220);
     }
 }
 
-async fn delete_up_to_end(world: &World) {
+async fn delete_up_to_end(fixture: &Fixture) {
     let mut list = TopicPartitionList::new();
-    for partition in 0..crate::world::PARTITIONS {
-        list.add_partition_offset(world.topic, partition, rdkafka::Offset::End).unwrap();
+    for partition in 0..crate::fixture::PARTITIONS {
+        list.add_partition_offset(fixture.topic, partition, rdkafka::Offset::End).unwrap();
     }
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-    admin(world).delete_records(&list, &options).await.unwrap();
+    admin(fixture).delete_records(&list, &options).await.unwrap();
 }

@@ -1,5 +1,6 @@
-//! The order of a Postgres outbox under concurrent writers: through the relay nothing is lost, swapped or missing; the two
-//! usual ways to read an outbox by cursor are caught by the same checker (DESIGN §5 has the figures that led to the relay).
+//! Order of a Postgres outbox under concurrent writers. Through the relay no event is lost or reordered.
+//! The same checks fail for the two usual ways to read an outbox by cursor (docs/design.md#outbox-order;
+//! measurements in docs/decisions/0006-kafka.md).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,25 +17,25 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use testkit::{TestDb, databases, eventually};
 use uuid::Uuid;
 
-use crate::world::{World, count, leak};
+use crate::fixture::{Fixture, count, leak};
 
 const WRITERS: u64 = 24;
 const KEYS: usize = 20;
-/// Transactions of each writer.
-const EACH: usize = 150;
+/// Number of transactions per writer.
+const TRANSACTIONS: usize = 150;
 
-/// What is wrong with a log, in first occurrences.
+/// Faults among the first occurrences of events in a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Faults {
-    /// Written and never read.
+    /// Events that were written and not read.
     lost: usize,
-    /// Read after a later version of its key.
-    swapped: usize,
-    /// Not there when the next version of its key was read.
+    /// Events that were read after a later version of their key.
+    reordered: usize,
+    /// Events whose predecessor was not read before them.
     missing: usize,
 }
 
-fn check(written: &BTreeMap<String, i64>, log: &[(String, i64)]) -> Faults {
+fn find_faults(written: &BTreeMap<String, i64>, log: &[(String, i64)]) -> Faults {
     let mut faults = Faults::default();
     let mut seen: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
     for (key, version) in log {
@@ -42,7 +43,7 @@ fn check(written: &BTreeMap<String, i64>, log: &[(String, i64)]) -> Faults {
         if versions.contains(version) {
             continue;
         }
-        faults.swapped += usize::from(versions.last().is_some_and(|last| last > version));
+        faults.reordered += usize::from(versions.last().is_some_and(|last| last > version));
         faults.missing += usize::from(*version > 1 && !versions.contains(&(version - 1)));
         versions.insert(*version);
     }
@@ -55,18 +56,18 @@ fn check(written: &BTreeMap<String, i64>, log: &[(String, i64)]) -> Faults {
 }
 
 #[test]
-fn the_checker_tells_what_is_wrong() {
+fn each_kind_of_fault_is_found() {
     let written = BTreeMap::from([("a".to_owned(), 4)]);
     let faults = |versions: &[i64]| {
         let log: Vec<_> = versions.iter().map(|version| ("a".to_owned(), *version)).collect();
-        check(&written, &log)
+        find_faults(&written, &log)
     };
-    assert_eq!(faults(&[1, 2, 1, 2, 3, 2, 4]), Faults::default(), "repeats may follow");
-    assert_eq!(faults(&[1, 3, 2, 4]), Faults { lost: 0, swapped: 1, missing: 1 });
-    assert_eq!(faults(&[1, 2, 4]), Faults { lost: 1, swapped: 0, missing: 1 });
+    assert_eq!(faults(&[1, 2, 1, 2, 3, 2, 4]), Faults::default(), "repeated events are not faults");
+    assert_eq!(faults(&[1, 3, 2, 4]), Faults { lost: 0, reordered: 1, missing: 1 });
+    assert_eq!(faults(&[1, 2, 4]), Faults { lost: 1, reordered: 0, missing: 1 });
 }
 
-/// A database of Postgres, and connections enough that all writers are at work at the same time.
+/// Creates a Postgres database, and a pool with enough connections for all writers.
 async fn database() -> Option<(TestDb, Db)> {
     let all = databases(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
     let test = all.into_iter().find(|test| test.db.dialect() == Dialect::Postgres)?;
@@ -77,8 +78,8 @@ async fn database() -> Option<(TestDb, Db)> {
         .get("name")
         .unwrap_or_default();
     let server = std::env::var("TEST_POSTGRES_URL").unwrap();
-    let wide = Db::open(&format!("{}/{name}", server.rsplit_once('/').unwrap().0), 30).await.unwrap();
-    let mut tx = wide.begin().await.unwrap();
+    let pool = Db::open(&format!("{}/{name}", server.rsplit_once('/').unwrap().0), 30).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
     query("create table aggregate (key text primary key, version bigint not null)")
         .execute(&mut tx)
         .await
@@ -89,33 +90,41 @@ async fn database() -> Option<(TestDb, Db)> {
         insert.bind(format!("key-{key}")).execute(&mut tx).await.unwrap();
     }
     tx.commit().await.unwrap();
-    Some((test, wide))
+    Some((test, pool))
 }
 
-/// What a service does: claim something of its own, lock one or two aggregates in key order, take their versions, append.
+/// Writes like a service: inserts a row, locks one or two aggregates in key order, takes their next
+/// versions, and appends their events.
 async fn write(db: Db, topic: &'static str, writer: u64) {
     let mut random = SmallRng::seed_from_u64(writer);
-    for _ in 0..EACH {
+    for _ in 0..TRANSACTIONS {
         let keys: BTreeSet<usize> =
             (0..random.random_range(1..=2)).map(|_| random.random_range(0..KEYS)).collect();
         let mut tx = db.begin().await.unwrap();
         query("insert into claim (id) values ($1)").bind(Uuid::now_v7()).execute(&mut tx).await.unwrap();
         let mut events = Vec::new();
         for key in keys {
-            let (key, event_id) = (format!("key-{key}"), Uuid::now_v7());
+            let key = format!("key-{key}");
             let lock = query("update aggregate set version = version + 1 where key = $1 returning version");
             let row = lock.bind(key.as_str()).one(&mut tx).await.unwrap();
-            let (version, kind, payload) = (row.get("version").unwrap(), "Tested", vec![0; 40]);
-            events.push(Event { event_id, topic, key, version, kind, payload, headers: Headers::default() });
+            events.push(Event {
+                event_id: Uuid::now_v7(),
+                topic,
+                key,
+                version: row.get("version").unwrap(),
+                kind: "Tested",
+                payload: vec![0; 40],
+                headers: Headers::default(),
+            });
         }
         outbox::append(&mut tx, &events).await.unwrap();
         tx.commit().await.unwrap();
     }
 }
 
-/// All writers at once; whatever else reads meanwhile.
+/// Runs all writers concurrently. Returns the last version of each key.
 async fn write_all(db: &Db, topic: &'static str) -> BTreeMap<String, i64> {
-    let began = Instant::now();
+    let start = Instant::now();
     let writers: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(db.clone(), topic, writer))).collect();
     for writer in writers {
         writer.await.unwrap();
@@ -123,51 +132,56 @@ async fn write_all(db: &Db, topic: &'static str) -> BTreeMap<String, i64> {
     let rows = query("select key, version from aggregate").all(db).await.unwrap();
     let written: BTreeMap<String, i64> =
         rows.iter().map(|row| (row.get("key").unwrap(), row.get("version").unwrap())).collect();
-    println!("{} events written in {:?}", written.values().sum::<i64>(), began.elapsed());
+    println!("{} events written in {:?}", written.values().sum::<i64>(), start.elapsed());
     written
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn through_the_relay_nothing_is_lost_swapped_or_missing() {
-    let Some((test, wide)) = database().await else { return };
-    let world = match std::env::var("TEST_KAFKA_URL") {
-        Ok(url) => World::real(url, Dialect::Postgres).await,
-        Err(_) => World::mock(leak(format!("test.{}", Uuid::now_v7().simple())), Dialect::Postgres),
+async fn the_relay_neither_loses_nor_reorders_events() {
+    let Some((test, pool)) = database().await else { return };
+    let fixture = match std::env::var("TEST_KAFKA_URL") {
+        Ok(url) => Fixture::real(url, Dialect::Postgres).await,
+        Err(_) => Fixture::mock(leak(format!("test.{}", Uuid::now_v7().simple())), Dialect::Postgres),
     };
-    let mut tail = Log::Kafka(world.kafka("tail")).tail(&[world.topic]).await.unwrap();
-    // Two relays, one of which is killed in the middle, as a process would be.
-    let (first, second) = (world.relay(&wide), world.relay(&test.db));
+    let mut tail = Log::Kafka(fixture.kafka("tail")).tail(&[fixture.topic]).await.unwrap();
+    // One of the two relays is killed while it works.
+    let first = fixture.relay(&pool);
+    let second = fixture.relay(&test.db);
     let killed = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         first.kill().await;
     };
-    let began = Instant::now();
-    let (written, ()) = tokio::join!(write_all(&wide, world.topic), killed);
-    let drained = || async { count(&wide, "outbox").await == 0 };
+    let start = Instant::now();
+    let (written, ()) = tokio::join!(write_all(&pool, fixture.topic), killed);
+    let drained = || async { count(&pool, "outbox").await == 0 };
     eventually("the outbox is empty", drained).await;
-    println!("and relayed in {:?}", began.elapsed());
-    let (mut log, total) = (Vec::new(), usize::try_from(written.values().sum::<i64>()).unwrap());
+    println!("published in {:?}", start.elapsed());
+    let total = usize::try_from(written.values().sum::<i64>()).unwrap();
+    let mut log = Vec::new();
     let mut distinct = BTreeSet::new();
-    while let Ok(next) = tokio::time::timeout(Duration::from_secs(2), tail.next()).await {
-        for record in next.unwrap().records {
+    while let Ok(batch) = tokio::time::timeout(Duration::from_secs(2), tail.next()).await {
+        for record in batch.unwrap().records {
             distinct.insert((record.key.clone(), record.version));
             log.push((record.key, record.version));
         }
     }
-    println!("{} records, {} of them repeats", log.len(), log.len() - distinct.len());
-    assert_eq!(check(&written, &log), Faults::default());
+    println!("{} records, {} of them repeated", log.len(), log.len() - distinct.len());
+    assert_eq!(find_faults(&written, &log), Faults::default());
     assert_eq!(distinct.len(), total);
     second.stop().await;
 }
 
-/// Reads the outbox by a cursor over this order until the writers are done and nothing more comes.
-async fn follow(db: Db, sql: &'static str, done: Arc<AtomicBool>) -> Vec<(String, i64)> {
-    let (mut log, mut at, mut idle) = (Vec::new(), (0_i64, 0_i64), 0);
+/// Reads the outbox by a cursor in the order of this statement, until the writers are done and no more
+/// rows appear.
+async fn read_by_cursor(db: Db, sql: &'static str, done: Arc<AtomicBool>) -> Vec<(String, i64)> {
+    let mut log = Vec::new();
+    let mut cursor = (0_i64, 0_i64);
+    let mut idle = 0;
     while idle < 100 {
-        let rows = query(sql).bind(at.0).bind(at.1).all(&db).await.unwrap();
+        let rows = query(sql).bind(cursor.0).bind(cursor.1).all(&db).await.unwrap();
         idle = if rows.is_empty() && done.load(SeqCst) { idle + 1 } else { 0 };
         for row in rows {
-            at = (row.get("major").unwrap(), row.get("id").unwrap());
+            cursor = (row.get("major").unwrap(), row.get("id").unwrap());
             log.push((row.get("key").unwrap(), row.get("version").unwrap()));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -175,31 +189,32 @@ async fn follow(db: Db, sql: &'static str, done: Arc<AtomicBool>) -> Vec<(String
     log
 }
 
-async fn followed(sql: &'static str) -> Option<Faults> {
-    let (_test, wide) = database().await?;
+async fn faults_of_cursor(sql: &'static str) -> Option<Faults> {
+    let (_test, pool) = database().await?;
     let done = Arc::new(AtomicBool::new(false));
-    let reader = tokio::spawn(follow(wide.clone(), sql, done.clone()));
-    let written = write_all(&wide, "test.order").await;
+    let reader = tokio::spawn(read_by_cursor(pool.clone(), sql, done.clone()));
+    let written = write_all(&pool, "test.order").await;
     done.store(true, SeqCst);
-    Some(check(&written, &reader.await.unwrap()))
+    Some(find_faults(&written, &reader.await.unwrap()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_over_ids_is_caught_losing() {
-    let by_id = "select 0::bigint as major, id, key, version from outbox where $1 = 0 and id > $2 order by id limit 500";
-    let Some(faults) = followed(by_id).await else { return };
+async fn a_cursor_over_ids_loses_events() {
+    let by_id = "select 0::bigint as major, id, key, version from outbox
+        where $1 = 0 and id > $2 order by id limit 500";
+    let Some(faults) = faults_of_cursor(by_id).await else { return };
     println!("by id: {faults:?}");
     assert!(faults.lost > 0, "{faults:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_over_transaction_ids_is_caught_swapping() {
+async fn a_cursor_over_transaction_ids_reorders_events() {
     let by_xid = "select xmin::text::bigint as major, id, key, version from outbox
         where (xmin::text::bigint, id) > ($1, $2)
         and xmin::text::bigint < (pg_snapshot_xmin(pg_current_snapshot())::text::bigint & 4294967295)
         order by xmin::text::bigint, id limit 500";
-    let Some(faults) = followed(by_xid).await else { return };
+    let Some(faults) = faults_of_cursor(by_xid).await else { return };
     println!("by transaction id: {faults:?}");
     assert_eq!(faults.lost, 0);
-    assert!(faults.swapped > 0, "{faults:?}");
+    assert!(faults.reordered > 0, "{faults:?}");
 }

@@ -59,8 +59,8 @@ where
     type Error = S::Error;
     type Future = BoxFuture<'static, Result<Response<R>, S::Error>>;
 
-    /// Is always ready. If the peer is not, the call waits for it, and the peer's failure becomes the
-    /// status of that call.
+    /// Returns `Ready` at all times. If the peer is not ready, the call itself waits, and the peer's failure
+    /// becomes the status of that call.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }

@@ -1,4 +1,5 @@
-//! What these tests stand on: a cluster, a database that produces, one that consumes, and handlers that copy what they apply.
+//! Fixture of the Kafka tests: a cluster, databases of producers and consumers, and a handler that
+//! copies records.
 
 use std::{
     collections::BTreeMap,
@@ -19,40 +20,41 @@ use uuid::Uuid;
 
 pub const PARTITIONS: i32 = 4;
 
-/// A Kafka that a test may use.
+/// Kafka cluster of a test.
 pub enum Cluster {
-    /// In this process. Its broker can be taken down.
+    /// Mock in this process. Its broker can be stopped.
     Mock(MockCluster<'static, DefaultProducerContext>),
-    /// A real one, shared with other tests.
+    /// URL of a real cluster, shared with other tests.
     Real(String),
 }
 
-/// A cluster, and a kind of database to go with it.
-pub struct World {
+/// Cluster with a topic, and the kind of database to use with it.
+pub struct Fixture {
     pub cluster: Cluster,
     pub topic: &'static str,
     database: Dialect,
 }
 
-/// The mock with SQLite, and where there are engines the real one with Postgres (or SQLite).
-pub async fn worlds() -> Vec<World> {
-    // `RUST_LOG=debug cargo test` shows what happens.
+/// Returns the mock with SQLite and, if `TEST_KAFKA_URL` is set, the real cluster with Postgres or
+/// SQLite.
+pub async fn fixtures() -> Vec<Fixture> {
+    // `RUST_LOG=debug cargo test` shows the log.
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-    let mut worlds = vec![World::mock(leak(format!("test.{}", Uuid::now_v7().simple())), Dialect::Sqlite)];
+    let mut all = vec![Fixture::mock(leak(format!("test.{}", Uuid::now_v7().simple())), Dialect::Sqlite)];
     if let Ok(url) = std::env::var("TEST_KAFKA_URL") {
         let postgres = std::env::var("TEST_POSTGRES_URL").is_ok();
         let database = if postgres { Dialect::Postgres } else { Dialect::Sqlite };
-        worlds.push(World::real(url, database).await);
+        all.push(Fixture::real(url, database).await);
     }
-    worlds
+    all
 }
 
 pub fn leak(name: String) -> &'static str {
     Box::leak(name.into_boxed_str())
 }
 
-impl World {
+impl Fixture {
     pub fn mock(topic: &'static str, database: Dialect) -> Self {
         let mock = MockCluster::new(1).unwrap();
         mock.create_topic(topic, PARTITIONS, 1).unwrap();
@@ -61,12 +63,12 @@ impl World {
 
     pub async fn real(url: String, database: Dialect) -> Self {
         let topic = leak(format!("test.{}", Uuid::now_v7().simple()));
-        let world = Self { cluster: Cluster::Real(url), topic, database };
-        world.make_topic().await;
-        world
+        let fixture = Self { cluster: Cluster::Real(url), topic, database };
+        fixture.create_topic().await;
+        fixture
     }
 
-    pub async fn make_topic(&self) {
+    pub async fn create_topic(&self) {
         let topic = Topic { name: self.topic, partitions: PARTITIONS, retention: Duration::from_secs(3600) };
         self.kafka("admin").ensure_topics(&[topic]).await.unwrap();
     }
@@ -81,13 +83,14 @@ impl World {
     pub fn kafka(&self, instance: &str) -> Kafka {
         let url = format!("kafka://{}", self.brokers());
         match self.cluster {
-            // It knows no instance that comes back, and every rebalance takes as long as the session's timeout.
+            // The mock does not support static members, and each of its rebalances takes a session
+            // timeout.
             Cluster::Mock(_) => Kafka::new(&url, None).unwrap().with_session_timeout(Duration::from_secs(3)),
             Cluster::Real(_) => Kafka::new(&url, Some(instance)).unwrap(),
         }
     }
 
-    /// A database with an outbox, offsets and a table to copy into.
+    /// Creates a database with an outbox, offsets and the table `copy`.
     pub async fn database(&self) -> TestDb {
         let all = databases(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
         let test = all.into_iter().find(|test| test.db.dialect() == self.database).unwrap();
@@ -97,7 +100,8 @@ impl World {
                 "create table copy (id integer primary key, key text, version bigint, payload blob)"
             }
             Dialect::Postgres => {
-                "create table copy (id bigint generated always as identity, key text, version bigint, payload bytea)"
+                "create table copy (
+                    id bigint generated always as identity, key text, version bigint, payload bytea)"
             }
         };
         query(copy).execute(&mut tx).await.unwrap();
@@ -110,13 +114,13 @@ impl World {
         Running::start(|shutdown| async move { relay.run(shutdown).await })
     }
 
-    /// A consumer of this world's topic that copies what it applies.
-    pub fn copier(
+    /// Starts a consumer of this fixture's topic.
+    pub fn start_consumer(
         &self,
         name: &'static str,
         instance: &str,
         db: &Db,
-        copy: Copy,
+        copy: CopyHandler,
     ) -> Running<Result<(), Stopped>> {
         let log = Log::Kafka(self.kafka(instance));
         let topics: &'static [&'static str] = Box::leak(Box::new([self.topic]));
@@ -125,57 +129,61 @@ impl World {
     }
 }
 
-/// A loop under way.
+/// Running task of a relay or consumer.
 pub struct Running<T> {
     shutdown: CancellationToken,
     task: JoinHandle<T>,
 }
 
 impl<T: Send + 'static> Running<T> {
-    fn start<F: Future<Output = T> + Send + 'static>(begin: impl FnOnce(CancellationToken) -> F) -> Self {
+    fn start<F: Future<Output = T> + Send + 'static>(run: impl FnOnce(CancellationToken) -> F) -> Self {
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(begin(shutdown.clone()));
+        let task = tokio::spawn(run(shutdown.clone()));
         Self { shutdown, task }
     }
 
-    /// Shuts it down and waits for its end.
+    /// Shuts the task down and waits for its result.
     pub async fn stop(self) -> T {
         self.shutdown.cancel();
         self.task.await.unwrap()
     }
 
-    /// Waits for an end that it finds by itself, twenty seconds at most.
+    /// Waits for at most 20 seconds until the task ends by itself.
     pub async fn end(self) -> T {
-        tokio::time::timeout(Duration::from_secs(20), self.task).await.expect("it ends by itself").unwrap()
+        tokio::time::timeout(Duration::from_secs(20), self.task)
+            .await
+            .expect("the task ends by itself")
+            .unwrap()
     }
 
-    /// Drops it in the middle, as a killed process would.
+    /// Aborts the task, as if its process were killed.
     pub async fn kill(self) {
         self.task.abort();
         drop(self.task.await);
     }
 }
 
-/// Writes what it applies into the table `copy`, and goes wrong where a test plants it.
+/// Handler that copies records into the table `copy`, with injected failures.
 #[derive(Clone, Default)]
-pub struct Copy {
-    /// Fails every so many calls, after it has written.
+pub struct CopyHandler {
+    /// Fails every n-th call, after writing.
     pub fails_every: Option<usize>,
-    /// Moves the offset itself in its second call, as another process would have done.
+    /// Moves the stored offset in the second call, as another process would.
     pub moves_offset: bool,
-    /// Fails while a record of this key is among them.
-    pub refuses_key: Option<String>,
-    /// How often it was called, how many malformed records it was given.
+    /// Fails every batch that contains a record with this key.
+    pub fails_for_key: Option<String>,
+    /// Number of calls.
     pub calls: Arc<AtomicUsize>,
+    /// Number of malformed records received.
     pub malformed: Arc<AtomicUsize>,
 }
 
-impl Apply for Copy {
+impl Apply for CopyHandler {
     async fn apply(&self, tx: &mut Tx, records: &[Record]) -> Result<(), BoxError> {
         let call = self.calls.fetch_add(1, Relaxed);
         for record in records {
             if record.is_malformed() {
-                outbox::append(tx, &[letter(record)]).await?;
+                outbox::append(tx, &[dead_letter(record)]).await?;
                 self.malformed.fetch_add(1, Relaxed);
                 continue;
             }
@@ -186,18 +194,18 @@ impl Apply for Copy {
         if self.moves_offset && call == 1 {
             query("update consumer_offset set next_offset = next_offset + 1").execute(&mut *tx).await?;
         }
-        if self.refuses_key.as_ref().is_some_and(|key| records.iter().any(|record| record.key == *key)) {
-            return Err("planted for this key".into());
+        if self.fails_for_key.as_ref().is_some_and(|key| records.iter().any(|record| record.key == *key)) {
+            return Err("injected failure for this key".into());
         }
         match self.fails_every {
-            Some(every) if call.is_multiple_of(every) => Err("planted".into()),
+            Some(every) if call.is_multiple_of(every) => Err("injected failure".into()),
             _ => Ok(()),
         }
     }
 }
 
-/// What is told of a record that cannot be applied.
-fn letter(record: &Record) -> Event {
+/// Creates a dead letter.
+fn dead_letter(record: &Record) -> Event {
     Event {
         event_id: Uuid::now_v7(),
         topic: "test.dead",
@@ -209,7 +217,7 @@ fn letter(record: &Record) -> Event {
     }
 }
 
-/// Appends events of some keys, with versions from a range each, in one transaction.
+/// Appends events in one transaction: one per key and version.
 pub async fn append(db: &Db, topic: &'static str, keys: usize, versions: std::ops::Range<i64>) {
     let event = |key: usize, version: i64| Event {
         event_id: Uuid::now_v7(),
@@ -227,7 +235,7 @@ pub async fn append(db: &Db, topic: &'static str, keys: usize, versions: std::op
     tx.commit().await.unwrap();
 }
 
-/// What was copied: the versions of every key, in the order in which they were applied.
+/// Returns the copied versions of each key, in the order in which they were applied.
 pub async fn copied(db: &Db) -> BTreeMap<String, Vec<i64>> {
     let mut copied: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for row in query("select key, version from copy order by id").all(db).await.unwrap() {
@@ -244,8 +252,8 @@ pub async fn count(db: &Db, table: &'static str) -> i64 {
     query(sql).one(db).await.unwrap().get("n").unwrap()
 }
 
-/// Waits until so many events were copied.
-pub async fn until_copied(db: &Db, wanted: usize) {
+/// Waits until this number of events was copied.
+pub async fn wait_until_copied(db: &Db, wanted: usize) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(40);
     loop {
         let now = usize::try_from(count(db, "copy").await).unwrap();
@@ -260,7 +268,7 @@ pub async fn until_copied(db: &Db, wanted: usize) {
     }
 }
 
-/// Every event of these keys and versions was applied once, in the order of its key.
+/// Asserts that each event of these keys and versions was applied once and in order.
 pub async fn assert_each_once(db: &Db, keys: usize, versions: std::ops::Range<i64>) {
     let expected: BTreeMap<String, Vec<i64>> =
         (0..keys).map(|key| (format!("key-{key}"), versions.clone().collect())).collect();

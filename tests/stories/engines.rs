@@ -200,8 +200,8 @@ async fn from_a_send_to_the_frame_on_the_other_gateway() {
     let Some(stack) = Stack::start(&[]).await else { return };
     let rate = sends_a_second();
     let sends_all = rate as usize * 10;
-    let (a, b) =
-        (Caller::register(&stack, "ann").await, Caller::register(&stack.second_gateway(), "bob").await);
+    let a = Caller::register(&stack, "ann").await;
+    let b = Caller::register(&stack.second_gateway(), "bob").await;
     let dialog = a.create_group(&[&b], "two").await;
     let mut phone = SocketClient::watch_unread(&b, None).await;
     phone.frame("u", "unread").await;

@@ -34,7 +34,8 @@ pub fn lines(texts: &[Text]) -> Vec<Violation> {
     violations
 }
 
-/// `let` statements that take a tuple apart in the statement that builds it.
+/// `let` statements that take a tuple apart in the statement that builds it. A `let … else` may match on several
+/// values together.
 pub fn tuples(sources: &[Source]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for source in sources {
@@ -51,7 +52,7 @@ struct Tuples<'a> {
 
 impl<'ast> Visit<'ast> for Tuples<'_> {
     fn visit_local(&mut self, local: &'ast syn::Local) {
-        let value = local.init.as_ref().map(|init| init.expr.as_ref());
+        let value = local.init.as_ref().filter(|init| init.diverge.is_none()).map(|init| init.expr.as_ref());
         if matches!((&local.pat, value), (syn::Pat::Tuple(_), Some(syn::Expr::Tuple(_)))) {
             let what = "a `let` for each value, not a tuple of them";
             self.violations.push(Violation::new(&self.source.path, local.let_token.span.start().line, what));
@@ -104,6 +105,7 @@ mod tests {
         assert_eq!(found("fn f() { let (a, mut b) = (1, 2); }"), 1);
         assert_eq!(found("fn f() { let g = || { let (a, b) = (1, 2); }; }"), 1);
         assert_eq!(found("fn f() { let (a, b) = g(); assert_eq!((a, b), (1, 2)); }"), 0);
+        assert_eq!(found("fn f() { let (Some(a), Some(b)) = (g(), g()) else { return }; }"), 0);
     }
 
     #[test]

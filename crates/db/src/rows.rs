@@ -67,8 +67,8 @@ mod tests {
         let sql = "select id from rows($1: id uuid, body bytea) as r where seq > $2";
         assert_eq!(
             expand(sql, Dialect::Sqlite),
-            "select id from (select value ->> 'id' as id, unhex(value ->> 'body') as body from json_each($1)) \
-             as r where seq > $2"
+            "select id from (select value ->> 'id' as id, unhex(value ->> 'body') as body \
+             from json_each($1)) as r where seq > $2"
         );
         assert_eq!(
             expand(sql, Dialect::Postgres),

@@ -1,5 +1,5 @@
-//! The interleavings of writers and a taker, as loom finds them: no change is slept through. A flag that is looked at and
-//! waited for under two locks instead of one is caught.
+//! Interleavings of writers and the reader, explored by loom: no change is missed. A planted fault, the
+//! check of the flag and the storing of the waker under two locks instead of one, is found.
 
 use std::{
     future::{Future, poll_fn},
@@ -16,92 +16,97 @@ use loom::{
 
 use super::Wake;
 
-/// How often a thread is interrupted where it would go on, at most: with more the tests take minutes, and faults of two or
-/// three threads show with fewer.
+/// Maximum number of preemptions per execution. With more the tests take minutes; faults between two or
+/// three threads need fewer.
 const PREEMPTIONS_MAX: usize = 3;
 
-/// What a writer changes: a number that only grows, as versions do.
-type Rows = Arc<Mutex<u32>>;
+/// State that the writers change: a version number.
+type Version = Arc<Mutex<u32>>;
 
-fn write(rows: &Rows, wake: &Wake) {
-    *rows.lock().expect("no panic") += 1;
+fn write(version: &Version, wake: &Wake) {
+    *version.lock().expect("no thread panics") += 1;
     wake.raise();
 }
 
-fn newer(rows: &Rows, seen: u32) -> Option<u32> {
-    let now = *rows.lock().expect("no panic");
+fn newer(version: &Version, seen: u32) -> Option<u32> {
+    let now = *version.lock().expect("no thread panics");
     (now > seen).then_some(now)
 }
 
-/// Writers on threads of their own beside this taker.
-fn beside<T: Future<Output = ()>>(
+/// Explores the interleavings of one reader with `writers` threads of `each` changes.
+fn explore<T: Future<Output = ()>>(
     writers: u32,
     each: u32,
-    taker: impl Fn(Rows, Wake) -> T + Sync + Send + 'static,
+    reader: impl Fn(Version, Wake) -> T + Sync + Send + 'static,
 ) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(PREEMPTIONS_MAX);
     model.check(move || {
-        let (rows, wake) = (Rows::new(Mutex::new(0)), Wake::new());
+        let version = Version::new(Mutex::new(0));
+        let wake = Wake::new();
         let threads: Vec<_> = (0..writers)
             .map(|_| {
-                let (rows, wake) = (rows.clone(), wake.clone());
-                thread::spawn(move || (0..each).for_each(|_| write(&rows, &wake)))
+                let version = version.clone();
+                let wake = wake.clone();
+                thread::spawn(move || (0..each).for_each(|_| write(&version, &wake)))
             })
             .collect();
-        block_on(taker(rows, wake));
-        threads.into_iter().for_each(|thread| thread.join().expect("a writer ends"));
+        block_on(reader(version, wake));
+        threads.into_iter().for_each(|thread| thread.join().expect("a writer completes"));
     });
 }
 
-async fn take_until(rows: Rows, wake: Wake, last: u32) {
+async fn read_until(version: Version, wake: Wake, last: u32) {
     let mut seen = 0;
     while seen < last {
-        seen = wake.next(|| newer(&rows, seen)).await;
+        seen = wake.next(|| newer(&version, seen)).await;
     }
 }
 
 #[test]
-fn a_writer_of_several_changes_is_heard_to_the_last() {
-    beside(1, 2, |rows, wake| take_until(rows, wake, 2));
+fn the_last_of_several_changes_is_read() {
+    explore(1, 2, |version, wake| read_until(version, wake, 2));
 }
 
 #[test]
-fn two_writers_are_heard_to_the_last() {
-    beside(2, 1, |rows, wake| take_until(rows, wake, 2));
+fn the_last_change_of_two_writers_is_read() {
+    explore(2, 1, |version, wake| read_until(version, wake, 2));
 }
 
 #[test]
-fn a_wait_that_was_dropped_loses_nothing() {
-    beside(1, 2, |rows, wake| async move {
+fn a_cancelled_wait_loses_nothing() {
+    explore(1, 2, |version, wake| async move {
         {
-            let mut dropped = pin!(wake.next(|| newer(&rows, 1)));
-            let _looked = dropped.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            let mut cancelled = pin!(wake.next(|| newer(&version, 1)));
+            let _pending = cancelled.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         }
-        take_until(rows, wake, 2).await;
+        read_until(version, wake, 2).await;
     });
 }
 
 #[test]
-fn a_raise_in_a_gap_between_look_and_wait_is_found() {
-    let program = std::env::current_exe().expect("this program");
-    let planted = ["--exact", "interleavings::a_gap_between_look_and_wait", "--ignored", "--nocapture"];
-    let output = Command::new(program).args(planted).env("RUST_BACKTRACE", "0").output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("deadlock"), "{said}");
+fn a_gap_between_check_and_wait_is_found() {
+    let program = std::env::current_exe().expect("the path of this program");
+    let planted =
+        ["--exact", "interleavings::planted_gap_between_check_and_wait", "--ignored", "--nocapture"];
+    let output =
+        Command::new(program).args(planted).env("RUST_BACKTRACE", "0").output().expect("the program starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("deadlock"), "{stderr}");
 }
 
-/// The planted fault. Where loom finds one it may end the process, so this has a process of its own.
+/// The planted fault. It runs in a separate process, because loom may abort the process when it finds a
+/// fault.
 #[test]
-#[ignore = "the test above runs it and wants it to fail"]
-fn a_gap_between_look_and_wait() {
-    beside(1, 1, |rows, wake| async move {
-        while newer(&rows, 0).is_none() {
+#[ignore = "run by the test above, which expects it to fail"]
+fn planted_gap_between_check_and_wait() {
+    explore(1, 1, |version, wake| async move {
+        while newer(&version, 0).is_none() {
             poll_fn(|context| {
                 if std::mem::take(&mut wake.state().raised) {
                     return Poll::Ready(());
                 }
-                wake.state().waiting = Some(context.waker().clone());
+                wake.state().waker = Some(context.waker().clone());
                 Poll::Pending
             })
             .await;

@@ -1,46 +1,57 @@
-//! The flag between whoever changes something and the one who takes what has changed: a change is never slept through,
-//! and any number of raises is one. `make loom` tries its interleavings (`--cfg loom` changes the lock alone).
+//! Wake flag between writers and one reader: the reader sleeps until there may be something new. No
+//! change is missed, and any number of raises before the reader runs are one.
+//!
+//! `make loom` checks the interleavings of threads; `--cfg loom` replaces only the lock.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, Waker},
+};
 
 #[cfg(loom)]
 use loom::sync::{Arc, Mutex, MutexGuard};
 #[cfg(not(loom))]
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::{
-    future::poll_fn,
-    sync::PoisonError,
-    task::{Context, Poll, Waker},
-};
+use parking_lot::{Mutex, MutexGuard};
+#[cfg(not(loom))]
+use std::sync::Arc;
 
-/// A flag that one taker waits for. Cheap to clone; all clones are one.
+/// Flag that one reader waits for. Cheap to clone; all clones share the flag.
+///
+/// Unlike `tokio::sync::Notify` it can be checked with loom.
 #[derive(Clone, Debug)]
 pub struct Wake(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     raised: bool,
-    waiting: Option<Waker>,
+    /// Waker of the waiting reader.
+    waker: Option<Waker>,
 }
 
 impl Wake {
-    /// Not raised.
+    /// Creates a flag that is not raised.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(State { raised: false, waiting: None })))
+        Self(Arc::new(Mutex::new(State { raised: false, waker: None })))
     }
 
-    /// Says that there may be something to take. To be called after the change, under the change's lock or not.
+    /// Raises the flag and wakes the reader. Call it after the change; it makes no difference whether
+    /// the lock of the changed state is still held.
     pub fn raise(&self) {
-        let waiting = {
+        let waker = {
             let mut state = self.state();
             state.raised = true;
-            state.waiting.take()
+            state.waker.take()
         };
-        if let Some(waker) = waiting {
+        // Outside the lock: a waker may run the reader on this thread.
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Takes what there is; where there is nothing, waits for a raise and looks again. For one taker at a time. Dropped
-    /// while it waits, it loses nothing.
+    /// Calls `take` until it returns a value; after each `None` it waits for a raise. Only one reader
+    /// may wait at a time.
+    ///
+    /// Cancel safe: dropping the future while it waits loses nothing.
     pub async fn next<T>(&self, mut take: impl FnMut() -> Option<T>) -> T {
         loop {
             if let Some(taken) = take() {
@@ -55,18 +66,25 @@ impl Wake {
         poll_fn(|context| self.poll(context)).await;
     }
 
-    /// Looks at the flag and leaves the waker under one lock: a raise between the two would be slept through.
+    /// Checks the flag and stores the waker under one lock. A raise between the two steps would wake no
+    /// reader.
     fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
         if std::mem::take(&mut state.raised) {
             return Poll::Ready(());
         }
-        state.waiting = Some(context.waker().clone());
+        state.waker = Some(context.waker().clone());
         Poll::Pending
     }
 
+    #[cfg(not(loom))]
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
+    }
+
+    #[cfg(loom)]
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no thread panics while it holds the lock")
     }
 }
 
@@ -88,40 +106,44 @@ mod tests {
 
     use super::*;
 
-    struct Count(AtomicUsize);
+    struct WakeCounter(AtomicUsize);
 
-    impl std::task::Wake for Count {
+    impl std::task::Wake for WakeCounter {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     #[test]
-    fn raises_before_and_during_the_wait_are_one_look_each() {
-        let count = Arc::new(Count(AtomicUsize::new(0)));
+    fn raises_before_and_during_the_wait_cause_one_call_each() {
+        let count = Arc::new(WakeCounter(AtomicUsize::new(0)));
         let waker = Waker::from(count.clone());
-        let (wake, mut looks, mut there) = (Wake::new(), 0, None);
+        let wake = Wake::new();
+        let mut calls = 0;
         wake.raise();
         wake.raise();
         {
             let mut next = pin!(wake.next(|| {
-                looks += 1;
+                calls += 1;
                 None::<u8>
             }));
             assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             wake.raise();
-            assert_eq!(count.0.load(Ordering::SeqCst), 1, "who waits is woken");
+            assert_eq!(count.0.load(Ordering::SeqCst), 1, "the waiting reader is woken");
             wake.raise();
-            assert_eq!(count.0.load(Ordering::SeqCst), 1, "once");
+            assert_eq!(count.0.load(Ordering::SeqCst), 1, "and only once");
             assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         }
-        assert_eq!(looks, 3, "at first, for the raises before, for the raises since");
-        there.replace(7);
-        let mut next = pin!(wake.next(|| there.take()));
+        assert_eq!(
+            calls, 3,
+            "the first call, one for the raises before it, one for the raises during the wait"
+        );
+        let mut value = Some(7);
+        let mut next = pin!(wake.next(|| value.take()));
         assert_eq!(
             next.as_mut().poll(&mut Context::from_waker(&waker)),
             Poll::Ready(7),
-            "what is there needs no raise"
+            "an available value needs no raise"
         );
     }
 }

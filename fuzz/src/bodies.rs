@@ -1,15 +1,12 @@
 //! Bodies of HTTP requests, and query strings.
 
-use gateway::{
-    error::{Code, Error},
-    http::request::{self, Asked, BATCH_MAX},
-};
+use gateway::fuzzing::{Asked, BATCH_MAX, Code, Error, request};
 use rand::{Rng, rngs::SmallRng};
 use serde_json::json;
 
 use crate::{Target, mutate};
 
-/// The request's reader.
+/// Parser of requests.
 pub struct Bodies;
 
 impl Bodies {
@@ -17,18 +14,18 @@ impl Bodies {
         match request::parse(bytes) {
             Ok(Asked::One(_)) => {}
             Ok(Asked::Batch(batch)) => assert!((1..=BATCH_MAX).contains(&batch.len())),
-            Err(error) => Self::refused(&error),
+            Err(error) => Self::assert_rejection(&error),
         }
     }
 
     fn query(text: &str) {
         match request::parse_query(text) {
             Ok(incoming) => assert!(incoming.query.as_ref().is_none_or(|query| !query.is_empty())),
-            Err(error) => Self::refused(&error),
+            Err(error) => Self::assert_rejection(&error),
         }
     }
 
-    fn refused(error: &Error) {
+    fn assert_rejection(error: &Error) {
         assert!(matches!(error.code(), Code::BadRequest | Code::LimitExceeded), "{error:?}");
         assert!(error.message().len() < 1_000, "{error:?}");
     }
@@ -54,7 +51,7 @@ impl Target for Bodies {
         "request bodies"
     }
 
-    fn bent(&mut self, random: &mut SmallRng) -> u64 {
+    fn mutated(&mut self, random: &mut SmallRng) -> u64 {
         let request = Self::request(random);
         let count = if random.random_bool(0.2) { random.random_range(0..14) } else { 1 };
         let mut body = match count {

@@ -1,47 +1,44 @@
-//! Documents, through everything that admits one: the look before parsing, the parser, the bounds, validation, cost.
+//! GraphQL documents through every stage before execution: token limits, parser, query limits,
+//! validation, cost.
 
 use async_graphql::Variables;
-use gateway::{documents, error::Code, limits::COMPLEXITY_MAX};
+use gateway::fuzzing::{COMPLEXITY_MAX, Code, DocumentCache};
 use rand::{Rng, rngs::SmallRng};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{Target, grammar::Grammar, mutate};
 
-/// The documents of a gateway.
+/// A gateway's document cache.
 pub struct Documents {
     grammar: Grammar,
-    documents: documents::Documents,
+    documents: DocumentCache,
     introspection: bool,
     runtime: Runtime,
 }
 
 impl Documents {
-    /// Of one that lets its schema be read, or does not.
+    /// Creates a cache with introspection on or off.
     ///
     /// # Panics
-    /// Where no runtime can be made.
+    /// If the runtime cannot be created.
     pub fn new(introspection: bool) -> Self {
         let runtime = Builder::new_current_thread().build().expect("a runtime");
-        Self {
-            grammar: Grammar::new(),
-            documents: documents::Documents::new(introspection),
-            introspection,
-            runtime,
-        }
+        Self { grammar: Grammar::new(), documents: DocumentCache::new(introspection), introspection, runtime }
     }
 
-    fn read(&self, text: &str, name: Option<&str>, variables: &Variables) {
+    fn check(&self, text: &str, name: Option<&str>, variables: &Variables) {
         let found = self.documents.find(text.into(), name.map(str::to_owned), variables);
         match self.runtime.block_on(found) {
             Ok(ready) => {
-                assert!(ready.cost <= COMPLEXITY_MAX, "it costs {}: {text}", ready.cost);
-                let asked = !self.introspection && text.contains("__schema");
-                let reached = asked && format!("{:?}", ready.operation.document).contains("\"__schema\"");
-                assert!(!reached, "introspection is off: {text}");
+                assert!(ready.cost <= COMPLEXITY_MAX, "cost {}: {text}", ready.cost);
+                let requested = !self.introspection && text.contains("__schema");
+                let accepted =
+                    requested && format!("{:?}", ready.operation.document).contains("\"__schema\"");
+                assert!(!accepted, "introspection is off: {text}");
             }
             Err(rejected) => {
                 assert_ne!(rejected.code(), Code::Internal, "{text}");
-                assert!(!rejected.errors().is_empty(), "refused without a word: {text}");
+                assert!(!rejected.errors().is_empty(), "rejected without an error: {text}");
                 let size: usize = rejected.errors().iter().map(|error| error.message.len()).sum();
                 assert!(size < 100_000, "{size} bytes of errors: {text}");
             }
@@ -54,7 +51,7 @@ impl Target for Documents {
         if self.introspection { "documents" } else { "documents, introspection off" }
     }
 
-    fn bent(&mut self, random: &mut SmallRng) -> u64 {
+    fn mutated(&mut self, random: &mut SmallRng) -> u64 {
         let mut text = self.grammar.document(random);
         if random.random_bool(0.4) {
             text = mutate::text(random, &text);
@@ -72,11 +69,11 @@ impl Target for Documents {
         } else {
             Variables::default()
         };
-        self.read(&text, name, &variables);
+        self.check(&text, name, &variables);
         1
     }
 
     fn raw(&mut self, bytes: &[u8]) {
-        self.read(&String::from_utf8_lossy(bytes), None, &Variables::default());
+        self.check(&String::from_utf8_lossy(bytes), None, &Variables::default());
     }
 }

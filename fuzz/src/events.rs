@@ -1,7 +1,7 @@
-//! Events of the log, as the counter and the gateway read them.
+//! Events of the log, decoded as the counter and the gateway do.
 
 use counter::event;
-use gateway::hub::{messages, unread};
+use gateway::fuzzing::{messages, unread};
 use proto::{
     SessionId,
     events::{
@@ -13,26 +13,30 @@ use rand::{Rng, rngs::SmallRng};
 
 use crate::{Target, mutate};
 
-/// Their readers.
+/// Decoders of events.
 pub struct Events;
 
 impl Events {
-    fn read(payload: &[u8]) {
-        let counted = event::read(payload);
-        let Some(kind) = Kind::read(payload) else {
-            assert!(counted.is_err(), "what nobody knows is no input");
+    fn decode(payload: &[u8]) {
+        let counted = event::decode(payload);
+        let Some(kind) = Kind::decode(payload) else {
+            assert!(counted.is_err(), "an unknown event is an error");
             return;
         };
-        assert_eq!(Kind::read(&kind.clone().payload()).as_ref(), Some(&kind), "an event reads back");
+        assert_eq!(
+            Kind::decode(&kind.clone().payload()).as_ref(),
+            Some(&kind),
+            "an event survives a round trip"
+        );
         match &kind {
             Kind::UnreadChanged(event) => {
-                let _read_or_not = unread::frame::Change::read(event);
+                let _accepted_or_not = unread::frame::Change::from_event(event);
             }
             Kind::SessionRevoked(event) => {
-                let _read_or_not = SessionId::parse_all(&event.session_ids);
+                let _accepted_or_not = SessionId::parse_all(&event.session_ids);
             }
             kind => {
-                let _read_or_not = messages::frame::Event::read(kind);
+                let _accepted_or_not = messages::frame::Event::from_log(kind);
             }
         }
     }
@@ -47,7 +51,9 @@ impl Events {
             let length = if random.random_bool(0.9) { 16 } else { random.random_range(0..40) };
             (0..length).map(|_| random.random()).collect::<Vec<u8>>()
         };
-        let (dialog_id, version, seq) = (id(random), number(random), number(random));
+        let dialog_id = id(random);
+        let version = number(random);
+        let seq = number(random);
         match random.random_range(0..7) {
             0 => Kind::DialogCreated(DialogCreated { dialog_id, version }),
             1 => Kind::ParticipantJoined(ParticipantJoined {
@@ -102,16 +108,16 @@ impl Target for Events {
         "events"
     }
 
-    fn bent(&mut self, random: &mut SmallRng) -> u64 {
+    fn mutated(&mut self, random: &mut SmallRng) -> u64 {
         let mut payload = Self::kind(random).payload();
         if random.random_bool(0.6) {
             mutate::bytes(random, &mut payload);
         }
-        Self::read(&payload);
+        Self::decode(&payload);
         1
     }
 
     fn raw(&mut self, bytes: &[u8]) {
-        Self::read(bytes);
+        Self::decode(bytes);
     }
 }

@@ -1,5 +1,5 @@
-//! Frames of a WebSocket: bytes on the wire through the parser and the machine that a gateway has for every socket. The
-//! promises of the protocol are checked after each.
+//! WebSocket frames: bytes go through the parser and the protocol state machine that a gateway has for
+//! every socket. The protocol's invariants are checked after each frame.
 
 use std::{
     collections::VecDeque,
@@ -8,11 +8,9 @@ use std::{
     time::Duration,
 };
 
-use gateway::socket::{
-    READ_BUFFER,
-    dialect::Dialect,
-    protocol::{Action, FRAME_MAX, Input, OPERATIONS_MAX, Operation, Protocol, Refusal},
-    wire::{Event, broken},
+use gateway::fuzzing::{
+    Action, Event, FRAME_MAX, Input, OPERATIONS_MAX, Operation, Protocol, READ_BUFFER, Refusal, Subprotocol,
+    broken,
 };
 use rand::{Rng, rngs::SmallRng};
 use serde_json::{Value, json};
@@ -24,15 +22,15 @@ use tungstenite::{
 
 use crate::{Target, mutate};
 
-/// Frames of one socket, at most.
-const FRAMES: usize = 60;
+/// Maximum number of frames on one socket.
+const FRAMES_MAX: usize = 60;
 
-/// Sockets, one after the other.
+/// Opens one socket after the other.
 pub struct Frames {
-    begun: Instant,
+    started: Instant,
 }
 
-/// A client's end: what it has sent, and nothing to hear.
+/// The client's end of a connection: bytes sent, and none received.
 #[derive(Default)]
 struct Pipe(VecDeque<u8>);
 
@@ -58,7 +56,7 @@ impl Write for Pipe {
 /// A socket under test.
 struct Socket {
     wire: WebSocket<Pipe>,
-    dialect: Dialect,
+    subprotocol: Subprotocol,
     protocol: Protocol,
     running: Vec<Operation>,
     authenticating: bool,
@@ -67,21 +65,22 @@ struct Socket {
 }
 
 impl Socket {
-    fn new(dialect: Dialect, now: Instant) -> Self {
+    fn new(subprotocol: Subprotocol, now: Instant) -> Self {
         let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER).write_buffer_size(0);
         let config = config.max_frame_size(Some(FRAME_MAX)).max_message_size(Some(FRAME_MAX));
         let wire = WebSocket::from_raw_socket(Pipe::default(), Role::Server, Some(config));
-        let (protocol, running) = (Protocol::new(dialect, now), Vec::new());
-        Self { wire, dialect, protocol, running, authenticating: false, now, closed: false }
+        let protocol = Protocol::new(subprotocol, now);
+        let running = Vec::new();
+        Self { wire, subprotocol, protocol, running, authenticating: false, now, closed: false }
     }
 
-    /// Bytes come in; whatever frames they make reach the machine.
+    /// Receives bytes and handles the complete frames.
     fn receive(&mut self, bytes: &[u8]) {
         self.wire.get_mut().0.extend(bytes);
         self.read();
     }
 
-    /// Frames reach the machine as long as it listens; the others wait on the wire.
+    /// Handles frames while the protocol accepts input. Later frames stay in the buffer.
     fn read(&mut self) {
         while !self.closed && self.protocol.listens() {
             let event = match self.wire.read() {
@@ -111,18 +110,20 @@ impl Socket {
 
     fn handle(&mut self, input: Input<'_>) {
         let actions = self.protocol.handle(input, self.now);
-        assert!(!self.closed || actions.is_empty(), "nothing is done after the end");
+        assert!(!self.closed || actions.is_empty(), "no action follows a close");
         for action in actions {
             match action {
                 Action::Send(message) => {
-                    let text = message.text(self.dialect).unwrap_or_else(|| "null".to_owned());
+                    let text = message.text(self.subprotocol).unwrap_or_else(|| "null".to_owned());
                     assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(), "not JSON: {text}");
                 }
                 Action::Authenticate(_) => {
-                    assert!(!self.authenticating, "once");
+                    assert!(!self.authenticating, "one authentication at a time");
                     self.authenticating = true;
                 }
-                Action::Probe => assert_eq!(self.dialect, Dialect::Old, "the new one has a message for it"),
+                Action::Probe => {
+                    assert_eq!(self.subprotocol, Subprotocol::Old, "the new subprotocol has its own message")
+                }
                 Action::Start(operation, _) => self.running.push(operation),
                 Action::Stop(operation) => self.running.retain(|running| *running != operation),
                 Action::Close(close) => {
@@ -133,11 +134,15 @@ impl Socket {
             }
         }
         assert!(self.running.len() <= OPERATIONS_MAX);
-        assert_eq!(self.protocol.operations(), self.running.len(), "what runs is known");
+        assert_eq!(
+            self.protocol.operations(),
+            self.running.len(),
+            "the protocol knows the running operations"
+        );
     }
 
-    /// Something happens on the gateway's side.
-    fn happen(&mut self, random: &mut SmallRng) {
+    /// Generates an event on the gateway's side.
+    fn gateway_event(&mut self, random: &mut SmallRng) {
         if self.authenticating && random.random_bool(0.7) {
             let until = self.now + Duration::from_secs(random.random_range(0..100));
             let answer = match random.random_range(0..40) {
@@ -178,9 +183,9 @@ impl Socket {
 }
 
 impl Frames {
-    /// Sockets that are opened now.
+    /// Creates the target. All sockets open at the same instant, so runs are reproducible.
     pub fn new() -> Self {
-        Self { begun: Instant::now() }
+        Self { started: Instant::now() }
     }
 }
 
@@ -195,29 +200,29 @@ impl Target for Frames {
         "socket frames"
     }
 
-    fn bent(&mut self, random: &mut SmallRng) -> u64 {
-        let dialect = if random.random() { Dialect::New } else { Dialect::Old };
-        let mut socket = Socket::new(dialect, self.begun);
+    fn mutated(&mut self, random: &mut SmallRng) -> u64 {
+        let subprotocol = if random.random() { Subprotocol::New } else { Subprotocol::Old };
+        let mut socket = Socket::new(subprotocol, self.started);
         let mut sent = 0;
-        while sent < FRAMES && !socket.closed {
-            let text = message(random, dialect, sent);
-            let mut bytes = framed(random, text.as_bytes());
+        while sent < FRAMES_MAX && !socket.closed {
+            let text = message(random, subprotocol, sent);
+            let mut bytes = encode(random, text.as_bytes());
             if random.random_bool(0.02) {
                 mutate::bytes(random, &mut bytes);
             }
             socket.receive(&bytes);
             sent += 1;
             if !socket.closed {
-                socket.happen(random);
+                socket.gateway_event(random);
             }
         }
         sent as u64
     }
 
     fn raw(&mut self, bytes: &[u8]) {
-        for dialect in Dialect::ALL {
-            Socket::new(dialect, self.begun).receive(bytes);
-            let mut socket = Socket::new(dialect, self.begun);
+        for subprotocol in Subprotocol::ALL {
+            Socket::new(subprotocol, self.started).receive(bytes);
+            let mut socket = Socket::new(subprotocol, self.started);
             for line in String::from_utf8_lossy(bytes).lines() {
                 if !socket.closed && socket.protocol.listens() {
                     socket.handle(Input::Text(line));
@@ -227,11 +232,11 @@ impl Target for Frames {
     }
 }
 
-/// A message of a client: mostly what may come next, now and then bent.
-fn message(random: &mut SmallRng, dialect: Dialect, sent: usize) -> String {
-    let kinds = match dialect {
-        Dialect::New => ["subscribe", "subscribe", "subscribe", "complete", "ping", "pong"],
-        Dialect::Old => ["start", "start", "start", "stop", "start", "stop"],
+/// Generates a client's message: mostly a valid next one, sometimes mutated.
+fn message(random: &mut SmallRng, subprotocol: Subprotocol, sent: usize) -> String {
+    let kinds = match subprotocol {
+        Subprotocol::New => ["subscribe", "subscribe", "subscribe", "complete", "ping", "pong"],
+        Subprotocol::Old => ["start", "start", "start", "stop", "start", "stop"],
     };
     let kind =
         if sent == 0 || random.random_bool(0.002) { "connection_init" } else { mutate::one(random, &kinds) };
@@ -264,13 +269,13 @@ fn message(random: &mut SmallRng, dialect: Dialect, sent: usize) -> String {
     }
 }
 
-/// An id: a new one mostly, or whatever a client may take for one.
+/// Generates an operation id, sometimes an arbitrary string.
 fn id(random: &mut SmallRng, number: usize) -> Value {
     if random.random_bool(0.99) { json!(format!("{number}")) } else { json!(mutate::string(random)) }
 }
 
-/// A frame as a client sends it (RFC 6455, 5.2), sometimes of another kind or in two pieces.
-fn framed(random: &mut SmallRng, payload: &[u8]) -> Vec<u8> {
+/// Encodes a client's frame (RFC 6455, section 5.2), sometimes of another kind or in two fragments.
+fn encode(random: &mut SmallRng, payload: &[u8]) -> Vec<u8> {
     match random.random_range(0..1_000) {
         0..20 => {
             let cut = random.random_range(0..=payload.len());

@@ -1,4 +1,4 @@
-//! Documents made by the grammar and the schema: most of them are valid, and what is bent is so in one place.
+//! Generates documents from the grammar and the schema: mostly valid, and otherwise invalid in one place.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -10,17 +10,17 @@ use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
 use crate::mutate;
 
-/// The schema's object types, as far as documents are made of them.
+/// Fields of the schema's object types.
 pub struct Grammar(BTreeMap<String, Vec<FieldDefinition>>);
 
 impl Grammar {
-    /// Of the gateway's schema.
+    /// Creates the grammar of the gateway's schema.
     ///
     /// # Panics
-    /// Where its SDL does not parse.
+    /// If the SDL does not parse.
     pub fn new() -> Self {
-        let sdl = gateway::schema::build().finish().sdl();
-        let schema = parse_schema(sdl).expect("our own schema");
+        let sdl = gateway::fuzzing::build().finish().sdl();
+        let schema = parse_schema(sdl).expect("the gateway's SDL is valid");
         let types = schema.definitions.into_iter().filter_map(|definition| match definition {
             TypeSystemDefinition::Type(definition) => Some(definition.node),
             _ => None,
@@ -35,13 +35,13 @@ impl Grammar {
         Self(objects.collect())
     }
 
-    /// A document, with variables that may be its own.
+    /// Generates a document. Its variables may be undeclared.
     pub fn document(&self, random: &mut SmallRng) -> String {
         let mut text = String::new();
         let (kind, root) =
             *[("query", "Query"), ("mutation", "Mutation"), ("subscription", "Subscription"), ("", "Query")]
                 .choose(random)
-                .expect("there is a choice");
+                .expect("the choices are not empty");
         text.push_str(kind);
         if !kind.is_empty() {
             text.push_str(mutate::one(random, &[" A", "", " B"]));
@@ -53,7 +53,7 @@ impl Grammar {
         self.selection(random, root, 5, &mut text);
         if random.random_bool(0.2) {
             let of = mutate::one(random, &["User", "Dialog", "Message", "Query", "Nothing"]);
-            write!(text, " fragment F on {of} ").expect("a string takes every write");
+            write!(text, " fragment F on {of} ").expect("writing to a string cannot fail");
             self.selection(random, of, 3, &mut text);
         }
         if random.random_bool(0.1) {
@@ -71,7 +71,7 @@ impl Grammar {
                 (0, _) => text.push_str(" ...F"),
                 (1, _) => text.push_str(" __typename"),
                 (2, _) if depth > 0 => {
-                    write!(text, " ... on {of}").expect("a string takes every write");
+                    write!(text, " ... on {of}").expect("writing to a string cannot fail");
                     self.selection(random, of, depth - 1, text);
                 }
                 (3, _) => introspection(random, text),
@@ -106,7 +106,7 @@ impl Grammar {
             ));
         }
         if !written.is_empty() {
-            write!(text, "({})", written.join(", ")).expect("a string takes every write");
+            write!(text, "({})", written.join(", ")).expect("writing to a string cannot fail");
         }
         if random.random_bool(0.05) {
             text.push_str(mutate::one(random, &[" @include(if: true)", " @skip(if: $id)", " @nothing"]));
@@ -117,7 +117,7 @@ impl Grammar {
     }
 }
 
-/// Introspection, more deeply than anybody needs.
+/// Generates an introspection field, often nested beyond the limit.
 fn introspection(random: &mut SmallRng, text: &mut String) {
     let depth = random.random_range(0..8);
     let root = mutate::one(
@@ -125,7 +125,7 @@ fn introspection(random: &mut SmallRng, text: &mut String) {
         &["__schema { types", "__type(name: \"User\")", "_service { sdl", "_entities(representations: [])"],
     );
     write!(text, " {root} {{ name {} name {} }}", "ofType { ".repeat(depth), "}".repeat(depth))
-        .expect("a string takes every write");
+        .expect("writing to a string cannot fail");
     if root.contains('{') {
         text.push('}');
     }
@@ -138,7 +138,7 @@ fn base(ty: &Type) -> &str {
     }
 }
 
-/// A value that may be of this type.
+/// Generates a literal, mostly of this type.
 fn literal(random: &mut SmallRng, of: &str) -> String {
     let any = [
         "1",

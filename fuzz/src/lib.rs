@@ -1,5 +1,6 @@
-//! What comes from outside, made at random and bent: every reader of foreign bytes must answer or refuse, and never panic,
-//! hang or grow. A [`Target`] makes its inputs from a seed, so that whatever is found is found again by its number.
+//! Fuzz tests: every parser of untrusted bytes must accept or reject its input, and never panic, hang or
+//! grow. A [`Target`] generates its inputs from a seed, so every finding can be reproduced by its
+//! number.
 
 mod bodies;
 mod documents;
@@ -19,25 +20,25 @@ pub use frames::Frames;
 pub use texts::Texts;
 pub use tokens::Tokens;
 
-/// A reader of foreign bytes.
+/// A parser of untrusted bytes.
 pub trait Target {
-    /// What is read, as `make fuzz` prints it.
+    /// Name of the input, as `make fuzz` prints it.
     fn name(&self) -> &'static str;
 
-    /// Reads inputs made with this randomness, valid ones that were bent; gives how many.
+    /// Parses valid inputs that were mutated at random. Returns the number of inputs.
     ///
     /// # Panics
-    /// Where the reader does, or breaks a promise.
-    fn bent(&mut self, random: &mut SmallRng) -> u64;
+    /// If the parser panics or violates an invariant.
+    fn mutated(&mut self, random: &mut SmallRng) -> u64;
 
-    /// Reads these bytes.
+    /// Parses arbitrary bytes.
     ///
     /// # Panics
-    /// As [`Target::bent`].
+    /// If the parser panics or violates an invariant.
     fn raw(&mut self, bytes: &[u8]);
 }
 
-/// Every target.
+/// Creates every target.
 pub fn targets() -> Vec<Box<dyn Target>> {
     vec![
         Box::new(Frames::new()),
@@ -50,7 +51,7 @@ pub fn targets() -> Vec<Box<dyn Target>> {
     ]
 }
 
-/// The randomness of a number.
-pub fn seeded(number: u64) -> SmallRng {
-    SmallRng::seed_from_u64(number)
+/// Creates the random number generator of a seed.
+pub fn seeded(seed: u64) -> SmallRng {
+    SmallRng::seed_from_u64(seed)
 }

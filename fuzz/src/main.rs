@@ -1,10 +1,11 @@
-//! `make fuzz`: every target for a while, or for a number of inputs, with what the process holds at the start, in the
-//! middle and at the end. What is found is printed with the number that makes it again; the status is 1 then.
+//! `make fuzz`: runs every target for a time or a number of inputs, and reports the resident memory at the
+//! start, in the middle and at the end. A finding is printed with the seed that reproduces it, and the exit
+//! status is 1.
 //!
-//! FUZZ_SECONDS (60) bounds each target, FUZZ_RUNS (none) its inputs; FUZZ_TARGET takes one by the beginning of its name;
-//! FUZZ_SEED is the first number.
+//! FUZZ_SECONDS (60) limits the time of each target, FUZZ_RUNS (unlimited) its inputs. FUZZ_TARGET
+//! selects targets by the prefix of their name. FUZZ_SEED (1) is the first seed.
 
-#![expect(clippy::print_stdout, reason = "figures are what this program is for")]
+#![expect(clippy::print_stdout, reason = "the report is the program's output")]
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,9 +20,9 @@ use fuzz::{Target, seeded, targets};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How much a target may grow between its middle and its end, in kB: caches fill up and are bounded.
+/// Growth allowed from the middle of a run to its end. Caches are limited and should be full by the middle.
 const GROWTH_MAX_KB: u64 = 64 * 1024;
-/// Seeds between two looks at the clock.
+/// Number of seeds between two reads of the clock.
 const ROUND: u64 = 64;
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -31,63 +32,72 @@ fn main() -> anyhow::Result<ExitCode> {
     let only = std::env::var("FUZZ_TARGET").unwrap_or_default();
     let mut found = 0;
     for mut target in targets().into_iter().filter(|target| target.name().starts_with(&only)) {
-        let bounds = Bounds { first, runs, time: Duration::from_secs(seconds) };
-        found += u32::from(!drive(target.as_mut(), bounds)?);
+        let limits = Limits { first, runs, time: Duration::from_secs(seconds) };
+        found += u32::from(!run(target.as_mut(), limits)?);
     }
     println!("{found} targets with findings");
     Ok(if found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[derive(Clone, Copy)]
-struct Bounds {
+struct Limits {
     first: u64,
     runs: u64,
     time: Duration,
 }
 
-/// Runs one target; `false` where it found something.
-fn drive(target: &mut dyn Target, bounds: Bounds) -> anyhow::Result<bool> {
-    let (begun, mut inputs, mut seed) = (Instant::now(), 0, bounds.first);
-    let warm_up = bounds.runs / 100;
-    let (mut start_kb, mut middle_kb) = (None, None);
-    while inputs < bounds.runs && begun.elapsed() < bounds.time {
+/// Runs one target. Returns false at a finding.
+fn run(target: &mut dyn Target, limits: Limits) -> anyhow::Result<bool> {
+    let started = Instant::now();
+    let mut inputs = 0;
+    let mut seed = limits.first;
+    let warm_up = limits.runs / 100;
+    let mut start_kb = None;
+    let mut middle_kb = None;
+    while inputs < limits.runs && started.elapsed() < limits.time {
         for _ in 0..ROUND {
-            match catch_unwind(AssertUnwindSafe(|| target.bent(&mut seeded(seed)))) {
+            match catch_unwind(AssertUnwindSafe(|| target.mutated(&mut seeded(seed)))) {
                 Ok(count) => inputs += count,
                 Err(_) => {
                     let name = target.name();
-                    println!("{name}: found with FUZZ_TARGET=\"{name}\" FUZZ_SEED={seed} FUZZ_RUNS=1");
+                    println!(
+                        "{name}: finding: FUZZ_TARGET=\"{name}\" FUZZ_SEED={seed} FUZZ_RUNS=1 reproduces it"
+                    );
                     return Ok(false);
                 }
             }
             seed += 1;
-            if inputs >= bounds.runs {
+            if inputs >= limits.runs {
                 break;
             }
         }
-        let part = (inputs as f64 / bounds.runs as f64)
-            .max(begun.elapsed().as_secs_f64() / bounds.time.as_secs_f64());
-        if start_kb.is_none() && (inputs >= warm_up.max(1) || part > 0.01) {
+        let progress = (inputs as f64 / limits.runs as f64)
+            .max(started.elapsed().as_secs_f64() / limits.time.as_secs_f64());
+        if start_kb.is_none() && (inputs >= warm_up.max(1) || progress > 0.01) {
             start_kb = Some(resident_kb()?);
         }
-        if middle_kb.is_none() && part >= 0.5 {
+        if middle_kb.is_none() && progress >= 0.5 {
             middle_kb = Some(resident_kb()?);
         }
     }
-    let (end_kb, took) = (resident_kb()?, begun.elapsed().as_secs_f64());
-    let (start_kb, middle_kb) = (start_kb.unwrap_or(end_kb), middle_kb.unwrap_or(end_kb));
+    let end_kb = resident_kb()?;
+    let took = started.elapsed().as_secs_f64();
+    let start_kb = start_kb.unwrap_or(end_kb);
+    let middle_kb = middle_kb.unwrap_or(end_kb);
     println!(
-        "{:<28} {inputs:>10} inputs, {:>8.0} a second; resident {start_kb} kB at the start, {middle_kb} kB in the middle, {end_kb} kB at the end",
+        "{:<28} {inputs:>10} inputs, {:>8.0} a second; resident {start_kb} kB at the start, \
+         {middle_kb} kB in the middle, {end_kb} kB at the end",
         target.name(),
         inputs as f64 / took,
     );
-    let flat = end_kb <= middle_kb + GROWTH_MAX_KB;
-    if !flat {
-        println!("{}: it grows", target.name());
+    let stable = end_kb <= middle_kb + GROWTH_MAX_KB;
+    if !stable {
+        println!("{}: memory grows", target.name());
     }
-    Ok(flat)
+    Ok(stable)
 }
 
+/// Parses an environment variable.
 fn setting<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
     name: &str,
 ) -> anyhow::Result<Option<T>> {
@@ -97,7 +107,7 @@ fn setting<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
     }
 }
 
-/// What this process holds, in kB.
+/// Returns the resident memory of this process.
 fn resident_kb() -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;

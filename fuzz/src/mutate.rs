@@ -1,9 +1,9 @@
-//! Bending: valid bytes, texts and JSON become almost valid ones.
+//! Mutations: valid bytes, texts and JSON become almost valid ones.
 
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 use serde_json::{Map, Value, json};
 
-/// What tends to break readers.
+/// Fragments that often break parsers.
 const AWKWARD: [&str; 16] = [
     "",
     "\0",
@@ -23,12 +23,12 @@ const AWKWARD: [&str; 16] = [
     "é",
 ];
 
-/// One of these.
+/// Chooses one at random.
 pub fn one<'a, T: ?Sized>(random: &mut SmallRng, choices: &[&'a T]) -> &'a T {
-    choices.choose(random).copied().expect("there is a choice")
+    choices.choose(random).copied().expect("the choices are not empty")
 }
 
-/// Changes a few bytes: flipped, removed, doubled, replaced, cut off.
+/// Flips, removes, inserts, duplicates or truncates a few bytes.
 pub fn bytes(random: &mut SmallRng, bytes: &mut Vec<u8>) {
     for _ in 0..random.random_range(1..=4) {
         let at = random.random_range(0..=bytes.len());
@@ -46,14 +46,14 @@ pub fn bytes(random: &mut SmallRng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Changes a few characters of a text; it stays one.
+/// Mutates the bytes of a text. The result is UTF-8.
 pub fn text(random: &mut SmallRng, text: &str) -> String {
-    let mut bent = text.as_bytes().to_vec();
-    bytes(random, &mut bent);
-    String::from_utf8_lossy(&bent).into_owned()
+    let mut mutated = text.as_bytes().to_vec();
+    bytes(random, &mut mutated);
+    String::from_utf8_lossy(&mutated).into_owned()
 }
 
-/// A string that may be awkward.
+/// Generates a string, sometimes an awkward one.
 pub fn string(random: &mut SmallRng) -> String {
     match random.random_range(0..8) {
         0 => one(random, &AWKWARD).repeat(random.random_range(1..4)),
@@ -63,7 +63,7 @@ pub fn string(random: &mut SmallRng) -> String {
     }
 }
 
-/// Any JSON, a few levels deep.
+/// Generates JSON with this many nested levels at most.
 pub fn value(random: &mut SmallRng, depth: usize) -> Value {
     match random.random_range(0..if depth == 0 { 6 } else { 8 }) {
         0 => Value::Null,
@@ -76,14 +76,14 @@ pub fn value(random: &mut SmallRng, depth: usize) -> Value {
     }
 }
 
-/// Any JSON object.
+/// Generates a JSON object with this many nested levels at most.
 pub fn object(random: &mut SmallRng, depth: usize) -> Map<String, Value> {
     (0..random.random_range(0..4)).map(|_| (string(random), value(random, depth))).collect()
 }
 
-/// Brackets inside brackets, more than any reader follows.
+/// Generates more nested brackets than any parser accepts.
 pub fn deep(random: &mut SmallRng) -> String {
-    let (open, close) = *[("[", "]"), ("{\"a\":", "}")].choose(random).expect("there is a choice");
+    let (open, close) = *[("[", "]"), ("{\"a\":", "}")].choose(random).expect("the choices are not empty");
     let depth = random.random_range(100..3_000);
     let closed = if random.random() { depth } else { 0 };
     format!("{}1{}", open.repeat(depth), close.repeat(closed))

@@ -1,4 +1,4 @@
-//! Access tokens and service tokens: nothing but what was signed is believed.
+//! Access tokens and service tokens: only unmodified tokens are accepted.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use crate::{Target, mutate};
 
 const NOW_S: i64 = 1_800_000_000;
 
-/// A verifier with its keys.
+/// Verifier with a valid token.
 pub struct Tokens {
     token: String,
     keys: KeySet,
@@ -21,34 +21,35 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// With keys of its own, and a clock that does not make it wait for a key that nobody has.
+    /// Creates a verifier with new keys. The paused clock skips the waits before a refetch of unknown keys.
     ///
     /// # Panics
-    /// Where no runtime can be made.
+    /// If the runtime cannot be created.
     pub fn new() -> Self {
         let signing = SigningKeys::generate();
         let claims = Claims::new("tidings", Uuid::from_u128(1), Uuid::from_u128(2), NOW_S, 60);
-        let (token, jwks) = (signing.sign(&claims), signing.jwks());
+        let token = signing.sign(&claims);
+        let jwks = signing.jwks();
         let runtime =
             Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let keys = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
         Self { token, keys, service: ServiceToken::generate(), runtime }
     }
 
-    fn believes(&self, token: &str) -> bool {
+    fn accepts(&self, token: &str) -> bool {
         self.runtime.block_on(self.keys.verify(token, "tidings", NOW_S)).is_ok()
     }
 
-    /// The token with one of its parts bent, as text or below its base64.
-    fn bend(&self, random: &mut SmallRng) -> String {
+    /// Mutates the token as text, or one of its parts below the base64 encoding.
+    fn mutate(&self, random: &mut SmallRng) -> String {
         if random.random_bool(0.3) {
             return mutate::text(random, &self.token);
         }
         let mut parts: Vec<String> = self.token.split('.').map(str::to_owned).collect();
-        let which = random.random_range(0..parts.len());
-        let mut bytes = URL_SAFE_NO_PAD.decode(&parts[which]).expect("our own token");
+        let index = random.random_range(0..parts.len());
+        let mut bytes = URL_SAFE_NO_PAD.decode(&parts[index]).expect("the token is valid");
         mutate::bytes(random, &mut bytes);
-        parts[which] = URL_SAFE_NO_PAD.encode(bytes);
+        parts[index] = URL_SAFE_NO_PAD.encode(bytes);
         parts.join(".")
     }
 }
@@ -64,17 +65,17 @@ impl Target for Tokens {
         "tokens"
     }
 
-    fn bent(&mut self, random: &mut SmallRng) -> u64 {
-        let token = self.bend(random);
-        assert_eq!(self.believes(&token), token == self.token, "{token}");
+    fn mutated(&mut self, random: &mut SmallRng) -> u64 {
+        let token = self.mutate(random);
+        assert_eq!(self.accepts(&token), token == self.token, "{token}");
         let header = self.service.header();
-        let bent = mutate::text(random, header.trim_start_matches("Bearer "));
-        assert_eq!(self.service.matches(&bent), format!("Bearer {bent}") == header);
+        let mutated = mutate::text(random, header.trim_start_matches("Bearer "));
+        assert_eq!(self.service.matches(&mutated), format!("Bearer {mutated}") == header);
         2
     }
 
     fn raw(&mut self, bytes: &[u8]) {
-        assert!(!self.believes(&String::from_utf8_lossy(bytes)));
-        assert!(self.believes(&self.token));
+        assert!(!self.accepts(&String::from_utf8_lossy(bytes)));
+        assert!(self.accepts(&self.token));
     }
 }

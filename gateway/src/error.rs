@@ -1,5 +1,7 @@
-//! The codes of the public API: one table, and one match from what the services answer. Whatever fails carries its code
-//! in `extensions.code`; what is our own fault is logged once, here, and shown as an id that leads to the log.
+//! Error codes of the public API: one table of codes, and one mapping from gRPC status.
+//!
+//! Every error of an answer carries its code in `extensions.code`. An internal error is logged once, here, and masked: the
+//! client gets the request id, by which the log line is found.
 
 use std::time::Duration;
 
@@ -7,44 +9,44 @@ use async_graphql::{ErrorExtensionValues, Response, ServerError, Value};
 use http::StatusCode;
 use telemetry::RequestId;
 
-/// The extension that says when to try again, in milliseconds.
+/// Extension with the time to wait before a retry, in milliseconds.
 const RETRY_AFTER_MS: &str = "retryAfterMs";
 
-/// What went wrong, as a client can act on it.
+/// Error code: one per reaction that a client can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     /// The document does not parse.
     GraphqlParseFailed,
-    /// The document does not fit the schema.
+    /// The document is not valid for the schema.
     GraphqlValidationFailed,
-    /// The request has the wrong shape.
+    /// The request is malformed.
     BadRequest,
-    /// No document of this hash is known: send it in full.
+    /// No document with this hash is known. The client sends the whole document.
     PersistedQueryNotFound,
-    /// Only listed documents run here.
+    /// The document is not in the list of trusted documents.
     PersistedQueryRequired,
-    /// No token, or a bad, expired or revoked one.
+    /// The token is missing, malformed, expired or revoked.
     Unauthenticated,
-    /// A value out of its bounds, a strange cursor or version.
+    /// A value exceeds its limits, or a cursor or version is malformed.
     BadUserInput,
-    /// Absent, or not the caller's.
+    /// The object does not exist, or the caller may not see it.
     NotFound,
-    /// Something else has taken the place.
+    /// The login or client key is used for something else.
     Conflict,
-    /// A bound of size, depth, cost or number.
+    /// The request exceeds a limit of size, depth, cost or count.
     LimitExceeded,
-    /// Too many requests; later they are welcome.
+    /// The rate limit is exceeded.
     RateLimited,
-    /// A service or engine is away.
+    /// A service, database, cache or broker is unavailable.
     Unavailable,
-    /// A service or engine is slow.
+    /// A service did not answer before the deadline.
     DeadlineExceeded,
-    /// Our own fault.
+    /// A fault of Tidings.
     Internal,
 }
 
 impl Code {
-    /// Every code, in the order of the table.
+    /// All codes, in the order of the table.
     pub const ALL: [Self; 14] = [
         Self::GraphqlParseFailed,
         Self::GraphqlValidationFailed,
@@ -62,17 +64,17 @@ impl Code {
         Self::Internal,
     ];
 
-    /// `extensions.code`.
+    /// Returns the value of `extensions.code`.
     pub const fn name(self) -> &'static str {
         self.row().0
     }
 
-    /// The status of an answer that has no `data` because of this.
+    /// Returns the HTTP status of an `application/graphql-response+json` answer without `data`.
     pub const fn status(self) -> StatusCode {
         self.row().1
     }
 
-    /// The table.
+    /// Returns the row of the code table: name and status.
     const fn row(self) -> (&'static str, StatusCode) {
         match self {
             Self::GraphqlParseFailed => ("GRAPHQL_PARSE_FAILED", StatusCode::BAD_REQUEST),
@@ -93,73 +95,72 @@ impl Code {
     }
 }
 
-/// A failure with its code. The message is written for the person who reads it, but that of [`Code::Internal`] is for
-/// the log alone.
+/// Error with its code. The message is shown to clients, except the message of [`Code::Internal`], which is only logged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     code: Code,
     message: String,
-    /// When it may be tried again.
+    /// Time to wait before a retry.
     retry_after: Option<Duration>,
 }
 
 impl Error {
-    /// A failure of this kind.
+    /// Creates an error.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), retry_after: None }
     }
 
-    /// Too many requests; after this time there may be one more.
+    /// Creates RATE_LIMITED, with the time to wait before a retry.
     pub fn rate_limited(retry_after: Duration) -> Self {
         let error = Self::new(Code::RateLimited, "too many requests, try again later");
         Self { retry_after: Some(retry_after), ..error }
     }
 
-    /// A value out of its bounds.
+    /// Creates BAD_USER_INPUT.
     pub fn input(message: impl Into<String>) -> Self {
         Self::new(Code::BadUserInput, message)
     }
 
-    /// Something that our own code promised cannot happen; shown masked.
+    /// Creates INTERNAL for a state that the code rules out. The message is only logged.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Code::Internal, message)
     }
 
-    /// Nobody is signed in.
+    /// Creates UNAUTHENTICATED for an anonymous client.
     pub fn sign_in() -> Self {
         Self::new(Code::Unauthenticated, "sign in first")
     }
 
-    /// What kind of failure it is.
+    /// Returns the code.
     pub const fn code(&self) -> Code {
         self.code
     }
 
-    /// The message, not masked.
+    /// Returns the message, unmasked.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The error as a client sees it. A failure of ours is logged here and masked.
+    /// Converts to the error that a client sees. An internal error is logged and masked here.
     pub fn into_server_error(self, request_id: &RequestId) -> ServerError {
         let mut error = ServerError::new(String::new(), None);
-        self.show(&mut error, request_id);
+        self.write_masked(&mut error, request_id);
         error
     }
 
-    fn show(self, error: &mut ServerError, request_id: &RequestId) {
-        let ours = self.code == Code::Internal;
-        self.tell(error);
-        if ours {
-            tracing::error!(request_id = %request_id, error = %error.message, "an internal error");
+    fn write_masked(self, error: &mut ServerError, request_id: &RequestId) {
+        let internal = self.code == Code::Internal;
+        self.write(error);
+        if internal {
+            tracing::error!(request_id = %request_id, error = %error.message, "internal error");
             "internal error".clone_into(&mut error.message);
             error.extensions.get_or_insert_default().set("requestId", request_id.as_str());
         }
     }
 
-    /// Message, code, and when to try again.
-    fn tell(self, error: &mut ServerError) {
+    /// Writes message, code and retry time.
+    fn write(self, error: &mut ServerError) {
         let mut extensions = ErrorExtensionValues::default();
         extensions.set("code", self.code.name());
         if let Some(wait) = self.retry_after {
@@ -172,7 +173,7 @@ impl Error {
 }
 
 impl From<tonic::Status> for Error {
-    /// The one match from what services answer.
+    /// Maps the status that a service returned. The only such mapping in the gateway.
     fn from(status: tonic::Status) -> Self {
         use tonic::Code as Grpc;
         let code = match status.code() {
@@ -181,13 +182,18 @@ impl From<tonic::Status> for Error {
             Grpc::AlreadyExists => Code::Conflict,
             Grpc::Unauthenticated => Code::Unauthenticated,
             Grpc::ResourceExhausted => Code::LimitExceeded,
-            Grpc::Unavailable => return Self::new(Code::Unavailable, "a service is away, try again later"),
+            Grpc::Unavailable => {
+                return Self::new(Code::Unavailable, "a service is unavailable, try again later");
+            }
             Grpc::DeadlineExceeded => {
                 return Self::new(Code::DeadlineExceeded, "a service did not answer in time");
             }
-            // The client's own word for an answer that is larger than it takes.
+            // tonic's client reports a response over its size limit as OUT_OF_RANGE.
             Grpc::OutOfRange => {
-                return Self::new(Code::LimitExceeded, "the answer is too large: ask for less at once");
+                return Self::new(
+                    Code::LimitExceeded,
+                    "the answer is too large: request fewer items at once",
+                );
             }
             _ => Code::Internal,
         };
@@ -196,21 +202,21 @@ impl From<tonic::Status> for Error {
 }
 
 impl From<proto::InvalidId> for Error {
-    /// A service answered with an id that is none.
+    /// Maps a malformed id in a service's answer.
     fn from(error: proto::InvalidId) -> Self {
         Self::internal(format!("a service answered with {error}"))
     }
 }
 
-/// Why an operation is not executed: errors of one code, and no data.
+/// Rejection of an operation before its execution: errors of one code, and no data.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rejected {
+pub struct Rejection {
     code: Code,
     errors: Vec<ServerError>,
 }
 
-impl Rejected {
-    /// Errors of this code.
+impl Rejection {
+    /// Creates a rejection and sets the code of its errors.
     pub fn coded(code: Code, mut errors: Vec<ServerError>) -> Self {
         for error in &mut errors {
             let extensions = error.extensions.get_or_insert_default();
@@ -219,36 +225,36 @@ impl Rejected {
         Self { code, errors }
     }
 
-    /// What does not fit the schema.
+    /// Creates a GRAPHQL_VALIDATION_FAILED rejection.
     pub fn invalid(errors: Vec<ServerError>) -> Self {
         Self::coded(Code::GraphqlValidationFailed, errors)
     }
 
-    /// A failure of this request.
+    /// Creates a rejection from an error of a request. An internal error is logged and masked.
     pub fn of(error: Error, request_id: &RequestId) -> Self {
         Self { code: error.code, errors: vec![error.into_server_error(request_id)] }
     }
 
-    /// What kind of failure it is.
+    /// Returns the code.
     pub const fn code(&self) -> Code {
         self.code
     }
 
-    /// What a client is shown; each error carries its code.
+    /// Returns the errors that the client sees. Each carries its code.
     pub fn errors(&self) -> &[ServerError] {
         &self.errors
     }
 
-    /// What an executed operation comes to that has no data because there was too much of something: it is refused like
-    /// one that was not executed.
+    /// Converts an executed operation that returned no data because of RATE_LIMITED to a rejection, so that it is answered
+    /// like an operation that was not executed. `None` for any other response.
     pub fn limited(response: &Response) -> Option<Self> {
         let limited =
             |error: &ServerError| extension(error, "code") == Some(&Value::from(Code::RateLimited.name()));
-        let refused = response.data == Value::Null && response.errors.iter().any(limited);
-        refused.then(|| Self { code: Code::RateLimited, errors: response.errors.clone() })
+        let rejected = response.data == Value::Null && response.errors.iter().any(limited);
+        rejected.then(|| Self { code: Code::RateLimited, errors: response.errors.clone() })
     }
 
-    /// After how many seconds it may be tried again, where that is known.
+    /// Returns the time to wait before a retry in seconds, rounded up, `None` if unknown.
     pub fn retry_after_s(&self) -> Option<u64> {
         let wait_ms = self.errors.iter().filter_map(|error| match extension(error, RETRY_AFTER_MS) {
             Some(Value::Number(wait_ms)) => wait_ms.as_u64(),
@@ -257,17 +263,18 @@ impl Rejected {
         wait_ms.max().map(|wait_ms| wait_ms.div_ceil(1000).max(1))
     }
 
-    /// The answer.
+    /// Converts to a GraphQL response without data.
     pub fn into_response(self) -> Response {
         Response::from_errors(self.errors)
     }
 }
 
-impl From<Error> for Rejected {
-    /// A failure of the one who asks; ours are of a request ([`Rejected::of`]).
+impl From<Error> for Rejection {
+    /// Converts a client's error. Internal errors need the request id: [`Rejection::of`].
     fn from(error: Error) -> Self {
-        let (code, mut shown) = (error.code, ServerError::new(String::new(), None));
-        error.tell(&mut shown);
+        let code = error.code;
+        let mut shown = ServerError::new(String::new(), None);
+        error.write(&mut shown);
         Self { code, errors: vec![shown] }
     }
 }
@@ -276,9 +283,9 @@ fn extension<'a>(error: &'a ServerError, name: &str) -> Option<&'a Value> {
     error.extensions.as_ref().and_then(|extensions| extensions.get(name))
 }
 
-/// Gives every error of an executed operation its code. Those of resolvers know theirs; one without a source is
-/// async-graphql's own, about the value of an argument.
-pub fn finish(response: &mut Response, request_id: &RequestId) {
+/// Sets the code of every error of an executed operation. Errors of resolvers carry an [`Error`] as their source; an error
+/// without a source was created by async-graphql for the value of an argument.
+pub fn set_codes(response: &mut Response, request_id: &RequestId) {
     for shown in &mut response.errors {
         if shown.extensions.as_ref().is_some_and(|extensions| extensions.get("code").is_some()) {
             continue;
@@ -290,11 +297,12 @@ pub fn finish(response: &mut Response, request_id: &RequestId) {
                 None => Error::internal(std::mem::take(&mut shown.message)),
             },
         };
-        error.show(shown, request_id);
+        error.write_masked(shown, request_id);
     }
 }
 
-/// async-graphql repeats a value of the wrong type, which may be a password: `Expected input type "Int", found "…".`
+/// Removes the rejected value from a message of async-graphql, since it may be a password:
+/// `Expected input type "Int", found "…".`
 fn without_value(mut message: String) -> String {
     if let Some(at) = message.find(", found ") {
         message.truncate(at);
@@ -312,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_the_public_contract() {
+    fn the_code_table_is_the_public_contract() {
         let table: Vec<_> =
             Code::ALL.iter().map(|code| format!("{} {}", code.name(), code.status().as_u16())).collect();
         assert_eq!(
@@ -337,13 +345,16 @@ mod tests {
     }
 
     #[test]
-    fn every_status_of_a_service_has_its_code_and_only_texts_for_people_pass() {
+    fn every_grpc_status_has_its_code_and_only_public_messages_pass() {
         let shown = |grpc| {
             let error = Error::from(Status::new(grpc, "words"));
             let error = error.into_server_error(&RequestId::random());
             let code = error.extensions.as_ref().and_then(|extensions| extensions.get("code")).cloned();
             let Some(Value::String(code)) = code else { panic!("no code") };
-            format!("{grpc:?}: {code} {}", if error.message == "words" { "as it is" } else { &error.message })
+            format!(
+                "{grpc:?}: {code} {}",
+                if error.message == "words" { "unchanged" } else { &error.message }
+            )
         };
         let rows: Vec<_> = (1..17).map(|number| shown(Grpc::from_i32(number))).collect();
         assert_eq!(
@@ -351,26 +362,26 @@ mod tests {
             [
                 "Cancelled: INTERNAL internal error",
                 "Unknown: INTERNAL internal error",
-                "InvalidArgument: BAD_USER_INPUT as it is",
+                "InvalidArgument: BAD_USER_INPUT unchanged",
                 "DeadlineExceeded: DEADLINE_EXCEEDED a service did not answer in time",
-                "NotFound: NOT_FOUND as it is",
-                "AlreadyExists: CONFLICT as it is",
-                "PermissionDenied: NOT_FOUND as it is",
-                "ResourceExhausted: LIMIT_EXCEEDED as it is",
-                "FailedPrecondition: BAD_USER_INPUT as it is",
+                "NotFound: NOT_FOUND unchanged",
+                "AlreadyExists: CONFLICT unchanged",
+                "PermissionDenied: NOT_FOUND unchanged",
+                "ResourceExhausted: LIMIT_EXCEEDED unchanged",
+                "FailedPrecondition: BAD_USER_INPUT unchanged",
                 "Aborted: INTERNAL internal error",
-                "OutOfRange: LIMIT_EXCEEDED the answer is too large: ask for less at once",
+                "OutOfRange: LIMIT_EXCEEDED the answer is too large: request fewer items at once",
                 "Unimplemented: INTERNAL internal error",
                 "Internal: INTERNAL internal error",
-                "Unavailable: UNAVAILABLE a service is away, try again later",
+                "Unavailable: UNAVAILABLE a service is unavailable, try again later",
                 "DataLoss: INTERNAL internal error",
-                "Unauthenticated: UNAUTHENTICATED as it is",
+                "Unauthenticated: UNAUTHENTICATED unchanged",
             ]
         );
     }
 
     #[test]
-    fn every_error_of_an_answer_carries_its_code() {
+    fn every_error_of_a_response_carries_its_code() {
         let ours =
             |error: Error| ServerError { source: Some(Arc::new(error)), ..ServerError::new("words", None) };
         let foreign = ServerError { source: Some(Arc::new("other")), ..ServerError::new("secret", None) };
@@ -383,8 +394,8 @@ mod tests {
         ];
         let mut response = Response::from_errors(errors);
         let request_id = RequestId::random();
-        finish(&mut response, &request_id);
-        finish(&mut response, &request_id);
+        set_codes(&mut response, &request_id);
+        set_codes(&mut response, &request_id);
         let shown = serde_json::to_value(&response.errors).expect("JSON");
         let internal = serde_json::json!({
             "message": "internal error",

@@ -27,13 +27,11 @@ use http_body_util::{BodyExt, Limited};
 use telemetry::Call;
 
 use crate::{
-    address::Address,
-    documents::affordable,
-    error::{Code, Error, Rejected},
-    pipeline::{Admitted, Incoming, Pipeline},
-    rates::Asker,
-    socket::Sockets,
-    viewer::Authenticator,
+    client::{Client, address::Address, caller::Authenticator},
+    connections::Connections,
+    error::{Code, Error, Rejection},
+    operation::{Admitted, Pipeline, document_cache::affordable, request::OperationRequest},
+    subscription::Subscriptions,
 };
 
 use answer::{Answer, Executed, refusal};
@@ -51,19 +49,21 @@ const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
-pub struct Door {
+pub struct Endpoint {
     /// Admits and executes.
     pub pipeline: Pipeline,
     /// Says who asks.
     pub authenticator: Arc<Authenticator>,
-    /// Whose seats and whose end streams share.
-    pub sockets: Sockets,
+    /// Opens subscriptions.
+    pub subscriptions: Subscriptions,
+    /// Quotas, revocation and drain of streams.
+    pub connections: Connections,
 }
 
 /// A request whose head was read.
 struct Head {
     accepted: Accepted,
-    asker: Asker,
+    client: Client,
     /// Where the client was in a stream that broke off.
     cursor: Option<String>,
     call: Call,
@@ -72,7 +72,7 @@ struct Head {
 
 /// `POST /graphql`.
 pub async fn post(
-    State(door): State<Door>,
+    State(endpoint): State<Endpoint>,
     Extension(call): Extension<Call>,
     Extension(Address(address)): Extension<Address>,
     headers: HeaderMap,
@@ -85,7 +85,7 @@ pub async fn post(
     if !media::is_json(&headers) {
         return refusal::unsupported_type().into();
     }
-    let head = match door.head(&headers, accepted, address, call, Method::POST).await {
+    let head = match endpoint.head(&headers, accepted, address, call, Method::POST).await {
         Ok(head) => head,
         Err(refused) => return refused.into(),
     };
@@ -94,15 +94,15 @@ pub async fn post(
         Err(refused) => return refused.into(),
     };
     match request::parse(&bytes) {
-        Ok(Asked::One(incoming)) => door.one(head, incoming).await,
-        Ok(Asked::Batch(batch)) => door.batch(head, batch).await.into(),
+        Ok(Asked::One(incoming)) => endpoint.one(head, incoming).await,
+        Ok(Asked::Batch(batch)) => endpoint.batch(head, batch).await.into(),
         Err(error) => Answer::refused(accepted.media(), error.into()).into(),
     }
 }
 
 /// `GET /graphql`: queries and subscriptions alone, so that nothing is changed by following a link.
 pub async fn get(
-    State(door): State<Door>,
+    State(endpoint): State<Endpoint>,
     Extension(call): Extension<Call>,
     Extension(Address(address)): Extension<Address>,
     headers: HeaderMap,
@@ -112,12 +112,12 @@ pub async fn get(
         Ok(accepted) => accepted,
         Err(refused) => return refused.into(),
     };
-    let head = match door.head(&headers, accepted, address, call, Method::GET).await {
+    let head = match endpoint.head(&headers, accepted, address, call, Method::GET).await {
         Ok(head) => head,
         Err(refused) => return refused.into(),
     };
     match request::parse_query(uri.query().unwrap_or_default()) {
-        Ok(incoming) => door.one(head, incoming).await,
+        Ok(incoming) => endpoint.one(head, incoming).await,
         Err(error) => Answer::refused(accepted.media(), error.into()).into(),
     }
 }
@@ -127,7 +127,7 @@ pub async fn single_connection() -> Response {
     refusal::single_connection_method().into()
 }
 
-impl Door {
+impl Endpoint {
     async fn head(
         &self,
         headers: &HeaderMap,
@@ -139,23 +139,23 @@ impl Door {
         if headers.contains_key(STREAM_TOKEN) {
             return Err(refusal::single_connection_token());
         }
-        let viewer = self.authenticator.header(headers).await;
-        let viewer = viewer
-            .map_err(|error| Answer::refused(accepted.media(), Rejected::of(error, &call.request_id)))?;
+        let caller = self.authenticator.header(headers).await;
+        let caller = caller
+            .map_err(|error| Answer::refused(accepted.media(), Rejection::of(error, &call.request_id)))?;
         let cursor =
             headers.get(LAST_EVENT_ID).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         Ok(Head {
             accepted,
-            asker: Asker { viewer, address },
+            client: Client { caller, address },
             cursor: cursor.filter(|cursor| !cursor.is_empty()),
             call,
             method,
         })
     }
 
-    async fn one(&self, head: Head, incoming: Incoming) -> Response {
+    async fn one(&self, head: Head, incoming: OperationRequest) -> Response {
         let (accepted, media) = (head.accepted, head.accepted.media());
-        let admitted = match self.pipeline.admit(incoming, &head.asker, &head.call).await {
+        let admitted = match self.pipeline.admit(incoming, &head.client, &head.call).await {
             Ok(admitted) => admitted,
             Err(rejected) => return stream::rejected(accepted, rejected),
         };
@@ -168,12 +168,12 @@ impl Door {
                 None => Answer::refused(media, no_stream().into()).into(),
             },
             (_, Accepted::Single(media, _)) => {
-                Answer::executed(media, self.pipeline.execute(&admitted, head.asker.viewer, head.call).await)
+                Answer::executed(media, self.pipeline.execute(&admitted, head.client.caller, head.call).await)
                     .into()
             }
             (_, Accepted::Stream(format)) => {
-                let executed = self.pipeline.execute(&admitted, head.asker.viewer, head.call).await;
-                match Rejected::limited(&executed) {
+                let executed = self.pipeline.execute(&admitted, head.client.caller, head.call).await;
+                match Rejection::limited(&executed) {
                     Some(limited) => stream::rejected(accepted, limited),
                     None => stream::whole(format, &Executed::Answered(executed)),
                 }
@@ -183,11 +183,11 @@ impl Door {
 
     /// Every operation is admitted before the first is executed; one that is refused is answered in its place. Where one
     /// comes too soon, none is executed: the client sends the batch again.
-    async fn batch(&self, head: Head, batch: Vec<Incoming>) -> Answer {
+    async fn batch(&self, head: Head, batch: Vec<OperationRequest>) -> Answer {
         let Accepted::Single(media, _) = head.accepted else { return refusal::not_acceptable() };
         let mut admitted = Vec::with_capacity(batch.len());
         for incoming in batch {
-            match self.pipeline.admit(incoming, &head.asker, &head.call).await.and_then(streamless) {
+            match self.pipeline.admit(incoming, &head.client, &head.call).await.and_then(streamless) {
                 Err(limited) if limited.code() == Code::RateLimited => {
                     return Answer::refused(media, limited);
                 }
@@ -199,10 +199,10 @@ impl Door {
             return Answer::refused(media, error.into());
         }
         let answers = admitted.into_iter().map(|admitted| {
-            let (viewer, call) = (head.asker.viewer.clone(), head.call.clone());
+            let (caller, call) = (head.client.caller.clone(), head.call.clone());
             async move {
                 match admitted {
-                    Ok(admitted) => Executed::Answered(self.pipeline.execute(&admitted, viewer, call).await),
+                    Ok(admitted) => Executed::Answered(self.pipeline.execute(&admitted, caller, call).await),
                     Err(rejected) => Executed::Refused(rejected),
                 }
             }
@@ -211,7 +211,7 @@ impl Door {
     }
 }
 
-fn streamless(admitted: Admitted) -> Result<Admitted, Rejected> {
+fn streamless(admitted: Admitted) -> Result<Admitted, Rejection> {
     if admitted.kind() == OperationType::Subscription { Err(no_stream().into()) } else { Ok(admitted) }
 }
 

@@ -1,7 +1,8 @@
-//! The pages for people: GraphiQL at `/` and GraphQL Playground at `/playground`, embedded when the binary was built, or a
-//! plain page that says how to get them. Everything they need comes from here; their Content-Security-Policy names no other
-//! host, so that they work on a closed network and a script from elsewhere never sees a token. Mounted only where
-//! introspection is on.
+//! IDE pages: GraphiQL at `/` and GraphQL Playground at `/playground`, embedded at build time, or a plain page that explains
+//! how to build them. Mounted only if introspection is on.
+//!
+//! The pages load nothing from other hosts and their Content-Security-Policy forbids it. They work on a closed network, and
+//! no foreign script can read a token.
 
 use axum::{
     Router,
@@ -20,10 +21,10 @@ use axum::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rust_embed::{Embed, EmbeddedFile};
 
-// `struct Page`: what build.rs made of web/, empty where it could not.
+// `struct Page`: the files that build.rs built from web/, empty if it could not (no npm).
 include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
-/// An editor: the page in the embedded folder, and the policy under which it works.
+/// An IDE page: its embedded file and its Content-Security-Policy.
 struct Editor {
     page: &'static str,
     policy: &'static str,
@@ -33,7 +34,7 @@ const GRAPHIQL: Editor = Editor { page: "index.html", policy: INLINE_STYLES };
 const PLAYGROUND: Editor = Editor { page: "playground.html", policy: EMPTY_STYLES };
 const PLAIN: &str = include_str!("../../web/plain.html");
 
-/// Scripts may not stand inline, nor may text become one (`'unsafe-eval'`). `'self'` covers the WebSocket of this host.
+/// Content-Security-Policy without inline scripts and without `'unsafe-eval'`. `'self'` covers this host's WebSocket too.
 macro_rules! policy {
     ($inline_styles:literal) => {
         concat!(
@@ -45,16 +46,18 @@ macro_rules! policy {
     };
 }
 
-/// GraphiQL's dialogs write a style whose text depends on the window's size, and the plain page has its own.
+/// Policy of GraphiQL, whose dialogs insert a style computed from the window's size, and of the plain page.
 const INLINE_STYLES: &str = policy!("'unsafe-inline'");
-/// Playground's script puts an empty style into the page and fills it rule by rule: the hash is that of nothing.
+/// Policy of Playground, whose script inserts an empty style element and then adds rules to it. The hash is that of the
+/// empty string.
 const EMPTY_STYLES: &str = policy!("'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='");
 
-/// The page may change with every start, so a browser asks; a file with a hash in its name never does.
-const ASK: &str = "no-cache";
-const FOR_EVER: &str = "public, max-age=31536000, immutable";
+/// Caching of a page, which can change with every start of the gateway.
+const REVALIDATE: &str = "no-cache";
+/// Caching of an asset, whose name contains the hash of its content.
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
-/// `/`, `/playground` and the files that they load.
+/// Returns the routes `/`, `/playground` and `/assets`.
 pub fn routes() -> Router {
     Router::new()
         .route("/", get(|headers: HeaderMap| async move { page(&GRAPHIQL, &headers) }))
@@ -62,16 +65,16 @@ pub fn routes() -> Router {
         .route("/assets/{file}", get(asset))
 }
 
-/// Whether the editors are there, and not the plain page in their place.
+/// Returns true if GraphiQL and Playground were built, false if the plain page is served instead.
 pub fn is_built() -> bool {
     Page::get(GRAPHIQL.page).is_some()
 }
 
 fn page(editor: &Editor, headers: &HeaderMap) -> Response {
     match Page::get(editor.page) {
-        Some(file) => secured(answer(headers, file, ASK), editor.policy),
+        Some(file) => secured(answer(headers, file, REVALIDATE), editor.policy),
         None => {
-            let plain = ([(CONTENT_TYPE, "text/html; charset=utf-8"), (CACHE_CONTROL, ASK)], PLAIN);
+            let plain = ([(CONTENT_TYPE, "text/html; charset=utf-8"), (CACHE_CONTROL, REVALIDATE)], PLAIN);
             secured(plain.into_response(), INLINE_STYLES)
         }
     }
@@ -79,7 +82,7 @@ fn page(editor: &Editor, headers: &HeaderMap) -> Response {
 
 async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
     let response = match Page::get(&format!("assets/{file}")) {
-        Some(file) => answer(&headers, file, FOR_EVER),
+        Some(file) => answer(&headers, file, IMMUTABLE),
         None => StatusCode::NOT_FOUND.into_response(),
     };
     secured(response, EMPTY_STYLES)
@@ -87,15 +90,15 @@ async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
 
 fn answer(headers: &HeaderMap, file: EmbeddedFile, cache: &'static str) -> Response {
     let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(file.metadata.sha256_hash()));
-    let known = [(ETAG, tag.clone()), (CACHE_CONTROL, cache.to_owned())];
-    if headers.get_all(IF_NONE_MATCH).iter().any(|value| names(value, &tag)) {
-        return (StatusCode::NOT_MODIFIED, known).into_response();
+    let caching = [(ETAG, tag.clone()), (CACHE_CONTROL, cache.to_owned())];
+    if headers.get_all(IF_NONE_MATCH).iter().any(|value| matches_etag(value, &tag)) {
+        return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
-    (known, [(CONTENT_TYPE, content_type(&file))], Body::from(file.data)).into_response()
+    (caching, [(CONTENT_TYPE, content_type(&file))], Body::from(file.data)).into_response()
 }
 
-/// Whether an `If-None-Match` names this tag; a weak one does too, as a compressing proxy makes it.
-pub fn names(value: &HeaderValue, tag: &str) -> bool {
+/// Returns true if an `If-None-Match` header contains an entity tag. The weak form matches too: compressing proxies send it.
+pub fn matches_etag(value: &HeaderValue, tag: &str) -> bool {
     let list = value.to_str().unwrap_or_default();
     list.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
 }
@@ -138,12 +141,12 @@ mod tests {
     const PAGES: [&str; 2] = ["/", "/playground"];
 
     #[tokio::test]
-    async fn the_pages_are_html_and_are_asked_for_anew() {
+    async fn the_pages_are_html_and_are_revalidated() {
         for path in PAGES {
             let response = fetch(path, None).await;
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
-            assert_eq!(response.headers()[CACHE_CONTROL], ASK);
+            assert_eq!(response.headers()[CACHE_CONTROL], REVALIDATE);
             assert!(text(response).await.contains("<title>Tidings"));
         }
     }
@@ -181,15 +184,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_pages_load_is_here_and_may_be_kept_for_ever() {
+    async fn every_asset_of_the_pages_is_served_and_cached_as_immutable() {
         for path in PAGES {
             let page = text(fetch(path, None).await).await;
             let files: Vec<&str> = page.split('"').filter(|part| part.starts_with("/assets/")).collect();
-            assert_eq!(files.is_empty(), !is_built(), "a built page loads something, the plain one nothing");
+            assert_eq!(files.is_empty(), !is_built(), "a built page loads assets, the plain page none");
             for file in files {
                 let response = fetch(file, None).await;
                 assert_eq!(response.status(), StatusCode::OK, "{file}");
-                assert_eq!(response.headers()[CACHE_CONTROL], FOR_EVER);
+                assert_eq!(response.headers()[CACHE_CONTROL], IMMUTABLE);
                 let kind = if file.ends_with(".js") { "text/javascript" } else { "text/css" };
                 assert_eq!(response.headers()[CONTENT_TYPE], format!("{kind}; charset=utf-8").as_str());
                 let tag = response.headers()[ETAG].clone();
@@ -201,21 +204,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_not_there_is_not_found() {
+    async fn an_absent_file_is_not_found() {
         for path in ["/assets/absent.js", "/assets/..%2Findex.html", "/index.html", "/playground.html"] {
             assert_eq!(fetch(path, None).await.status(), StatusCode::NOT_FOUND, "{path}");
         }
     }
 
     #[test]
-    fn a_tag_is_found_in_a_list_and_when_it_is_weak() {
-        let names = |value| names(&HeaderValue::from_static(value), "\"a\"");
-        assert!(names("\"a\"") && names("\"b\", W/\"a\"") && names("*"));
-        assert!(!names("\"b\"") && !names("a") && !names(""));
+    fn an_entity_tag_matches_in_a_list_and_in_its_weak_form() {
+        let matches = |value| matches_etag(&HeaderValue::from_static(value), "\"a\"");
+        assert!(matches("\"a\"") && matches("\"b\", W/\"a\"") && matches("*"));
+        assert!(!matches("\"b\"") && !matches("a") && !matches(""));
     }
 
     #[test]
-    fn the_plain_page_loads_nothing_and_says_how() {
+    fn the_plain_page_loads_nothing_and_explains_how_to_build_the_others() {
         assert!(!PLAIN.contains("src=") && !PLAIN.contains("http:") && !PLAIN.contains("https:"));
         assert!(PLAIN.contains("make web") && PLAIN.contains("/graphql") && PLAIN.contains("/playground"));
     }

@@ -1,41 +1,28 @@
-//! The gateway: GraphQL for people, over the services that hold the data. A hub pushes what changes to those who watch.
+//! GraphQL gateway over the services auth, dialog and counter: queries and mutations over HTTP and WebSocket, and live
+//! subscriptions over WebSocket, server-sent events and multipart responses.
+//!
+//! A request passes `client` (address, caller, rate limits), `operation` (admission and execution) and `schema` (resolvers
+//! that call the services). `subscription` reads the event log into the `hub`, which sends each change to its subscribers.
 
-pub mod address;
-pub mod batch;
-pub mod check;
-pub mod cursor;
-pub mod documents;
-pub mod error;
+mod client;
+mod connections;
+mod error;
+mod http;
+mod hub;
+mod ide;
+mod operation;
+mod peers;
+mod schema;
+mod sdl;
+mod seen_versions;
+mod socket;
+mod subscription;
 #[cfg(test)]
-mod fixture;
-pub mod floor;
-pub mod http;
-pub mod hub;
-pub mod ide;
-pub mod limits;
-pub mod live;
-pub mod loaders;
-pub mod origins;
-pub mod peers;
-pub mod persisted;
-pub mod pipeline;
-pub mod rates;
-pub mod scan;
-pub mod schema;
-pub mod sdl;
-pub mod sessions;
-pub mod shape;
-pub mod socket;
-#[cfg(test)]
-mod stage;
-pub mod tail;
-pub mod turn;
-pub mod upstream;
+mod testing;
+mod upstream;
 #[cfg(test)]
 mod upstream_tests;
-pub mod variables;
-pub mod version;
-pub mod viewer;
+mod version;
 
 use std::{sync::Arc, time::Duration};
 
@@ -58,69 +45,88 @@ use tower_http::{
 };
 
 use crate::{
-    address::TrustedProxies,
-    floor::Floor,
-    http::Door,
+    client::{address, caller::Authenticator, rate_limits::RateLimiter, revoked_sessions::RevokedSessions},
+    connections::{Connections, quota::Quota},
+    http::Endpoint,
     hub::{Hubs, Service},
-    live::Live,
-    origins::Origins,
-    peers::Peers,
-    persisted::TrustedDocuments,
-    pipeline::Pipeline,
-    rates::{Limits, Rates},
-    sessions::Revoked,
+    operation::Pipeline,
+    seen_versions::SeenVersions,
     socket::Sockets,
-    tail::Reader,
-    viewer::Authenticator,
+    subscription::{Subscriptions, log_reader::LogReader},
 };
 
-/// How long a browser may remember what a preflight has said.
+pub use client::{address::TrustedProxies, origins::Origins, rate_limits::RateLimits};
+pub use connections::Written;
+pub use ide::is_built as ide_is_built;
+pub use operation::{OPERATION_LIMIT, persisted_queries::TrustedDocuments};
+pub use peers::Peers;
+
+/// Parsers of hostile input, for the fuzz targets only.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::{
+        error::{Code, Error},
+        http::request::{self, Asked, BATCH_MAX},
+        hub::{messages, unread},
+        operation::{document_cache::DocumentCache, query_limits::COMPLEXITY_MAX},
+        schema::{build, cursor::List},
+        socket::{
+            READ_BUFFER,
+            protocol::{Action, FRAME_MAX, Input, OPERATIONS_MAX, Operation, Protocol, Refusal},
+            subprotocol::Subprotocol,
+            wire::{Event, broken},
+        },
+        version::Version,
+    };
+}
+
+/// Time that a browser may cache the answer to a preflight request.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 
-/// Below this many bytes an answer is not compressed: it would be sent in one packet anyway.
+/// Smallest response that is compressed, in bytes. A smaller one fits into one packet anyway.
 const COMPRESSED_MIN_BYTES: u64 = 1024;
 
-/// What the gateway is told.
+/// Settings of a gateway.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which web pages may come.
+    /// Origins of the web pages that may call the gateway.
     pub allowed_origins: Origins,
-    /// Whether clients may read the schema; the IDE page and suggestions with it.
+    /// Allows introspection, "did you mean" hints, the SDL and the IDE pages.
     pub introspection: bool,
-    /// The only documents that run, where there is a list.
+    /// Documents that may run. `None` allows every document.
     pub trusted_documents: Option<TrustedDocuments>,
-    /// How many sockets a person may have at this gateway.
+    /// Most sockets and streams of one user at this gateway.
     pub max_sockets_per_user: usize,
-    /// How many sockets may be open at this gateway before their people have signed in.
+    /// Most sockets of clients that have not authenticated yet, at this gateway.
     pub max_anonymous_sockets: usize,
-    /// The time over which sockets are closed when the gateway stops.
+    /// Time over which sockets and streams are closed at shutdown.
     pub drain_window: Duration,
-    /// How long access tokens live: for so long a revoked session must be remembered.
+    /// Life of an access token: a revoked session is remembered for this time.
     pub access_token_ttl: Duration,
-    /// How long an operation may take: a second at least.
+    /// Deadline of an operation, at least one second.
     pub operation_deadline: Duration,
-    /// How often somebody may come.
-    pub limits: Limits,
-    /// Where that is counted.
+    /// Rate limits.
+    pub limits: RateLimits,
+    /// Counts the rate limits, in this process or in Redis.
     pub limiter: Limiter,
-    /// Whose word is taken about where clients are.
+    /// Proxies whose `X-Forwarded-For` header is trusted.
     pub trusted_proxies: TrustedProxies,
 }
 
-/// The gateway. Cheap to clone; all clones are one.
+/// A gateway. Cheap to clone; clones share their state.
 #[derive(Clone)]
 pub struct App {
     settings: Settings,
-    door: Door,
+    endpoint: Endpoint,
     sockets: Sockets,
-    reader: Reader,
+    log_reader: LogReader,
     log: Log,
     readiness: Readiness,
 }
 
 impl App {
-    /// Over these services, for people whom this guard believes. What changes is read from the log; what the gateway asks
-    /// for itself it asks with the service token.
+    /// Creates a gateway over the services at these peers. `guard` verifies access tokens; `service_token` authorises the
+    /// calls that the gateway makes on its own behalf. [`App::run`] must run for subscriptions to receive changes.
     pub fn new(
         settings: Settings,
         peers: Peers,
@@ -130,36 +136,37 @@ impl App {
         readiness: Readiness,
     ) -> Self {
         let peers = peers.limited(&settings.limits);
-        let rates = Rates::new(settings.limits, settings.limiter.clone());
-        let (floor, revoked) = (Floor::default(), Revoked::new(settings.access_token_ttl));
+        let rate_limiter = RateLimiter::new(settings.limits, settings.limiter.clone());
+        let seen_versions = SeenVersions::default();
+        let revoked = RevokedSessions::new(settings.access_token_ttl);
+        let quota = Quota::new(settings.max_sockets_per_user, settings.max_anonymous_sockets);
+        let connections = Connections::new(quota, revoked.clone(), settings.drain_window);
         let service = Service::new(peers.clone(), service_token);
         let hubs = Hubs::new(&service);
         let trusted = settings.trusted_documents.clone();
-        let pipeline = Pipeline::new(peers, floor.clone(), rates, settings.introspection, trusted);
-        let pipeline = pipeline.with_limit(settings.operation_deadline);
-        let live = Live::new(pipeline.clone(), hubs.clone(), floor);
+        let pipeline =
+            Pipeline::new(peers, seen_versions.clone(), rate_limiter, settings.introspection, trusted);
+        let pipeline = pipeline.with_deadline(settings.operation_deadline);
+        let subscriptions = Subscriptions::new(pipeline.clone(), hubs.clone(), seen_versions);
         let authenticator = Arc::new(Authenticator::new(guard, revoked.clone()));
-        let sockets = Sockets::new(socket::Parts {
+        let sockets = Sockets::new(socket::Services {
             pipeline: pipeline.clone(),
-            live,
+            subscriptions: subscriptions.clone(),
             authenticator: authenticator.clone(),
-            revoked: revoked.clone(),
             origins: settings.allowed_origins.clone(),
-            each_max: settings.max_sockets_per_user,
-            anonymous_max: settings.max_anonymous_sockets,
-            drain_window: settings.drain_window,
+            connections: connections.clone(),
         });
-        let door = Door { pipeline, authenticator, sockets: sockets.clone() };
-        let reader = Reader { hubs, revoked, service, component: readiness.register("log") };
-        Self { settings, door, sockets, reader, log, readiness }
+        let endpoint = Endpoint { pipeline, authenticator, subscriptions, connections };
+        let log_reader = LogReader { hubs, revoked, service, component: readiness.register("log") };
+        Self { settings, endpoint, sockets, log_reader, log, readiness }
     }
 
-    /// Everything that the gateway answers on its own port.
+    /// Returns the routes of the gateway's public port.
     pub fn router(&self) -> Router {
         let graphql = routing::get(http::get).post(http::post);
-        // What graphql-sse's single connection mode asks with.
+        // Methods of graphql-sse's single connection mode: answered with the reason why it is not supported.
         let graphql = graphql.put(http::single_connection).delete(http::single_connection);
-        let graphql = graphql.with_state(self.door.clone());
+        let graphql = graphql.with_state(self.endpoint.clone());
         let graphql = graphql.layer(from_fn_with_state(self.sockets.clone(), socket::handshake));
         let graphql = graphql.layer(from_fn_with_state(self.settings.trusted_proxies.clone(), address::find));
         let router =
@@ -172,20 +179,23 @@ impl App {
         router.layer(compression()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
     }
 
-    /// Follows the log and feeds those who watch, until shut down, the last socket is closed and the last mutation has ended.
+    /// Follows the event log and feeds the hubs. After `shutdown` it drains the sockets and streams, waits for running
+    /// mutations and returns.
     pub async fn run(&self, shutdown: CancellationToken) {
         let drained = CancellationToken::new();
-        let sockets = async {
+        // The log is followed until the last socket is closed: clients receive changes during the drain too.
+        let drain = async {
             shutdown.cancelled().await;
-            self.sockets.drain().await;
+            self.endpoint.connections.drain().await;
             drained.cancel();
         };
-        let reader = self.reader.clone().run(self.log.clone(), drained.clone());
-        tokio::join!(sockets, reader, self.reader.hubs.run(&drained));
-        self.door.pipeline.finish().await;
+        let log_reader = self.log_reader.clone().run(self.log.clone(), drained.clone());
+        tokio::join!(drain, log_reader, self.log_reader.hubs.run(&drained));
+        self.endpoint.pipeline.finish().await;
     }
 
-    /// No cookies are taken, so a page can do nothing in somebody's name without that person's token.
+    /// CORS for the allowed origins. Credentials stay disallowed: the gateway uses no cookies, so another page can act for a
+    /// user only if it has the user's token.
     fn cors(&self) -> CorsLayer {
         let origins = self.settings.allowed_origins.clone();
         CorsLayer::new()
@@ -197,11 +207,11 @@ impl App {
     }
 }
 
-/// For answers; never for streams, whose frames would wait in the compressor.
+/// Compression of whole responses. Streams are excluded: their frames would wait in the compressor's buffer.
 fn compression() -> CompressionLayer<impl Predicate + Send + Sync + 'static> {
-    let answers = SizeAbove::new(COMPRESSED_MIN_BYTES)
+    let whole_responses = SizeAbove::new(COMPRESSED_MIN_BYTES)
         .and(NotForContentType::IMAGES)
         .and(NotForContentType::SSE)
         .and(NotForContentType::const_new("multipart/mixed"));
-    CompressionLayer::new().compress_when(answers)
+    CompressionLayer::new().compress_when(whole_responses)
 }

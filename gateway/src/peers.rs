@@ -1,7 +1,8 @@
-//! The three services, as the gateway calls them: a client per call, carrying what travels with it.
+//! Clients of the services auth, dialog and counter. A client is created for each call and carries the call's context:
+//! deadline, request id, trace and authorization.
 
 use proto::{
-    ANSWER_MAX_BYTES, Peer, REQUEST_MAX_BYTES, auth::auth_client::AuthClient,
+    Peer, REQUEST_MAX_BYTES, RESPONSE_MAX_BYTES, auth::auth_client::AuthClient,
     counter::counters_client::CountersClient, dialog::dialogs_client::DialogsClient,
 };
 use resilience::{Settings, Target};
@@ -9,10 +10,10 @@ use telemetry::{Call, grpc::client_layer};
 use tonic::service::interceptor::InterceptedService;
 use tower::{Layer, util::BoxCloneSyncService};
 
-use crate::{rates::Limits, upstream::UpstreamLimit};
+use crate::{client::rate_limits::RateLimits, upstream::UpstreamLimit};
 
-/// The calls that change nothing and may be made again, as the .proto files have them; and of the counters' those that cost
-/// them little (a snapshot is of up to 1,000 people).
+// `reads` are the methods without effects, which may be retried. `hedged` are those among them that may also be sent twice
+// concurrently: only the counter's cheap ones, since a `Snapshots` call can cover up to 1,000 users.
 const AUTH: Target = Target { service: "auth", reads: &["Users", "Search", "Revoked"], hedged: &[] };
 const DIALOG: Target = Target {
     service: "dialog",
@@ -25,10 +26,10 @@ const COUNTER: Target = Target {
     hedged: &["Unread", "Rows", "ReadStates"],
 };
 
-/// A service, and what travels with each call of it.
-pub type Called = InterceptedService<Peer, Call>;
+/// A service with the context of one call.
+pub type PeerWithContext = InterceptedService<Peer, Call>;
 
-/// The services behind the gateway. Cheap to clone.
+/// The services that the gateway calls. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Peers {
     auth: Peer,
@@ -37,13 +38,17 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The services to call; every call is seen in the log and the metrics.
+    /// Creates the clients. Every call is logged and measured.
     pub fn new(auth: Peer, dialog: Peer, counter: Peer) -> Self {
-        Self { auth: seen("auth", auth), dialog: seen("dialog", dialog), counter: seen("counter", counter) }
+        Self {
+            auth: observed("auth", auth),
+            dialog: observed("dialog", dialog),
+            counter: observed("counter", counter),
+        }
     }
 
-    /// The same, with everything around each service that these settings ask for. Each has budgets and a breaker of its
-    /// own: one that is ill costs the others nothing.
+    /// Adds retries, hedging and a circuit breaker to each service. Budgets and breakers are per service, so a failing
+    /// service does not affect calls to the others.
     #[must_use]
     pub fn resilient(self, settings: Settings) -> Self {
         let around = |peer: Peer, target: Target| -> Peer { resilience::around(peer, target, settings) };
@@ -54,9 +59,9 @@ impl Peers {
         }
     }
 
-    /// The same services, each called as often as the limits have it.
+    /// Adds the configured rate limit of calls to each service.
     #[must_use]
-    pub fn limited(self, limits: &Limits) -> Self {
+    pub fn limited(self, limits: &RateLimits) -> Self {
         let Some(rate) = limits.upstream.0 else { return self };
         let limited = |name, peer| BoxCloneSyncService::new(UpstreamLimit::new(name, rate).layer(peer));
         let Self { auth, dialog, counter } = self;
@@ -67,29 +72,29 @@ impl Peers {
         }
     }
 
-    /// The auth service.
-    pub fn auth(&self, call: &Call) -> AuthClient<Called> {
+    /// Creates a client of auth for one call.
+    pub fn auth(&self, call: &Call) -> AuthClient<PeerWithContext> {
         AuthClient::with_interceptor(self.auth.clone(), call.clone())
-            .max_decoding_message_size(ANSWER_MAX_BYTES)
+            .max_decoding_message_size(RESPONSE_MAX_BYTES)
             .max_encoding_message_size(REQUEST_MAX_BYTES)
     }
 
-    /// The dialog service.
-    pub fn dialog(&self, call: &Call) -> DialogsClient<Called> {
+    /// Creates a client of dialog for one call.
+    pub fn dialog(&self, call: &Call) -> DialogsClient<PeerWithContext> {
         DialogsClient::with_interceptor(self.dialog.clone(), call.clone())
-            .max_decoding_message_size(ANSWER_MAX_BYTES)
+            .max_decoding_message_size(RESPONSE_MAX_BYTES)
             .max_encoding_message_size(REQUEST_MAX_BYTES)
     }
 
-    /// The counter service.
-    pub fn counter(&self, call: &Call) -> CountersClient<Called> {
+    /// Creates a client of counter for one call.
+    pub fn counter(&self, call: &Call) -> CountersClient<PeerWithContext> {
         CountersClient::with_interceptor(self.counter.clone(), call.clone())
-            .max_decoding_message_size(ANSWER_MAX_BYTES)
+            .max_decoding_message_size(RESPONSE_MAX_BYTES)
             .max_encoding_message_size(REQUEST_MAX_BYTES)
     }
 }
 
-fn seen(name: &'static str, peer: Peer) -> Peer {
+fn observed(name: &'static str, peer: Peer) -> Peer {
     BoxCloneSyncService::new(client_layer(name).layer(peer))
 }
 
@@ -104,8 +109,8 @@ mod tests {
     use super::*;
     use crate::error::{Code, Error};
 
-    /// A service whose answer says that its message has so many bytes.
-    fn answers_of(bytes: u32) -> Peer {
+    /// A service whose response header announces a message of this size.
+    fn announcing(bytes: u32) -> Peer {
         BoxCloneSyncService::new(service_fn(move |_: http::Request<Body>| async move {
             let head = [&[0][..], &bytes.to_be_bytes()].concat();
             let mut response = Response::new(Body::new(Full::<bytes::Bytes>::from(head)));
@@ -117,13 +122,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_over_its_bound_is_not_read_and_says_so() {
-        let limit = u32::try_from(ANSWER_MAX_BYTES).expect("a small number");
+    async fn a_response_over_the_size_limit_is_limit_exceeded_and_not_read() {
+        let limit = u32::try_from(RESPONSE_MAX_BYTES).expect("a small number");
         for (bytes, code) in [(limit, Code::Internal), (limit + 1, Code::LimitExceeded)] {
-            let peers = Peers::new(answers_of(bytes), answers_of(bytes), answers_of(bytes));
-            let refused =
+            let peers = Peers::new(announcing(bytes), announcing(bytes), announcing(bytes));
+            let error =
                 peers.dialog(&Call::new()).history(HistoryRequest::default()).await.expect_err("no message");
-            assert_eq!(Error::from(refused).code(), code, "one within it is waited for, and breaks off here");
+            assert_eq!(
+                Error::from(error).code(),
+                code,
+                "{bytes}: a message within the limit is read, and is cut off here"
+            );
         }
     }
 }

@@ -1,22 +1,24 @@
-//! The public schema: types, and resolvers that turn a field into calls of services. `schema.graphql` at the root of the
-//! repository is what it says; a test keeps it so. What all resolvers of an operation share is its [`Scope`].
+//! The public GraphQL schema: its types, and resolvers that call the services through the operation's
+//! [`Scope`]. The file `schema.graphql` in the root of the repository is generated from it; a test keeps
+//! the file up to date.
 
 #[cfg(test)]
-mod calls;
-#[cfg(test)]
-pub use calls::EVERYTHING;
-#[cfg(test)]
-mod contract;
+mod contract_tests;
+pub mod cursor;
+pub mod data_loader;
 mod dialog;
 mod entity;
 #[cfg(test)]
-mod federation;
+mod federation_tests;
 mod input;
-mod lost;
+pub mod loaders;
 mod message;
 mod mutation;
+mod nulled_fields;
 mod page;
 mod query;
+#[cfg(test)]
+mod resolver_tests;
 mod subscription;
 mod time;
 mod unread;
@@ -28,134 +30,142 @@ use async_graphql::{Context, SDLExportOptions, SchemaBuilder};
 use telemetry::Call;
 
 use crate::{
+    client::{caller::Caller, rate_limits::RateLimiter},
     error::Error,
-    floor::Floor,
-    loaders::{Loaders, Source},
     peers::Peers,
-    rates::Rates,
-    turn::Turn,
-    viewer::Viewer,
+    seen_versions::SeenVersions,
 };
+
+use data_loader::Dispatcher;
+use loaders::{Loaders, Source};
 
 pub use dialog::Dialog;
 pub use entity::Root;
 pub use input::{CreateDialogInput, LoginInput, MarkReadInput, RegisterInput, SendMessageInput};
-pub use message::{Message, MessageStatus};
+pub use message::Message;
 pub use mutation::Mutation;
-pub use page::{
-    DialogConnection, DialogEdge, MessageConnection, MessageEdge, PageInfo, UserConnection, UserEdge,
-};
+pub use page::{DialogConnection, MessageConnection, UserConnection};
 pub use query::Query;
-pub use subscription::{MessageEvent, MessageEventKind, Subscription, UnreadEvent, UnreadEventKind};
+#[cfg(test)]
+pub use resolver_tests::FULL_DIALOG_PAGE;
+pub use subscription::Subscription;
 pub use time::DateTime;
 pub use unread::{DialogUnread, MarkReadPayload, ReadState, Unread};
 pub use user::{Session, User};
 
-/// The schema, ready to execute.
+/// The executable schema.
 pub type Schema = async_graphql::Schema<Root, Mutation, Subscription>;
 
-/// The schema, not finished yet: modes and extensions are the pipeline's.
+/// Returns a builder of the schema. The caller sets limits and extensions.
 pub fn build() -> SchemaBuilder<Root, Mutation, Subscription> {
     Schema::build(Root, Mutation, Subscription)
 }
 
-/// Its text, in the schema definition language.
+/// Returns the schema in the GraphQL schema definition language.
 pub fn sdl() -> String {
     let options = SDLExportOptions::new().use_space_ident().prefer_single_line_descriptions();
     build().finish().sdl_with_options(options)
 }
 
-/// What the resolvers that sign somebody in ask first, each time that they are called.
-pub struct SignIns {
-    /// How often they may.
-    pub rates: Rates,
-    /// From where.
+/// Rate limit of the resolvers that check a password or a refresh token. It is checked in the resolvers
+/// and not before execution, because one operation may contain several of them.
+pub struct SignInLimiter {
+    /// The gateway's rate limiter.
+    pub rate_limiter: RateLimiter,
+    /// The address of the client.
     pub address: IpAddr,
 }
 
-impl SignIns {
-    /// One more attempt, as this login where it is told.
+impl SignInLimiter {
+    /// Counts one attempt to sign in from the client's address, and for `login` if it is given.
     ///
     /// # Errors
     /// RATE_LIMITED.
     pub async fn admit(ctx: &Context<'_>, login: Option<&str>) -> Result<(), Error> {
-        let Self { rates, address } = ctx.data_unchecked();
-        rates.sign_in(*address, login).await
+        let Self { rate_limiter, address } = ctx.data_unchecked();
+        rate_limiter.sign_in(*address, login).await
     }
 
-    /// One more attempt of a person who is signed in to show the password.
+    /// Counts one attempt of a caller to confirm the current password.
     ///
     /// # Errors
     /// RATE_LIMITED.
     pub async fn admit_password(ctx: &Context<'_>, user: proto::UserId) -> Result<(), Error> {
-        let Self { rates, address } = ctx.data_unchecked();
-        rates.password(*address, user).await
+        let Self { rate_limiter, address } = ctx.data_unchecked();
+        rate_limiter.password(*address, user).await
     }
 }
 
-/// What the resolvers of one operation share.
+/// The context that the resolvers of one operation share: the caller, the services and the loaders.
 pub struct Scope {
-    viewer: Option<Viewer>,
+    caller: Option<Caller>,
     source: Source,
-    places: entity::Places,
-    lost: lost::Lost,
-    /// What they load together.
+    entity_indexes: entity::EntityIndexes,
+    nulled_fields: nulled_fields::NulledFields,
+    /// The loaders of the operation.
     pub loaders: Loaders,
 }
 
 impl Scope {
-    /// For one operation of this viewer, whose loaders follow these turns.
-    pub fn new(viewer: Option<Viewer>, call: Call, peers: Peers, floor: Floor, turn: &Turn) -> Self {
-        let call = match &viewer {
-            Some(viewer) => call.with_authorization(viewer.authorization.newest().expose()),
+    /// Creates the scope of one operation. Calls to the services carry the caller's newest access token.
+    pub fn new(
+        caller: Option<Caller>,
+        call: Call,
+        peers: Peers,
+        seen_versions: SeenVersions,
+        dispatcher: &Dispatcher,
+    ) -> Self {
+        let call = match &caller {
+            Some(caller) => call.with_authorization(caller.authorization.newest().expose()),
             None => call,
         };
-        let source = Source { peers, call, viewer: viewer.as_ref().map(|viewer| viewer.user), floor };
+        let source = Source { peers, call, caller: caller.as_ref().map(|caller| caller.user), seen_versions };
         Self {
-            viewer,
-            loaders: Loaders::new(turn, &source),
-            places: entity::Places::default(),
-            lost: lost::Lost::default(),
+            caller,
+            loaders: Loaders::new(dispatcher, &source),
+            entity_indexes: entity::EntityIndexes::default(),
+            nulled_fields: nulled_fields::NulledFields::default(),
             source,
         }
     }
 
-    /// That of the operation that a resolver belongs to.
+    /// Returns the scope of the operation that is being executed.
     pub fn of<'a>(ctx: &Context<'a>) -> &'a Self {
         ctx.data_unchecked()
     }
 
-    /// That of a write by somebody who is signed in: nothing that was read before it counts any more.
+    /// Returns the scope for a write. Clears the loaders, so that fields of the mutation's result are
+    /// read after the write.
     ///
     /// # Errors
-    /// UNAUTHENTICATED where nobody is signed in.
+    /// UNAUTHENTICATED if the operation is not authenticated.
     pub fn writing<'a>(ctx: &Context<'a>) -> Result<&'a Self, Error> {
         let scope = Self::of(ctx);
-        scope.viewer()?;
-        scope.loaders.forget();
+        scope.caller()?;
+        scope.loaders.clear();
         Ok(scope)
     }
 
-    /// Who is signed in.
+    /// Returns the caller.
     ///
     /// # Errors
-    /// UNAUTHENTICATED where nobody is.
-    pub fn viewer(&self) -> Result<&Viewer, Error> {
-        self.viewer.as_ref().ok_or_else(Error::sign_in)
+    /// UNAUTHENTICATED if the operation is not authenticated.
+    pub fn caller(&self) -> Result<&Caller, Error> {
+        self.caller.as_ref().ok_or_else(Error::sign_in)
     }
 
-    /// The services.
+    /// Returns the services.
     pub fn peers(&self) -> &Peers {
         &self.source.peers
     }
 
-    /// What travels with calls.
+    /// Returns the call context: deadline, request id, trace and the caller's access token.
     pub fn call(&self) -> &Call {
         &self.source.call
     }
 
-    /// What this gateway has shown to whom.
-    pub fn floor(&self) -> &Floor {
-        &self.source.floor
+    /// Returns the newest versions that this gateway has sent to each user.
+    pub fn seen_versions(&self) -> &SeenVersions {
+        &self.source.seen_versions
     }
 }

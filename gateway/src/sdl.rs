@@ -1,4 +1,4 @@
-//! `GET /graphql/schema`: the schema's text. Mounted only where introspection is on.
+//! `GET /graphql/schema`: the schema in the schema definition language. Mounted only if introspection is on.
 
 use std::sync::Arc;
 
@@ -18,39 +18,39 @@ use sha2::{Digest, Sha256};
 
 use crate::{ide, schema};
 
-/// The text, and the tag by which a client knows it again.
-struct Printed {
-    tag: String,
+/// The SDL and its entity tag.
+struct Sdl {
+    etag: String,
     text: Bytes,
 }
 
-/// `/graphql/schema`.
+/// Returns the route `/graphql/schema`.
 pub fn routes() -> Router {
     let text = schema::sdl();
-    let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(text.as_bytes())));
-    let printed = Arc::new(Printed { tag, text: text.into() });
-    Router::new().route("/graphql/schema", get(print)).with_state(printed)
+    let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(text.as_bytes())));
+    let sdl = Arc::new(Sdl { etag, text: text.into() });
+    Router::new().route("/graphql/schema", get(serve)).with_state(sdl)
 }
 
-async fn print(State(printed): State<Arc<Printed>>, headers: HeaderMap) -> Response {
-    // A weak tag: compressed or not, the text is the same.
-    let known = [(ETAG, format!("W/{}", printed.tag)), (CACHE_CONTROL, "no-cache".to_owned())];
-    if headers.get_all(IF_NONE_MATCH).iter().any(|value| ide::names(value, &printed.tag)) {
-        return (StatusCode::NOT_MODIFIED, known).into_response();
+async fn serve(State(sdl): State<Arc<Sdl>>, headers: HeaderMap) -> Response {
+    // A weak tag, because the compressed and the plain response have the same content.
+    let caching = [(ETAG, format!("W/{}", sdl.etag)), (CACHE_CONTROL, "no-cache".to_owned())];
+    if headers.get_all(IF_NONE_MATCH).iter().any(|value| ide::matches_etag(value, &sdl.etag)) {
+        return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
-    let kind = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
-    (known, kind, printed.text.clone()).into_response()
+    let content = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (caching, content, sdl.text.clone()).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use axum::{body::Body, http::Request};
 
-    use crate::fixture::{Fixture, away};
+    use crate::testing::{TestGateway, unavailable};
 
     #[tokio::test]
-    async fn the_text_is_given_where_introspection_is_on_and_once_to_who_keeps_it() {
-        let open = Fixture::alone();
+    async fn the_sdl_is_served_with_introspection_on_and_is_cacheable() {
+        let open = TestGateway::alone();
         let get = || Request::get("/graphql/schema");
         let answer = open.send(get().body(Body::empty()).expect("a request")).await;
         assert_eq!(answer.status.as_u16(), 200);
@@ -62,7 +62,7 @@ mod tests {
         let other =
             open.send(get().header("if-none-match", "\"x\"").body(Body::empty()).expect("a request")).await;
         assert_eq!(other.status.as_u16(), 200);
-        let closed = Fixture::new(false, away);
+        let closed = TestGateway::new(false, unavailable);
         assert_eq!(closed.send(get().body(Body::empty()).expect("a request")).await.status.as_u16(), 404);
     }
 }

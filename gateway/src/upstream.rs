@@ -1,8 +1,8 @@
-//! A limit on the calls of a service, as a layer around it: what comes too soon waits for its turn, a moment at most, and
-//! beyond that is UNAVAILABLE without a call. Off, it is not there at all.
+//! Rate limit of the calls to one service, as a tower layer. A call above the rate waits up to [`WAIT_MAX`]; a call that
+//! would wait longer fails with UNAVAILABLE and is not sent. Without a configured limit the layer is absent.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -10,34 +10,36 @@ use std::{
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use limit::Rate;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-/// How long a call may wait for its turn.
-pub const PATIENCE: Duration = Duration::from_millis(100);
+/// Longest time that a call waits for the rate limit. Short against the operation's deadline, long enough to smooth bursts.
+pub const WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// Limits the calls of a service. All clones of a service that it is laid around share the limit.
+/// Layer that limits the calls to a service. All clones of the limited service share one limit.
 #[derive(Debug, Clone)]
 pub struct UpstreamLimit {
     service: &'static str,
     rate: Rate,
-    begun: Instant,
+    started: Instant,
+    /// Theoretical arrival time of the next call (GCRA), since `started`.
     due: Arc<Mutex<Duration>>,
 }
 
 impl UpstreamLimit {
-    /// So many calls of the service of this name.
+    /// Creates a limit of this rate. The name is a label of the metric.
     pub fn new(service: &'static str, rate: Rate) -> Self {
-        Self { service, rate, begun: Instant::now(), due: Arc::default() }
+        Self { service, rate, started: Instant::now(), due: Arc::default() }
     }
 
-    /// How long to wait before calling; `None`: not at all.
-    fn turn(&self) -> Option<Duration> {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let (next, wait) = self.rate.take_within(*due, self.begun.elapsed(), PATIENCE).ok()?;
-        *due = next;
-        Some(wait)
+    /// Takes a call from the limit. Returns the time to wait before it, `None` if the call is rejected.
+    fn take(&self) -> Option<Duration> {
+        let mut due = self.due.lock();
+        let admission = self.rate.take_within(*due, self.started.elapsed(), WAIT_MAX).ok()?;
+        *due = admission.tat;
+        Some(admission.wait)
     }
 }
 
@@ -49,7 +51,7 @@ impl<S> Layer<S> for UpstreamLimit {
     }
 }
 
-/// A service whose calls are limited.
+/// A rate-limited service.
 #[derive(Debug, Clone)]
 pub struct Limited<S> {
     inner: S,
@@ -71,15 +73,15 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let service = self.limit.service;
-        let Some(wait) = self.limit.turn() else {
+        let Some(wait) = self.limit.take() else {
             metrics::counter!("gateway_rate_limited_total", "limit" => "upstream", "service" => service)
                 .increment(1);
-            let refused = Status::unavailable("too many calls of this service").into_http();
-            return Box::pin(async { Ok(refused) });
+            let rejection = Status::unavailable("too many calls to this service").into_http();
+            return Box::pin(async { Ok(rejection) });
         };
-        // The one that said it is ready is the one that is called.
-        let spare = self.inner.clone();
-        let mut ready = std::mem::replace(&mut self.inner, spare);
+        // `poll_ready` made this instance ready, not its clones: the call must use this one.
+        let clone = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, clone);
         Box::pin(async move {
             if !wait.is_zero() {
                 sleep(wait).await;
@@ -91,7 +93,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use futures_util::future::join_all;
     use proto::auth::UsersRequest;
@@ -99,32 +101,34 @@ mod tests {
 
     use super::*;
     use crate::{
+        client::rate_limits::RateLimits,
         error::{Code, Error},
-        fixture::{played, reply},
         peers::Peers,
-        rates::Limits,
+        testing::{fake_service, reply},
     };
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_too_soon_waits_a_moment_and_beyond_that_is_refused_without_a_call() {
+    async fn calls_above_the_rate_wait_and_fail_without_being_sent_after_the_longest_wait() {
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let peer = played(|_: &str, _: &[u8]| reply(&proto::auth::UsersReply::default()), calls.clone());
-        let limits = Limits { upstream: "50/s:10".parse().expect("a limit"), ..Limits::default() };
+        let peer =
+            fake_service(|_: &str, _: &[u8]| reply(&proto::auth::UsersReply::default()), calls.clone());
+        let limits = RateLimits { upstream: "50/s:10".parse().expect("a limit"), ..RateLimits::default() };
         let peers = Peers::new(peer.clone(), peer.clone(), peer).limited(&limits);
-        let (call, begun) = (Call::new(), Instant::now());
+        let call = Call::new();
+        let started = Instant::now();
         let asked = (0..20).map(|_| async {
             let answer = peers.auth(&call).users(UsersRequest::default()).await;
-            (answer.map(drop).map_err(|status| Error::from(status).code()), begun.elapsed())
+            (answer.map(drop).map_err(|status| Error::from(status).code()), started.elapsed())
         });
         let answers = join_all(asked).await;
         let millis = |answer: &&(Result<(), Code>, Duration)| answer.1.as_millis() as u64 / 10;
-        let at_once = answers.iter().filter(|answer| answer.0.is_ok() && answer.1.is_zero()).count();
+        let immediate = answers.iter().filter(|answer| answer.0.is_ok() && answer.1.is_zero()).count();
         let later: Vec<u64> =
             answers.iter().filter(|answer| answer.0.is_ok()).map(|it| millis(&it)).skip(10).collect();
-        assert_eq!((at_once, later), (10, vec![2, 4, 6, 8, 10]));
+        assert_eq!((immediate, later), (10, vec![2, 4, 6, 8, 10]));
         assert_eq!(answers.iter().filter(|answer| answer.0 == Err(Code::Unavailable)).count(), 5);
-        assert_eq!(calls.lock().expect("not poisoned").len(), 15, "the refused ones were not made");
+        assert_eq!(calls.lock().len(), 15, "rejected calls were not sent");
         let others = peers.counter(&call).unread(proto::counter::UnreadRequest::default()).await;
-        assert!(others.is_ok(), "each service has a limit of its own");
+        assert!(others.is_ok(), "each service has its own limit");
     }
 }

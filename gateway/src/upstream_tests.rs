@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -17,6 +17,7 @@ use axum::{
     middleware::{Next, from_fn},
 };
 use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture};
+use parking_lot::Mutex;
 use proto::{DialogId, Peer, counter, dialog};
 use resilience::Settings;
 use serde_json::{Value, json};
@@ -41,8 +42,8 @@ use tonic::{
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
 use crate::{
-    fixture::{Fixture, away, everywhere, framed, reply},
     peers::Peers,
+    testing::{TestGateway, everywhere, framed, reply, unavailable},
 };
 
 const RESILIENT: Settings = Settings { retries: 3, hedge: true, breaker: true };
@@ -59,7 +60,7 @@ fn present(method: &str, _: &[u8]) -> Result<Vec<u8>, Status> {
             let id = DIALOG.parse::<DialogId>().expect("an id").bytes();
             reply(&dialog::GetReply { dialogs: vec![dialog::Dialog { id, ..Default::default() }] })
         }
-        _ => away(method, &[]),
+        _ => unavailable(method, &[]),
     }
 }
 
@@ -97,11 +98,11 @@ impl Watched {
     }
 
     fn note(&self, method: &str, end: End) {
-        self.seen.lock().expect("not poisoned").push((method.to_owned(), end));
+        self.seen.lock().push((method.to_owned(), end));
     }
 
     fn has(&self, method: &str, end: End) -> bool {
-        self.seen.lock().expect("not poisoned").iter().any(|(seen, how)| seen == method && *how == end)
+        self.seen.lock().iter().any(|(seen, how)| seen == method && *how == end)
     }
 
     async fn until(&self, method: &str, end: End) {
@@ -158,7 +159,7 @@ impl Service<Request<Body>> for Watched {
 }
 
 /// The gateway on a port, and whether it has given a request up or answered it.
-async fn served(fixture: &Fixture) -> (String, Arc<AtomicBool>) {
+async fn served(fixture: &TestGateway) -> (String, Arc<AtomicBool>) {
     struct Over(Arc<AtomicBool>);
     impl Drop for Over {
         fn drop(&mut self) {
@@ -182,7 +183,7 @@ async fn served(fixture: &Fixture) -> (String, Arc<AtomicBool>) {
 }
 
 /// A connection over which a person has asked this, and waits.
-async fn asked(address: &str, fixture: &Fixture, query: &str) -> TcpStream {
+async fn asked(address: &str, fixture: &TestGateway, query: &str) -> TcpStream {
     let body = json!({ "query": query }).to_string();
     let head = format!(
         "POST /graphql HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
@@ -194,8 +195,8 @@ async fn asked(address: &str, fixture: &Fixture, query: &str) -> TcpStream {
     connection
 }
 
-fn over(peers: Peers) -> Fixture {
-    Fixture::over(true, peers, Arc::default())
+fn over(peers: Peers) -> TestGateway {
+    TestGateway::over(true, peers, Arc::default())
 }
 
 #[tokio::test]
@@ -271,19 +272,19 @@ async fn the_first_fatal_error_cancels_the_reads_beside_it() {
     assert_eq!(begun.elapsed(), Duration::ZERO, "nobody waits for what cannot be shown");
 }
 
-/// Services of which some methods are away, with what is around them.
-fn partly(away_of: &'static [&'static str]) -> (Fixture, Arc<Mutex<Vec<String>>>) {
+/// Services of which some methods are unavailable, with what is around them.
+fn partly(away_of: &'static [&'static str]) -> (TestGateway, Arc<Mutex<Vec<String>>>) {
     let calls = Arc::default();
     let play = move |method: &str, bytes: &[u8]| {
-        if away_of.contains(&method) { away(method, bytes) } else { present(method, bytes) }
+        if away_of.contains(&method) { unavailable(method, bytes) } else { present(method, bytes) }
     };
-    let peer = || crate::fixture::played(play, Arc::clone(&calls));
+    let peer = || crate::testing::fake_service(play, Arc::clone(&calls));
     let peers = Peers::new(peer(), peer(), peer()).resilient(RESILIENT);
-    (Fixture::over(true, peers, calls.clone()), calls)
+    (TestGateway::over(true, peers, calls.clone()), calls)
 }
 
 fn count(calls: &Mutex<Vec<String>>, method: &str) -> usize {
-    calls.lock().expect("not poisoned").iter().filter(|called| *called == method).count()
+    calls.lock().iter().filter(|called| *called == method).count()
 }
 
 #[tokio::test(start_paused = true)]
@@ -325,7 +326,7 @@ async fn reads_are_made_again_and_writes_are_not() {
         let (fixture, calls) = partly(&[]);
         let answer = fixture.ask(&format!("mutation {{ {mutation} }}")).await;
         assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAVAILABLE", "{answer}");
-        assert_eq!(calls.lock().expect("not poisoned").as_slice(), [method]);
+        assert_eq!(calls.lock().as_slice(), [method]);
     }
 }
 
@@ -356,7 +357,7 @@ async fn each_call_is_told_what_is_left_of_the_operation() {
         async move {
             let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
             let left = call::time_left(request.headers()).expect("every call has a deadline");
-            told.lock().expect("not poisoned").push((method.clone(), left));
+            told.lock().push((method.clone(), left));
             tokio::time::sleep(Duration::from_millis(1_500)).await;
             Ok(present(&method, &[]).map_or_else(Status::into_http, framed))
         }
@@ -364,7 +365,7 @@ async fn each_call_is_told_what_is_left_of_the_operation() {
     let fixture = over(everywhere(&peer).resilient(RESILIENT));
     let answer = fixture.ask(&format!("{{ dialog(id: \"{DIALOG}\") {{ unreadCount }} }}")).await;
     assert_eq!(answer, json!({ "data": { "dialog": { "unreadCount": Value::Null } } }));
-    let told = told.lock().expect("not poisoned").clone();
+    let told = told.lock().clone();
     let expected =
         [("Get".to_owned(), Duration::from_millis(4_750)), ("Rows".to_owned(), Duration::from_millis(3_250))];
     assert_eq!(told, expected);
@@ -374,22 +375,33 @@ async fn each_call_is_told_what_is_left_of_the_operation() {
 async fn an_operation_has_the_time_that_is_set() {
     let hang: Peer = BoxCloneSyncService::new(tower::service_fn(|_: Request<Body>| std::future::pending()));
     let peers = everywhere(&hang);
-    let rates = crate::rates::Rates::new(crate::rates::Limits::default(), limit::Limiter::local());
-    let pipeline = crate::pipeline::Pipeline::new(peers, crate::floor::Floor::default(), rates, true, None);
-    let pipeline = pipeline.with_limit(Duration::from_secs(2));
-    let fixture = Fixture::alone();
-    let viewer = crate::viewer::Viewer {
+    let rate_limiter = crate::client::rate_limits::RateLimiter::new(
+        crate::client::rate_limits::RateLimits::default(),
+        limit::Limiter::local(),
+    );
+    let pipeline = crate::operation::Pipeline::new(
+        peers,
+        crate::seen_versions::SeenVersions::default(),
+        rate_limiter,
+        true,
+        None,
+    );
+    let pipeline = pipeline.with_deadline(Duration::from_secs(2));
+    let fixture = TestGateway::alone();
+    let caller = crate::client::caller::Caller {
         user: fixture.user,
         session: proto::SessionId::now(),
         expires_at_s: i64::MAX,
-        authorization: crate::viewer::Authorization::new("Bearer x", i64::MAX),
+        authorization: crate::client::caller::Authorization::new("Bearer x", i64::MAX),
     };
-    let incoming = crate::pipeline::Incoming { query: Some(UNREAD.to_owned()), ..Default::default() };
+    let incoming =
+        crate::operation::request::OperationRequest { query: Some(UNREAD.to_owned()), ..Default::default() };
     let call = telemetry::Call::new();
-    let asker = crate::rates::Asker { viewer: Some(viewer), address: std::net::Ipv4Addr::LOCALHOST.into() };
-    let admitted = pipeline.admit(incoming, &asker, &call).await.expect("a query");
+    let client =
+        crate::client::Client { caller: Some(caller), address: std::net::Ipv4Addr::LOCALHOST.into() };
+    let admitted = pipeline.admit(incoming, &client, &call).await.expect("a query");
     let begun = Instant::now();
-    let response = pipeline.execute(&admitted, asker.viewer, call).await;
+    let response = pipeline.execute(&admitted, client.caller, call).await;
     assert_eq!(begun.elapsed(), Duration::from_millis(1_750));
     let shown = serde_json::to_value(&response.errors[0]).expect("JSON");
     assert_eq!(shown["extensions"]["code"], "DEADLINE_EXCEEDED");

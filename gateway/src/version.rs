@@ -1,5 +1,5 @@
-//! Versions as people see them, "epoch-number": of a user's counters and of a dialog's messages. A restore raises the
-//! epoch, so that a version from before it is recognised as foreign.
+//! Versions of a user's counters and of a dialog's messages, in the form that clients see: "epoch-number". A restore of the
+//! database raises the epoch, so that versions from before the restore are recognised.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -10,19 +10,19 @@ use proto::{counter, dialog};
 /// A version. Ordered by epoch, then by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// Raised by a restore.
+    /// Increased by each restore of the database.
     pub epoch: i64,
-    /// One step per change.
+    /// Increased by one with each change.
     pub number: i64,
 }
 
-/// Text that is no version.
+/// Error: the text is not a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a version")]
 pub struct InvalidVersion;
 
 impl Version {
-    /// A version of this epoch with this number.
+    /// Creates a version.
     pub const fn new(epoch: i64, number: i64) -> Self {
         Self { epoch, number }
     }
@@ -37,14 +37,14 @@ impl fmt::Display for Version {
 impl FromStr for Version {
     type Err = InvalidVersion;
 
-    /// Reads what `Display` writes and nothing else.
+    /// Parses the output of `Display`. Any other spelling is an error.
     fn from_str(text: &str) -> Result<Self, InvalidVersion> {
         let (epoch, number) = text.split_once('-').ok_or(InvalidVersion)?;
         Ok(Self { epoch: digits(epoch)?, number: digits(number)? })
     }
 }
 
-/// A number without sign, leading zeros or blanks: one spelling a version.
+/// Parses a number without sign, leading zeros or spaces, so that each version has exactly one spelling.
 fn digits(text: &str) -> Result<i64, InvalidVersion> {
     let canonical = text == "0" || (!text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit()));
     if !canonical {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_reads_back_as_it_was_written() {
+    fn a_version_parses_from_its_display_form() {
         for version in [Version::new(0, 0), Version::new(1, 17), Version::new(i64::MAX, i64::MAX)] {
             assert_eq!(version.to_string().parse(), Ok(version));
             assert_eq!(Version::from(counter::Version::from(version)), version);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_text_is_no_version() {
+    fn malformed_text_is_not_a_version() {
         for text in [
             "",
             "-",

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::error::{Code, Rejected};
+use crate::error::{Code, Rejection};
 
 use super::{common, media::Media};
 
@@ -19,7 +19,7 @@ pub enum Executed {
     /// It has been executed.
     Answered(async_graphql::Response),
     /// It has been refused before that.
-    Refused(Rejected),
+    Refused(Rejection),
 }
 
 /// An answer, whole. Debug does not show its body.
@@ -56,7 +56,7 @@ impl fmt::Debug for Answer {
 impl Answer {
     /// The answer of an operation that has been executed.
     pub fn executed(media: Media, response: async_graphql::Response) -> Self {
-        if let Some(rejected) = Rejected::limited(&response) {
+        if let Some(rejected) = Rejection::limited(&response) {
             return Self::refused(media, rejected);
         }
         let status = if is_failure(&response) { Code::Internal.status() } else { StatusCode::OK };
@@ -65,7 +65,7 @@ impl Answer {
 
     /// The answer of an operation that has not been admitted. A client that takes JSON reads the errors of what was a
     /// GraphQL request at all.
-    pub fn rejected(media: Media, rejected: Rejected) -> Self {
+    pub fn rejected(media: Media, rejected: Rejection) -> Self {
         let of_document = matches!(
             rejected.code(),
             Code::GraphqlParseFailed | Code::GraphqlValidationFailed | Code::LimitExceeded
@@ -76,7 +76,7 @@ impl Answer {
     }
 
     /// The answer of a request that has been refused as a whole.
-    pub fn refused(media: Media, rejected: Rejected) -> Self {
+    pub fn refused(media: Media, rejected: Rejection) -> Self {
         let status = match rejected.code() {
             // Nothing is answered, not even in part.
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,

@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use crate::{
-    fixture::{Answer, Fixture, post, reply},
-    rates::Limits,
+    client::rate_limits::RateLimits,
+    testing::{Answer, TestGateway, post, reply},
 };
 
-fn limits(requests: &str, of_address: &str, of_login: &str) -> Limits {
+fn limits(requests: &str, of_address: &str, of_login: &str) -> RateLimits {
     let limit = |text: &str| text.parse().expect("a limit");
     let (requests, sign_in_address, sign_in_login) = (limit(requests), limit(of_address), limit(of_login));
-    Limits { requests, sign_in_address, sign_in_login, ..Limits::default() }
+    RateLimits { requests, sign_in_address, sign_in_login, ..RateLimits::default() }
 }
 
 /// Every password is wrong.
@@ -35,7 +35,7 @@ fn mutation(fields: &[String]) -> Value {
     json!({ "query": format!("mutation {{ {} }}", fields.concat()) })
 }
 
-async fn from(fixture: &Fixture, forwarded: &str, body: &Value) -> Answer {
+async fn from(fixture: &TestGateway, forwarded: &str, body: &Value) -> Answer {
     let body = body.to_string();
     let request = post(&body).header("x-forwarded-for", forwarded);
     let request =
@@ -60,7 +60,7 @@ fn is_limited(answer: &Answer) {
 
 #[tokio::test]
 async fn a_request_that_comes_too_soon_is_429_before_it_is_parsed() {
-    let fixture = Fixture::limited(limits("1/h:3", "0", "0"), wrong);
+    let fixture = TestGateway::limited(limits("1/h:3", "0", "0"), wrong);
     let ask = json!({ "query": "{ __typename }" });
     for _ in 0..3 {
         assert_eq!(from(&fixture, "192.0.2.1", &ask).await.status, StatusCode::OK);
@@ -79,7 +79,7 @@ async fn a_request_that_comes_too_soon_is_429_before_it_is_parsed() {
 
 #[tokio::test]
 async fn each_entry_of_a_batch_counts_and_a_batch_runs_whole_or_not_at_all() {
-    let fixture = Fixture::limited(limits("1/h:5", "0", "0"), wrong);
+    let fixture = TestGateway::limited(limits("1/h:5", "0", "0"), wrong);
     let batch = |count: usize| Value::from(vec![mutation(&[login("a", "ann")]); count]);
     let answer = from(&fixture, "192.0.2.1", &batch(3)).await;
     assert_eq!(
@@ -88,15 +88,15 @@ async fn each_entry_of_a_batch_counts_and_a_batch_runs_whole_or_not_at_all() {
         "{}",
         answer.text
     );
-    assert_eq!(fixture.calls.lock().expect("not poisoned").len(), 3);
+    assert_eq!(fixture.calls.lock().len(), 3);
     is_limited(&from(&fixture, "192.0.2.1", &batch(3)).await);
-    assert_eq!(fixture.calls.lock().expect("not poisoned").len(), 3, "none of the second batch was executed");
+    assert_eq!(fixture.calls.lock().len(), 3, "none of the second batch was executed");
 }
 
 #[tokio::test]
 async fn each_alias_and_each_entry_of_a_batch_is_an_attempt_to_sign_in() {
-    let fixture = Fixture::limited(limits("0", "0", "1/h:4"), right);
-    let calls = || fixture.calls.lock().expect("not poisoned").len();
+    let fixture = TestGateway::limited(limits("0", "0", "1/h:4"), right);
+    let calls = || fixture.calls.lock().len();
     let aliases: Vec<String> = ["a", "b", "c", "d", "e"].iter().map(|alias| login(alias, "ann")).collect();
     is_limited(&from(&fixture, "192.0.2.1", &mutation(&aliases)).await);
     assert_eq!(calls(), 4, "the fifth password was not hashed");
@@ -114,7 +114,7 @@ async fn each_alias_and_each_entry_of_a_batch_is_an_attempt_to_sign_in() {
 
 #[tokio::test]
 async fn an_address_signs_in_so_often_by_whatever_door() {
-    let fixture = Fixture::limited(limits("0", "1/h:3", "0"), wrong);
+    let fixture = TestGateway::limited(limits("0", "1/h:3", "0"), wrong);
     let register =
         "register(input: { login: \"ann\", password: \"long enough\", name: \"Ann\" }) { accessToken }";
     let refresh = "refreshSession(refreshToken: \"x\") { accessToken }";
@@ -141,7 +141,7 @@ async fn an_address_signs_in_so_often_by_whatever_door() {
 
 #[tokio::test]
 async fn a_password_is_shown_so_often_with_whatever_token() {
-    let fixture = Fixture::limited(limits("0", "0", "1/h:2"), wrong);
+    let fixture = TestGateway::limited(limits("0", "0", "1/h:2"), wrong);
     let change = "changePassword(old: \"x\", new: \"long enough\") { accessToken }";
     for _ in 0..2 {
         let answer = fixture.ask(&format!("mutation {{ {change} }}")).await;
@@ -150,5 +150,5 @@ async fn a_password_is_shown_so_often_with_whatever_token() {
     let body = mutation(&[change.to_owned()]).to_string();
     let request = post(&body).header("authorization", format!("Bearer {}", fixture.token(200)));
     is_limited(&fixture.send(request.body(Body::from(body)).expect("a request")).await);
-    assert_eq!(fixture.calls.lock().expect("not poisoned").len(), 2, "the third was not hashed");
+    assert_eq!(fixture.calls.lock().len(), 2, "the third was not hashed");
 }

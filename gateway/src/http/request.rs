@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{Code, Error},
-    pipeline::Incoming,
-    variables::VARIABLES_MAX_BYTES,
+    operation::request::OperationRequest,
+    operation::variables::VARIABLES_MAX_BYTES,
 };
 
 /// The most operations of a batch.
@@ -27,9 +27,9 @@ const NESTING_MAX: usize = 128;
 #[derive(Debug)]
 pub enum Asked {
     /// One operation.
-    One(Incoming),
+    One(OperationRequest),
     /// Several, answered as a list.
-    Batch(Vec<Incoming>),
+    Batch(Vec<OperationRequest>),
 }
 
 /// The fields of a request, unread. Others are ignored, as the specification has it.
@@ -93,13 +93,13 @@ fn nests_too_deep(body: &[u8]) -> bool {
     false
 }
 
-fn operation(raw: &RawValue) -> Result<Incoming, Error> {
+fn operation(raw: &RawValue) -> Result<OperationRequest, Error> {
     if !raw.get().starts_with('{') {
         return Err(bad("a request must be an object"));
     }
     let fields: Fields =
         serde_json::from_str(raw.get()).map_err(|error| bad(format!("not a request: {error}")))?;
-    Ok(Incoming {
+    Ok(OperationRequest {
         query: optional(fields.query, "`query`", "a string")?,
         document_id: optional(fields.document_id, "`documentId`", "a string")?,
         operation_name: optional(fields.operation_name, "`operationName`", "a string")?,
@@ -138,7 +138,7 @@ struct Parameters {
 ///
 /// # Errors
 /// As [`parse`].
-pub fn parse_query(text: &str) -> Result<Incoming, Error> {
+pub fn parse_query(text: &str) -> Result<OperationRequest, Error> {
     let uri: Uri = format!("/?{text}").parse().map_err(|_| bad("not a query string"))?;
     let Query(parameters) =
         Query::<Parameters>::try_from_uri(&uri).map_err(|error| bad(error.body_text()))?;
@@ -148,7 +148,7 @@ pub fn parse_query(text: &str) -> Result<Incoming, Error> {
         raw.map_err(|_| bad(format!("`{name}` is not JSON")))
     };
     let extensions = json(parameters.extensions, "extensions")?;
-    Ok(Incoming {
+    Ok(OperationRequest {
         query: filled(parameters.query),
         document_id: filled(parameters.document_id),
         operation_name: filled(parameters.operation_name),
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    fn one(body: &str) -> Incoming {
+    fn one(body: &str) -> OperationRequest {
         match parse(body.as_bytes()) {
             Ok(Asked::One(incoming)) => incoming,
             other => panic!("{body}: {other:?}"),

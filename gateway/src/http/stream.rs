@@ -23,18 +23,17 @@ use tokio::{
 };
 
 use super::{
-    Door, Head,
+    Endpoint, Head,
     answer::{Answer, Executed, refusal},
     common,
     media::{Accepted, Format},
 };
 use crate::{
-    error::{Code, Error, Rejected},
-    hub::Counted,
-    live::Payload,
-    pipeline::Admitted,
-    sessions::Watch,
-    socket::{STUCK_MAX, Seat, Sockets, at, instant, over},
+    client::revoked_sessions::SessionWatch,
+    connections::{Connections, STUCK_MAX, gauge::GaugeGuard, instant, quota::QuotaPermit, revoked, until},
+    error::{Code, Error, Rejection},
+    operation::Admitted,
+    subscription::Payload,
 };
 
 /// How often a stream without results says that it is alive.
@@ -65,7 +64,7 @@ impl Cut {
 
 /// What an operation that was not admitted is answered. Where a client takes streams alone, what is no fault of the HTTP
 /// request is a result like others, so that its library shows it at once instead of trying again.
-pub fn rejected(accepted: Accepted, rejected: Rejected) -> Response {
+pub fn rejected(accepted: Accepted, rejected: Rejection) -> Response {
     let shown =
         rejected.code().status() == StatusCode::OK || rejected.code() == Code::GraphqlValidationFailed;
     match accepted {
@@ -82,24 +81,25 @@ pub fn whole(format: Format, executed: &Executed) -> Response {
     response(format, Body::from(body))
 }
 
-impl Door {
+impl Endpoint {
     /// The stream of a subscription that was admitted.
     pub(super) fn stream(&self, head: Head, format: Format, admitted: Admitted) -> Response {
         let media = head.accepted.media();
-        let (sockets, viewer) = (self.sockets.clone(), head.asker.viewer);
-        if sockets.is_stopping() {
+        let connections = self.connections.clone();
+        let caller = head.client.caller;
+        if connections.is_stopping() {
             return Answer::refused(media, Cut::Restart.error().into()).into();
         }
-        let seat = match viewer.as_ref().map(|viewer| sockets.seats().take(viewer.user)) {
+        let permit = match caller.as_ref().map(|caller| connections.quota().take(caller.user)) {
             Some(None) => return refusal::too_many_streams(media).into(),
-            Some(seat) => seat,
+            Some(permit) => permit,
             None => None,
         };
-        let session = viewer.as_ref().map(|viewer| sockets.revoked().watch(viewer.session));
-        let expires_at = viewer.as_ref().map(|viewer| instant(viewer.expires_at_s));
-        let live = sockets.live().clone();
+        let session = caller.as_ref().map(|caller| connections.revoked().watch(caller.session));
+        let expires_at = caller.as_ref().map(|caller| instant(caller.expires_at_s));
+        let subscriptions = self.subscriptions.clone();
         let opened = async move {
-            match live.open_after(head.cursor.as_deref(), admitted, viewer, head.call).await {
+            match subscriptions.open_after(head.cursor.as_deref(), admitted, caller, head.call).await {
                 Ok(opened) => opened.into_stream().boxed(),
                 Err(errors) => {
                     let json = json!({ "data": null, "errors": errors }).to_string();
@@ -111,12 +111,12 @@ impl Door {
         let writer = Writer {
             format,
             results: stream::once(opened.boxed()).flatten().boxed(),
-            cut: cut(sockets.clone(), session, expires_at).boxed(),
+            cut: cut(connections.clone(), session, expires_at).boxed(),
             sender,
-            _seat: seat,
-            _counted: Counted::new("gateway_streams"),
+            _permit: permit,
+            _counted: GaugeGuard::new("gateway_streams"),
         };
-        sockets.spawn(writer.run());
+        connections.spawn(writer.run());
         let chunks = stream::unfold(receiver, |mut receiver| async {
             receiver.recv().await.map(|chunk| (Ok::<_, Infallible>(chunk), receiver))
         });
@@ -125,14 +125,14 @@ impl Door {
 }
 
 /// Comes back with the reason why a stream must end.
-async fn cut(sockets: Sockets, session: Option<Watch>, expires_at: Option<Instant>) -> Cut {
+async fn cut(connections: Connections, session: Option<SessionWatch>, expires_at: Option<Instant>) -> Cut {
     let restart = async {
-        sockets.stopping().await;
-        at(Some(sockets.turn())).await;
+        connections.stopping().await;
+        until(Some(connections.close_at())).await;
     };
     tokio::select! {
-        () = over(session.as_ref()) => Cut::SessionOver,
-        () = at(expires_at) => Cut::Expired,
+        () = revoked(session.as_ref()) => Cut::SessionOver,
+        () = until(expires_at) => Cut::Expired,
         () = restart => Cut::Restart,
     }
 }
@@ -144,8 +144,8 @@ struct Writer {
     cut: BoxFuture<'static, Cut>,
     /// Holds one chunk until the connection takes it.
     sender: mpsc::Sender<Bytes>,
-    _seat: Option<Seat>,
-    _counted: Counted,
+    _permit: Option<QuotaPermit>,
+    _counted: GaugeGuard,
 }
 
 impl Writer {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
 
-use crate::stage::{Gauges, Stage};
+use crate::testing::{Gauges, RunningGateway};
 
 const EVENTS: &str = "text/event-stream";
 const PARTS: &str = "multipart/mixed;boundary=\"graphql\";subscriptionSpec=1.0,application/json";
@@ -33,25 +33,25 @@ struct Reader {
 }
 
 impl Reader {
-    async fn of(stage: &Stage, request: Request<Body>) -> Self {
-        let response: Response = stage.app.router().oneshot(request).await.expect("an answer");
+    async fn of(gateway: &RunningGateway, request: Request<Body>) -> Self {
+        let response: Response = gateway.app.router().oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         Self { status: parts.status, headers: parts.headers, body, text: String::new() }
     }
 
     /// By POST, with more headers.
-    async fn post(stage: &Stage, headers: &[(&str, &str)], body: Value) -> Self {
+    async fn post(gateway: &RunningGateway, headers: &[(&str, &str)], body: Value) -> Self {
         let mut request = Request::post("/graphql").header("content-type", "application/json");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Self::of(stage, request.body(Body::from(body.to_string())).expect("a request")).await
+        Self::of(gateway, request.body(Body::from(body.to_string())).expect("a request")).await
     }
 
     /// A subscription to the counters, with this token.
-    async fn watch(stage: &Stage, accept: &str, token: &str) -> Self {
+    async fn watch(gateway: &RunningGateway, accept: &str, token: &str) -> Self {
         let headers = [("accept", accept), ("authorization", token)];
-        Self::post(stage, &headers, json!({ "query": UNREAD })).await
+        Self::post(gateway, &headers, json!({ "query": UNREAD })).await
     }
 
     /// The text up to this end; what follows is kept.
@@ -108,8 +108,8 @@ impl Reader {
     }
 }
 
-fn bearer(stage: &Stage, user: UserId, lifetime_s: i64) -> String {
-    format!("Bearer {}", stage.token(user, SessionId::now(), lifetime_s))
+fn bearer(gateway: &RunningGateway, user: UserId, lifetime_s: i64) -> String {
+    format!("Bearer {}", gateway.token(user, SessionId::now(), lifetime_s))
 }
 
 fn changed(user: UserId, version: i64, dialog: DialogId, rows: u128) -> UnreadChanged {
@@ -124,44 +124,44 @@ fn changed(user: UserId, version: i64, dialog: DialogId, rows: u128) -> UnreadCh
 }
 
 /// Somebody with four messages to read, at version 4.
-fn reader(stage: &Stage) -> (UserId, DialogId) {
+fn reader(gateway: &RunningGateway) -> (UserId, DialogId) {
     let (user, dialog) = (UserId::now(), DialogId::now());
     let row = counter::Row { dialog_id: dialog.bytes(), unread: 4, read_seq: 0, last_seq: 4 };
-    stage.world().unread.insert(user, (4, vec![row]));
+    gateway.services().unread.insert(user, (4, vec![row]));
     (user, dialog)
 }
 
 #[tokio::test]
 async fn events_carry_results_and_the_cursor_to_resume_from() {
-    let stage = Stage::start().await;
-    let (user, dialog) = reader(&stage);
-    let token = bearer(&stage, user, 300);
-    let mut stream = Reader::watch(&stage, EVENTS, &token).await;
+    let gateway = RunningGateway::start().await;
+    let (user, dialog) = reader(&gateway);
+    let token = bearer(&gateway, user, 300);
+    let mut stream = Reader::watch(&gateway, EVENTS, &token).await;
     assert_eq!((stream.status.as_u16(), stream.kind()), (200, "text/event-stream; charset=utf-8"));
     assert_eq!(stream.headers["cache-control"], "no-store");
     assert_eq!(stream.headers["x-accel-buffering"], "no");
     assert_eq!(stream.until("\n\n").await, ":\n\n", "something comes at once");
     let snapshot = r#"{"data":{"unread":{"kind":"SNAPSHOT","version":"1-4"}},"extensions":{"cursor":"1-4"}}"#;
     assert_eq!(stream.until("\n\n").await, format!("event: next\nid: 1-4\ndata: {snapshot}\n\n"));
-    stage.emit(Kind::UnreadChanged(changed(user, 5, dialog, 1))).await;
+    gateway.emit(Kind::UnreadChanged(changed(user, 5, dialog, 1))).await;
     let (event, id, change) = stream.event().await;
     assert_eq!((event.as_str(), id.as_deref()), ("next", Some("1-5")));
     assert_eq!(change["data"]["unread"], json!({ "kind": "CHANGE", "version": "1-5" }));
 
     // A stream believes no snapshot that is older than what it was told.
     let row = counter::Row { dialog_id: dialog.bytes(), unread: 5, read_seq: 0, last_seq: 5 };
-    stage.world().unread.insert(user, (5, vec![row]));
+    gateway.services().unread.insert(user, (5, vec![row]));
     let query = format!("/graphql?query={}", "subscription%7Bunread%7Bkind%7D%7D");
     let get = Request::get(query).header("accept", EVENTS).header("authorization", &token);
-    let mut get = Reader::of(&stage, get.body(Body::empty()).expect("a request")).await;
+    let mut get = Reader::of(&gateway, get.body(Body::empty()).expect("a request")).await;
     assert_eq!(get.event().await.2["data"]["unread"]["kind"], "SNAPSHOT");
 }
 
 #[tokio::test]
 async fn a_stream_resumes_from_the_last_event_unless_the_operation_says_otherwise() {
-    let stage = Stage::start().await;
-    let (user, _) = reader(&stage);
-    let token = bearer(&stage, user, 300);
+    let gateway = RunningGateway::start().await;
+    let (user, _) = reader(&gateway);
+    let token = bearer(&gateway, user, 300);
     for (last, since, kind) in [
         ("1-4", Value::Null, "CURRENT"),
         ("1-3", Value::Null, "SNAPSHOT"),
@@ -172,38 +172,38 @@ async fn a_stream_resumes_from_the_last_event_unless_the_operation_says_otherwis
         for accept in [EVENTS, PARTS] {
             let headers = [("accept", accept), ("authorization", &token), ("last-event-id", last)];
             let body = json!({ "query": UNREAD, "variables": { "since": since } });
-            let mut stream = Reader::post(&stage, &headers, body).await;
+            let mut stream = Reader::post(&gateway, &headers, body).await;
             let result =
                 if accept == EVENTS { stream.event().await.2 } else { stream.part().await["payload"].take() };
             assert_eq!(result["data"]["unread"]["kind"], kind, "{last} {since} {accept}");
         }
     }
     let headers = [("accept", EVENTS), ("authorization", &token), ("last-event-id", "yesterday")];
-    let mut strange = Reader::post(&stage, &headers, json!({ "query": UNREAD })).await;
+    let mut strange = Reader::post(&gateway, &headers, json!({ "query": UNREAD })).await;
     assert_eq!(strange.event().await.2["errors"][0]["extensions"]["code"], "BAD_USER_INPUT");
     assert_eq!(strange.event().await.0, "complete");
 }
 
 #[tokio::test]
 async fn a_query_as_events_is_one_result_and_its_end() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let expected =
         ":\n\nevent: next\ndata: {\"data\":{\"__typename\":\"Query\"}}\n\nevent: complete\ndata:\n\n";
-    let answer = Reader::post(&stage, &[("accept", EVENTS)], json!({ "query": "{ __typename }" })).await;
+    let answer = Reader::post(&gateway, &[("accept", EVENTS)], json!({ "query": "{ __typename }" })).await;
     assert_eq!(answer.rest().await, expected);
     let mixed = "application/json, text/event-stream, multipart/mixed";
-    let answer = Reader::post(&stage, &[("accept", mixed)], json!({ "query": "{ __typename }" })).await;
+    let answer = Reader::post(&gateway, &[("accept", mixed)], json!({ "query": "{ __typename }" })).await;
     assert_eq!(answer.rest().await, r#"{"data":{"__typename":"Query"}}"#, "who takes JSON gets JSON");
     let parts = [("accept", "multipart/mixed;subscriptionSpec=1.0")];
-    let mut answer = Reader::post(&stage, &parts, json!({ "query": "{ __typename }" })).await;
+    let mut answer = Reader::post(&gateway, &parts, json!({ "query": "{ __typename }" })).await;
     assert_eq!(answer.part().await, json!({ "payload": { "data": { "__typename": "Query" } } }));
     assert_eq!(answer.rest().await, "--\r\n");
 }
 
 #[tokio::test]
 async fn what_is_wrong_before_a_stream_is_a_status_or_its_only_result() {
-    let stage = Stage::start().await;
-    let token = bearer(&stage, UserId::now(), 300);
+    let gateway = RunningGateway::start().await;
+    let token = bearer(&gateway, UserId::now(), 300);
     for (query, code) in [
         ("{ nonsense }", "GRAPHQL_VALIDATION_FAILED"),
         (r#"subscription { unread(since: "yesterday") { kind } }"#, "BAD_USER_INPUT"),
@@ -211,12 +211,12 @@ async fn what_is_wrong_before_a_stream_is_a_status_or_its_only_result() {
         ("subscription { a: unread { kind } b: unread { kind } }", "GRAPHQL_VALIDATION_FAILED"),
     ] {
         let headers = [("accept", EVENTS), ("authorization", token.as_str())];
-        let mut stream = Reader::post(&stage, &headers, json!({ "query": query })).await;
+        let mut stream = Reader::post(&gateway, &headers, json!({ "query": query })).await;
         assert_eq!(stream.status, StatusCode::OK);
         assert_eq!(stream.event().await.2["errors"][0]["extensions"]["code"], code, "{query}");
         assert_eq!(stream.rest().await, "event: complete\ndata:\n\n");
     }
-    let mut nobody = Reader::post(&stage, &[("accept", PARTS)], json!({ "query": UNREAD })).await;
+    let mut nobody = Reader::post(&gateway, &[("accept", PARTS)], json!({ "query": UNREAD })).await;
     assert_eq!(nobody.part().await["payload"]["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
     assert_eq!(nobody.rest().await, "--\r\n");
     for (headers, body, status, code) in [
@@ -227,7 +227,7 @@ async fn what_is_wrong_before_a_stream_is_a_status_or_its_only_result() {
         (&[("x-graphql-event-stream-token", "x")], json!({ "query": UNREAD }), 400, "BAD_REQUEST"),
     ] {
         let headers = [&[("accept", EVENTS)], headers].concat();
-        let answer = Reader::post(&stage, &headers, body.clone()).await;
+        let answer = Reader::post(&gateway, &headers, body.clone()).await;
         assert_eq!(answer.status.as_u16(), status, "{body}");
         assert!(answer.kind().contains("json"), "{}", answer.kind());
         let json: Value = serde_json::from_str(&answer.rest().await).expect("JSON");
@@ -235,7 +235,7 @@ async fn what_is_wrong_before_a_stream_is_a_status_or_its_only_result() {
     }
     for method in ["PUT", "DELETE"] {
         let request = Request::builder().method(method).uri("/graphql").header("accept", EVENTS);
-        let answer = Reader::of(&stage, request.body(Body::empty()).expect("a request")).await;
+        let answer = Reader::of(&gateway, request.body(Body::empty()).expect("a request")).await;
         assert_eq!(
             (answer.status.as_u16(), &answer.headers["allow"]),
             (405, &"GET, POST".parse().expect("text"))
@@ -243,26 +243,26 @@ async fn what_is_wrong_before_a_stream_is_a_status_or_its_only_result() {
         assert!(answer.rest().await.contains("single connection mode is not offered"));
     }
     let mutation = Request::get("/graphql?query=mutation%7Blogout%7D").header("accept", EVENTS);
-    let mutation = Reader::of(&stage, mutation.body(Body::empty()).expect("a request")).await;
+    let mutation = Reader::of(&gateway, mutation.body(Body::empty()).expect("a request")).await;
     assert_eq!(mutation.status.as_u16(), 405);
 }
 
 #[tokio::test]
 async fn parts_are_wrapped_and_end_with_the_last_boundary() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let (user, dialog) = (UserId::now(), DialogId::now());
     {
-        let mut world = stage.world();
-        world.caller = Some(user);
-        world.members.insert(dialog, vec![(user, 0)]);
-        world.dialogs.insert(dialog, (1, Vec::new()));
+        let mut services = gateway.services();
+        services.caller = Some(user);
+        services.members.insert(dialog, vec![(user, 0)]);
+        services.dialogs.insert(dialog, (1, Vec::new()));
     }
-    let token = bearer(&stage, user, 300);
+    let token = bearer(&gateway, user, 300);
     for accept in [PARTS, "multipart/mixed;subscriptionSpec=1.0"] {
         let body = json!({ "query": "subscription($id: ID!) { messages(dialogId: $id) { kind } }",
             "variables": { "id": dialog.to_string() } });
         let headers = [("accept", accept), ("authorization", token.as_str())];
-        let mut stream = Reader::post(&stage, &headers, body).await;
+        let mut stream = Reader::post(&gateway, &headers, body).await;
         assert_eq!(stream.kind(), "multipart/mixed; boundary=\"graphql\"; subscriptionSpec=1.0");
         let first = "--graphql\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql";
         assert_eq!(stream.until("{}\r\n--graphql").await, first);
@@ -273,18 +273,18 @@ async fn parts_are_wrapped_and_end_with_the_last_boundary() {
             continue;
         }
         let (dialog_id, user_id) = (dialog.bytes(), user.bytes());
-        stage.world().members.insert(dialog, Vec::new());
-        stage.emit(Kind::ParticipantLeft(ParticipantLeft { dialog_id, version: 2, user_id })).await;
+        gateway.services().members.insert(dialog, Vec::new());
+        gateway.emit(Kind::ParticipantLeft(ParticipantLeft { dialog_id, version: 2, user_id })).await;
         assert_eq!(stream.rest().await, "--\r\n", "who has left is told that it is over");
     }
 }
 
 #[tokio::test]
 async fn a_stream_ends_with_its_token() {
-    let stage = Stage::start().await;
-    let token = bearer(&stage, UserId::now(), 2);
-    let mut events = Reader::watch(&stage, EVENTS, &token).await;
-    let mut parts = Reader::watch(&stage, PARTS, &token).await;
+    let gateway = RunningGateway::start().await;
+    let token = bearer(&gateway, UserId::now(), 2);
+    let mut events = Reader::watch(&gateway, EVENTS, &token).await;
+    let mut parts = Reader::watch(&gateway, PARTS, &token).await;
     events.event().await;
     parts.part().await;
     assert_eq!(
@@ -300,40 +300,40 @@ async fn a_stream_ends_with_its_token() {
 
 #[tokio::test]
 async fn a_revoked_session_ends_its_streams_and_no_others() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let (user, session) = (UserId::now(), SessionId::now());
-    let token = format!("Bearer {}", stage.token(user, session, 300));
-    let mut events = Reader::watch(&stage, EVENTS, &token).await;
-    let mut parts = Reader::watch(&stage, PARTS, &token).await;
-    let mut other = Reader::watch(&stage, EVENTS, &bearer(&stage, user, 300)).await;
+    let token = format!("Bearer {}", gateway.token(user, session, 300));
+    let mut events = Reader::watch(&gateway, EVENTS, &token).await;
+    let mut parts = Reader::watch(&gateway, PARTS, &token).await;
+    let mut other = Reader::watch(&gateway, EVENTS, &bearer(&gateway, user, 300)).await;
     for stream in [&mut events, &mut other] {
         stream.event().await;
     }
     parts.part().await;
     let session_ids = vec![session.bytes()];
-    stage.emit(Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids })).await;
+    gateway.emit(Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids })).await;
     let begun = Instant::now();
     assert_eq!(events.rest().await, ": the session is over, sign in again\n\n");
     assert_eq!(parts.part().await["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
     assert!(begun.elapsed() < Duration::from_secs(1));
-    stage.emit(Kind::UnreadChanged(changed(user, 1, DialogId::now(), 1))).await;
+    gateway.emit(Kind::UnreadChanged(changed(user, 1, DialogId::now(), 1))).await;
     assert_eq!(other.event().await.1.as_deref(), Some("1-1"));
-    assert_eq!(Reader::watch(&stage, EVENTS, &token).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(Reader::watch(&gateway, EVENTS, &token).await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
 async fn a_gateway_that_stops_ends_every_stream_within_the_window() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let mut streams = Vec::new();
     for _ in 0..10 {
-        let mut events = Reader::watch(&stage, EVENTS, &bearer(&stage, UserId::now(), 300)).await;
+        let mut events = Reader::watch(&gateway, EVENTS, &bearer(&gateway, UserId::now(), 300)).await;
         events.event().await;
-        let mut parts = Reader::watch(&stage, PARTS, &bearer(&stage, UserId::now(), 300)).await;
+        let mut parts = Reader::watch(&gateway, PARTS, &bearer(&gateway, UserId::now(), 300)).await;
         parts.part().await;
         streams.push((events, parts));
     }
-    let (app, token) = (stage.app.clone(), bearer(&stage, UserId::now(), 300));
-    let stopped = tokio::spawn(stage.stop());
+    let (app, token) = (gateway.app.clone(), bearer(&gateway, UserId::now(), 300));
+    let stopped = tokio::spawn(gateway.stop());
     for (events, mut parts) in streams {
         assert_eq!(events.rest().await, ": the service restarts, subscribe again\n\n");
         assert_eq!(parts.part().await["errors"][0]["extensions"]["code"], "UNAVAILABLE");
@@ -348,28 +348,28 @@ async fn a_gateway_that_stops_ends_every_stream_within_the_window() {
 
 #[tokio::test]
 async fn a_stream_is_one_of_its_persons_sockets() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let user = UserId::now();
-    let token = bearer(&stage, user, 300);
-    let socket = stage.sign_in(user).await;
+    let token = bearer(&gateway, user, 300);
+    let socket = gateway.sign_in(user).await;
     let mut streams = Vec::new();
     for number in 1..20 {
         let accept = if number % 2 == 0 { EVENTS } else { PARTS };
-        streams.push(Reader::watch(&stage, accept, &token).await);
+        streams.push(Reader::watch(&gateway, accept, &token).await);
     }
     for accept in [EVENTS, PARTS] {
-        let more = Reader::watch(&stage, accept, &token).await;
+        let more = Reader::watch(&gateway, accept, &token).await;
         assert_eq!(more.status, StatusCode::TOO_MANY_REQUESTS);
         assert!(more.rest().await.contains("LIMIT_EXCEEDED"));
     }
-    let other = Reader::watch(&stage, EVENTS, &bearer(&stage, UserId::now(), 300)).await;
+    let other = Reader::watch(&gateway, EVENTS, &bearer(&gateway, UserId::now(), 300)).await;
     assert_eq!(other.status, StatusCode::OK, "everyone has seats");
     let query =
-        Reader::post(&stage, &[("authorization", &token)], json!({ "query": "{ __typename }" })).await;
+        Reader::post(&gateway, &[("authorization", &token)], json!({ "query": "{ __typename }" })).await;
     assert_eq!(query.status, StatusCode::OK, "what is answered at once needs none");
     streams.pop();
     testkit::eventually("the seat is free", || async {
-        Reader::watch(&stage, EVENTS, &token).await.status == StatusCode::OK
+        Reader::watch(&gateway, EVENTS, &token).await.status == StatusCode::OK
     })
     .await;
     drop((streams, socket, other));
@@ -377,10 +377,10 @@ async fn a_stream_is_one_of_its_persons_sockets() {
 
 #[tokio::test]
 async fn a_quiet_stream_says_every_12_seconds_that_it_is_alive() {
-    let stage = Stage::start().await;
-    let token = bearer(&stage, UserId::now(), 3600);
-    let mut events = Reader::watch(&stage, EVENTS, &token).await;
-    let mut parts = Reader::watch(&stage, PARTS, &token).await;
+    let gateway = RunningGateway::start().await;
+    let token = bearer(&gateway, UserId::now(), 3600);
+    let mut events = Reader::watch(&gateway, EVENTS, &token).await;
+    let mut parts = Reader::watch(&gateway, PARTS, &token).await;
     events.event().await;
     parts.part().await;
     tokio::time::pause();
@@ -399,18 +399,18 @@ async fn a_quiet_stream_says_every_12_seconds_that_it_is_alive() {
 async fn a_stream_that_nobody_reads_costs_no_memory_and_is_let_go() {
     let gauges = Gauges::default();
     let _installed = metrics::set_default_local_recorder(&gauges);
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let (user, dialog) = (UserId::now(), DialogId::now());
-    let token = bearer(&stage, user, 3600);
+    let token = bearer(&gateway, user, 3600);
     let query = "subscription { unread { version total changed { dialogId unread } } }";
     let headers = [("accept", EVENTS), ("authorization", token.as_str())];
-    let mut stalled = Reader::post(&stage, &headers, json!({ "query": query })).await;
-    let mut reads = Reader::post(&stage, &headers, json!({ "query": query })).await;
+    let mut stalled = Reader::post(&gateway, &headers, json!({ "query": query })).await;
+    let mut reads = Reader::post(&gateway, &headers, json!({ "query": query })).await;
     for stream in [&mut stalled, &mut reads] {
         stream.event().await;
     }
     for version in 1..=50 {
-        stage.app.reader.hubs.unread.change(&changed(user, version, dialog, 1000)).expect("an event");
+        gateway.app.log_reader.hubs.unread.apply(&changed(user, version, dialog, 1000)).expect("an event");
         let (_, id, _) = reads.event().await;
         assert_eq!(id, Some(format!("1-{version}")), "nobody waits for the other");
     }
@@ -432,20 +432,21 @@ async fn a_stream_that_nobody_reads_costs_no_memory_and_is_let_go() {
 
 #[tokio::test]
 async fn a_document_is_known_by_its_hash_on_every_transport() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let user = UserId::now();
-    let token = bearer(&stage, user, 300);
+    let token = bearer(&gateway, user, 300);
     let hash = "b9cf7e0c9d9d8e1e2d36d1dbd3ce0f1a0d5b3a2c0a2bb1a0b4f7f0b7d7e6a5c4";
     let hashed = |hash: &str| json!({ "persistedQuery": { "version": 1, "sha256Hash": hash } });
-    let mut client = stage.sign_in(user).await;
+    let mut client = gateway.sign_in(user).await;
     client.say(json!({ "id": "1", "type": "subscribe", "payload": { "extensions": hashed(hash) } })).await;
     let refused = client.hear().await;
     assert_eq!(refused["payload"][0]["extensions"]["code"], "PERSISTED_QUERY_NOT_FOUND", "{refused}");
-    let mut stream = Reader::post(&stage, &[("accept", EVENTS)], json!({ "extensions": hashed(hash) })).await;
+    let mut stream =
+        Reader::post(&gateway, &[("accept", EVENTS)], json!({ "extensions": hashed(hash) })).await;
     let refused = stream.event().await.2;
     assert_eq!(refused["errors"][0]["message"], "PersistedQueryNotFound", "{refused}");
 
-    let hash = crate::persisted::hash(UNREAD);
+    let hash = crate::operation::persisted_queries::hash(UNREAD);
     client
         .say(json!({ "id": "1", "type": "subscribe", "payload": { "query": UNREAD, "extensions": hashed(&hash) } }))
         .await;
@@ -454,7 +455,7 @@ async fn a_document_is_known_by_its_hash_on_every_transport() {
     assert_eq!(client.result("2").await["data"]["unread"]["kind"], "SNAPSHOT");
     for accept in [EVENTS, PARTS] {
         let headers = [("accept", accept), ("authorization", token.as_str())];
-        let mut stream = Reader::post(&stage, &headers, json!({ "extensions": hashed(&hash) })).await;
+        let mut stream = Reader::post(&gateway, &headers, json!({ "extensions": hashed(&hash) })).await;
         let result =
             if accept == EVENTS { stream.event().await.2 } else { stream.part().await["payload"].take() };
         assert_eq!(result["data"]["unread"]["kind"], "SNAPSHOT");

@@ -1,6 +1,7 @@
-//! The live messages of a dialog: what changes is heard from the log as ids, fetched once for all who watch, and told to
-//! those alone whom the dialog service names as members in the same answer. A reader that comes back is told what it has
-//! missed; one that cannot follow is told to load the history again.
+//! Hub of messages. The log names the messages that changed; the hub fetches each of them once for all
+//! subscribers of its dialog. The same reply of the dialog service lists the current participants, and
+//! only they receive the message. A reader who resumes receives what it has missed; one that falls too
+//! far behind receives a RESET and reloads the history.
 
 mod entry;
 pub mod frame;
@@ -12,218 +13,212 @@ mod subscriber;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use entry::{Answer, Entry, Next, Question};
+use entry::{Entry, FetchReply, FetchRequest, Next};
 use frame::{Event, Frame};
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use proto::{DialogId, MessageId, UserId, dialog};
-use subscriber::Missed;
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use subscriber::Replay;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use wake::Wake;
 
-use super::{Backoff, Counted, Person, Service, persistently};
-use crate::{error::Error, version::Version};
+use super::{
+    Service, StreamCaller,
+    retry::{run_requests, until_available},
+};
+use crate::{connections::gauge::GaugeGuard, error::Error, version::Version};
 
-/// Messages that a stream may be owed; a RESET takes the place of more.
-const OWED_MAX: usize = 1000;
-/// Questions at once, of different dialogs.
-const QUESTIONS: usize = 16;
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What all streams together may hold of messages that they replay, in kB. Who comes when there is no more is told to load
-/// the history.
+/// Maximum pending messages of one subscriber. A RESET replaces more.
+const PENDING_MAX: usize = 1000;
+/// Maximum concurrent requests, each for another dialog.
+const REQUESTS_MAX: usize = 16;
+/// Deadline of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum size of the replays of all subscriptions together, in kB. A subscription beyond it starts
+/// with a RESET.
 const REPLAYS_MAX_KB: usize = 128 * 1024;
 
-/// The streams of all dialogs of this process. Cheap to clone.
+/// The subscribers of all dialogs of this process. Cheap to clone; clones share their state.
 #[derive(Clone)]
-pub struct Hub(Arc<Shared>);
+pub struct Hub(Arc<Core>);
 
-struct Shared {
-    state: Mutex<State>,
-    wanted: Notify,
+struct Core {
+    registry: Mutex<Registry>,
+    /// Notified when a dialog is added to `Registry::queue`.
+    queued: Notify,
     service: Service,
-    replays: Arc<Semaphore>,
+    /// One permit per kB of [`REPLAYS_MAX_KB`].
+    replay_budget: Arc<Semaphore>,
 }
 
 #[derive(Default)]
-struct State {
+struct Registry {
     dialogs: HashMap<DialogId, Dialog>,
-    wanted: BTreeSet<DialogId>,
-    last: u64,
+    /// Dialogs whose messages are to be fetched.
+    queue: BTreeSet<DialogId>,
+    /// The last id given to a subscriber.
+    last_id: u64,
 }
 
 struct Dialog {
     entry: Entry,
-    /// Tells one life of an entry from the next: an answer is heard only by the one that asked.
-    life: u64,
-    _counted: Counted,
+    /// Distinguishes this entry from an earlier one of the same dialog, whose requests may still be in
+    /// flight.
+    generation: u64,
+    _gauge: GaugeGuard,
+}
+
+/// A request for messages of one dialog, on behalf of one generation of its entry.
+struct DialogRequest {
+    dialog: DialogId,
+    generation: u64,
+    fetch: FetchRequest,
 }
 
 impl Hub {
-    /// Without streams. Live messages are asked with the service token.
+    /// Creates a hub without subscribers.
     pub fn new(service: Service) -> Self {
-        let replays = Arc::new(Semaphore::new(REPLAYS_MAX_KB));
-        Self(Arc::new(Shared { state: Mutex::default(), wanted: Notify::new(), service, replays }))
+        let replay_budget = Arc::new(Semaphore::new(REPLAYS_MAX_KB));
+        Self(Arc::new(Core { registry: Mutex::default(), queued: Notify::new(), service, replay_budget }))
     }
 
-    /// A new stream of a dialog for a person who knows `since`. While the dialog service is away, it is asked again.
+    /// Subscribes to a dialog for a reader who has the state at `since`. Waits while the dialog service
+    /// is unavailable.
     ///
     /// # Errors
-    /// NOT_FOUND where the person takes no part, or as the dialog service says.
+    /// NOT_FOUND if the caller is not a participant, or another error of the dialog service.
     pub async fn subscribe(
         &self,
-        person: &Person,
+        caller: &StreamCaller,
         dialog: DialogId,
         since: Option<Version>,
     ) -> Result<Subscription, Error> {
-        let mut subscription = self.register(person.user, dialog);
+        // Registered first: an event during the call below is then either in the reply or applied to the
+        // subscriber.
+        let mut subscription = self.register(caller.user, dialog);
         let request =
             dialog::MessagesSinceRequest { dialog_id: dialog.bytes(), since: since.map(Version::into) };
-        let reply = persistently(|| {
-            let call = person.call(PATIENCE);
+        let reply = until_available(|| {
+            let call = caller.call(REQUEST_TIMEOUT);
             let mut client = self.0.service.peers.dialog(&call);
             let request = request.clone();
             async move { client.messages_since(request).await }
         });
         let reply = reply.await?.into_inner();
-        let head = reply.head.ok_or_else(|| Error::internal("missed messages without a version"))?;
+        let head = reply.head.ok_or_else(|| Error::internal("reply to MessagesSince without a version"))?;
         let size_bytes: usize = reply.messages.iter().map(Message::encoded_len).sum();
         let size_kb = u32::try_from(size_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        subscription.replay = self.0.replays.clone().try_acquire_many_owned(size_kb).ok();
-        let messages = if subscription.replay.is_some() { reply.messages } else { Vec::new() };
-        let reset = reply.reset || subscription.replay.is_none();
-        let missed = Missed { since, head: head.into(), messages, reset };
-        if let Some(Dialog { entry, .. }) = self.state().dialogs.get_mut(&dialog) {
-            entry.open(subscription.id, missed);
+        subscription.replay_permit = self.0.replay_budget.clone().try_acquire_many_owned(size_kb).ok();
+        let messages = if subscription.replay_permit.is_some() { reply.messages } else { Vec::new() };
+        let reset = reply.reset || subscription.replay_permit.is_none();
+        let replay = Replay { since, head: head.into(), messages, reset };
+        if let Some(Dialog { entry, .. }) = self.registry().dialogs.get_mut(&dialog) {
+            entry.open(subscription.id, replay);
         }
         Ok(subscription)
     }
 
     fn register(&self, user: UserId, dialog: DialogId) -> Subscription {
         let wake = Wake::new();
-        let mut state = self.state();
-        state.last += 1;
-        let id = state.last;
-        let new = || Dialog {
-            entry: Entry::new(OWED_MAX),
-            life: id,
-            _counted: Counted::new("gateway_hub_dialogs"),
+        let mut registry = self.registry();
+        registry.last_id += 1;
+        let id = registry.last_id;
+        let new_dialog = || Dialog {
+            entry: Entry::new(PENDING_MAX),
+            generation: id,
+            _gauge: GaugeGuard::new("gateway_hub_dialogs"),
         };
-        state.dialogs.entry(dialog).or_insert_with(new).entry.register(id, user, wake.clone());
-        drop(state);
-        Subscription { hub: self.clone(), dialog, id, wake, replay: None }
+        registry.dialogs.entry(dialog).or_insert_with(new_dialog).entry.register(id, user, wake.clone());
+        drop(registry);
+        Subscription { hub: self.clone(), dialog, id, wake, replay_permit: None }
     }
 
-    /// An event of the log.
-    pub fn hear(&self, dialog: DialogId, event: Event) {
-        let mut state = self.state();
-        if let Some(Dialog { entry, .. }) = state.dialogs.get_mut(&dialog) {
-            entry.hear(event);
-            self.ask_if_wanted(&mut state, dialog);
+    /// Applies an event of the log.
+    pub fn apply(&self, dialog: DialogId, event: Event) {
+        let mut registry = self.registry();
+        if let Some(Dialog { entry, .. }) = registry.dialogs.get_mut(&dialog) {
+            entry.apply(event);
+            self.queue_if_needed(&mut registry, dialog);
         }
     }
 
-    /// Events are missing: every stream is owed a RESET.
-    pub fn refresh(&self) {
-        self.state().dialogs.values_mut().for_each(|dialog| dialog.entry.refresh());
+    /// Sends every subscriber a RESET, because events were skipped.
+    pub fn resync(&self) {
+        self.registry().dialogs.values_mut().for_each(|dialog| dialog.entry.resync());
     }
 
-    /// Fetches what streams are owed, until shut down. While the dialog service is away, it is asked again.
+    /// Fetches messages of the queued dialogs until `shutdown`.
     pub async fn run(&self, shutdown: CancellationToken) {
-        let mut backoff = Backoff::new();
-        let mut again = BTreeSet::new();
-        let mut retry_at = Instant::now();
-        let mut questions = FuturesUnordered::new();
-        loop {
-            while questions.len() < QUESTIONS
-                && let Some((dialog, life, question)) = self.question()
-            {
-                questions.push(self.ask(dialog, life, question));
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = self.0.wanted.notified() => {}
-                Some(unhelped) = questions.next(), if !questions.is_empty() => match unhelped {
-                    None => backoff.reset(),
-                    Some(dialog) => {
-                        if again.is_empty() {
-                            retry_at = Instant::now() + backoff.next();
-                        }
-                        again.insert(dialog);
-                    }
-                },
-                () = tokio::time::sleep_until(retry_at), if !again.is_empty() => {
-                    self.state().wanted.append(&mut again);
-                }
-            }
-        }
+        let start = || self.next_request().map(|request| self.fetch(request));
+        let requeue = |dialogs: &mut BTreeSet<DialogId>| self.registry().queue.append(dialogs);
+        run_requests(REQUESTS_MAX, &self.0.queued, &shutdown, start, requeue).await;
     }
 
-    /// As if other streams held all of it, until dropped.
+    /// Takes the whole replay budget, until the permit is dropped.
     #[cfg(test)]
-    pub fn without_room(&self) -> OwnedSemaphorePermit {
-        let all = u32::try_from(REPLAYS_MAX_KB).expect("a small number");
-        self.0.replays.clone().try_acquire_many_owned(all).expect("nothing is held")
+    pub fn exhaust_replay_budget(&self) -> OwnedSemaphorePermit {
+        let all = u32::try_from(REPLAYS_MAX_KB).expect("the budget fits in u32");
+        self.0.replay_budget.clone().try_acquire_many_owned(all).expect("no replay is in progress")
     }
 
-    /// Whether no stream holds anything of it.
+    /// Returns true if no subscription holds a part of the replay budget.
     #[cfg(test)]
-    pub fn has_room(&self) -> bool {
-        self.0.replays.available_permits() == REPLAYS_MAX_KB
+    pub fn replay_budget_is_free(&self) -> bool {
+        self.0.replay_budget.available_permits() == REPLAYS_MAX_KB
     }
 
-    fn question(&self) -> Option<(DialogId, u64, Question)> {
-        let mut state = self.state();
-        while let Some(dialog) = state.wanted.pop_first() {
-            if let Some(Dialog { entry, life, .. }) = state.dialogs.get_mut(&dialog)
-                && let Some(question) = entry.ask()
+    /// Takes the next dialog off the queue.
+    fn next_request(&self) -> Option<DialogRequest> {
+        let mut registry = self.registry();
+        while let Some(dialog) = registry.queue.pop_first() {
+            if let Some(Dialog { entry, generation, .. }) = registry.dialogs.get_mut(&dialog)
+                && let Some(fetch) = entry.start_request()
             {
-                return Some((dialog, *life, question));
+                return Some(DialogRequest { dialog, generation: *generation, fetch });
             }
         }
         None
     }
 
-    /// Asks and tells the entry. Gives the dialog where asking again at once is no use.
-    async fn ask(&self, dialog: DialogId, life: u64, question: Question) -> Option<DialogId> {
-        let answer = self.live(dialog, &question).await;
-        let mut state = self.state();
-        let entry = &mut state.dialogs.get_mut(&dialog).filter(|dialog| dialog.life == life)?.entry;
-        let helped = match answer {
-            Ok(answer) => entry.answered(&question, answer),
+    /// Fetches messages and applies them. Returns the dialog if it has to be requested again after a
+    /// delay.
+    async fn fetch(&self, request: DialogRequest) -> Vec<DialogId> {
+        let DialogRequest { dialog, generation, fetch } = request;
+        let reply = self.live_messages(dialog, &fetch).await;
+        let mut registry = self.registry();
+        let current = registry.dialogs.get_mut(&dialog).filter(|dialog| dialog.generation == generation);
+        let Some(Dialog { entry, .. }) = current else { return Vec::new() };
+        let is_served = match reply {
+            Ok(reply) => entry.finish_request(&fetch, reply),
             Err(error) => {
-                tracing::warn!(dialog_id = %dialog, %error, "no live messages; they are asked for again");
-                entry.unanswered(question);
+                tracing::warn!(dialog_id = %dialog, %error, "messages could not be loaded, retrying");
+                entry.fail_request(fetch);
                 false
             }
         };
-        if helped {
-            self.ask_if_wanted(&mut state, dialog);
-            return None;
+        if !is_served {
+            return vec![dialog];
         }
-        Some(dialog)
+        self.queue_if_needed(&mut registry, dialog);
+        Vec::new()
     }
 
-    async fn live(&self, dialog: DialogId, question: &Question) -> Result<Answer, Error> {
+    async fn live_messages(&self, dialog: DialogId, fetch: &FetchRequest) -> Result<FetchReply, Error> {
         let request = dialog::LiveRequest {
             dialog_id: dialog.bytes(),
-            message_ids: question.messages.iter().map(|id| id.bytes()).collect(),
-            user_ids: question.users.iter().map(|id| id.bytes()).collect(),
+            message_ids: fetch.messages.iter().map(|id| id.bytes()).collect(),
+            user_ids: fetch.users.iter().map(|id| id.bytes()).collect(),
         };
-        let call = self.0.service.call(PATIENCE);
+        let call = self.0.service.call(REQUEST_TIMEOUT);
         let reply = self.0.service.peers.dialog(&call).live(request).await?.into_inner();
-        let head = reply.head.ok_or_else(|| Error::internal("live messages without a version"))?;
+        let head = reply.head.ok_or_else(|| Error::internal("reply to Live without a version"))?;
         let with_id = |message: dialog::Message| Ok((MessageId::parse(&message.id)?, message));
-        Ok(Answer {
+        Ok(FetchReply {
             head: head.into(),
             messages: reply.messages.into_iter().map(with_id).collect::<Result<_, Error>>()?,
             members: UserId::parse_all(&reply.member_ids)?.into_iter().collect(),
@@ -231,66 +226,68 @@ impl Hub {
     }
 
     fn take(&self, dialog: DialogId, id: u64) -> Next {
-        let mut state = self.state();
-        let Some(Dialog { entry, .. }) = state.dialogs.get_mut(&dialog) else { return Next::Over };
+        let mut registry = self.registry();
+        let Some(Dialog { entry, .. }) = registry.dialogs.get_mut(&dialog) else { return Next::Ended };
         let next = entry.take(id);
         if next == Next::Wait {
-            self.ask_if_wanted(&mut state, dialog);
+            self.queue_if_needed(&mut registry, dialog);
         }
         next
     }
 
-    fn ask_if_wanted(&self, state: &mut State, dialog: DialogId) {
-        if state.dialogs.get(&dialog).is_some_and(|dialog| dialog.entry.wants())
-            && state.wanted.insert(dialog)
+    fn queue_if_needed(&self, registry: &mut Registry, dialog: DialogId) {
+        if registry.dialogs.get(&dialog).is_some_and(|dialog| dialog.entry.needs_request())
+            && registry.queue.insert(dialog)
         {
-            self.0.wanted.notify_one();
+            self.0.queued.notify_one();
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock()
     }
 }
 
-/// A live stream of a dialog's messages. Dropped, it costs nothing any more.
+/// A subscription to a dialog's messages. Dropping it removes its subscriber from the hub.
 pub struct Subscription {
     hub: Hub,
     dialog: DialogId,
     id: u64,
     wake: Wake,
-    /// Room for what it replays, until it has given all of it.
-    replay: Option<OwnedSemaphorePermit>,
+    /// The part of the replay budget that the replay takes until its last frame is taken.
+    replay_permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Subscription {
-    /// The next frame; `None` when the person has left the dialog. Dropped while it waits, it loses nothing.
+    /// Waits for the next frame. Returns `None` when the caller is no longer a participant.
+    ///
+    /// Cancel safe: dropping the future loses no frame.
     pub async fn next(&mut self) -> Option<Frame> {
-        let Self { hub, dialog, id, wake, replay } = self;
+        let Self { hub, dialog, id, wake, replay_permit } = self;
         let next = || match hub.take(*dialog, *id) {
             Next::Frame(frame) => Some(Some(frame)),
-            Next::Over => Some(None),
+            Next::Ended => Some(None),
             Next::Wait => {
-                *replay = None;
+                *replay_permit = None;
                 None
             }
         };
         wake.next(next).await
     }
 
-    /// The last frame could not be shown: a RESET comes in its place.
-    pub fn again(&self) {
-        if let Some(Dialog { entry, .. }) = self.hub.state().dialogs.get_mut(&self.dialog) {
-            entry.refresh_one(self.id);
+    /// Schedules a RESET, because the last frame could not be delivered.
+    pub fn resync(&self) {
+        if let Some(Dialog { entry, .. }) = self.hub.registry().dialogs.get_mut(&self.dialog) {
+            entry.resync_one(self.id);
         }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut state = self.hub.state();
-        if state.dialogs.get_mut(&self.dialog).is_some_and(|dialog| dialog.entry.remove(self.id)) {
-            state.dialogs.remove(&self.dialog);
+        let mut registry = self.hub.registry();
+        if registry.dialogs.get_mut(&self.dialog).is_some_and(|dialog| dialog.entry.remove(self.id)) {
+            registry.dialogs.remove(&self.dialog);
         }
     }
 }

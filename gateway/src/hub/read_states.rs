@@ -1,55 +1,59 @@
-//! Live read receipts: who of a dialog has read up to where. A stream begins with everyone's state and goes on with every
-//! move; what a slow reader has not taken is kept once per person, with the newest value.
+//! Hub of read receipts. A subscription starts with the read states of all participants and continues
+//! with every change. Pending states of a slow reader are kept once per user, with the newest value.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use proto::{DialogId, UserId, counter, dialog};
+use tokio::time::Instant;
 use wake::Wake;
 
-use super::{Backoff, Person, Service, persistently};
+use super::{Service, StreamCaller, backoff, retry::until_available};
 use crate::error::{Code, Error};
 
-/// People in one page of the snapshot.
-const PAGE: i32 = 1000;
-/// The most people whose states are kept for a stream or remembered for a dialog. A dialog has 1,000 at a time.
-const PEOPLE_MAX: usize = 10_000;
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the counters may take to hear of a dialog that the dialog service has.
-const BEHIND_MAX: Duration = Duration::from_secs(30);
+/// Users in one page of the snapshot.
+const PAGE_SIZE: i32 = 1000;
+/// Maximum users whose states are kept for one subscriber, or known for a dialog. A dialog has at most
+/// 1,000 participants at a time, but they may leave and be replaced.
+const USERS_MAX: usize = 10_000;
+/// Deadline of one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time to wait until the counter service has processed that the caller joined.
+const COUNTER_LAG_MAX: Duration = Duration::from_secs(30);
 
-/// A person's read pointer. It never goes back.
+/// A user's read position in a dialog. It never decreases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadState {
-    /// Whose.
+    /// The user.
     pub user: UserId,
-    /// Up to where everything is read.
+    /// The `seq` of the newest message that the user has read.
     pub read_seq: i64,
 }
 
-/// The streams of all dialogs of this process. Cheap to clone.
+/// The subscribers of all dialogs of this process. Cheap to clone; clones share their state.
 #[derive(Clone)]
-pub struct Hub(Arc<Shared>);
+pub struct Hub(Arc<Core>);
 
-struct Shared {
-    state: Mutex<State>,
+struct Core {
+    registry: Mutex<Registry>,
     service: Service,
 }
 
 #[derive(Default)]
-struct State {
+struct Registry {
     dialogs: HashMap<DialogId, Entry>,
-    last: u64,
+    /// The last id given to a subscriber.
+    last_id: u64,
 }
 
-/// A dialog with at least one stream.
+/// A dialog with at least one subscriber.
 #[derive(Debug, Default)]
 struct Entry {
-    /// The newest state heard of each person: the log may repeat older ones.
+    /// The newest known state of each user. The log may repeat older ones.
     known: HashMap<UserId, i64>,
     subscribers: HashMap<u64, Subscriber>,
 }
@@ -57,10 +61,11 @@ struct Entry {
 #[derive(Debug)]
 struct Subscriber {
     user: UserId,
-    owed: BTreeMap<UserId, i64>,
-    /// Too many people moved, or events are missing: everyone's state is to be asked for again.
+    pending: BTreeMap<UserId, i64>,
+    /// True if the snapshot has to be loaded again, because events were skipped or too many states are
+    /// pending.
     stale: bool,
-    over: bool,
+    ended: bool,
     wake: Wake,
 }
 
@@ -69,35 +74,36 @@ enum Next {
     State(ReadState),
     Wait,
     Stale,
-    Over,
+    Ended,
 }
 
 impl Entry {
     fn register(&mut self, id: u64, user: UserId, wake: Wake) {
-        let subscriber = Subscriber { user, owed: BTreeMap::new(), stale: false, over: false, wake };
+        let subscriber = Subscriber { user, pending: BTreeMap::new(), stale: false, ended: false, wake };
         self.subscribers.insert(id, subscriber);
     }
 
-    /// Everyone's state, as the counter says. What was heard meanwhile is newer.
-    fn open(&mut self, id: u64, states: Vec<ReadState>) {
+    /// Adds a snapshot for one subscriber. States that arrived from the log since the request was sent
+    /// are newer.
+    fn apply_snapshot(&mut self, id: u64, states: Vec<ReadState>) {
         for state in states {
-            let read_seq = self.remember(state).unwrap_or_else(|newer| newer);
+            let read_seq = self.update_known(state).unwrap_or_else(|newer| newer);
             if let Some(subscriber) = self.subscribers.get_mut(&id) {
-                subscriber.owe(ReadState { read_seq, ..state });
+                subscriber.add(ReadState { read_seq, ..state });
             }
         }
     }
 
-    fn hear(&mut self, state: ReadState) {
-        if self.remember(state).is_ok() {
-            self.subscribers.values_mut().for_each(|subscriber| subscriber.owe(state));
+    fn apply(&mut self, state: ReadState) {
+        if self.update_known(state).is_ok() {
+            self.subscribers.values_mut().for_each(|subscriber| subscriber.add(state));
         }
     }
 
-    /// Remembers the newest; an error with what is known where the state is not newer.
-    fn remember(&mut self, state: ReadState) -> Result<i64, i64> {
-        if self.known.len() >= PEOPLE_MAX && !self.known.contains_key(&state.user) {
-            // Forgetting costs nothing but a repeated state.
+    /// Updates the known state of a user. Returns the known state as an error if `state` is not newer.
+    fn update_known(&mut self, state: ReadState) -> Result<i64, i64> {
+        if self.known.len() >= USERS_MAX && !self.known.contains_key(&state.user) {
+            // The worst effect is that a repeated state is sent again.
             self.known.clear();
         }
         let known = self.known.entry(state.user).or_insert(-1);
@@ -110,206 +116,202 @@ impl Entry {
 
     fn leave(&mut self, user: UserId) {
         for subscriber in self.subscribers.values_mut().filter(|subscriber| subscriber.user == user) {
-            subscriber.over = true;
-            subscriber.owed.clear();
+            subscriber.ended = true;
+            subscriber.pending.clear();
             subscriber.wake.raise();
         }
     }
 
     fn take(&mut self, id: u64) -> Next {
-        let Some(subscriber) = self.subscribers.get_mut(&id).filter(|subscriber| !subscriber.over) else {
-            return Next::Over;
+        let Some(subscriber) = self.subscribers.get_mut(&id).filter(|subscriber| !subscriber.ended) else {
+            return Next::Ended;
         };
         if std::mem::take(&mut subscriber.stale) {
             return Next::Stale;
         }
-        let first = subscriber.owed.pop_first();
+        let first = subscriber.pending.pop_first();
         first.map_or(Next::Wait, |(user, read_seq)| Next::State(ReadState { user, read_seq }))
     }
 }
 
 impl Subscriber {
-    fn owe(&mut self, state: ReadState) {
-        if self.over || self.stale {
+    fn add(&mut self, state: ReadState) {
+        if self.ended || self.stale {
             return;
         }
-        self.owed.insert(state.user, state.read_seq);
-        if self.owed.len() > PEOPLE_MAX {
-            self.forget();
+        self.pending.insert(state.user, state.read_seq);
+        if self.pending.len() > USERS_MAX {
+            self.set_stale();
         }
         self.wake.raise();
     }
 
-    fn forget(&mut self) {
-        self.owed.clear();
+    fn set_stale(&mut self) {
+        self.pending.clear();
         self.stale = true;
         self.wake.raise();
     }
 }
 
 impl Hub {
-    /// Without streams.
+    /// Creates a hub without subscribers.
     pub fn new(service: Service) -> Self {
-        Self(Arc::new(Shared { state: Mutex::default(), service }))
+        Self(Arc::new(Core { registry: Mutex::default(), service }))
     }
 
-    /// A new stream of a dialog. While the services are away, they are asked again.
+    /// Subscribes to a dialog. Waits while the services are unavailable.
     ///
     /// # Errors
-    /// NOT_FOUND where the person takes no part, or as the services say.
-    pub async fn subscribe(&self, person: &Person, dialog: DialogId) -> Result<Subscription, Error> {
-        let subscription = self.register(person.clone(), dialog);
-        subscription.begin().await?;
+    /// NOT_FOUND if the caller is not a participant, or another error of the services.
+    pub async fn subscribe(&self, caller: &StreamCaller, dialog: DialogId) -> Result<Subscription, Error> {
+        // Registered first: an event during the calls below is then either in the snapshot or applied to
+        // the subscriber.
+        let subscription = self.register(caller.clone(), dialog);
+        subscription.load_snapshot().await?;
         Ok(subscription)
     }
 
-    fn register(&self, person: Person, dialog: DialogId) -> Subscription {
+    fn register(&self, caller: StreamCaller, dialog: DialogId) -> Subscription {
         let wake = Wake::new();
-        let mut state = self.state();
-        state.last += 1;
-        let id = state.last;
-        state.dialogs.entry(dialog).or_default().register(id, person.user, wake.clone());
-        drop(state);
-        Subscription { hub: self.clone(), person, dialog, id, wake, stale: false }
+        let mut registry = self.registry();
+        registry.last_id += 1;
+        let id = registry.last_id;
+        registry.dialogs.entry(dialog).or_default().register(id, caller.user, wake.clone());
+        drop(registry);
+        Subscription { hub: self.clone(), caller, dialog, id, wake, stale: false }
     }
 
-    /// Somebody has read, by the log.
-    pub fn read(&self, dialog: DialogId, state: ReadState) {
-        if let Some(entry) = self.state().dialogs.get_mut(&dialog) {
-            entry.hear(state);
+    /// Applies a read state from the log.
+    pub fn apply(&self, dialog: DialogId, state: ReadState) {
+        if let Some(entry) = self.registry().dialogs.get_mut(&dialog) {
+            entry.apply(state);
         }
     }
 
-    /// Somebody has left, by the log.
-    pub fn left(&self, dialog: DialogId, user: UserId) {
-        if let Some(entry) = self.state().dialogs.get_mut(&dialog) {
+    /// Ends the subscriptions of a user who left a dialog.
+    pub fn leave(&self, dialog: DialogId, user: UserId) {
+        if let Some(entry) = self.registry().dialogs.get_mut(&dialog) {
             entry.leave(user);
         }
     }
 
-    /// Events are missing: every stream asks for everyone's state again.
-    pub fn refresh(&self) {
-        let mut state = self.state();
-        state
-            .dialogs
-            .values_mut()
-            .flat_map(|entry| entry.subscribers.values_mut())
-            .for_each(Subscriber::forget);
+    /// Makes every subscription load its snapshot again, because events were skipped.
+    pub fn resync(&self) {
+        let mut registry = self.registry();
+        let entries = registry.dialogs.values_mut();
+        entries.flat_map(|entry| entry.subscribers.values_mut()).for_each(Subscriber::set_stale);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock()
     }
 }
 
-/// A live stream of a dialog's read states. Dropped, it costs nothing any more.
+/// A subscription to a dialog's read states. Dropping it removes its subscriber from the hub.
 pub struct Subscription {
     hub: Hub,
-    person: Person,
+    caller: StreamCaller,
     dialog: DialogId,
     id: u64,
     wake: Wake,
-    /// Everyone's state is still to be asked for.
+    /// True if the snapshot has to be loaded before the next state.
     stale: bool,
 }
 
 impl Subscription {
-    /// The next state; `None` when the person has left the dialog. Dropped while it waits, it loses nothing.
+    /// Waits for the next state. Returns `None` when the caller is no longer a participant.
+    ///
+    /// Cancel safe: dropping the future loses no state.
     ///
     /// # Errors
-    /// Where everyone's state has to be asked for again and the services refuse.
+    /// The error of the services if the snapshot has to be loaded again and they reject the call.
     pub async fn next(&mut self) -> Result<Option<ReadState>, Error> {
         loop {
             if self.stale {
-                // Boxed, because it happens seldom and is large.
-                Box::pin(self.begin()).await?;
+                // Boxed to keep this future small: loading is rare and its future is large.
+                Box::pin(self.load_snapshot()).await?;
                 self.stale = false;
             }
             match self.wake.next(|| self.take()).await {
                 Next::State(state) => return Ok(Some(state)),
-                Next::Over => return Ok(None),
+                Next::Ended => return Ok(None),
                 Next::Stale => self.stale = true,
                 Next::Wait => {}
             }
         }
     }
 
-    /// The last state could not be shown: everyone's comes in its place.
-    pub fn again(&mut self) {
+    /// Loads the snapshot again before the next state, because the last state could not be delivered.
+    pub fn resync(&mut self) {
         self.stale = true;
     }
 
-    /// What there is but waiting.
     fn take(&self) -> Option<Next> {
-        let next =
-            self.hub.state().dialogs.get_mut(&self.dialog).map_or(Next::Over, |entry| entry.take(self.id));
-        (!matches!(next, Next::Wait)).then_some(next)
+        let mut registry = self.hub.registry();
+        let next = registry.dialogs.get_mut(&self.dialog).map_or(Next::Ended, |entry| entry.take(self.id));
+        (next != Next::Wait).then_some(next)
     }
 
-    /// Asks whether the person takes part, and for everyone's state.
-    async fn begin(&self) -> Result<(), Error> {
-        // The counters may not have heard yet that the person has left. Who leaves after this answer is heard of here.
+    /// Checks that the caller is a participant, and loads the read states of all participants.
+    async fn load_snapshot(&self) -> Result<(), Error> {
+        // The counter service may not have processed yet that the caller left, so the dialog service is
+        // asked. A later leave arrives as an event.
         self.check_membership().await?;
-        self.open().await
-    }
-
-    /// Asks for everyone's state.
-    async fn open(&self) -> Result<(), Error> {
         let mut states = Vec::new();
-        while states.len() < PEOPLE_MAX {
-            let page = self.page(states.last().map(|state: &ReadState| state.user)).await?;
-            let last = page.len() < PAGE as usize;
+        while states.len() < USERS_MAX {
+            let page = self.load_page(states.last().map(|state: &ReadState| state.user)).await?;
+            let is_last = page.len() < PAGE_SIZE as usize;
             states.extend(page);
-            if last {
+            if is_last {
                 break;
             }
         }
-        if let Some(entry) = self.hub.state().dialogs.get_mut(&self.dialog) {
-            entry.open(self.id, states);
+        if let Some(entry) = self.hub.registry().dialogs.get_mut(&self.dialog) {
+            entry.apply_snapshot(self.id, states);
         }
         Ok(())
     }
 
-    async fn page(&self, after: Option<UserId>) -> Result<Vec<ReadState>, Error> {
+    async fn load_page(&self, after: Option<UserId>) -> Result<Vec<ReadState>, Error> {
         let page = counter::ReadStatesPage {
             dialog_id: self.dialog.bytes(),
-            first: PAGE,
+            first: PAGE_SIZE,
             after_user_id: after.map(UserId::bytes),
         };
         let request = counter::ReadStatesRequest { pages: vec![page] };
-        let mut backoff = Backoff::new();
-        let give_up_at = tokio::time::Instant::now() + BEHIND_MAX;
+        let mut backoff = backoff();
+        let give_up_at = Instant::now() + COUNTER_LAG_MAX;
         loop {
-            let reply = persistently(|| {
-                let mut client = self.hub.0.service.peers.counter(&self.person.call(PATIENCE));
+            let reply = until_available(|| {
+                let mut client = self.hub.0.service.peers.counter(&self.caller.call(CALL_TIMEOUT));
                 let request = request.clone();
                 async move { client.read_states(request).await }
             });
             let page = reply.await?.into_inner().pages.into_iter().next();
-            let page = page.ok_or_else(|| Error::internal("read states without a page"))?;
+            let page = page.ok_or_else(|| Error::internal("reply to ReadStates without a page"))?;
             if page.found {
-                let state = |state: counter::ReadState| {
+                let parse = |state: counter::ReadState| {
                     Ok(ReadState { user: UserId::parse(&state.user_id)?, read_seq: state.read_seq })
                 };
-                return page.states.into_iter().map(state).collect();
+                return page.states.into_iter().map(parse).collect();
             }
-            // The counters hear of who joins a moment after the dialog service.
+            // The counter service learns of a new participant a little later than the dialog service.
             self.check_membership().await?;
-            if tokio::time::Instant::now() > give_up_at {
+            if Instant::now() > give_up_at {
                 return Err(Error::new(Code::Unavailable, "the counters are behind, try again later"));
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 
     async fn check_membership(&self) -> Result<(), Error> {
-        let reply = persistently(|| {
-            let mut client = self.hub.0.service.peers.dialog(&self.person.call(PATIENCE));
+        let reply = until_available(|| {
+            let mut client = self.hub.0.service.peers.dialog(&self.caller.call(CALL_TIMEOUT));
             let request = dialog::GetRequest { ids: vec![self.dialog.bytes()] };
             async move { client.get(request).await }
         });
         match reply.await?.into_inner().dialogs[..] {
-            [] => Err(Error::new(Code::NotFound, "no such dialog")),
+            [] => Err(Error::new(Code::NotFound, "there is no such dialog")),
             _ => Ok(()),
         }
     }
@@ -317,11 +319,11 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut state = self.hub.state();
-        if let Some(entry) = state.dialogs.get_mut(&self.dialog) {
+        let mut registry = self.hub.registry();
+        if let Some(entry) = registry.dialogs.get_mut(&self.dialog) {
             entry.subscribers.remove(&self.id);
             if entry.subscribers.is_empty() {
-                state.dialogs.remove(&self.dialog);
+                registry.dialogs.remove(&self.dialog);
             }
         }
     }
@@ -343,63 +345,66 @@ mod tests {
         all
     }
 
-    fn with_stream_of(user: UserId) -> Entry {
+    fn with_subscriber_of(user: UserId) -> Entry {
         let mut entry = Entry::default();
         entry.register(1, user, Wake::new());
         entry
     }
 
     #[test]
-    fn everyones_state_comes_first_and_what_was_heard_meanwhile_wins() {
-        let (a, b) = (UserId::now(), UserId::now());
-        let mut entry = with_stream_of(a);
-        entry.hear(state(b, 7));
-        entry.open(1, vec![state(a, 1), state(b, 5)]);
+    fn an_event_during_the_request_overrides_the_snapshot() {
+        let a = UserId::now();
+        let b = UserId::now();
+        let mut entry = with_subscriber_of(a);
+        entry.apply(state(b, 7));
+        entry.apply_snapshot(1, vec![state(a, 1), state(b, 5)]);
         assert_eq!(drain(&mut entry), [state(a, 1), state(b, 7)]);
         assert_eq!(entry.take(1), Next::Wait);
     }
 
     #[test]
-    fn a_pointer_never_goes_back_and_a_repeat_is_told_once() {
+    fn older_and_repeated_states_are_not_sent() {
         let a = UserId::now();
-        let mut entry = with_stream_of(a);
-        entry.hear(state(a, 4));
+        let mut entry = with_subscriber_of(a);
+        entry.apply(state(a, 4));
         assert_eq!(drain(&mut entry), [state(a, 4)]);
         for older in [4, 3, 0] {
-            entry.hear(state(a, older));
+            entry.apply(state(a, older));
         }
         assert_eq!(drain(&mut entry), []);
     }
 
     #[test]
-    fn a_slow_reader_gets_the_newest_of_each_person() {
-        let (a, b) = (UserId::now(), UserId::now());
-        let mut entry = with_stream_of(a);
+    fn a_slow_reader_receives_the_newest_state_of_each_user() {
+        let a = UserId::now();
+        let b = UserId::now();
+        let mut entry = with_subscriber_of(a);
         for seq in 1..100 {
-            entry.hear(state(a, seq));
-            entry.hear(state(b, 2 * seq));
+            entry.apply(state(a, seq));
+            entry.apply(state(b, 2 * seq));
         }
         assert_eq!(drain(&mut entry), [state(a, 99), state(b, 198)]);
     }
 
     #[test]
-    fn who_leaves_gets_nothing_more() {
-        let (a, b) = (UserId::now(), UserId::now());
-        let mut entry = with_stream_of(a);
+    fn a_user_who_leaves_receives_nothing_more() {
+        let a = UserId::now();
+        let b = UserId::now();
+        let mut entry = with_subscriber_of(a);
         entry.register(2, b, Wake::new());
-        entry.hear(state(b, 1));
+        entry.apply(state(b, 1));
         entry.leave(a);
-        entry.hear(state(b, 2));
-        assert_eq!((entry.take(1), entry.take(2)), (Next::Over, Next::State(state(b, 2))));
+        entry.apply(state(b, 2));
+        assert_eq!((entry.take(1), entry.take(2)), (Next::Ended, Next::State(state(b, 2))));
     }
 
     #[test]
-    fn too_many_people_are_asked_for_again() {
-        let mut entry = with_stream_of(UserId::now());
-        for _ in 0..=PEOPLE_MAX {
-            entry.hear(state(UserId::now(), 1));
+    fn too_many_pending_users_make_a_subscriber_stale() {
+        let mut entry = with_subscriber_of(UserId::now());
+        for _ in 0..=USERS_MAX {
+            entry.apply(state(UserId::now(), 1));
         }
         assert_eq!((entry.take(1), entry.take(1)), (Next::Stale, Next::Wait));
-        assert!(entry.known.len() <= PEOPLE_MAX);
+        assert!(entry.known.len() <= USERS_MAX);
     }
 }

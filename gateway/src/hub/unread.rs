@@ -1,6 +1,7 @@
-//! The live unread counts: a user with at least one stream has an `entry::Entry`, fed by the log and by snapshots of
-//! the counter, which are asked for many users at a time. A stream registers before it asks, so it misses nothing; it is
-//! taken from when its reader can take more, so it is never more than one frame behind the newest state.
+//! Hub of unread counts. Each user with a subscriber has an [`Entry`], which events of the log and
+//! snapshots of the counter service keep up to date. Snapshots of many users are requested in one call.
+//! A subscriber is registered before its snapshot is requested, so it misses no event. A frame is built
+//! when its reader takes it, from the newest state.
 
 mod entry;
 pub mod frame;
@@ -10,212 +11,199 @@ mod subscriber;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use entry::Entry;
 use frame::{Change, Frame, Snapshot};
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use parking_lot::{Mutex, MutexGuard};
 use proto::{InvalidId, UserId, counter, events::UnreadChanged};
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wake::Wake;
 
-use super::{Backoff, Counted, Service};
-use crate::version::Version;
+use super::{Service, retry::run_requests};
+use crate::{connections::gauge::GaugeGuard, version::Version};
 
-/// Rows kept for one stream; a snapshot takes the place of more.
+/// Maximum changed rows kept for one subscriber. A snapshot replaces more.
 pub const ROWS_MAX: usize = 1000;
-/// Users in one question.
-const BATCH: usize = 200;
-/// Questions at once.
-const QUESTIONS: usize = 4;
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum users in one request for snapshots.
+const BATCH_MAX: usize = 200;
+/// Maximum concurrent requests for snapshots.
+const REQUESTS_MAX: usize = 4;
+/// Deadline of one request for snapshots.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The streams of all users of this process. Cheap to clone.
+/// The subscribers of all users of this process. Cheap to clone; clones share their state.
 #[derive(Clone)]
-pub struct Hub(Arc<Shared>);
+pub struct Hub(Arc<Core>);
 
-struct Shared {
-    state: Mutex<State>,
-    wanted: Notify,
+struct Core {
+    registry: Mutex<Registry>,
+    /// Notified when a user is added to `Registry::queue`.
+    queued: Notify,
     service: Service,
 }
 
 #[derive(Default)]
-struct State {
+struct Registry {
     users: HashMap<UserId, User>,
-    wanted: BTreeSet<UserId>,
-    /// The last number given to a stream or a question.
-    last: u64,
+    /// Users whose snapshot is to be requested.
+    queue: BTreeSet<UserId>,
+    /// The last id given to a subscriber or a request.
+    last_id: u64,
 }
 
 struct User {
     entry: Entry,
-    _counted: Counted,
+    _gauge: GaugeGuard,
 }
 
-/// A question about one user: under which ticket, and the version to name.
-type Question = (UserId, u64, Option<Version>);
+/// A request for the snapshot of one user.
+struct SnapshotRequest {
+    user: UserId,
+    ticket: u64,
+    /// The version at which the counter service may omit the rows.
+    since: Option<Version>,
+}
 
 impl Hub {
-    /// Without streams. Snapshots are asked with the service token.
+    /// Creates a hub without subscribers.
     pub fn new(service: Service) -> Self {
-        Self(Arc::new(Shared { state: Mutex::default(), wanted: Notify::new(), service }))
+        Self(Arc::new(Core { registry: Mutex::default(), queued: Notify::new(), service }))
     }
 
-    /// A new stream of a user who knows `since`. It is gone when dropped.
+    /// Registers a subscriber of a user whose client has the state at `since`. Dropping the subscription
+    /// removes it.
     pub fn subscribe(&self, user: UserId, since: Option<Version>) -> Subscription {
         let wake = Wake::new();
-        let mut state = self.state();
-        state.last += 1;
-        let id = state.last;
-        let new = || User { entry: Entry::new(ROWS_MAX), _counted: Counted::new("gateway_hub_users") };
-        state.users.entry(user).or_insert_with(new).entry.register(id, since, wake.clone());
-        self.ask_if_wanted(&mut state, user);
-        drop(state);
+        let mut registry = self.registry();
+        registry.last_id += 1;
+        let id = registry.last_id;
+        let new_user = || User { entry: Entry::new(ROWS_MAX), _gauge: GaugeGuard::new("gateway_hub_users") };
+        registry.users.entry(user).or_insert_with(new_user).entry.register(id, since, wake.clone());
+        self.queue_if_needed(&mut registry, user);
+        drop(registry);
         Subscription { hub: self.clone(), user, id, wake }
     }
 
-    /// An event of the log.
+    /// Applies an event of the log.
     ///
     /// # Errors
-    /// Where an id in it is none.
-    pub fn change(&self, event: &UnreadChanged) -> Result<(), InvalidId> {
-        let (user, change) = Change::read(event)?;
-        let mut state = self.state();
-        if let Some(User { entry, .. }) = state.users.get_mut(&user) {
-            entry.change(change);
-            self.ask_if_wanted(&mut state, user);
+    /// [`InvalidId`] if the event contains a malformed id.
+    pub fn apply(&self, event: &UnreadChanged) -> Result<(), InvalidId> {
+        let (user, change) = Change::from_event(event)?;
+        let mut registry = self.registry();
+        if let Some(User { entry, .. }) = registry.users.get_mut(&user) {
+            entry.apply(change);
+            self.queue_if_needed(&mut registry, user);
         }
         Ok(())
     }
 
-    /// Events are missing: every stream is owed a snapshot.
-    pub fn refresh(&self) {
-        let mut state = self.state();
-        let users: Vec<UserId> = state.users.keys().copied().collect();
+    /// Sends every subscriber a new snapshot, because events were skipped.
+    pub fn resync(&self) {
+        let mut registry = self.registry();
+        let users: Vec<UserId> = registry.users.keys().copied().collect();
         for user in users {
-            if let Some(User { entry, .. }) = state.users.get_mut(&user) {
-                entry.refresh();
-                self.ask_if_wanted(&mut state, user);
+            if let Some(User { entry, .. }) = registry.users.get_mut(&user) {
+                entry.resync();
+                self.queue_if_needed(&mut registry, user);
             }
         }
     }
 
-    /// Asks the counter for snapshots where they are needed, until shut down.
+    /// Requests snapshots of the queued users until `shutdown`.
     pub async fn run(&self, shutdown: CancellationToken) {
-        let mut backoff = Backoff::new();
-        let mut again = BTreeSet::new();
-        let mut retry_at = Instant::now();
-        let mut questions = FuturesUnordered::new();
-        loop {
-            while questions.len() < QUESTIONS
-                && let Some(batch) = self.batch()
-            {
-                questions.push(self.ask(batch));
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = self.0.wanted.notified() => {}
-                Some(unhelped) = questions.next(), if !questions.is_empty() => {
-                    if unhelped.is_empty() {
-                        backoff.reset();
-                    } else {
-                        if again.is_empty() {
-                            retry_at = Instant::now() + backoff.next();
-                        }
-                        again.extend(unhelped);
-                    }
-                }
-                () = tokio::time::sleep_until(retry_at), if !again.is_empty() => {
-                    self.state().wanted.append(&mut again);
-                }
-            }
-        }
+        let start = || self.next_batch().map(|batch| self.request(batch));
+        let requeue = |users: &mut BTreeSet<UserId>| self.registry().queue.append(users);
+        run_requests(REQUESTS_MAX, &self.0.queued, &shutdown, start, requeue).await;
     }
 
-    /// The next users to ask about.
-    fn batch(&self) -> Option<Vec<Question>> {
-        let mut state = self.state();
+    /// Takes the next users off the queue.
+    fn next_batch(&self) -> Option<Vec<SnapshotRequest>> {
+        let mut registry = self.registry();
         let mut batch = Vec::new();
-        while batch.len() < BATCH
-            && let Some(user) = state.wanted.pop_first()
+        while batch.len() < BATCH_MAX
+            && let Some(user) = registry.queue.pop_first()
         {
-            state.last += 1;
-            let ticket = state.last;
-            if let Some(User { entry, .. }) = state.users.get_mut(&user).filter(|user| user.entry.wants()) {
-                batch.push((user, ticket, entry.asked(ticket)));
+            registry.last_id += 1;
+            let ticket = registry.last_id;
+            // The user may have been removed, or served by an earlier request, since it was queued.
+            if let Some(User { entry, .. }) =
+                registry.users.get_mut(&user).filter(|user| user.entry.needs_request())
+            {
+                batch.push(SnapshotRequest { user, ticket, since: entry.start_request(ticket) });
             }
         }
         (!batch.is_empty()).then_some(batch)
     }
 
-    /// Asks, tells the entries, and gives the users who must be asked about again.
-    async fn ask(&self, batch: Vec<Question>) -> Vec<UserId> {
+    /// Requests snapshots and applies them. Returns the users that still need one.
+    async fn request(&self, batch: Vec<SnapshotRequest>) -> Vec<UserId> {
         let mut snapshots = match self.snapshots(&batch).await {
             Ok(snapshots) => snapshots,
             Err(status) => {
-                tracing::warn!(users = batch.len(), error = %status, "no snapshots; they are asked for again");
+                let users = batch.len();
+                tracing::warn!(users, error = %status, "snapshots could not be loaded, retrying");
                 Vec::new()
             }
         };
         snapshots.resize_with(batch.len(), || None);
-        let mut state = self.state();
-        let mut unhelped = Vec::new();
-        for ((user, ticket, _), snapshot) in batch.into_iter().zip(snapshots) {
-            let Some(User { entry, .. }) = state.users.get_mut(&user) else { continue };
+        let mut registry = self.registry();
+        let mut unserved = Vec::new();
+        for (SnapshotRequest { user, ticket, .. }, snapshot) in batch.into_iter().zip(snapshots) {
+            let Some(User { entry, .. }) = registry.users.get_mut(&user) else { continue };
             match snapshot {
-                Some(snapshot) => entry.answered(ticket, snapshot),
-                None => entry.unanswered(ticket),
+                Some(snapshot) => entry.finish_request(ticket, snapshot),
+                None => entry.fail_request(ticket),
             }
-            if entry.wants() {
-                unhelped.push(user);
+            if entry.needs_request() {
+                unserved.push(user);
             }
         }
-        unhelped
+        unserved
     }
 
-    /// The answers, in the order asked; `None` where one is missing or unreadable.
-    async fn snapshots(&self, batch: &[Question]) -> Result<Vec<Option<Snapshot>>, tonic::Status> {
-        let of = batch.iter().map(|(user, _, since)| counter::SnapshotOf {
-            user_id: user.bytes(),
-            since: since.map(Version::into),
+    /// Loads snapshots, in the order of the batch. A missing or malformed snapshot is `None`.
+    async fn snapshots(&self, batch: &[SnapshotRequest]) -> Result<Vec<Option<Snapshot>>, tonic::Status> {
+        let of = batch.iter().map(|request| counter::SnapshotOf {
+            user_id: request.user.bytes(),
+            since: request.since.map(Version::into),
         });
-        let call = self.0.service.call(PATIENCE);
+        let call = self.0.service.call(REQUEST_TIMEOUT);
         let request = counter::SnapshotsRequest { of: of.collect() };
         let reply = self.0.service.peers.counter(&call).snapshots(request).await?.into_inner();
-        let answers = batch.iter().zip(&reply.snapshots);
-        Ok(answers
-            .map(|((user, ..), snapshot)| {
-                Snapshot::read(snapshot).filter(|_| snapshot.user_id == user.bytes())
-            })
-            .collect())
+        let parse = |(request, snapshot): (&SnapshotRequest, &counter::Snapshot)| {
+            Snapshot::from_reply(snapshot).filter(|_| snapshot.user_id == request.user.bytes())
+        };
+        Ok(batch.iter().zip(&reply.snapshots).map(parse).collect())
     }
 
     fn take(&self, user: UserId, id: u64) -> Option<Frame> {
-        let mut state = self.state();
-        let frame = state.users.get_mut(&user)?.entry.take(id);
+        let mut registry = self.registry();
+        let frame = registry.users.get_mut(&user)?.entry.take(id);
         if frame.is_none() {
-            self.ask_if_wanted(&mut state, user);
+            self.queue_if_needed(&mut registry, user);
         }
         frame
     }
 
-    fn ask_if_wanted(&self, state: &mut State, user: UserId) {
-        if state.users.get(&user).is_some_and(|user| user.entry.wants()) && state.wanted.insert(user) {
-            self.0.wanted.notify_one();
+    fn queue_if_needed(&self, registry: &mut Registry, user: UserId) {
+        if registry.users.get(&user).is_some_and(|user| user.entry.needs_request())
+            && registry.queue.insert(user)
+        {
+            self.0.queued.notify_one();
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock()
     }
 }
 
-/// A live stream of a user's counters. Dropped, it costs nothing any more.
+/// A subscription to a user's counters. Dropping it removes its subscriber from the hub.
 pub struct Subscription {
     hub: Hub,
     user: UserId,
@@ -224,32 +212,33 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next frame, made when it is asked for: it holds everything that has happened until now. Dropped while it
-    /// waits, it loses nothing.
+    /// Waits for the next frame. It contains all changes until now.
+    ///
+    /// Cancel safe: dropping the future loses no change.
     pub async fn next(&mut self) -> Frame {
         let frame = self.wake.next(|| self.hub.take(self.user, self.id)).await;
         metrics::counter!("gateway_merged_frames_total", "field" => "unread").increment(frame.merged);
         frame
     }
 
-    /// The last frame could not be shown: a snapshot comes in its place.
-    pub fn again(&self) {
-        if let Some(User { entry, .. }) = self.hub.state().users.get_mut(&self.user) {
-            entry.refresh_one(self.id);
+    /// Requests a new snapshot, because the last frame could not be delivered.
+    pub fn resync(&self) {
+        if let Some(User { entry, .. }) = self.hub.registry().users.get_mut(&self.user) {
+            entry.resync_one(self.id);
         }
     }
 
-    /// Whether it is the only one of its user here.
-    pub fn is_alone(&self) -> bool {
-        self.hub.state().users.get(&self.user).is_none_or(|user| user.entry.streams() < 2)
+    /// Returns true if this is the only subscription of its user in this process.
+    pub fn is_only_one(&self) -> bool {
+        self.hub.registry().users.get(&self.user).is_none_or(|user| user.entry.subscribers() < 2)
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut state = self.hub.state();
-        if state.users.get_mut(&self.user).is_some_and(|user| user.entry.remove(self.id)) {
-            state.users.remove(&self.user);
+        let mut registry = self.hub.registry();
+        if registry.users.get_mut(&self.user).is_some_and(|user| user.entry.remove(self.id)) {
+            registry.users.remove(&self.user);
         }
     }
 }

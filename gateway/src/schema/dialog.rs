@@ -1,4 +1,4 @@
-//! Conversations, as the one who asks sees them.
+//! The type `Dialog`: a conversation with the fields that the caller may see.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use async_graphql::{Context, ID, Object};
 use proto::{DialogId, UserId, dialog};
 
 use crate::{
-    cursor::List,
     error::{Code, Error},
-    loaders::{HistoryPage, ReadStatesPage},
+    schema::cursor::List,
+    schema::loaders::{HistoryPage, ReadStatesPage},
 };
 
 use super::{
@@ -16,16 +16,16 @@ use super::{
     page::{self, PAGE_DEFAULT},
 };
 
-/// A conversation.
+/// A conversation, converted from the dialog service's reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dialog {
-    /// Which it is.
+    /// The dialog's id.
     pub id: DialogId,
     title: Option<String>,
     direct: bool,
     participants: Vec<UserId>,
     created_at_us: i64,
-    /// When something was last said in it: what lists of dialogs are sorted by.
+    /// The time of the newest message, or of the dialog's creation. Lists of dialogs are sorted by it.
     pub last_activity_us: i64,
     last_message: Option<Message>,
 }
@@ -46,82 +46,84 @@ impl TryFrom<dialog::Dialog> for Dialog {
     }
 }
 
-/// A conversation between two people, or of a group. Only its participants find it.
+/// A conversation between two users or in a group. Visible to its participants only.
 #[Object]
 impl Dialog {
-    /// Never changes.
+    /// Unique and permanent.
     async fn id(&self) -> ID {
         ID(self.id.to_string())
     }
 
-    /// What a group is called: 1 to 64 characters. Null where it has no title.
+    /// The title of a group, 1 to 64 characters. Null if it has none.
     async fn title(&self) -> Option<&str> {
         self.title.as_deref()
     }
 
-    /// Whether this is the one dialog of two people. Nobody joins or leaves it.
+    /// True if this is the direct dialog of two users. Its participants never change.
     async fn direct(&self) -> bool {
         self.direct
     }
 
-    /// Who takes part now, sorted by id: 2 to 1,000. Costs 40, for as many kB.
+    /// The ids of the current participants, sorted; at most 1,000. Has a complexity of 40, because the
+    /// list takes up to 40 kB.
     #[graphql(complexity = 40)]
     async fn participant_ids(&self) -> Vec<ID> {
         self.participants.iter().map(|id| ID(id.to_string())).collect()
     }
 
-    /// Who takes part now, by id. Null with an UNAVAILABLE error while names cannot be had; `participantIds` is always
-    /// there.
+    /// The current participants, sorted by id. Null with an UNAVAILABLE error while the auth service is
+    /// unavailable; `participantIds` is always set.
     #[graphql(complexity = "page::cost(first, PAGE_DEFAULT, child_complexity)")]
     async fn participants(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "How many, 1 to 100.", default_with = "Some(PAGE_DEFAULT)")] first: Option<i32>,
-        #[graphql(desc = "Those after this cursor.")] after: Option<String>,
+        #[graphql(desc = "The page size, 1 to 100.", default_with = "Some(PAGE_DEFAULT)")] first: Option<i32>,
+        #[graphql(desc = "Returns the items after this cursor.")] after: Option<String>,
     ) -> Result<Option<UserConnection>, Error> {
         let parent = self.id.to_string();
         let list = List::new("participants", &parent);
         let size = usize::try_from(page::size("first", first, PAGE_DEFAULT)?).unwrap_or_default();
         let after = after.map(|cursor| list.position::<UserId>(&cursor)).transpose()?;
-        let begin = after.map_or(0, |after| self.participants.partition_point(|id| *id <= after));
-        let rest = self.participants.get(begin..).unwrap_or_default();
+        let start = after.map_or(0, |after| self.participants.partition_point(|id| *id <= after));
+        let rest = self.participants.get(start..).unwrap_or_default();
         let users = Scope::of(ctx).loaders.users.load_all(rest.iter().take(size).copied()).await?;
         let cursor = |user: &User| list.cursor(&user.id);
-        Ok(Some(UserConnection::new(users, rest.len() > size, begin > 0, cursor)))
+        Ok(Some(UserConnection::new(users, rest.len() > size, start > 0, cursor)))
     }
 
-    /// When it was made.
+    /// The time of creation.
     async fn created_at(&self) -> DateTime {
         DateTime::from_microseconds(self.created_at_us)
     }
 
-    /// When something was last said in it, or it was made.
+    /// The time of the newest message, or of the dialog's creation if there is none.
     async fn last_activity_at(&self) -> DateTime {
         DateTime::from_microseconds(self.last_activity_us)
     }
 
-    /// The newest message that the caller may see. Null where there is none.
+    /// The newest message that the caller may see. Null if there is none.
     async fn last_message(&self) -> Option<&Message> {
         self.last_message.as_ref()
     }
 
-    /// How many messages the caller has not read. Never older than what this gateway has pushed or answered to the
-    /// caller. Null with an UNAVAILABLE error while the counters are away, and without one where they have not yet seen
-    /// the caller join.
+    /// The number of messages that the caller has not read. At least as new as every frame and response
+    /// that this gateway has sent to the caller. Null with an UNAVAILABLE error while the counter
+    /// service is unavailable. Null without an error until the counter service has processed that the
+    /// caller joined.
     async fn unread_count(&self, ctx: &Context<'_>) -> Result<Option<i64>, Error> {
         let row = Scope::of(ctx).loaders.rows.load(self.id).await?;
         Ok(row.map(|row| row.unread))
     }
 
-    /// Who has read up to where, by user id. Null with an UNAVAILABLE error while the counters are away.
+    /// The read receipts of the participants, sorted by user id. Null with an UNAVAILABLE error while
+    /// the counter service is unavailable.
     #[graphql(complexity = "page::cost(first, PAGE_DEFAULT, child_complexity)")]
     async fn read_states(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "How many, 1 to 100.", default_with = "Some(PAGE_DEFAULT)")] first: Option<i32>,
-        #[graphql(desc = "Those after this one: the `userId` of the last that was read.")] after: Option<
-            String,
-        >,
+        #[graphql(desc = "The page size, 1 to 100.", default_with = "Some(PAGE_DEFAULT)")] first: Option<i32>,
+        #[graphql(desc = "Returns the items after this `userId`: the last one of the previous page.")]
+        after: Option<String>,
     ) -> Result<Option<Vec<ReadState>>, Error> {
         let first = page::size("first", first, PAGE_DEFAULT)?;
         let after =
@@ -131,34 +133,38 @@ impl Dialog {
         Ok(Some(states.unwrap_or_default()))
     }
 
-    /// What was said, oldest first; without arguments the newest 20. `first` with `after`, or `last` with `before`.
+    /// The dialog's messages, oldest first. Without arguments, the newest 20. `after` requires `first`,
+    /// `before` requires `last`, and `first` and `last` exclude each other.
     #[graphql(complexity = "page::cost(first.or(last), PAGE_DEFAULT, child_complexity)")]
     async fn messages(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "How many from the beginning, or after `after`: 1 to 100.")] first: Option<i32>,
-        #[graphql(desc = "Those after this cursor; only with `first`.")] after: Option<String>,
-        #[graphql(desc = "How many from the end, or before `before`: 1 to 100.")] last: Option<i32>,
-        #[graphql(desc = "Those before this cursor; only with `last`.")] before: Option<String>,
+        #[graphql(desc = "Returns the first messages, or the first ones after `after`: 1 to 100.")]
+        first: Option<i32>,
+        #[graphql(desc = "Returns the messages after this cursor. Requires `first`.")] after: Option<String>,
+        #[graphql(desc = "Returns the last messages, or the last ones before `before`: 1 to 100.")]
+        last: Option<i32>,
+        #[graphql(desc = "Returns the messages before this cursor. Requires `last`.")] before: Option<String>,
     ) -> Result<MessageConnection, Error> {
         let parent = self.id.to_string();
         let list = List::new("messages", &parent);
         let scope = Scope::of(ctx);
-        // The one field that another service answers and that must not be null.
+        // This is the only non-null field that needs another call: its failure nulls the parent,
+        // possibly up to the root field, whose other work is then abandoned.
         let page = history_page(self.id, &list, first, after, last, before)
-            .inspect_err(|_| scope.lost.failed(ctx))?;
+            .inspect_err(|_| scope.nulled_fields.failed(ctx))?;
         let history =
             scope.loaders.history.load(page).await.and_then(|history| {
                 history.ok_or_else(|| Error::new(Code::NotFound, "there is no such dialog"))
             });
-        let history = history.inspect_err(|_| scope.lost.failed(ctx))?;
+        let history = history.inspect_err(|_| scope.nulled_fields.failed(ctx))?;
         let messages = history.messages.iter().map(Arc::clone).collect();
         let cursor = |message: &Message| list.cursor(&message.seq.to_string());
         Ok(MessageConnection::new(messages, history.has_next, history.has_previous, cursor))
     }
 }
 
-/// Which page of a dialog's history is meant.
+/// Parses the page arguments of `messages`.
 fn history_page(
     dialog: DialogId,
     list: &List<'_>,
@@ -190,11 +196,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_of_history_goes_one_way() {
-        let (dialog, other) = (DialogId::now(), DialogId::now());
-        let (parent, foreign) = (dialog.to_string(), other.to_string());
+    fn a_page_of_history_has_one_direction() {
+        let dialog = DialogId::now();
+        let parent = dialog.to_string();
         let list = List::new("messages", &parent);
-        let (cursor, strange) = (list.cursor("7"), List::new("messages", &foreign).cursor("7"));
+        let cursor = list.cursor("7");
+        let foreign = List::new("messages", &DialogId::now().to_string()).cursor("7");
         let page = |first, after: Option<&str>, last, before: Option<&str>| {
             history_page(dialog, &list, first, after.map(Into::into), last, before.map(Into::into))
         };
@@ -213,10 +220,10 @@ mod tests {
             page(None, Some(&cursor), None, None),
             page(Some(0), None, None, None),
             page(None, None, Some(101), None),
-            page(Some(5), Some(&strange), None, None),
+            page(Some(5), Some(&foreign), None, None),
             page(Some(5), Some("7"), None, None),
         ] {
-            assert_eq!(refused.expect_err("refused").code(), Code::BadUserInput);
+            assert_eq!(refused.expect_err("the arguments are invalid").code(), Code::BadUserInput);
         }
     }
 }

@@ -1,12 +1,8 @@
-//! The root of queries as a gateway of a federation sees it: `_entities` finds people, dialogs and messages by their keys,
-//! with the rights of the caller. A key that is strange, unknown or somebody else's gives null, all alike; a service that is
-//! away costs its own entities.
+//! The query root with Apollo Federation: `_entities` resolves users, dialogs and messages by key, with
+//! the permissions of the caller. A malformed key, an unknown key and a key that the caller may not see
+//! all return null. An unavailable service nulls its own entities only.
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::{borrow::Cow, collections::HashMap};
 
 use async_graphql::{
     Any, Context, ContextSelectionSet, ObjectType, OutputType, Pos, Positioned, ServerResult, Value,
@@ -14,34 +10,36 @@ use async_graphql::{
     resolver_utils::{ContainerType, resolve_container},
 };
 use async_graphql_parser::types::Field;
+use parking_lot::Mutex;
 
 use super::{Query, Scope};
 
-/// The types that have a key, which is their `id`.
-const TYPES: [&str; 3] = ["User", "Dialog", "Message"];
+/// The types with a federation key, which is `id` for all of them.
+const ENTITY_TYPES: [&str; 3] = ["User", "Dialog", "Message"];
 
-/// The root of queries, which finds entities too.
+/// The query root: [`Query`] and `_entities`.
 pub struct Root;
 
 impl ContainerType for Root {
     async fn resolve_field(&self, ctx: &Context<'_>) -> ServerResult<Option<Value>> {
-        let lost = Scope::of(ctx).lost.root(ctx.item.node.response_key().node.as_str());
+        let nulled = Scope::of(ctx).nulled_fields.root(ctx.item.node.response_key().node.as_str());
         tokio::select! {
-            biased;
-            found = Query.resolve_field(ctx) => found,
-            () = lost.cancelled() => Ok(Some(Value::Null)),
+            biased; // A field that is complete must keep its own errors.
+            resolved = Query.resolve_field(ctx) => resolved,
+            () = nulled.cancelled() => Ok(Some(Value::Null)),
         }
     }
 
-    /// Null is found where there is nothing to find: the library makes nothing an error of the whole list.
+    /// Returns null instead of `None` for an unknown key, because the library turns `None` into an error
+    /// of the whole list.
     async fn find_entity(&self, ctx: &Context<'_>, key: &Value) -> ServerResult<Option<Value>> {
         let scope = Scope::of(ctx);
         let signed_in =
-            scope.viewer().map_err(|error| async_graphql::Error::from(error).into_server_error(ctx.item.pos));
+            scope.caller().map_err(|error| async_graphql::Error::from(error).into_server_error(ctx.item.pos));
         signed_in.map_err(|error| ctx.set_error_path(error))?;
-        let place = scope.places.take(ctx, key)?;
-        let ctx = ctx.with_index(place);
-        if !is_known(key) {
+        let index = scope.entity_indexes.take(ctx, key)?;
+        let ctx = ctx.with_index(index);
+        if !is_well_formed(key) {
             return Ok(Some(Value::Null));
         }
         let found = Query.find_entity(&ctx, key).await.unwrap_or_else(|error| {
@@ -68,22 +66,23 @@ impl OutputType for Root {
 
 impl ObjectType for Root {}
 
-/// Whether a key is of a type that has one, and is a text.
-fn is_known(key: &Value) -> bool {
+/// Returns true if a key names an entity type and its `id` is a string.
+fn is_well_formed(key: &Value) -> bool {
     let Value::Object(key) = key else { return false };
-    let named = matches!(key.get("__typename"), Some(Value::String(name)) if TYPES.contains(&name.as_str()));
-    named && matches!(key.get("id"), Some(Value::String(_)))
+    let is_entity =
+        matches!(key.get("__typename"), Some(Value::String(name)) if ENTITY_TYPES.contains(&name.as_str()));
+    is_entity && matches!(key.get("id"), Some(Value::String(_)))
 }
 
-/// Where the entities of an operation stand in their lists, for the paths of their errors: the library tells each only
-/// its key.
+/// List indexes of an operation's entities, for the paths of their errors. The library passes only the
+/// key to `find_entity`, so the index is found by looking for the key in the argument.
 #[derive(Debug, Default)]
-pub struct Places(Mutex<HashMap<Pos, Vec<Option<Value>>>>);
+pub struct EntityIndexes(Mutex<HashMap<Pos, Vec<Option<Value>>>>);
 
-impl Places {
-    /// The place of the next entity with this key, 0 where there is none left.
+impl EntityIndexes {
+    /// Takes the next unused index of a key; 0 if there is none.
     fn take(&self, ctx: &Context<'_>, key: &Value) -> ServerResult<usize> {
-        let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lists = self.0.lock();
         let list = match lists.get_mut(&ctx.item.pos) {
             Some(list) => list,
             None => {
@@ -91,10 +90,10 @@ impl Places {
                 lists.entry(ctx.item.pos).or_insert(keys.into_iter().map(|key| Some(key.0)).collect())
             }
         };
-        let place = list.iter().position(|other| other.as_ref() == Some(key)).unwrap_or_default();
-        if let Some(taken) = list.get_mut(place) {
+        let index = list.iter().position(|other| other.as_ref() == Some(key)).unwrap_or_default();
+        if let Some(taken) = list.get_mut(index) {
             *taken = None;
         }
-        Ok(place)
+        Ok(index)
     }
 }

@@ -1,57 +1,59 @@
-//! What mutations take.
+//! Input types of the mutations. Values are passed on as text; the owning service validates them.
 
 use async_graphql::{ID, InputObject};
 
-/// A new person.
+/// A new user account.
 #[derive(InputObject)]
 pub struct RegisterInput {
-    /// 3 to 32 characters of `a-z`, `0-9`, `_`, `.`, `-`; CONFLICT where it is taken.
+    /// The sign-in name: 3 to 32 of the characters `a-z`, `0-9`, `_`, `.` and `-`. CONFLICT if it is taken.
     pub login: String,
-    /// 8 to 256 characters.
+    /// The password, 8 to 256 characters.
     pub password: String,
-    /// What the person is called, 1 to 64 characters; the login where it is left out.
+    /// The display name, 1 to 64 characters. Defaults to the login.
     pub name: Option<String>,
 }
 
-/// A person who comes back.
+/// Credentials of an existing user.
 #[derive(InputObject)]
 pub struct LoginInput {
-    /// As registered.
+    /// The login, as registered.
     pub login: String,
-    /// As registered.
+    /// The current password.
     pub password: String,
 }
 
-/// A new dialog. Two people without a title have one dialog for ever: it is made or found.
+/// A new dialog. Two users have at most one dialog without a title; if it exists, it is returned.
 #[derive(InputObject)]
 pub struct CreateDialogInput {
-    /// Whom to talk with; the caller is always a participant and need not be named. 2 to 1,000 people in all.
+    /// The ids of the participants: 2 to 1,000 users including the caller, who may be left out.
     pub participant_ids: Vec<ID>,
-    /// What a group is called, 1 to 64 characters. Without it two people get their direct dialog.
+    /// The title of a group, 1 to 64 characters. Without it, two users get their direct dialog.
     pub title: Option<String>,
-    /// 1 to 64 characters of your choice: a repeated call with the same key finds the dialog of the first.
+    /// An idempotency key, 1 to 64 characters. Repeating the call with the same key returns the dialog
+    /// of the first call; the same key with other participants or another title is CONFLICT.
     pub client_key: Option<String>,
 }
 
 /// A new message.
 #[derive(InputObject)]
 pub struct SendMessageInput {
-    /// Where.
+    /// The dialog to send to.
     pub dialog_id: ID,
-    /// What: 1 to 4,000 characters.
+    /// The text, 1 to 4,000 characters.
     pub text: String,
-    /// 1 to 64 characters of your choice: a repeated call with the same key, dialog and text answers with the message of
-    /// the first and sends nothing; with another dialog or text it is CONFLICT. Use it to repeat a call whose answer was
-    /// lost; after FAILED take a new key.
+    /// An idempotency key, 1 to 64 characters. Repeating the call with the same key, dialog and text
+    /// returns the message of the first call and sends nothing; the same key with another dialog or text
+    /// is CONFLICT. Use it to retry a call whose response was lost. To send a FAILED message again, use
+    /// a new key.
     pub client_key: Option<String>,
 }
 
-/// How far the caller has read.
+/// The position up to which the caller has read a dialog.
 #[derive(InputObject)]
 pub struct MarkReadInput {
-    /// Where.
+    /// The dialog that was read.
     pub dialog_id: ID,
-    /// The newest message that was read; everything stored so far where it is left out. Reading never goes back: an older
-    /// message changes nothing.
+    /// The newest message that was read. Defaults to the newest message of the dialog. The read position
+    /// only moves forward: an older message changes nothing.
     pub up_to: Option<ID>,
 }

@@ -1,4 +1,4 @@
-//! Messages and where each stands in its saga.
+//! Messages and their status in the saga that counts them.
 
 use std::sync::Arc;
 
@@ -9,41 +9,43 @@ use crate::error::Error;
 
 use super::{DateTime, Scope, User};
 
-/// Whether the counters have confirmed a message. It moves from PENDING to COMMITTED or to FAILED, and never again.
+/// The result of counting a message. It changes once, from PENDING to COMMITTED or to FAILED.
 #[derive(Enum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageStatus {
-    /// Stored and visible to everybody; the counters have not confirmed it yet.
+    /// Stored and visible to all participants, but not counted yet.
     Pending,
     /// Stored and counted.
     Committed,
-    /// Refused by the counters: only its author still finds it, with the reason.
+    /// Refused by the counter service. Only the author can still see the message and the reason.
     Failed,
 }
 
-/// Something said in a dialog.
+/// A message in a dialog.
 #[derive(SimpleObject, Debug, Clone, PartialEq, Eq)]
 #[graphql(complex)]
 pub struct Message {
-    /// Never changes.
+    /// Unique and permanent.
     pub id: ID,
-    /// The dialog that it was said in.
+    /// The id of the dialog that contains the message.
     pub dialog_id: ID,
-    /// Its number in the dialog: 1, 2, 3 … allocated without gaps. Others than the author see a hole where a message FAILED.
+    /// The number of the message in its dialog: 1, 2, 3 and so on, allocated without gaps. Participants
+    /// other than the author see a gap in place of a FAILED message.
     pub seq: i64,
-    /// Who said it.
+    /// The id of the author.
     pub sender_id: ID,
-    /// What was said: 1 to 4,000 characters. Empty where the message was deleted. Costs 16, for as many kB.
+    /// The text, 1 to 4,000 characters. Empty if the message was deleted, and for participants other
+    /// than the author if it FAILED. Has a complexity of 16, because a text takes up to 16 kB.
     #[graphql(complexity = 16)]
     pub text: String,
-    /// Whether the counters have confirmed it.
+    /// The result of counting the message.
     pub status: MessageStatus,
-    /// Why it FAILED, for its author; null for everybody else and otherwise.
+    /// The reason why the message FAILED. Null unless it FAILED and the caller is its author.
     pub failure_reason: Option<String>,
-    /// The saga that counts it; `message(transactionId:)` finds it by this.
+    /// The id of the saga that counts the message. `message(transactionId:)` accepts this id.
     pub transaction_id: ID,
-    /// When it was stored.
+    /// The time at which the message was stored.
     pub created_at: DateTime,
-    /// When it was deleted; null where it was not.
+    /// The time at which the message was deleted. Null if it was not deleted.
     pub deleted_at: Option<DateTime>,
     #[graphql(skip)]
     sender: UserId,
@@ -51,7 +53,8 @@ pub struct Message {
 
 #[ComplexObject]
 impl Message {
-    /// Who said it. Null with an UNAVAILABLE error while names cannot be had; `senderId` is always there.
+    /// The author. Null with an UNAVAILABLE error while the auth service is unavailable; `senderId` is
+    /// always set.
     async fn sender(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>, Error> {
         Scope::of(ctx).loaders.users.load(self.sender).await
     }
@@ -65,7 +68,7 @@ impl TryFrom<dialog::Message> for Message {
             dialog::Status::Pending => MessageStatus::Pending,
             dialog::Status::Committed => MessageStatus::Committed,
             dialog::Status::Failed => MessageStatus::Failed,
-            dialog::Status::Unspecified => return Err(Error::internal("a message without a status")),
+            dialog::Status::Unspecified => return Err(Error::internal("message without a status")),
         };
         let sender = UserId::parse(&message.sender_id)?;
         Ok(Self {

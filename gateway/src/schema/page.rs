@@ -1,4 +1,5 @@
-//! Pages of lists, as Relay's cursor connections have them.
+//! Pages of lists: the connection types of the Relay cursor connections specification, and page sizes
+//! and costs.
 
 use std::sync::Arc;
 
@@ -8,31 +9,31 @@ use crate::error::Error;
 
 use super::{Dialog, Message, User};
 
-/// The most items of a page.
+/// The maximum number of items of a page.
 pub const PAGE_MAX: i32 = 100;
-/// The items of a page where nobody says how many.
+/// The number of items of a page if the client gives none.
 pub const PAGE_DEFAULT: i32 = 20;
 
-/// Where a page lies in its list.
+/// The position of a page in its list.
 #[derive(SimpleObject, Debug, Clone, PartialEq, Eq)]
-#[graphql(shareable)] // Relay's word: other subgraphs have it too
+#[graphql(shareable)] // Relay defines this type, so other subgraphs of a federation define it too.
 pub struct PageInfo {
-    /// Whether there is more after this page.
+    /// True if there are items after this page.
     pub has_next_page: bool,
-    /// Whether there is more before this page.
+    /// True if there are items before this page.
     pub has_previous_page: bool,
-    /// The cursor of the first item, to go on backwards with `before`. Null where the page is empty.
+    /// The cursor of the first item, for `before`. Null if the page is empty.
     pub start_cursor: Option<String>,
-    /// The cursor of the last item, to go on with `after`. Null where the page is empty.
+    /// The cursor of the last item, for `after`. Null if the page is empty.
     pub end_cursor: Option<String>,
 }
 
 macro_rules! connection {
     ($($(#[$doc:meta])* $connection:ident of $edge:ident of $node:ident)*) => {$(
-        /// An item of a page, with its cursor.
+        /// An item of a page and its cursor.
         #[derive(SimpleObject, Debug)]
         pub struct $edge {
-            /// Where the item is in its list: for `after` and `before` of the same list.
+            /// The position of the item, for `after` and `before` of the same list.
             cursor: String,
             /// The item.
             node: Arc<$node>,
@@ -41,17 +42,17 @@ macro_rules! connection {
         $(#[$doc])*
         #[derive(SimpleObject, Debug)]
         pub struct $connection {
-            /// The items with their cursors.
+            /// The items of the page with their cursors.
             edges: Vec<$edge>,
-            /// The items alone.
+            /// The items of the page without cursors.
             nodes: Vec<Arc<$node>>,
-            /// Where this page lies in its list.
+            /// The position of this page in its list.
             #[graphql(complexity = 0)]
             page_info: PageInfo,
         }
 
         impl $connection {
-            /// A page of these items.
+            /// Creates a page; `cursor` returns the cursor of an item.
             pub fn new(
                 nodes: Vec<Arc<$node>>,
                 has_next_page: bool,
@@ -70,7 +71,7 @@ macro_rules! connection {
 }
 
 connection! {
-    /// A page of people.
+    /// A page of users.
     UserConnection of UserEdge of User
     /// A page of dialogs.
     DialogConnection of DialogEdge of Dialog
@@ -78,26 +79,28 @@ connection! {
     MessageConnection of MessageEdge of Message
 }
 
-/// The size of a page that goes forward.
+/// Returns the page size of the argument `first` or `last`.
 ///
 /// # Errors
-/// BAD_USER_INPUT where it is out of its bounds.
-pub fn size(argument: &str, asked: Option<i32>, default: i32) -> Result<i32, Error> {
-    match asked.unwrap_or(default) {
+/// BAD_USER_INPUT if the size is not between 1 and [`PAGE_MAX`].
+pub fn size(argument: &str, requested: Option<i32>, default: i32) -> Result<i32, Error> {
+    match requested.unwrap_or(default) {
         size @ 1..=PAGE_MAX => Ok(size),
         _ => Err(Error::input(format!("`{argument}` must be 1 to {PAGE_MAX}"))),
     }
 }
 
-/// What a list costs: its page times what is in it, however the page is asked for.
-pub fn cost(asked: Option<i32>, default: i32, item: usize) -> usize {
-    let page = asked.unwrap_or(default).clamp(1, PAGE_MAX);
-    list_cost(usize::try_from(page).unwrap_or(1), item)
+/// Returns the complexity of a page: its size times the complexity of one item, plus 1. A size that is
+/// out of range counts as the nearest valid one, because complexity is calculated before [`size`]
+/// rejects it.
+pub fn cost(requested: Option<i32>, default: i32, item_cost: usize) -> usize {
+    let page = requested.unwrap_or(default).clamp(1, PAGE_MAX);
+    list_cost(usize::try_from(page).unwrap_or(1), item_cost)
 }
 
-/// What a list of at most so many items costs.
-pub fn list_cost(items_max: usize, item: usize) -> usize {
-    items_max.saturating_mul(item).saturating_add(1)
+/// Returns the complexity of a list of at most `items_max` items.
+pub fn list_cost(items_max: usize, item_cost: usize) -> usize {
+    items_max.saturating_mul(item_cost).saturating_add(1)
 }
 
 #[cfg(test)]
@@ -105,21 +108,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_has_1_to_100_items() {
+    fn a_page_size_is_1_to_100() {
         assert_eq!(size("first", None, 20), Ok(20));
         assert_eq!(size("first", Some(1), 20), Ok(1));
         assert_eq!(size("first", Some(100), 20), Ok(100));
-        for asked in [0, 101, -1, i32::MIN, i32::MAX] {
-            let error = size("last", Some(asked), 20).expect_err("refused");
+        for requested in [0, 101, -1, i32::MIN, i32::MAX] {
+            let error = size("last", Some(requested), 20).expect_err("the size is out of range");
             assert_eq!(error.to_string(), "`last` must be 1 to 100");
         }
     }
 
     #[test]
-    fn a_list_costs_its_page_times_what_is_in_it() {
+    fn a_list_costs_its_page_size_times_its_item() {
         assert_eq!(cost(Some(50), 20, 7), 351);
         assert_eq!(cost(None, 20, 7), 141);
-        assert_eq!(cost(Some(i32::MAX), 20, 7), 701, "a page out of its bounds is refused later");
+        assert_eq!(cost(Some(i32::MAX), 20, 7), 701, "a size out of range is rejected later");
         assert_eq!(cost(Some(-5), 20, 7), 8);
         assert_eq!(cost(Some(100), 20, usize::MAX), usize::MAX);
         assert_eq!(list_cost(1_000, 2), 2_001);

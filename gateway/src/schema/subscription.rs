@@ -1,5 +1,6 @@
-//! What can be watched. The resolvers do no I/O: they tell a probe what is subscribed to, or turn one frame of the hub
-//! into one result (see [`crate::live`]).
+//! The subscription root. The resolvers do no I/O. Executed at the start of a subscription, they report
+//! which hub stream it needs; executed for a frame, they convert the frame into one result (see
+//! [`crate::subscription`]).
 
 use async_graphql::{Context, Enum, ID, SimpleObject};
 use futures_util::stream::{self, Iter};
@@ -9,143 +10,145 @@ use super::{DialogUnread, Message, ReadState, Scope, page};
 use crate::{
     error::{Code, Error},
     hub::{messages, unread},
-    live::{Feed, Frame, Start},
+    subscription::resolver_input::{Frame, ResolverInput, Start},
     version::Version,
 };
 
-/// One result, or none: what a resolver gives.
+/// The stream that a resolver returns: one result for a frame, none at the start of a subscription.
 type AtMostOne<T> = Iter<std::option::IntoIter<T>>;
 
-/// What a frame of `unread` is.
+/// The kind of a frame of `unread`.
 #[derive(Enum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnreadEventKind {
-    /// The whole state: it replaces what the client has. The dialogs with something unread, newest activity first; at most
-    /// 1,000 of them, then `truncated`.
+    /// The whole state, which replaces the client's state: the dialogs that have unread messages, newest
+    /// activity first, at most 1,000. `truncated` is true if there are more.
     Snapshot,
-    /// The rows that changed since the frame before, those that became zero and new dialogs included. Several changes may
-    /// be merged into one frame.
+    /// The rows that changed since the previous frame, including new dialogs and rows that became zero.
+    /// One frame may merge several changes.
     Change,
-    /// First frame where `since` is the newest version already: nothing has changed.
+    /// The first frame if `since` is the newest version: nothing has changed.
     Current,
 }
 
-/// A frame of `unread`. All numbers are absolute, never differences.
+/// A frame of `unread`. All numbers are absolute values, never differences.
 #[derive(SimpleObject, Debug)]
 pub struct UnreadEvent {
-    /// What the frame is.
+    /// The kind of the frame.
     kind: UnreadEventKind,
-    /// The version that the client has after this frame, "epoch-number"; give it as `since` to go on from here.
+    /// The version after this frame, `epoch-number`. Pass it as `since` to resume from here.
     version: String,
-    /// The version of the frame before on this stream; null in the first.
+    /// The version of the previous frame of this stream. Null in the first frame.
     previous_version: Option<String>,
-    /// How many messages the caller has not read in all dialogs together. Exact, also where the rows are truncated.
+    /// The number of unread messages in all of the caller's dialogs. Exact, even if rows are omitted.
     total: i64,
-    /// The rows, as the kind says.
+    /// All rows in a SNAPSHOT, the changed rows in a CHANGE, none in CURRENT.
     #[graphql(complexity = "page::list_cost(unread::ROWS_MAX, child_complexity)")]
     changed: Vec<DialogUnread>,
-    /// Whether a snapshot leaves rows out.
+    /// True if a SNAPSHOT omits rows.
     truncated: bool,
 }
 
-/// What a frame of `messages` says.
+/// The kind of a frame of `messages`.
 #[derive(Enum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageEventKind {
     /// A message was stored.
     Sent,
-    /// The counters have counted a message.
+    /// A message was counted.
     Committed,
-    /// The counters have refused a message. Its author reads why; others read neither text nor reason.
+    /// The counter service refused a message. Only its author receives the text and the reason.
     Failed,
     /// A message was deleted by its author.
     Deleted,
-    /// Too much has changed to be told: load the history again. Carries no message.
+    /// Too many changes to replay: reload the history. Has no message.
     Reset,
-    /// First frame where nothing is replayed: carries the version to resume from, and no message.
+    /// The first frame if nothing is replayed. Has the version to resume from and no message.
     Current,
 }
 
-/// A frame of `messages`: the newest state of one message, with what happened to it last. Several events of a message may
-/// be merged into one frame.
+/// A frame of `messages`: the newest state of one message and its latest event. One frame may merge
+/// several events of a message.
 #[derive(SimpleObject, Debug)]
 pub struct MessageEvent {
-    /// What happened.
+    /// The kind of the frame.
     kind: MessageEventKind,
-    /// The dialog's version, "epoch-number"; give it as `since` to go on from here.
+    /// The version of the dialog, `epoch-number`. Pass it as `since` to resume from here.
     version: String,
-    /// The message; null in RESET and CURRENT.
+    /// The message. Null in RESET and CURRENT.
     message: Option<Message>,
 }
 
-/// The root of subscriptions.
+/// The subscription root.
 pub struct Subscription;
 
-/// What can be watched, over WebSocket or as a stream over HTTP. Each stream begins with what is there and goes on with
-/// every change; a client that reads slowly skips to the newest state. A stream that was cut off goes on from `since`.
+/// Streams over WebSocket or HTTP. All of them require authentication. A stream starts with the current
+/// state and then sends every change. If a client reads slowly, its frames are merged, so that it skips
+/// to the newest state. A client that lost its connection resumes with `since`.
 #[async_graphql::Subscription]
 impl Subscription {
-    /// The caller's counters: the state first, then every change.
+    /// The caller's counters: the current state, then every change.
     async fn unread(
         &self,
         ctx: &Context<'_>,
         #[graphql(
-            desc = "The version that the client has. Where it is the newest, the first frame is CURRENT; where it is \
-            any other, however strange, a SNAPSHOT."
+            desc = "The version of the client's state. The first frame is CURRENT if it is the newest \
+            version, otherwise a SNAPSHOT."
         )]
         since: Option<String>,
     ) -> Result<AtMostOne<UnreadEvent>, Error> {
-        Scope::of(ctx).viewer()?;
+        Scope::of(ctx).caller()?;
         let since = since.map(|text| text.parse()).transpose();
         let since = since.map_err(|_| Error::input("`since` is not a version"))?;
-        let frame = Feed::begin(ctx, Start::Unread { since })?;
-        one(frame.as_deref().map(UnreadEvent::try_from))
+        let frame = ResolverInput::begin(ctx, Start::Unread { since })?;
+        at_most_one(frame.as_deref().map(UnreadEvent::try_from))
     }
 
-    /// What is said in a dialog: the messages that changed since a version, then every change. It ends when the caller
-    /// leaves the dialog.
+    /// The messages of a dialog: those that changed after `since`, then every change. The stream ends
+    /// when the caller leaves the dialog.
     async fn messages(
         &self,
         ctx: &Context<'_>,
         dialog_id: ID,
         #[graphql(
-            desc = "The version of a frame or \"0\", which is the beginning; without it: from now on."
+            desc = "The version of the last received frame, or \"0\" to replay from the start. Without it, \
+            nothing is replayed."
         )]
         since: Option<String>,
     ) -> Result<AtMostOne<MessageEvent>, Error> {
-        Scope::of(ctx).viewer()?;
-        let dialog = dialog_id.parse().map_err(|_| absent())?;
-        let since = since.as_deref().map(version_of_dialog).transpose()?;
-        let frame = Feed::begin(ctx, Start::Messages { dialog, since })?;
-        one(frame.as_deref().map(MessageEvent::try_from))
+        Scope::of(ctx).caller()?;
+        let dialog = dialog_id.parse().map_err(|_| no_such_dialog())?;
+        let since = since.as_deref().map(parse_dialog_version).transpose()?;
+        let frame = ResolverInput::begin(ctx, Start::Messages { dialog, since })?;
+        at_most_one(frame.as_deref().map(MessageEvent::try_from))
     }
 
-    /// How far the participants of a dialog have read: everyone's state, then every move. It ends when the caller leaves
-    /// the dialog.
+    /// The read receipts of a dialog: those of all participants, then every change. The stream ends when
+    /// the caller leaves the dialog.
     async fn read_states(&self, ctx: &Context<'_>, dialog_id: ID) -> Result<AtMostOne<ReadState>, Error> {
-        Scope::of(ctx).viewer()?;
-        let dialog = dialog_id.parse().map_err(|_| absent())?;
-        let frame = Feed::begin(ctx, Start::ReadStates { dialog })?;
-        one(frame.as_deref().map(|frame| match frame {
+        Scope::of(ctx).caller()?;
+        let dialog = dialog_id.parse().map_err(|_| no_such_dialog())?;
+        let frame = ResolverInput::begin(ctx, Start::ReadStates { dialog })?;
+        at_most_one(frame.as_deref().map(|frame| match frame {
             Frame::ReadState(_, state) => Ok(ReadState { user: state.user, read_seq: state.read_seq }),
             _ => Err(other_stream()),
         }))
     }
 }
 
-fn one<T>(result: Option<Result<T, Error>>) -> Result<AtMostOne<T>, Error> {
+fn at_most_one<T>(result: Option<Result<T, Error>>) -> Result<AtMostOne<T>, Error> {
     Ok(stream::iter(result.transpose()?))
 }
 
-/// Ids that are none look like those of dialogs that are absent or somebody else's.
-fn absent() -> Error {
-    Error::new(Code::NotFound, "no such dialog")
+/// A malformed id is NOT_FOUND, the same as the id of a dialog that the caller may not see.
+fn no_such_dialog() -> Error {
+    Error::new(Code::NotFound, "there is no such dialog")
 }
 
 fn other_stream() -> Error {
-    Error::internal("a frame of another stream")
+    Error::internal("frame of another stream")
 }
 
-/// A version, or "0": before everything, in every epoch.
-fn version_of_dialog(text: &str) -> Result<Version, Error> {
+/// Parses the `since` of `messages`. `"0"` is a version before all others, in every epoch.
+fn parse_dialog_version(text: &str) -> Result<Version, Error> {
     if text == "0" {
         return Ok(Version::new(0, 0));
     }
@@ -181,7 +184,7 @@ impl TryFrom<&Frame> for UnreadEvent {
 impl TryFrom<&Frame> for MessageEvent {
     type Error = Error;
 
-    /// Others than the author read neither text nor reason of a failed message.
+    /// Removes the reason, and the text of a failed message, for readers other than the author.
     fn try_from(frame: &Frame) -> Result<Self, Error> {
         use messages::frame::Kind;
         let Frame::Message(_, frame) = frame else { return Err(other_stream()) };
@@ -219,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn others_than_its_author_read_no_words_of_a_failed_message() {
+    fn only_the_author_reads_text_and_reason_of_a_failed_message() {
         let author = UserId::now();
         let mut message = dialog::Message {
             id: MessageId::now().bytes(),
@@ -234,7 +237,7 @@ mod tests {
         let message = Arc::new(message);
         for (reader, text, reason) in [(author, "words", Some("full")), (UserId::now(), "", None)] {
             let version = Version::new(1, 1);
-            let frame = messages::frame::Frame::about(
+            let frame = messages::frame::Frame::with_message(
                 messages::frame::Kind::Failed,
                 version,
                 message.clone(),
@@ -247,11 +250,11 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_is_a_version_of_dialogs_alone() {
-        assert_eq!(version_of_dialog("0"), Ok(Version::new(0, 0)));
-        assert_eq!(version_of_dialog("3-7"), Ok(Version::new(3, 7)));
+    fn a_dialog_version_is_epoch_and_number_or_0() {
+        assert_eq!(parse_dialog_version("0"), Ok(Version::new(0, 0)));
+        assert_eq!(parse_dialog_version("3-7"), Ok(Version::new(3, 7)));
         for text in ["", "00", "-1", "7", "x"] {
-            assert!(version_of_dialog(text).is_err(), "{text}");
+            assert!(parse_dialog_version(text).is_err(), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What has not been read: the caller's counters, and how far everybody has read.
+//! Unread counters of the caller, and read receipts of the participants of a dialog.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::{
 #[derive(Debug)]
 pub struct Unread {
     total: i64,
-    /// Of which version they are.
+    /// The version of the counters.
     pub version: Version,
     rows: Vec<DialogUnread>,
 }
@@ -24,54 +24,50 @@ pub struct Unread {
 /// The caller's counter of one dialog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DialogUnread {
-    /// Of which dialog.
+    /// The dialog.
     pub dialog: DialogId,
-    /// How many messages the caller has not read.
+    /// The number of unread messages.
     pub unread: i64,
-    /// The number of the newest message that the caller has read; 0 where none.
+    /// The `seq` of the newest message that the caller has read; 0 if none.
     pub read_seq: i64,
-    /// The number of the newest message that the counters have seen; 0 where none.
+    /// The `seq` of the newest counted message; 0 if none.
     pub last_seq: i64,
 }
 
-/// How far one participant has read.
+/// The read position of one participant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadState {
-    /// Who.
+    /// The participant.
     pub user: UserId,
-    /// The number of the newest message that the participant has read; 0 where none.
+    /// The `seq` of the newest message that the participant has read; 0 if none.
     pub read_seq: i64,
 }
 
 /// The caller's counters after a `markRead`.
 #[derive(Debug)]
 pub struct MarkReadPayload {
-    /// Of which version they are.
+    /// The version of the counters.
     pub version: Version,
     total: i64,
     dialog: DialogUnread,
 }
 
-impl Unread {
-    /// The counters that the service has answered with.
-    ///
-    /// # Errors
-    /// INTERNAL where the answer is not whole.
-    pub fn read(reply: counter::UnreadReply) -> Result<Self, Error> {
+impl TryFrom<counter::UnreadReply> for Unread {
+    type Error = Error;
+
+    fn try_from(reply: counter::UnreadReply) -> Result<Self, Error> {
         let version = reply.version.ok_or_else(|| Error::internal("counters without a version"))?;
         let rows = reply.rows.into_iter().map(DialogUnread::try_from).collect::<Result<_, _>>()?;
         Ok(Self { total: reply.total, version: version.into(), rows })
     }
 }
 
-impl MarkReadPayload {
-    /// The counters that the service has answered with.
-    ///
-    /// # Errors
-    /// INTERNAL where the answer is not whole.
-    pub fn read(reply: counter::MarkReadReply) -> Result<Self, Error> {
+impl TryFrom<counter::MarkReadReply> for MarkReadPayload {
+    type Error = Error;
+
+    fn try_from(reply: counter::MarkReadReply) -> Result<Self, Error> {
         let (Some(version), Some(row)) = (reply.version, reply.row) else {
-            return Err(Error::internal("a read without its counters"));
+            return Err(Error::internal("reply to MarkRead without counters"));
         };
         Ok(Self { version: version.into(), total: reply.total, dialog: row.try_into()? })
     }
@@ -97,23 +93,23 @@ impl TryFrom<counter::ReadState> for ReadState {
 /// The caller's counters at one version.
 #[Object]
 impl Unread {
-    /// How many messages the caller has not read in all dialogs together. Exact, also where there are more dialogs than
-    /// are listed.
+    /// The number of unread messages in all of the caller's dialogs. Exact, even if `dialogs` omits some.
     async fn total(&self) -> i64 {
         self.total
     }
 
-    /// The version of these numbers, "epoch-number". It grows with every change of any of the caller's counters; give it
-    /// to the subscription `unread` as `since`, or to the query `unread` as `atLeast`.
+    /// The version of the counters, `epoch-number`. It increases whenever one of the caller's counters
+    /// changes. Pass it as `since` to the subscription `unread`, or as `atLeast` to the query `unread`.
     async fn version(&self) -> String {
         self.version.to_string()
     }
 
-    /// The dialogs with something unread, newest activity first.
+    /// The dialogs that have unread messages, newest activity first.
     #[graphql(complexity = "page::cost(first, PAGE_MAX, child_complexity)")]
     async fn dialogs(
         &self,
-        #[graphql(desc = "How many, 1 to 100.", default_with = "Some(PAGE_MAX)")] first: Option<i32>,
+        #[graphql(desc = "The maximum number of dialogs, 1 to 100.", default_with = "Some(PAGE_MAX)")]
+        first: Option<i32>,
     ) -> Result<Vec<DialogUnread>, Error> {
         let first = usize::try_from(page::size("first", first, PAGE_MAX)?).unwrap_or_default();
         Ok(self.rows.iter().take(first).copied().collect())
@@ -123,61 +119,61 @@ impl Unread {
 /// The caller's counter of one dialog.
 #[Object]
 impl DialogUnread {
-    /// Of which dialog.
+    /// The id of the dialog.
     async fn dialog_id(&self) -> ID {
         ID(self.dialog.to_string())
     }
 
-    /// The dialog. Null with an UNAVAILABLE error while dialogs cannot be had.
+    /// The dialog. Null with an UNAVAILABLE error while the dialog service is unavailable.
     async fn dialog(&self, ctx: &Context<'_>) -> Result<Option<Arc<Dialog>>, Error> {
         Scope::of(ctx).loaders.dialogs.load(self.dialog).await
     }
 
-    /// How many messages of others the caller has not read.
+    /// The number of messages by other participants that the caller has not read.
     async fn unread(&self) -> i64 {
         self.unread
     }
 
-    /// The number (`Message.seq`) of the newest message that the caller has read; 0 where none. Never goes back.
+    /// The `Message.seq` of the newest message that the caller has read; 0 if none. It never decreases.
     async fn read_seq(&self) -> i64 {
         self.read_seq
     }
 
-    /// The number of the newest message that the counters have seen; 0 where none.
+    /// The `Message.seq` of the newest message that the counter service has seen; 0 if none.
     async fn last_seq(&self) -> i64 {
         self.last_seq
     }
 }
 
-/// How far one participant has read: a read receipt.
+/// A read receipt: the position up to which one participant has read a dialog.
 #[Object]
 impl ReadState {
-    /// Who.
+    /// The id of the participant.
     async fn user_id(&self) -> ID {
         ID(self.user.to_string())
     }
 
-    /// Who. Null with an UNAVAILABLE error while names cannot be had.
+    /// The participant. Null with an UNAVAILABLE error while the auth service is unavailable.
     async fn user(&self, ctx: &Context<'_>) -> Result<Option<Arc<User>>, Error> {
         Scope::of(ctx).loaders.users.load(self.user).await
     }
 
-    /// The number (`Message.seq`) of the newest message that this participant has read; 0 where none.
+    /// The `Message.seq` of the newest message that the participant has read; 0 if none.
     async fn read_seq(&self) -> i64 {
         self.read_seq
     }
 }
 
-/// The caller's counters after a `markRead`, so that no second question is needed.
+/// The caller's counters after a `markRead`.
 #[Object]
 impl MarkReadPayload {
-    /// The version of the caller's counters, "epoch-number". Frames of the subscription `unread` at or below it are
-    /// contained already.
+    /// The version of the caller's counters, `epoch-number`. These counters include every frame of the
+    /// subscription `unread` up to this version.
     async fn version(&self) -> String {
         self.version.to_string()
     }
 
-    /// How many messages the caller has not read in all dialogs together.
+    /// The number of unread messages in all of the caller's dialogs.
     async fn total(&self) -> i64 {
         self.total
     }

@@ -1,4 +1,4 @@
-//! People and what signs them in.
+//! Users and their sessions.
 
 use async_graphql::{ID, SimpleObject};
 use proto::{UserId, auth};
@@ -7,30 +7,30 @@ use crate::error::Error;
 
 use super::DateTime;
 
-/// A person.
+/// A user account.
 #[derive(SimpleObject, Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Never changes and is never given to anybody else.
+    /// Unique and permanent; an id is never reused.
     pub id: ID,
-    /// What the person signs in with: 3 to 32 characters of `a-z`, `0-9`, `_`, `.`, `-`. Unique, never changes.
+    /// The sign-in name: 3 to 32 of the characters `a-z`, `0-9`, `_`, `.` and `-`. Unique and permanent.
     pub login: String,
-    /// What the person is called: 1 to 64 characters, not unique. `updateMe` changes it.
+    /// The display name, 1 to 64 characters. Not unique. Changed with `updateMe`.
     pub name: String,
-    /// When the person registered.
+    /// The time of registration.
     pub created_at: DateTime,
 }
 
-/// A sign-in of a person on a device.
+/// A session of a user on one device.
 #[derive(SimpleObject)]
 pub struct Session {
-    /// Who has signed in.
+    /// The user who signed in.
     pub user: User,
-    /// Goes into the header `Authorization: Bearer …` of every request, and into the payload of `connection_init`. A JWT,
-    /// signed with EdDSA; short-lived.
+    /// A short-lived JWT, signed with EdDSA. Send it in the header `Authorization: Bearer …` of every
+    /// request and in the payload of `connection_init`.
     pub access_token: String,
-    /// For `refreshSession`, once: it returns the next one. Opaque; keep it secret.
+    /// An opaque, secret token for `refreshSession`, which accepts it once and returns its successor.
     pub refresh_token: String,
-    /// When the access token expires.
+    /// The expiry time of the access token.
     pub expires_at: DateTime,
 }
 

@@ -1,54 +1,39 @@
 //! The task of one socket: it does what the machine of [`super::protocol`] says. It owns the connection, the operations
 //! and whatever else of this client may end, so that all of it goes when the task does.
 
-use std::{
-    future::pending,
-    net::IpAddr,
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{future::pending, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_graphql::{Response, ServerError, Variables};
 use async_graphql_parser::types::OperationType;
 use axum::extract::ws::WebSocket;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use telemetry::{Call, panic};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tracing::Instrument;
 
 use super::{
     Sockets,
     close::Close,
-    dialect::Dialect,
     message::{Request, Token},
     operations::{Operations, Running, Said},
     protocol::{Action, Input, Operation, Protocol, Refusal},
-    renewal::renew,
-    seats::Seat,
-    wire::{Event, Wire, Written},
+    subprotocol::Subprotocol,
+    wire::{Event, Wire},
 };
 use crate::{
-    error::{Code, Error, Rejected},
-    hub::Counted,
-    pipeline::Incoming,
-    rates::Asker,
-    sessions::Watch,
-    viewer::Viewer,
+    client::{Client, caller::Caller, revoked_sessions::SessionWatch},
+    connections::{STUCK_MAX, Written, gauge::GaugeGuard, instant, quota::QuotaPermit, revoked, until},
+    error::{Code, Error, Rejection},
+    operation::request::OperationRequest,
 };
 
-/// How long a client may take nothing of what is written, not a byte of it.
-pub const STUCK_MAX: Duration = Duration::from_secs(30);
 /// How long it may take to find out who a client is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is known of a client when its socket is opened.
-pub struct Client {
+pub struct Handshake {
     /// What it speaks.
-    pub dialect: Dialect,
+    pub subprotocol: Subprotocol,
     /// Where it is.
     pub address: IpAddr,
     /// The token of the request that opened the socket.
@@ -59,17 +44,17 @@ pub struct Client {
 
 /// A client that was let in.
 struct Admission {
-    viewer: Option<Viewer>,
+    caller: Option<Caller>,
     /// Until when.
     expires_at: Option<Instant>,
-    session: Option<Watch>,
-    _seat: Option<Seat>,
+    session: Option<SessionWatch>,
+    _permit: Option<QuotaPermit>,
 }
 
 /// One socket.
 pub struct Driver {
     sockets: Sockets,
-    client: Client,
+    handshake: Handshake,
     wire: Wire,
     protocol: Protocol,
     operations: Operations,
@@ -78,23 +63,28 @@ pub struct Driver {
     /// Held until it is known who it is.
     anonymous: Option<OwnedSemaphorePermit>,
     restart_at: Option<Instant>,
-    _counted: Counted,
+    _counted: GaugeGuard,
 }
 
 impl Driver {
     /// For a socket that was just opened.
-    pub fn new(sockets: Sockets, socket: WebSocket, anonymous: OwnedSemaphorePermit, client: Client) -> Self {
+    pub fn new(
+        sockets: Sockets,
+        socket: WebSocket,
+        anonymous: OwnedSemaphorePermit,
+        handshake: Handshake,
+    ) -> Self {
         Self {
             sockets,
-            wire: Wire::new(socket, client.written.clone()),
-            protocol: Protocol::new(client.dialect, Instant::now()),
-            client,
+            wire: Wire::new(socket, handshake.written.clone()),
+            protocol: Protocol::new(handshake.subprotocol, Instant::now()),
+            handshake,
             operations: Operations::default(),
             authentication: None,
             admission: None,
             anonymous: Some(anonymous),
             restart_at: None,
-            _counted: Counted::new("gateway_sockets"),
+            _counted: GaugeGuard::new("gateway_sockets"),
         }
     }
 
@@ -118,7 +108,7 @@ impl Driver {
         }
     }
 
-    /// Nothing runs and no seat is taken while the connection ends.
+    /// Nothing runs and no permit is taken while the connection ends.
     fn into_wire(self: Box<Self>) -> Wire {
         self.wire
     }
@@ -140,12 +130,12 @@ impl Driver {
                 })
             }
             answer = optional(self.authentication.as_mut()) => self.authenticated(answer),
-            () = over(session) => self.handle(Input::Revoked),
-            () = at(timer_at) => self.timer(),
-            () = at(stuck_at) => self.stalled(),
-            () = at(self.restart_at) => self.handle(Input::Restart),
-            () = self.sockets.stopping(), if !restarting => {
-                self.restart_at = Some(self.sockets.turn());
+            () = revoked(session) => self.handle(Input::Revoked),
+            () = until(timer_at) => self.timer(),
+            () = until(stuck_at) => self.stalled(),
+            () = until(self.restart_at) => self.handle(Input::Restart),
+            () = self.sockets.connections().stopping(), if !restarting => {
+                self.restart_at = Some(self.sockets.connections().close_at());
                 Step::On
             }
         }
@@ -166,7 +156,7 @@ impl Driver {
 
     fn authenticated(&mut self, answer: Result<Admission, Refusal>) -> Step {
         self.authentication = None;
-        if answer.as_ref().is_ok_and(|admission| admission.viewer.is_some()) {
+        if answer.as_ref().is_ok_and(|admission| admission.caller.is_some()) {
             self.anonymous = None;
         }
         let expires_at = answer.map(|admission| self.admission.insert(admission).expires_at);
@@ -175,10 +165,10 @@ impl Driver {
 
     /// An operation may have come with a newer token since the machine was told when the socket's expires.
     fn timer(&mut self) -> Step {
-        if let Some(viewer) = self.admission.as_mut().and_then(|admission| admission.viewer.as_mut()) {
-            let newest_s = viewer.authorization.expires_at_s();
-            if newest_s > viewer.expires_at_s {
-                viewer.expires_at_s = newest_s;
+        if let Some(caller) = self.admission.as_mut().and_then(|admission| admission.caller.as_mut()) {
+            let newest_s = caller.authorization.expires_at_s();
+            if newest_s > caller.expires_at_s {
+                caller.expires_at_s = newest_s;
                 self.handle(Input::Renewed(instant(newest_s)));
             }
         }
@@ -197,13 +187,13 @@ impl Driver {
         for action in self.protocol.handle(input, Instant::now()) {
             match action {
                 Action::Send(message) => {
-                    if let Some(text) = message.text(self.client.dialect) {
+                    if let Some(text) = message.text(self.handshake.subprotocol) {
                         self.wire.send(text);
                     }
                 }
                 Action::Probe => self.wire.probe(),
                 Action::Authenticate(token) => {
-                    let token = token.or_else(|| self.client.header_token.take());
+                    let token = token.or_else(|| self.handshake.header_token.take());
                     self.authentication = Some(admit(self.sockets.clone(), token).boxed());
                 }
                 Action::Start(operation, request) => self.start(operation, *request),
@@ -215,12 +205,12 @@ impl Driver {
     }
 
     fn start(&mut self, operation: Operation, request: Request) {
-        let viewer = self.admission.as_ref().and_then(|admission| admission.viewer.clone());
+        let caller = self.admission.as_ref().and_then(|admission| admission.caller.clone());
         let call = Call::new();
         let request_id = call.request_id.clone();
-        let asker = Asker { viewer, address: self.client.address };
+        let client = Client { caller, address: self.handshake.address };
         // Boxed, so that what beginning takes is given back before the results come.
-        let running = stream::once(begin(self.sockets.clone(), request, asker, call).boxed()).flatten();
+        let running = stream::once(begin(self.sockets.clone(), request, client, call).boxed()).flatten();
         // What the pipeline does not catch ends the operation and not the socket.
         let running = AssertUnwindSafe(running).catch_unwind().map(move |said| {
             said.unwrap_or_else(|payload| {
@@ -238,34 +228,34 @@ enum Step {
     Gone,
 }
 
-/// Finds out who shows this token, and whether there is a seat.
+/// Finds out who shows this token, and whether there is a permit.
 async fn admit(sockets: Sockets, token: Option<Token>) -> Result<Admission, Refusal> {
     let Some(token) = token else {
-        return Ok(Admission { viewer: None, expires_at: None, session: None, _seat: None });
+        return Ok(Admission { caller: None, expires_at: None, session: None, _permit: None });
     };
-    let viewer = tokio::time::timeout(PATIENCE, sockets.authenticator().token(token.expose())).await;
-    let viewer = viewer.map_err(|_| Refusal::Unavailable)?.map_err(|error| match error.code() {
+    let caller = tokio::time::timeout(PATIENCE, sockets.authenticator().token(token.expose())).await;
+    let caller = caller.map_err(|_| Refusal::Unavailable)?.map_err(|error| match error.code() {
         Code::Unauthenticated => Refusal::Token,
         _ => Refusal::Unavailable,
     })?;
-    let seat = sockets.seats().take(viewer.user).ok_or(Refusal::TooManySockets)?;
-    let session = sockets.revoked().watch(viewer.session);
-    let expires_at = Some(instant(viewer.expires_at_s));
-    Ok(Admission { viewer: Some(viewer), expires_at, session: Some(session), _seat: Some(seat) })
+    let permit = sockets.connections().quota().take(caller.user).ok_or(Refusal::TooManySockets)?;
+    let session = sockets.connections().revoked().watch(caller.session);
+    let expires_at = Some(instant(caller.expires_at_s));
+    Ok(Admission { caller: Some(caller), expires_at, session: Some(session), _permit: Some(permit) })
 }
 
 /// Runs an operation: its results as a stream, or why there are none. A line in the access log says how it went, for a
 /// subscription how its beginning did.
-async fn begin(sockets: Sockets, mut request: Request, asker: Asker, call: Call) -> Running {
+async fn begin(sockets: Sockets, mut request: Request, client: Client, call: Call) -> Running {
     let begun = Instant::now();
     let span = tracing::info_span!("gateway.socket.operation", request_id = %call.request_id);
     let work = async {
         let renewed = match request.take_token() {
-            Some(token) => renew(sockets.authenticator(), &token, asker.viewer.as_ref()).await,
+            Some(token) => sockets.authenticator().renew(token.expose(), client.caller.as_ref()).await,
             None => Ok(()),
         };
         let (kind, answer) = match renewed {
-            Ok(()) => execute(&sockets, request, asker, call).await,
+            Ok(()) => execute(&sockets, request, client, call).await,
             Err(error) => (None, refused(&[error.into_server_error(&call.request_id)])),
         };
         let seconds = begun.elapsed().as_secs_f64();
@@ -281,30 +271,30 @@ async fn begin(sockets: Sockets, mut request: Request, asker: Asker, call: Call)
 async fn execute(
     sockets: &Sockets,
     request: Request,
-    asker: Asker,
+    client: Client,
     call: Call,
 ) -> (Option<OperationType>, Running) {
     let variables = request.variables.map(|variables| Variables::from_json(variables.into()));
-    let incoming = Incoming {
+    let incoming = OperationRequest {
         query: request.query,
         document_id: request.document_id,
         operation_name: request.operation_name,
         variables: variables.unwrap_or_default(),
         extensions: request.extensions.unwrap_or_default(),
     };
-    let admitted = match sockets.pipeline().admit(incoming, &asker, &call).await {
+    let admitted = match sockets.pipeline().admit(incoming, &client, &call).await {
         Ok(admitted) => admitted,
         Err(rejected) => return (None, refused(rejected.errors())),
     };
     let kind = Some(admitted.kind());
     if kind != Some(OperationType::Subscription) {
-        let response = sockets.pipeline().execute(&admitted, asker.viewer, call).await;
-        if let Some(rejected) = Rejected::limited(&response) {
+        let response = sockets.pipeline().execute(&admitted, client.caller, call).await;
+        if let Some(rejected) = Rejection::limited(&response) {
             return (None, refused(rejected.errors()));
         }
         return (kind, stream::iter([Said::Next(json(&response))]).boxed());
     }
-    match sockets.live().open(admitted, asker.viewer, call).await {
+    match sockets.subscriptions().open(admitted, client.caller, call).await {
         Ok(opened) => (kind, opened.into_stream().map(|payload| Said::Next(payload.json)).boxed()),
         Err(errors) => (None, refused(&errors)),
     }
@@ -328,28 +318,6 @@ fn said_refused(errors: &[ServerError]) -> Said {
 
 fn json(response: &Response) -> Arc<str> {
     serde_json::to_string(response).expect("a response has string keys alone").into()
-}
-
-/// A point in time of this process, from seconds since the epoch.
-pub fn instant(at_s: i64) -> Instant {
-    let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(at_s).unwrap_or_default());
-    Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default()
-}
-
-/// Comes back at this time; never where there is none.
-pub async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
-    }
-}
-
-/// Comes back when the session is over; never where nobody is signed in.
-pub async fn over(session: Option<&Watch>) {
-    match session {
-        Some(session) => session.over().await,
-        None => pending().await,
-    }
 }
 
 async fn optional<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {

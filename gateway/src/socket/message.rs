@@ -13,7 +13,7 @@ use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::dialect::Dialect;
+use super::subprotocol::Subprotocol;
 
 /// The longest id of an operation, in bytes. A UUID has 36.
 const ID_MAX: usize = 256;
@@ -135,7 +135,7 @@ pub enum Outgoing {
     /// The connection is acknowledged.
     Ack,
     /// It is not, and is closed: the old protocol says so before.
-    Rejected {
+    Rejection {
         /// Why, for people.
         reason: Box<str>,
     },
@@ -184,13 +184,13 @@ impl Incoming {
     /// Reads a text frame.
     ///
     /// # Errors
-    /// With a reason for people where it is no message of this dialect.
-    pub fn read(text: &str, dialect: Dialect) -> Result<Self, &'static str> {
+    /// With a reason for people where it is no message of this subprotocol.
+    pub fn read(text: &str, subprotocol: Subprotocol) -> Result<Self, &'static str> {
         let message: Envelope<'_> = structure(text).ok_or("not a JSON object with a type")?;
         let payload = message.payload.filter(|payload| payload.get() != "null");
-        match (dialect, &*message.r#type) {
+        match (subprotocol, &*message.r#type) {
             (_, "connection_init") => Ok(Self::Init { token: token(&object(payload)?) }),
-            (Dialect::New, "subscribe") | (Dialect::Old, "start") => {
+            (Subprotocol::New, "subscribe") | (Subprotocol::Old, "start") => {
                 let id = id(message.id)?;
                 let payload = payload.ok_or("an operation needs a payload")?;
                 let request = structure(payload.get())
@@ -198,14 +198,14 @@ impl Incoming {
                     .ok_or("the payload of an operation is not a GraphQL request")?;
                 Ok(Self::Subscribe { id: id.into(), request: Box::new(request) })
             }
-            (Dialect::New, "complete") | (Dialect::Old, "stop") => {
+            (Subprotocol::New, "complete") | (Subprotocol::Old, "stop") => {
                 Ok(Self::Complete { id: id(message.id)?.into() })
             }
-            (Dialect::New, "ping") => {
+            (Subprotocol::New, "ping") => {
                 is_object(payload).map(|()| Self::Ping { payload: payload.map(RawValue::to_owned) })
             }
-            (Dialect::New, "pong") => is_object(payload).map(|()| Self::Pong),
-            (Dialect::Old, "connection_terminate") => Ok(Self::Terminate),
+            (Subprotocol::New, "pong") => is_object(payload).map(|()| Self::Pong),
+            (Subprotocol::Old, "connection_terminate") => Ok(Self::Terminate),
             _ => Err("unknown type"),
         }
     }
@@ -262,7 +262,7 @@ impl fmt::Debug for Outgoing {
             Self::Next { id, .. } => write!(f, "Next({id})"),
             Self::Error { id, .. } => write!(f, "Error({id})"),
             Self::Ack => f.write_str("Ack"),
-            Self::Rejected { reason } => write!(f, "Rejected({reason})"),
+            Self::Rejection { reason } => write!(f, "Rejection({reason})"),
             Self::Complete { id } => write!(f, "Complete({id})"),
             Self::Ping { expires_in_s } => write!(f, "Ping({expires_in_s:?})"),
             Self::Pong { .. } => f.write_str("Pong"),
@@ -271,29 +271,31 @@ impl fmt::Debug for Outgoing {
 }
 
 impl Outgoing {
-    /// The text frame, where the dialect has such a message.
-    pub fn text(&self, dialect: Dialect) -> Option<String> {
-        Some(match (self, dialect) {
+    /// The text frame, where the subprotocol has such a message.
+    pub fn text(&self, subprotocol: Subprotocol) -> Option<String> {
+        Some(match (self, subprotocol) {
             (Self::Ack, _) => r#"{"type":"connection_ack"}"#.to_owned(),
-            (Self::Rejected { reason }, Dialect::Old) => {
+            (Self::Rejection { reason }, Subprotocol::Old) => {
                 json!({ "type": "connection_error", "payload": { "message": reason } }).to_string()
             }
-            (Self::Next { id, payload }, Dialect::New) => with_id("next", id, Some(payload)),
-            (Self::Next { id, payload }, Dialect::Old) => with_id("data", id, Some(payload)),
-            (Self::Error { id, errors }, Dialect::New) => with_id("error", id, Some(errors)),
-            (Self::Error { id, errors }, Dialect::Old) => with_id("error", id, Some(&one_error(errors))),
+            (Self::Next { id, payload }, Subprotocol::New) => with_id("next", id, Some(payload)),
+            (Self::Next { id, payload }, Subprotocol::Old) => with_id("data", id, Some(payload)),
+            (Self::Error { id, errors }, Subprotocol::New) => with_id("error", id, Some(errors)),
+            (Self::Error { id, errors }, Subprotocol::Old) => with_id("error", id, Some(&one_error(errors))),
             (Self::Complete { id }, _) => with_id("complete", id, None),
-            (Self::Ping { expires_in_s: None }, Dialect::New) => r#"{"type":"ping"}"#.to_owned(),
-            (Self::Ping { expires_in_s: None }, Dialect::Old) => r#"{"type":"ka"}"#.to_owned(),
+            (Self::Ping { expires_in_s: None }, Subprotocol::New) => r#"{"type":"ping"}"#.to_owned(),
+            (Self::Ping { expires_in_s: None }, Subprotocol::Old) => r#"{"type":"ka"}"#.to_owned(),
             (Self::Ping { expires_in_s: Some(left_s) }, _) => {
-                let kind = if dialect == Dialect::New { "ping" } else { "ka" };
+                let kind = if subprotocol == Subprotocol::New { "ping" } else { "ka" };
                 format!(r#"{{"type":"{kind}","payload":{{"expiresIn":{left_s}}}}}"#)
             }
-            (Self::Pong { payload: None }, Dialect::New) => r#"{"type":"pong"}"#.to_owned(),
-            (Self::Pong { payload: Some(payload) }, Dialect::New) => {
+            (Self::Pong { payload: None }, Subprotocol::New) => r#"{"type":"pong"}"#.to_owned(),
+            (Self::Pong { payload: Some(payload) }, Subprotocol::New) => {
                 format!(r#"{{"type":"pong","payload":{payload}}}"#)
             }
-            (Self::Rejected { .. }, Dialect::New) | (Self::Pong { .. }, Dialect::Old) => return None,
+            (Self::Rejection { .. }, Subprotocol::New) | (Self::Pong { .. }, Subprotocol::Old) => {
+                return None;
+            }
         })
     }
 }
@@ -345,8 +347,10 @@ mod tests {
             ("{}", None),
         ] {
             let text = format!(r#"{{"type":"connection_init","payload":{payload}}}"#);
-            for dialect in Dialect::ALL {
-                let Ok(Incoming::Init { token }) = Incoming::read(&text, dialect) else { panic!("{text}") };
+            for subprotocol in Subprotocol::ALL {
+                let Ok(Incoming::Init { token }) = Incoming::read(&text, subprotocol) else {
+                    panic!("{text}")
+                };
                 assert_eq!(token.as_ref().map(Token::expose), expected, "{payload}");
             }
         }
@@ -404,8 +408,8 @@ mod tests {
             &long_id,
             &deep,
         ] {
-            for (dialect, text) in [(Dialect::New, text), (Dialect::Old, &in_old_words(text))] {
-                let reason = Incoming::read(text, dialect).expect_err(text);
+            for (subprotocol, text) in [(Subprotocol::New, text), (Subprotocol::Old, &in_old_words(text))] {
+                let reason = Incoming::read(text, subprotocol).expect_err(text);
                 assert!(reason.len() < 80, "{reason}");
             }
         }
@@ -420,11 +424,11 @@ mod tests {
             r#"{"type":"\u0070ong"}"#,
             r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","variables":null,"operationName":null,"extensions":null}}"#,
         ] {
-            assert!(Incoming::read(text, Dialect::New).is_ok(), "{text}");
+            assert!(Incoming::read(text, Subprotocol::New).is_ok(), "{text}");
             let is_known = !text.contains("ping") && !text.contains("ong");
-            assert_eq!(Incoming::read(&in_old_words(text), Dialect::Old).is_ok(), is_known, "{text}");
+            assert_eq!(Incoming::read(&in_old_words(text), Subprotocol::Old).is_ok(), is_known, "{text}");
         }
-        let goodbye = Incoming::read(r#"{"type":"connection_terminate","payload":null}"#, Dialect::Old);
+        let goodbye = Incoming::read(r#"{"type":"connection_terminate","payload":null}"#, Subprotocol::Old);
         assert!(matches!(goodbye, Ok(Incoming::Terminate)));
     }
 
@@ -432,14 +436,14 @@ mod tests {
     fn the_words_of_one_dialect_are_not_those_of_the_other() {
         let start = r#"{"type":"start","id":"1","payload":{"query":"{me{id}}"}}"#;
         for old in [start, r#"{"type":"stop","id":"1"}"#, r#"{"type":"connection_terminate"}"#] {
-            assert!(Incoming::read(old, Dialect::Old).is_ok(), "{old}");
-            assert!(Incoming::read(old, Dialect::New).is_err(), "{old}");
+            assert!(Incoming::read(old, Subprotocol::Old).is_ok(), "{old}");
+            assert!(Incoming::read(old, Subprotocol::New).is_err(), "{old}");
         }
         let subscribe = start.replace("start", "subscribe");
         for new in [&subscribe, r#"{"type":"complete","id":"1"}"#, r#"{"type":"ping"}"#, r#"{"type":"pong"}"#]
         {
-            assert!(Incoming::read(new, Dialect::New).is_ok(), "{new}");
-            assert!(Incoming::read(new, Dialect::Old).is_err(), "{new}");
+            assert!(Incoming::read(new, Subprotocol::New).is_ok(), "{new}");
+            assert!(Incoming::read(new, Subprotocol::Old).is_err(), "{new}");
         }
     }
 
@@ -447,7 +451,7 @@ mod tests {
     fn errors_of_the_old_protocol_are_one_object_that_names_them_all() {
         let errors = r#"[{"message":"a","extensions":{"code":"X"}},{"message":"b"}]"#;
         let outgoing = Outgoing::Error { id: "1".into(), errors: errors.into() };
-        let text = outgoing.text(Dialect::Old).expect("a message");
+        let text = outgoing.text(Subprotocol::Old).expect("a message");
         let expected = json!({
             "id": "1",
             "type": "error",
@@ -468,8 +472,8 @@ mod tests {
             Outgoing::Error { id: id.clone(), errors: "[]".into() },
             Outgoing::Complete { id: id.clone() },
         ] {
-            for dialect in Dialect::ALL {
-                let text = outgoing.text(dialect).expect("a message");
+            for subprotocol in Subprotocol::ALL {
+                let text = outgoing.text(subprotocol).expect("a message");
                 let value: Value = serde_json::from_str(&text).expect("JSON");
                 assert_eq!(value["id"], *id);
             }
@@ -479,10 +483,10 @@ mod tests {
     #[test]
     fn a_token_never_shows_itself() {
         let text = r#"{"type":"connection_init","payload":{"authToken":"hidden"}}"#;
-        let incoming = Incoming::read(text, Dialect::New);
+        let incoming = Incoming::read(text, Subprotocol::New);
         assert!(!format!("{incoming:?}").contains("hidden"));
         let text = r#"{"type":"subscribe","id":"1","payload":{"query":"hidden","variables":{"a":"hidden"}}}"#;
-        let incoming = Incoming::read(text, Dialect::New).expect("a message");
+        let incoming = Incoming::read(text, Subprotocol::New).expect("a message");
         let outgoing = Outgoing::Next { id: "1".into(), payload: "hidden".into() };
         assert!(!format!("{incoming:?} {outgoing:?}").contains("hidden"));
     }

@@ -1,14 +1,14 @@
-//! The machine against noise: whatever a client or the driver does, in either dialect, it keeps its promises.
+//! The machine against noise: whatever a client or the driver does, in either subprotocol, it keeps its promises.
 
 use std::time::Duration;
 
 use proptest::{collection::vec, prelude::*};
 
 use super::{
-    dialect::Dialect,
     message::Outgoing,
     protocol::{Action, Input, OPERATIONS_MAX, Operation, Refusal},
     protocol_tests::{INIT, PING, Socket, complete, subscribe},
+    subprotocol::Subprotocol,
 };
 
 /// Something a client or the driver may do, valid often enough to get far.
@@ -24,11 +24,12 @@ enum Step {
     Pass(u64),
 }
 
-fn messages(dialect: Dialect) -> impl Strategy<Value = String> {
+fn messages(subprotocol: Subprotocol) -> impl Strategy<Value = String> {
     let ids = prop_oneof![Just("1"), Just("2"), Just(""), Just("\\u0000"), Just("ü\\\"")];
-    // Now and then the words are those of the other dialect.
-    let words = prop_oneof![20 => Just(dialect), 1 => Just(Dialect::New), 1 => Just(Dialect::Old)];
-    let alive = if dialect == Dialect::New { PING } else { INIT };
+    // Now and then the words are those of the other subprotocol.
+    let words =
+        prop_oneof![20 => Just(subprotocol), 1 => Just(Subprotocol::New), 1 => Just(Subprotocol::Old)];
+    let alive = if subprotocol == Subprotocol::New { PING } else { INIT };
     let valid = prop_oneof![
         6 => (words.clone(), ids.clone()).prop_map(|(words, id)| subscribe(words, id)),
         3 => (words, ids).prop_map(|(words, id)| complete(words, id)),
@@ -52,14 +53,14 @@ fn messages(dialect: Dialect) -> impl Strategy<Value = String> {
     prop_oneof![12 => valid, 2 => mutated, 1 => cut, 1 => any::<String>()]
 }
 
-fn histories() -> impl Strategy<Value = (Dialect, Vec<Step>)> {
-    let dialects = prop_oneof![Just(Dialect::New), Just(Dialect::Old)];
-    dialects.prop_flat_map(|dialect| (Just(dialect), vec(steps(dialect), 0..60)))
+fn histories() -> impl Strategy<Value = (Subprotocol, Vec<Step>)> {
+    let dialects = prop_oneof![Just(Subprotocol::New), Just(Subprotocol::Old)];
+    dialects.prop_flat_map(|subprotocol| (Just(subprotocol), vec(steps(subprotocol), 0..60)))
 }
 
-fn steps(dialect: Dialect) -> impl Strategy<Value = Step> {
+fn steps(subprotocol: Subprotocol) -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => messages(dialect).prop_map(Step::Text),
+        12 => messages(subprotocol).prop_map(Step::Text),
         1 => Just(Step::Binary),
         2 => Just(Step::Control),
         4 => prop_oneof![
@@ -75,7 +76,7 @@ fn steps(dialect: Dialect) -> impl Strategy<Value = Step> {
 
 /// What must hold of every answer, whatever came in.
 struct Watch {
-    dialect: Dialect,
+    subprotocol: Subprotocol,
     started: Vec<Operation>,
     running: Vec<(String, Operation)>,
     acknowledged: bool,
@@ -83,8 +84,8 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(dialect: Dialect) -> Self {
-        Self { dialect, started: Vec::new(), running: Vec::new(), acknowledged: false, closed: false }
+    fn new(subprotocol: Subprotocol) -> Self {
+        Self { subprotocol, started: Vec::new(), running: Vec::new(), acknowledged: false, closed: false }
     }
 
     fn see(&mut self, action: &Action, input: &str) {
@@ -97,7 +98,7 @@ impl Watch {
                 self.closed = true;
             }
             Action::Authenticate(_) => assert!(!self.acknowledged),
-            Action::Probe => assert!(self.acknowledged && self.dialect == Dialect::Old),
+            Action::Probe => assert!(self.acknowledged && self.subprotocol == Subprotocol::Old),
             Action::Start(operation, _) => {
                 assert!(self.acknowledged && !self.started.contains(operation));
                 let message: serde_json::Value = serde_json::from_str(input).expect("it was read");
@@ -111,9 +112,9 @@ impl Watch {
     }
 
     fn sent(&mut self, outgoing: &Outgoing) {
-        let Some(text) = outgoing.text(self.dialect) else {
+        let Some(text) = outgoing.text(self.subprotocol) else {
             return assert!(
-                matches!(outgoing, Outgoing::Rejected { .. }),
+                matches!(outgoing, Outgoing::Rejection { .. }),
                 "only the old protocol tells that"
             );
         };
@@ -128,7 +129,7 @@ impl Watch {
                 let at = self.running.iter().position(|(id, _)| message["id"] == **id);
                 self.running.remove(at.expect("only what runs can end"));
             }
-            Outgoing::Rejected { .. } => assert!(!self.acknowledged),
+            Outgoing::Rejection { .. } => assert!(!self.acknowledged),
             Outgoing::Ping { .. } | Outgoing::Pong { .. } => {}
         }
     }
@@ -138,9 +139,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn no_history_makes_the_machine_break_its_promises((dialect, steps) in histories()) {
-        let mut socket = Socket::new(dialect);
-        let mut watch = Watch::new(dialect);
+    fn no_history_makes_the_machine_break_its_promises((subprotocol, steps) in histories()) {
+        let mut socket = Socket::new(subprotocol);
+        let mut watch = Watch::new(subprotocol);
         for step in steps {
             let nth = |watch: &Watch, at: usize| watch.started.get(at).copied();
             let (input, actions) = match step {
@@ -166,8 +167,8 @@ proptest! {
 
     #[test]
     fn any_text_is_answered_or_closed(text in any::<String>()) {
-        for dialect in Dialect::ALL {
-            for mut socket in [Socket::new(dialect), Socket::open(dialect)] {
+        for subprotocol in Subprotocol::ALL {
+            for mut socket in [Socket::new(subprotocol), Socket::open(subprotocol)] {
                 prop_assert!(socket.text(&text).len() <= 1);
             }
         }

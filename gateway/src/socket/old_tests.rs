@@ -7,12 +7,12 @@ use proto::{SessionId, UserId};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::stage::{Client, Gauges, Stage};
+use crate::testing::{Gauges, RunningGateway, SocketClient};
 
 const OLD: &str = "graphql-ws";
 const WATCH: &str = "subscription { unread { kind } }";
 
-impl Client {
+impl SocketClient {
     async fn start(&mut self, id: &str, query: &str) {
         self.say(json!({ "id": id, "type": "start", "payload": { "query": query } })).await;
     }
@@ -25,19 +25,19 @@ impl Client {
     }
 }
 
-async fn signed_in(stage: &Stage) -> Client {
-    let mut client = stage.connect_in(OLD).await;
-    client.begins(&stage.token(UserId::now(), SessionId::now(), 300)).await;
+async fn signed_in(gateway: &RunningGateway) -> SocketClient {
+    let mut client = gateway.connect_in(OLD).await;
+    client.begins(&gateway.token(UserId::now(), SessionId::now(), 300)).await;
     assert_eq!(client.hear().await, json!({ "type": "connection_ack" }));
     client
 }
 
 #[tokio::test]
 async fn an_operation_that_is_started_with_the_connection_waits_for_the_ack() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     for _ in 0..20 {
-        let mut client = stage.connect_in(OLD).await;
-        client.begins(&stage.token(UserId::now(), SessionId::now(), 300)).await;
+        let mut client = gateway.connect_in(OLD).await;
+        client.begins(&gateway.token(UserId::now(), SessionId::now(), 300)).await;
         client.start("1", "{ me { name } }").await;
         client.start("2", WATCH).await;
         assert_eq!(client.hear().await, json!({ "type": "connection_ack" }));
@@ -49,16 +49,16 @@ async fn an_operation_that_is_started_with_the_connection_waits_for_the_ack() {
         assert_eq!((&heard[2]["type"], &heard[2]["id"]), (&json!("data"), &json!("2")));
         assert_eq!(heard[2]["payload"]["data"]["unread"]["kind"], "SNAPSHOT");
     }
-    let mut hasty = stage.connect_in(OLD).await;
+    let mut hasty = gateway.connect_in(OLD).await;
     hasty.start("1", WATCH).await;
     assert_eq!(hasty.closed().await.0, 4401, "without connection_init nobody waits");
 }
 
 #[tokio::test]
 async fn a_bad_token_is_told_before_the_close_with_4403() {
-    let stage = Stage::start().await;
-    for token in ["nonsense".to_owned(), stage.token(UserId::now(), SessionId::now(), -10)] {
-        let mut client = stage.connect_in(OLD).await;
+    let gateway = RunningGateway::start().await;
+    for token in ["nonsense".to_owned(), gateway.token(UserId::now(), SessionId::now(), -10)] {
+        let mut client = gateway.connect_in(OLD).await;
         client.begins(&token).await;
         client.start("1", WATCH).await;
         let told = client.hear().await;
@@ -70,8 +70,8 @@ async fn a_bad_token_is_told_before_the_close_with_4403() {
 
 #[tokio::test]
 async fn a_document_that_is_refused_is_one_error_with_all_of_them_in_it() {
-    let stage = Stage::start().await;
-    let mut client = signed_in(&stage).await;
+    let gateway = RunningGateway::start().await;
+    let mut client = signed_in(&gateway).await;
     for (query, code) in [("{", "GRAPHQL_PARSE_FAILED"), ("{ nonsense }", "GRAPHQL_VALIDATION_FAILED")] {
         client.start("1", query).await;
         let refused = client.hear().await;
@@ -87,8 +87,8 @@ async fn a_document_that_is_refused_is_one_error_with_all_of_them_in_it() {
 
 #[tokio::test]
 async fn after_stop_nothing_comes_and_after_goodbye_the_socket_is_closed() {
-    let stage = Stage::start().await;
-    let mut client = signed_in(&stage).await;
+    let gateway = RunningGateway::start().await;
+    let mut client = signed_in(&gateway).await;
     for _ in 0..2 {
         client.start("1", WATCH).await;
         assert_eq!(client.hear().await["type"], "data");
@@ -101,7 +101,7 @@ async fn after_stop_nothing_comes_and_after_goodbye_the_socket_is_closed() {
 
 #[tokio::test]
 async fn the_limits_are_those_of_the_new_protocol() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let big = "x".repeat(64 * 1024 + 1);
     for (frame, code) in [
         (Message::text("hello"), 4400),
@@ -110,11 +110,11 @@ async fn the_limits_are_those_of_the_new_protocol() {
         (Message::text(big), 1009),
         (Message::text(r#"{"type":"connection_init"}"#), 4429),
     ] {
-        let mut client = signed_in(&stage).await;
+        let mut client = signed_in(&gateway).await;
         client.socket.send(frame).await.expect("sent");
         assert_eq!(client.closed().await.0, code);
     }
-    let mut client = signed_in(&stage).await;
+    let mut client = signed_in(&gateway).await;
     for number in 0..51 {
         client.start(&number.to_string(), WATCH).await;
     }
@@ -139,9 +139,9 @@ async fn the_limits_are_those_of_the_new_protocol() {
 async fn an_idle_client_is_told_and_asked_and_one_that_answers_nothing_is_let_go() {
     let gauges = Gauges::default();
     let _installed = metrics::set_default_local_recorder(&gauges);
-    let stage = Stage::start().await;
-    let mut client = signed_in(&stage).await;
-    let silent = signed_in(&stage).await;
+    let gateway = RunningGateway::start().await;
+    let mut client = signed_in(&gateway).await;
+    let silent = signed_in(&gateway).await;
     for _ in 0..8 {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(10)).await;

@@ -77,14 +77,14 @@ mod tests {
 
     use super::*;
     use crate::socket::{
-        dialect::Dialect,
         protocol::{Action, Input, Protocol},
+        subprotocol::Subprotocol,
     };
 
     /// Operations as the machine numbers them.
     fn numbers(count: usize) -> Vec<Operation> {
         let now = Instant::now();
-        let mut protocol = Protocol::new(Dialect::New, now);
+        let mut protocol = Protocol::new(Subprotocol::New, now);
         protocol.handle(Input::Text(r#"{"type":"connection_init"}"#), now);
         protocol.handle(Input::Authenticated(Ok(None)), now);
         let start = |number| {

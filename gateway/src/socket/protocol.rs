@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::{
     close::Close,
-    dialect::Dialect,
     message::{Incoming, Outgoing, Request, Token},
+    subprotocol::Subprotocol,
 };
 use crate::error::Code;
 
@@ -121,7 +121,7 @@ struct Expiry {
 /// The state of one socket.
 #[derive(Debug)]
 pub struct Protocol {
-    dialect: Dialect,
+    subprotocol: Subprotocol,
     phase: Phase,
     opened_at: Instant,
     heard_at: Instant,
@@ -134,9 +134,9 @@ pub struct Protocol {
 
 impl Protocol {
     /// A socket that was opened now.
-    pub fn new(dialect: Dialect, now: Instant) -> Self {
+    pub fn new(subprotocol: Subprotocol, now: Instant) -> Self {
         Self {
-            dialect,
+            subprotocol,
             phase: Phase::New { until: now + INIT_TIMEOUT },
             opened_at: now,
             heard_at: now,
@@ -164,7 +164,7 @@ impl Protocol {
     /// Whether frames may be handed over now. A client of the old protocol starts operations without waiting for the
     /// acknowledgement: as long as nobody knows who it is, they wait on the wire.
     pub fn listens(&self) -> bool {
-        self.dialect == Dialect::New || !matches!(self.phase, Phase::Authenticating)
+        self.subprotocol == Subprotocol::New || !matches!(self.phase, Phase::Authenticating)
     }
 
     /// How many operations run.
@@ -217,7 +217,7 @@ impl Protocol {
         if text.len() > FRAME_MAX {
             return self.close(Close::TOO_LARGE);
         }
-        let message = match Incoming::read(text, self.dialect) {
+        let message = match Incoming::read(text, self.subprotocol) {
             Ok(message) => message,
             Err(reason) => return self.close(Close::bad_message(reason)),
         };
@@ -280,7 +280,7 @@ impl Protocol {
             return self.reject(Close::EXPIRED);
         }
         let expiry = expires_at.map(|at| Expiry { at, announced: false });
-        self.phase = Phase::Open { ping_at: now + self.dialect.alive_every(), expiry };
+        self.phase = Phase::Open { ping_at: now + self.subprotocol.alive_every(), expiry };
         vec![Action::Send(Outgoing::Ack)]
     }
 
@@ -307,9 +307,9 @@ impl Protocol {
                     actions.push(Action::Send(Outgoing::Ping { expires_in_s }));
                 }
                 if *ping_at <= now {
-                    *ping_at = now + self.dialect.alive_every();
+                    *ping_at = now + self.subprotocol.alive_every();
                     actions.push(Action::Send(Outgoing::Ping { expires_in_s: None }));
-                    if self.dialect == Dialect::Old {
+                    if self.subprotocol == Subprotocol::Old {
                         actions.push(Action::Probe);
                     }
                 }
@@ -336,7 +336,7 @@ impl Protocol {
 
     /// Closes instead of an acknowledgement.
     fn reject(&mut self, close: Close) -> Vec<Action> {
-        let told = Action::Send(Outgoing::Rejected { reason: close.reason().into() });
+        let told = Action::Send(Outgoing::Rejection { reason: close.reason().into() });
         [told].into_iter().chain(self.close(close)).collect()
     }
 

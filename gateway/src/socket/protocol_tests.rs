@@ -1,49 +1,49 @@
-//! Every row of the WebSocket table against the machine, in each dialect.
+//! Every row of the WebSocket table against the machine, in each subprotocol.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{
-    dialect::Dialect,
     message::Outgoing,
     protocol::{Action, FRAME_MAX, Input, OPERATIONS_MAX, Operation, Protocol, Refusal},
+    subprotocol::Subprotocol,
 };
 
 pub(super) const INIT: &str = r#"{"type":"connection_init"}"#;
 pub(super) const PING: &str = r#"{"type":"ping"}"#;
 const STOP: &str = r#"{"type":"stop","id":"0"}"#;
 
-pub(super) fn subscribe(dialect: Dialect, id: &str) -> String {
-    let kind = if dialect == Dialect::New { "subscribe" } else { "start" };
+pub(super) fn subscribe(subprotocol: Subprotocol, id: &str) -> String {
+    let kind = if subprotocol == Subprotocol::New { "subscribe" } else { "start" };
     format!(r#"{{"type":"{kind}","id":"{id}","payload":{{"query":"{{me{{id}}}}"}}}}"#)
 }
 
-pub(super) fn complete(dialect: Dialect, id: &str) -> String {
-    let kind = if dialect == Dialect::New { "complete" } else { "stop" };
+pub(super) fn complete(subprotocol: Subprotocol, id: &str) -> String {
+    let kind = if subprotocol == Subprotocol::New { "complete" } else { "stop" };
     format!(r#"{{"type":"{kind}","id":"{id}"}}"#)
 }
 
 /// A socket with a clock of its own.
 pub(super) struct Socket {
-    pub(super) dialect: Dialect,
+    pub(super) subprotocol: Subprotocol,
     pub(super) protocol: Protocol,
     pub(super) now: Instant,
     began: Instant,
 }
 
 impl Socket {
-    pub(super) fn new(dialect: Dialect) -> Self {
+    pub(super) fn new(subprotocol: Subprotocol) -> Self {
         let now = Instant::now();
-        Self { dialect, protocol: Protocol::new(dialect, now), now, began: now }
+        Self { subprotocol, protocol: Protocol::new(subprotocol, now), now, began: now }
     }
 
-    pub(super) fn open(dialect: Dialect) -> Self {
-        Self::open_until(dialect, None)
+    pub(super) fn open(subprotocol: Subprotocol) -> Self {
+        Self::open_until(subprotocol, None)
     }
 
-    fn open_until(dialect: Dialect, expires_in_s: Option<u64>) -> Self {
-        let mut socket = Self::new(dialect);
+    fn open_until(subprotocol: Subprotocol, expires_in_s: Option<u64>) -> Self {
+        let mut socket = Self::new(subprotocol);
         assert!(matches!(socket.text(INIT)[..], [Action::Authenticate(None)]));
         let expires_at = expires_in_s.map(|seconds| socket.now + Duration::from_secs(seconds));
         let actions = socket.handle(Input::Authenticated(Ok(expires_at)));
@@ -53,17 +53,17 @@ impl Socket {
 
     /// Asks for an operation without looking at what comes of it.
     fn ask(&mut self, id: &str) -> Vec<Action> {
-        self.text(&subscribe(self.dialect, id))
+        self.text(&subscribe(self.subprotocol, id))
     }
 
     fn drop(&mut self, id: &str) -> Vec<Action> {
-        self.text(&complete(self.dialect, id))
+        self.text(&complete(self.subprotocol, id))
     }
 
     /// The one message that is to be sent.
     fn sent(&self, actions: &[Action]) -> String {
         match actions {
-            [Action::Send(outgoing)] => outgoing.text(self.dialect).expect("the dialect has it"),
+            [Action::Send(outgoing)] => outgoing.text(self.subprotocol).expect("the subprotocol has it"),
             other => panic!("not one message: {other:?}"),
         }
     }
@@ -110,8 +110,8 @@ fn closed(actions: &[Action]) -> u16 {
 
 #[test]
 fn without_connection_init_for_3_s_the_socket_closes_with_4408() {
-    for dialect in Dialect::ALL {
-        let mut socket = Socket::new(dialect);
+    for subprotocol in Subprotocol::ALL {
+        let mut socket = Socket::new(subprotocol);
         assert!(socket.pass(2).is_empty());
         let done = socket.pass(2);
         assert_eq!((done[0].0, closed(&[done.into_iter().next().expect("one").1])), (3, 4408));
@@ -121,18 +121,22 @@ fn without_connection_init_for_3_s_the_socket_closes_with_4408() {
 #[test]
 fn a_refused_client_is_told_why() {
     let init = r#"{"type":"connection_init","payload":{"authorization":"Bearer t"}}"#;
-    for dialect in Dialect::ALL {
+    for subprotocol in Subprotocol::ALL {
         for (refusal, code) in
             [(Refusal::Token, 4403), (Refusal::TooManySockets, 4429), (Refusal::Unavailable, 1013)]
         {
-            let mut socket = Socket::new(dialect);
+            let mut socket = Socket::new(subprotocol);
             let actions = socket.text(init);
             let [Action::Authenticate(Some(token))] = &actions[..] else { panic!("{actions:?}") };
             assert_eq!(token.expose(), "t");
             let actions = socket.handle(Input::Authenticated(Err(refusal)));
             let [Action::Send(told), close @ Action::Close(_)] = &actions[..] else { panic!("{actions:?}") };
-            let told = told.text(dialect);
-            assert_eq!(told.is_some(), dialect == Dialect::Old, "the close is all that the new protocol has");
+            let told = told.text(subprotocol);
+            assert_eq!(
+                told.is_some(),
+                subprotocol == Subprotocol::Old,
+                "the close is all that the new protocol has"
+            );
             assert!(told.is_none_or(|text| text.starts_with(r#"{"payload":{"message":""#)
                 && text.ends_with(r#""},"type":"connection_error"}"#)));
             assert_eq!(closed(std::slice::from_ref(close)), code);
@@ -142,9 +146,9 @@ fn a_refused_client_is_told_why() {
 
 #[test]
 fn a_second_connection_init_closes_with_4429() {
-    for dialect in Dialect::ALL {
-        assert_eq!(closed(&Socket::open(dialect).text(INIT)), 4429);
-        let mut early = Socket::new(dialect);
+    for subprotocol in Subprotocol::ALL {
+        assert_eq!(closed(&Socket::open(subprotocol).text(INIT)), 4429);
+        let mut early = Socket::new(subprotocol);
         early.text(INIT);
         assert_eq!(closed(&early.text(INIT)), 4429, "also before the first is answered");
     }
@@ -152,9 +156,9 @@ fn a_second_connection_init_closes_with_4429() {
 
 #[test]
 fn an_operation_before_the_ack_closes_with_4401() {
-    for dialect in Dialect::ALL {
-        assert_eq!(closed(&Socket::new(dialect).ask("1")), 4401);
-        let mut early = Socket::new(dialect);
+    for subprotocol in Subprotocol::ALL {
+        assert_eq!(closed(&Socket::new(subprotocol).ask("1")), 4401);
+        let mut early = Socket::new(subprotocol);
         early.text(INIT);
         assert_eq!(closed(&early.ask("1")), 4401);
         assert!(early.handle(Input::Authenticated(Ok(None))).is_empty(), "a late answer opens nothing");
@@ -163,11 +167,11 @@ fn an_operation_before_the_ack_closes_with_4401() {
 
 #[test]
 fn frames_of_the_old_protocol_wait_on_the_wire_for_the_ack() {
-    for dialect in Dialect::ALL {
-        let mut socket = Socket::new(dialect);
+    for subprotocol in Subprotocol::ALL {
+        let mut socket = Socket::new(subprotocol);
         assert!(socket.protocol.listens());
         socket.text(INIT);
-        assert_eq!(socket.protocol.listens(), dialect == Dialect::New);
+        assert_eq!(socket.protocol.listens(), subprotocol == Subprotocol::New);
         socket.handle(Input::Authenticated(Ok(None)));
         assert!(socket.protocol.listens());
         socket.start("1");
@@ -176,23 +180,23 @@ fn frames_of_the_old_protocol_wait_on_the_wire_for_the_ack() {
 
 #[test]
 fn a_bad_message_closes_with_4400_in_every_phase() {
-    for dialect in Dialect::ALL {
-        let other = if dialect == Dialect::New { Dialect::Old } else { Dialect::New };
+    for subprotocol in Subprotocol::ALL {
+        let other = if subprotocol == Subprotocol::New { Subprotocol::Old } else { Subprotocol::New };
         let bad = ["", "x", "[]", r#"{"type":"subscribe"}"#, r#"{"type":"start"}"#, r#"{"type":"data"}"#];
         for text in bad.map(str::to_owned).into_iter().chain([subscribe(other, "1"), complete(other, "1")]) {
-            assert_eq!(closed(&Socket::new(dialect).text(&text)), 4400, "{text}");
-            assert_eq!(closed(&Socket::open(dialect).text(&text)), 4400, "{text}");
+            assert_eq!(closed(&Socket::new(subprotocol).text(&text)), 4400, "{text}");
+            assert_eq!(closed(&Socket::open(subprotocol).text(&text)), 4400, "{text}");
         }
-        assert_eq!(closed(&Socket::new(dialect).handle(Input::Binary)), 4400);
-        assert_eq!(closed(&Socket::open(dialect).handle(Input::Binary)), 4400);
+        assert_eq!(closed(&Socket::new(subprotocol).handle(Input::Binary)), 4400);
+        assert_eq!(closed(&Socket::open(subprotocol).handle(Input::Binary)), 4400);
     }
 }
 
 #[test]
 fn an_id_in_use_closes_with_4409() {
-    for dialect in Dialect::ALL {
+    for subprotocol in Subprotocol::ALL {
         for id in ["1".to_owned(), "é".repeat(128)] {
-            let mut socket = Socket::open(dialect);
+            let mut socket = Socket::open(subprotocol);
             socket.start(&id);
             assert_eq!(closed(&socket.ask(&id)), 4409);
         }
@@ -201,11 +205,11 @@ fn an_id_in_use_closes_with_4409() {
 
 #[test]
 fn a_refused_operation_is_an_error_and_its_id_is_free_again() {
-    for (dialect, payload) in [
-        (Dialect::New, r#"[{"message":"no"}]"#),
-        (Dialect::Old, r#"{"message":"no","errors":[{"message":"no"}]}"#),
+    for (subprotocol, payload) in [
+        (Subprotocol::New, r#"[{"message":"no"}]"#),
+        (Subprotocol::Old, r#"{"message":"no","errors":[{"message":"no"}]}"#),
     ] {
-        let mut socket = Socket::open(dialect);
+        let mut socket = Socket::open(subprotocol);
         let operation = socket.start("1");
         let actions = socket.handle(Input::Refused(operation, r#"[{"message":"no"}]"#.into()));
         let message: serde_json::Value = serde_json::from_str(&socket.sent(&actions)).expect("JSON");
@@ -218,8 +222,8 @@ fn a_refused_operation_is_an_error_and_its_id_is_free_again() {
 
 #[test]
 fn results_are_sent_in_order_and_an_end_is_told_once() {
-    for (dialect, kind) in [(Dialect::New, "next"), (Dialect::Old, "data")] {
-        let mut socket = Socket::open(dialect);
+    for (subprotocol, kind) in [(Subprotocol::New, "next"), (Subprotocol::Old, "data")] {
+        let mut socket = Socket::open(subprotocol);
         let operation = socket.start("a");
         let next = socket.handle(Input::Next(operation, r#"{"data":{}}"#.into()));
         assert_eq!(socket.sent(&next), format!(r#"{{"id":"a","type":"{kind}","payload":{{"data":{{}}}}}}"#));
@@ -232,8 +236,8 @@ fn results_are_sent_in_order_and_an_end_is_told_once() {
 
 #[test]
 fn after_its_end_nothing_comes_for_an_id_and_it_is_free_again() {
-    for dialect in Dialect::ALL {
-        let mut socket = Socket::open(dialect);
+    for subprotocol in Subprotocol::ALL {
+        let mut socket = Socket::open(subprotocol);
         let first = socket.start("1");
         assert!(matches!(socket.drop("1")[..], [Action::Stop(it)] if it == first));
         assert!(socket.drop("1").is_empty(), "unknown ids are let pass");
@@ -251,10 +255,10 @@ fn after_its_end_nothing_comes_for_an_id_and_it_is_free_again() {
 #[test]
 fn ping_is_answered_by_pong_with_its_payload() {
     for (mut socket, ping, pong) in [
-        (Socket::new(Dialect::New), PING, r#"{"type":"pong"}"#),
-        (Socket::open(Dialect::New), PING, r#"{"type":"pong"}"#),
+        (Socket::new(Subprotocol::New), PING, r#"{"type":"pong"}"#),
+        (Socket::open(Subprotocol::New), PING, r#"{"type":"pong"}"#),
         (
-            Socket::open(Dialect::New),
+            Socket::open(Subprotocol::New),
             r#"{"type":"ping","payload":{"a":[1]}}"#,
             r#"{"type":"pong","payload":{"a":[1]}}"#,
         ),
@@ -266,14 +270,14 @@ fn ping_is_answered_by_pong_with_its_payload() {
 
 #[test]
 fn a_client_of_the_old_protocol_that_says_goodbye_is_let_go() {
-    for mut socket in [Socket::new(Dialect::Old), Socket::open(Dialect::Old)] {
+    for mut socket in [Socket::new(Subprotocol::Old), Socket::open(Subprotocol::Old)] {
         assert_eq!(closed(&socket.text(r#"{"type":"connection_terminate"}"#)), 1000);
     }
 }
 
 #[test]
 fn a_silent_client_is_pinged_every_20_s_and_closed_after_40_s() {
-    let mut done = Socket::open(Dialect::New).pass(100);
+    let mut done = Socket::open(Subprotocol::New).pass(100);
     let (second, close) = done.pop().expect("a close");
     assert_eq!((second, closed(&[close])), (40, 4408));
     assert!(matches!(done[..], [(20, Action::Send(Outgoing::Ping { expires_in_s: None }))]), "{done:?}");
@@ -281,23 +285,24 @@ fn a_silent_client_is_pinged_every_20_s_and_closed_after_40_s() {
 
 #[test]
 fn a_silent_client_of_the_old_protocol_is_told_and_asked_every_10_s_and_closed_after_40_s() {
-    let mut done = Socket::open(Dialect::Old).pass(100);
+    let mut done = Socket::open(Subprotocol::Old).pass(100);
     let (second, close) = done.pop().expect("a close");
     assert_eq!((second, closed(&[close])), (40, 4408));
     for (pair, second) in done.chunks(2).zip([10, 20, 30]) {
         let [(told_at, Action::Send(told)), (asked_at, Action::Probe)] = pair else { panic!("{pair:?}") };
         assert_eq!((*told_at, *asked_at), (second, second));
-        assert_eq!(told.text(Dialect::Old).as_deref(), Some(r#"{"type":"ka"}"#));
+        assert_eq!(told.text(Subprotocol::Old).as_deref(), Some(r#"{"type":"ka"}"#));
     }
     assert_eq!(done.len(), 6);
 }
 
 #[test]
 fn a_client_that_answers_lives_on() {
-    for (dialect, sign) in [(Dialect::New, r#"{"type":"pong"}"#), (Dialect::New, PING), (Dialect::Old, STOP)]
+    for (subprotocol, sign) in
+        [(Subprotocol::New, r#"{"type":"pong"}"#), (Subprotocol::New, PING), (Subprotocol::Old, STOP)]
     {
         for by_text in [true, false] {
-            let mut socket = Socket::open(dialect);
+            let mut socket = Socket::open(subprotocol);
             let mut pings = 0;
             for _ in 0..30 {
                 let done = socket.pass(20);
@@ -305,23 +310,24 @@ fn a_client_that_answers_lives_on() {
                 pings += done.iter().filter(|(_, it)| matches!(it, Action::Send(_))).count();
                 socket.handle(if by_text { Input::Text(sign) } else { Input::Control });
             }
-            assert_eq!(pings, if dialect == Dialect::New { 30 } else { 60 });
+            assert_eq!(pings, if subprotocol == Subprotocol::New { 30 } else { 60 });
         }
     }
 }
 
 #[test]
 fn a_frame_over_64_kb_closes_with_1009() {
-    for dialect in Dialect::ALL {
-        assert_eq!(closed(&Socket::open(dialect).text(&"x".repeat(FRAME_MAX + 1))), 1009);
-        assert_eq!(closed(&Socket::open(dialect).handle(Input::TooLarge)), 1009);
+    for subprotocol in Subprotocol::ALL {
+        assert_eq!(closed(&Socket::open(subprotocol).text(&"x".repeat(FRAME_MAX + 1))), 1009);
+        assert_eq!(closed(&Socket::open(subprotocol).handle(Input::TooLarge)), 1009);
     }
 }
 
 #[test]
 fn the_51st_operation_is_refused_and_the_socket_lives() {
-    for (dialect, begin) in [(Dialect::New, r#""payload":[{"#), (Dialect::Old, r#""payload":{"#)] {
-        let mut socket = Socket::open(dialect);
+    for (subprotocol, begin) in [(Subprotocol::New, r#""payload":[{"#), (Subprotocol::Old, r#""payload":{"#)]
+    {
+        let mut socket = Socket::open(subprotocol);
         for number in 0..OPERATIONS_MAX {
             socket.start(&number.to_string());
         }
@@ -336,8 +342,8 @@ fn the_51st_operation_is_refused_and_the_socket_lives() {
 
 #[test]
 fn an_expiring_token_is_announced_30_s_before_and_closes_with_4403() {
-    for dialect in Dialect::ALL {
-        let mut socket = Socket::open_until(dialect, Some(100));
+    for subprotocol in Subprotocol::ALL {
+        let mut socket = Socket::open_until(subprotocol, Some(100));
         let mut told = Vec::new();
         for _ in 0..20 {
             told.extend(socket.pass(10));
@@ -354,11 +360,11 @@ fn an_expiring_token_is_announced_30_s_before_and_closes_with_4403() {
 
 #[test]
 fn a_token_near_its_end_is_announced_at_once_and_one_past_it_is_refused() {
-    for (dialect, kind) in [(Dialect::New, "ping"), (Dialect::Old, "ka")] {
-        let mut socket = Socket::open_until(dialect, Some(5));
+    for (subprotocol, kind) in [(Subprotocol::New, "ping"), (Subprotocol::Old, "ka")] {
+        let mut socket = Socket::open_until(subprotocol, Some(5));
         let (_, notice) = socket.pass(4).into_iter().next().expect("a ping");
         assert_eq!(socket.sent(&[notice]), format!(r#"{{"type":"{kind}","payload":{{"expiresIn":5}}}}"#));
-        let mut late = Socket::new(dialect);
+        let mut late = Socket::new(subprotocol);
         late.text(INIT);
         let now = late.now;
         assert_eq!(closed(&late.handle(Input::Authenticated(Ok(Some(now))))[1..]), 4403);
@@ -367,11 +373,11 @@ fn a_token_near_its_end_is_announced_at_once_and_one_past_it_is_refused() {
 
 #[test]
 fn what_ends_a_socket_from_outside_has_its_code() {
-    for dialect in Dialect::ALL {
+    for subprotocol in Subprotocol::ALL {
         for (input, code) in
             [(Input::Revoked, 4401), (Input::Stalled, 1013), (Input::Restart, 1012), (Input::Malformed, 1002)]
         {
-            let mut socket = Socket::open(dialect);
+            let mut socket = Socket::open(subprotocol);
             let operation = socket.start("1");
             assert_eq!(closed(&socket.handle(input)), code);
             assert_eq!((socket.protocol.operations(), socket.protocol.deadline()), (0, None));

@@ -9,13 +9,13 @@ use proto::{
 use serde_json::{Value, json};
 
 use super::{
-    dialect::Dialect,
     protocol::{Action, Input},
     protocol_tests::{INIT, PING, Socket, complete, subscribe},
+    subprotocol::Subprotocol,
 };
 use crate::{
-    rates::Limits,
-    stage::{Client, Stage, World},
+    client::rate_limits::RateLimits,
+    testing::{FakeServices, RunningGateway, SocketClient},
 };
 
 const NAME: &str = "{ me { name } }";
@@ -23,13 +23,13 @@ const UNREAD: &str = "subscription { unread { total } }";
 
 #[test]
 fn over_20_messages_a_second_and_100_at_once_close_with_4429() {
-    for dialect in Dialect::ALL {
-        let mut socket = Socket::open(dialect);
-        let stop = complete(dialect, "nothing");
+    for subprotocol in Subprotocol::ALL {
+        let mut socket = Socket::open(subprotocol);
+        let stop = complete(subprotocol, "nothing");
         for _ in 0..100 {
             assert!(socket.text(&stop).is_empty());
         }
-        let mut patient = Socket::open(dialect);
+        let mut patient = Socket::open(subprotocol);
         for _ in 0..100 {
             patient.text(&stop);
         }
@@ -42,13 +42,13 @@ fn over_20_messages_a_second_and_100_at_once_close_with_4429() {
             other => panic!("not closed: {other:?}"),
         };
         assert_eq!(closed(&socket.text(&stop)), 4429);
-        assert_eq!(closed(&patient.text(&subscribe(dialect, "1"))), 4429, "whatever is said counts");
+        assert_eq!(closed(&patient.text(&subscribe(subprotocol, "1"))), 4429, "whatever is said counts");
     }
 }
 
 #[test]
 fn what_is_said_before_the_acknowledgement_counts_too_and_pongs_and_the_first_word_do_not() {
-    let mut eager = Socket::new(Dialect::New);
+    let mut eager = Socket::new(Subprotocol::New);
     for _ in 0..100 {
         assert_eq!(eager.text(PING).len(), 1);
     }
@@ -60,14 +60,14 @@ fn what_is_said_before_the_acknowledgement_counts_too_and_pongs_and_the_first_wo
     assert!(matches!(&eager.text(PING)[..], [Action::Close(close)] if close.code == 4429));
 }
 
-impl Client {
+impl SocketClient {
     async fn ask_with(&mut self, query: &str, token: Value) {
         let payload = json!({ "query": query, "extensions": { "authorization": token } });
         self.say(json!({ "id": "1", "type": "subscribe", "payload": payload })).await;
     }
 }
 
-impl Stage {
+impl RunningGateway {
     /// A token, and when it ends in seconds since the epoch.
     pub(super) fn token_and_its_end(
         &self,
@@ -76,8 +76,8 @@ impl Stage {
         lifetime_s: i64,
     ) -> (String, f64) {
         loop {
-            let (before_s, token) = (crate::viewer::now_s(), self.token(user, session, lifetime_s));
-            if crate::viewer::now_s() == before_s {
+            let (before_s, token) = (crate::client::caller::now_s(), self.token(user, session, lifetime_s));
+            if crate::client::caller::now_s() == before_s {
                 return (token, (before_s + lifetime_s) as f64);
             }
         }
@@ -97,62 +97,63 @@ fn one_more(user: UserId) -> UnreadChanged {
 
 #[tokio::test]
 async fn a_flood_closes_a_real_socket_with_4429() {
-    let stage = Stage::start().await;
-    let mut client = stage.sign_in(UserId::now()).await;
+    let gateway = RunningGateway::start().await;
+    let mut client = gateway.sign_in(UserId::now()).await;
     for _ in 0..150 {
         client.say(json!({ "id": "x", "type": "complete" })).await;
     }
     assert_eq!(client.closed().await.0, 4429);
-    stage.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_socket_lives_on_with_a_newer_token_and_so_do_its_subscriptions() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let (user, session) = (UserId::now(), SessionId::now());
-    let mut client = stage.sign_in_with(&stage.token(user, session, 3)).await;
+    let mut client = gateway.sign_in_with(&gateway.token(user, session, 3)).await;
     let told = client.hear().await;
     assert!(told["payload"]["expiresIn"].as_u64().is_some_and(|left_s| (2..=3).contains(&left_s)), "{told}");
     client.subscribe("u", UNREAD, json!({})).await;
     assert_eq!(client.result("u").await["data"]["unread"]["total"], 0);
-    let (newer, ends_s) = stage.token_and_its_end(user, session, 6);
+    let (newer, ends_s) = gateway.token_and_its_end(user, session, 6);
     client.ask_with(NAME, json!(format!("Bearer {newer}"))).await;
     assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
     assert_eq!(client.hear().await, json!({ "id": "1", "type": "complete" }));
     // When the old one ends the new end is announced: it is less than 30 seconds away too.
     let told = client.hear().await;
     assert!(told["payload"]["expiresIn"].as_u64().is_some_and(|left_s| (2..=4).contains(&left_s)), "{told}");
-    stage.app.reader.hubs.unread.change(&one_more(user)).expect("an event");
+    gateway.app.log_reader.hubs.unread.apply(&one_more(user)).expect("an event");
     assert_eq!(client.result("u").await["data"]["unread"]["total"], 1);
     assert_eq!(client.closed().await.0, 4403);
     let late_s = now_s() - ends_s;
     assert!(late_s.abs() < 1.0, "a second early or late at most: {late_s}");
-    stage.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_token_that_is_no_newer_one_of_this_session_is_refused_and_the_socket_lives() {
     let over = SessionId::now();
-    let stage = Stage::start_with(World { revoked: vec![over], ..World::default() }).await;
+    let gateway =
+        RunningGateway::start_with(FakeServices { revoked: vec![over], ..FakeServices::default() }).await;
     let (user, session) = (UserId::now(), SessionId::now());
-    let own = stage.token(user, session, 300);
-    let mut client = stage.sign_in_with(&own).await;
+    let own = gateway.token(user, session, 300);
+    let mut client = gateway.sign_in_with(&own).await;
     for token in [
         json!("nonsense"),
         json!("Bearer a.b.c"),
         json!(7),
-        json!(stage.token(UserId::now(), session, 600)),
-        json!(stage.token(user, SessionId::now(), 600)),
-        json!(stage.token(user, over, 600)),
-        json!(stage.token(user, session, 200)),
-        json!(stage.token(user, session, -10)),
+        json!(gateway.token(UserId::now(), session, 600)),
+        json!(gateway.token(user, SessionId::now(), 600)),
+        json!(gateway.token(user, over, 600)),
+        json!(gateway.token(user, session, 200)),
+        json!(gateway.token(user, session, -10)),
     ] {
         client.ask_with(NAME, token.clone()).await;
         let refused = client.hear().await;
         assert_eq!((&refused["id"], &refused["type"]), (&json!("1"), &json!("error")), "{token}: {refused}");
         assert_eq!(refused["payload"][0]["extensions"]["code"], "UNAUTHENTICATED", "{token}: {refused}");
     }
-    for token in [json!(own), json!(null), json!(""), json!(stage.token(user, session, 600))] {
+    for token in [json!(own), json!(null), json!(""), json!(gateway.token(user, session, 600))] {
         client.ask_with(NAME, token).await;
         assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
         client.hear().await;
@@ -160,45 +161,45 @@ async fn a_token_that_is_no_newer_one_of_this_session_is_refused_and_the_socket_
     client.ask_with(NAME, json!(own)).await;
     assert_eq!(client.hear().await["type"], "error", "the first one is older now");
     let session_ids = vec![session.bytes()];
-    stage.emit(Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids })).await;
+    gateway.emit(Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids })).await;
     assert_eq!(client.closed().await.0, 4401, "the session is the same as before");
-    let mut nobody = stage.connect().await;
+    let mut nobody = gateway.connect().await;
     nobody.say(json!({ "type": "connection_init" })).await;
     nobody.hear().await;
-    nobody.ask_with(NAME, json!(stage.token(user, SessionId::now(), 300))).await;
+    nobody.ask_with(NAME, json!(gateway.token(user, SessionId::now(), 300))).await;
     assert_eq!(nobody.hear().await["payload"][0]["extensions"]["code"], "UNAUTHENTICATED");
-    stage.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn the_calls_of_a_subscription_carry_the_newest_token() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let (user, session) = (UserId::now(), SessionId::now());
-    let mut client = stage.sign_in_with(&stage.token(user, session, 300)).await;
+    let mut client = gateway.sign_in_with(&gateway.token(user, session, 300)).await;
     client.subscribe("u", "subscription { unread { changed { dialog { id } } } }", json!({})).await;
     client.hear().await;
-    let newer = stage.token(user, session, 600);
+    let newer = gateway.token(user, session, 600);
     client.ask_with(NAME, json!(newer)).await;
     client.result("1").await;
-    assert_eq!(stage.shown().as_deref(), Some(format!("Bearer {newer}").as_str()));
+    assert_eq!(gateway.shown().as_deref(), Some(format!("Bearer {newer}").as_str()));
     client.hear().await;
-    stage.calls.lock().expect("not poisoned").clear();
-    stage.app.reader.hubs.unread.change(&one_more(user)).expect("an event");
+    gateway.calls.lock().clear();
+    gateway.app.log_reader.hubs.unread.apply(&one_more(user)).expect("an event");
     client.result("u").await;
-    assert_eq!((stage.called("Get"), stage.shown()), (1, Some(format!("Bearer {newer}"))));
-    stage.stop().await;
+    assert_eq!((gateway.called("Get"), gateway.shown()), (1, Some(format!("Bearer {newer}"))));
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn operations_that_come_too_soon_are_an_error_of_their_own_and_the_socket_lives() {
-    let limits = Limits {
+    let limits = RateLimits {
         requests: "1/h:5".parse().expect("a limit"),
         sign_in_login: "1/h:2".parse().expect("a limit"),
-        ..Limits::default()
+        ..RateLimits::default()
     };
-    let stage = Stage::start_with(World { limits, ..World::default() }).await;
+    let gateway = RunningGateway::start_with(FakeServices { limits, ..FakeServices::default() }).await;
     let user = UserId::now();
-    let mut client = stage.sign_in(user).await;
+    let mut client = gateway.sign_in(user).await;
     for (login, kind, code) in [
         ("ann", "next", "UNAVAILABLE"),
         ("ann", "next", "UNAVAILABLE"),
@@ -217,7 +218,7 @@ async fn operations_that_come_too_soon_are_an_error_of_their_own_and_the_socket_
             assert_eq!(client.hear().await["type"], "complete");
         }
     }
-    assert_eq!(stage.called("Login"), 3, "ann twice, and bob");
+    assert_eq!(gateway.called("Login"), 3, "ann twice, and bob");
     client.subscribe("2", UNREAD, json!({})).await;
     client.result("2").await;
     for query in ["{ __typename }", UNREAD, "{"] {
@@ -228,10 +229,10 @@ async fn operations_that_come_too_soon_are_an_error_of_their_own_and_the_socket_
         assert_eq!(extensions["code"], "RATE_LIMITED", "before it is parsed: {refused}");
         assert!(extensions["retryAfterMs"].as_u64().is_some_and(|wait_ms| wait_ms > 3_000_000), "{refused}");
     }
-    let mut other = stage.sign_in(user).await;
+    let mut other = gateway.sign_in(user).await;
     other.subscribe("1", "{ __typename }", json!({})).await;
     assert_eq!(other.hear().await["type"], "error", "one limit for all sockets of a person");
     client.say(json!({ "type": "ping" })).await;
     assert_eq!(client.hear().await, json!({ "type": "pong" }));
-    stage.stop().await;
+    gateway.stop().await;
 }

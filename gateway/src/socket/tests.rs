@@ -12,14 +12,14 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::renewal_tests::now_s;
-use crate::stage::{Gauges, Stage};
+use crate::testing::{Gauges, RunningGateway};
 
 const PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "graphql-transport-ws");
 const OLD_PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "graphql-ws");
 
 #[tokio::test]
 async fn a_handshake_needs_our_subprotocol_and_an_origin_that_may_come() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     for (headers, status) in [
         (&[][..], 400),
         (&[("sec-websocket-protocol", "graphql")], 400),
@@ -28,7 +28,7 @@ async fn a_handshake_needs_our_subprotocol_and_an_origin_that_may_come() {
         (&[PROTOCOL, ("origin", "null")], 403),
         (&[OLD_PROTOCOL, ("origin", "https://evil.example")], 403),
     ] {
-        assert_eq!(stage.open(headers).await.err(), Some(status), "{headers:?}");
+        assert_eq!(gateway.open(headers).await.err(), Some(status), "{headers:?}");
     }
     for headers in [
         &[PROTOCOL][..],
@@ -36,26 +36,26 @@ async fn a_handshake_needs_our_subprotocol_and_an_origin_that_may_come() {
         &[("sec-websocket-protocol", "other, graphql-transport-ws")],
         &[OLD_PROTOCOL],
     ] {
-        assert!(stage.open(headers).await.is_ok(), "{headers:?}");
+        assert!(gateway.open(headers).await.is_ok(), "{headers:?}");
     }
-    stage.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn the_token_comes_with_connection_init_or_with_the_handshake() {
-    let stage = Stage::start().await;
-    let token = stage.token(UserId::now(), SessionId::now(), 300);
+    let gateway = RunningGateway::start().await;
+    let token = gateway.token(UserId::now(), SessionId::now(), 300);
     for payload in [
         json!({ "authorization": token }),
         json!({ "AUTHORIZATION": format!("Bearer {token}") }),
         json!({ "authToken": token }),
     ] {
-        let mut client = stage.connect().await;
+        let mut client = gateway.connect().await;
         client.say(json!({ "type": "connection_init", "payload": payload })).await;
         assert_eq!(client.hear().await["type"], "connection_ack");
     }
     let header = format!("Bearer {token}");
-    let mut client = stage.open(&[PROTOCOL, ("authorization", header.as_str())]).await.expect("a socket");
+    let mut client = gateway.open(&[PROTOCOL, ("authorization", header.as_str())]).await.expect("a socket");
     client.say(json!({ "type": "connection_init" })).await;
     assert_eq!(client.hear().await["type"], "connection_ack");
     client.subscribe("1", "{ me { name } }", json!({})).await;
@@ -64,14 +64,14 @@ async fn the_token_comes_with_connection_init_or_with_the_handshake() {
 
 #[tokio::test]
 async fn a_bad_token_closes_with_4403_and_nobody_at_all_may_come() {
-    let stage = Stage::start().await;
-    let expired = stage.token(UserId::now(), SessionId::now(), -10);
+    let gateway = RunningGateway::start().await;
+    let expired = gateway.token(UserId::now(), SessionId::now(), -10);
     for token in [json!("nonsense"), json!(expired), json!(7), json!({}), json!("Bearer a.b.c")] {
-        let mut client = stage.connect().await;
+        let mut client = gateway.connect().await;
         client.say(json!({ "type": "connection_init", "payload": { "authorization": token } })).await;
         assert_eq!(client.closed().await.0, 4403, "{token}");
     }
-    let mut nobody = stage.connect().await;
+    let mut nobody = gateway.connect().await;
     nobody.say(json!({ "type": "connection_init" })).await;
     assert_eq!(nobody.hear().await["type"], "connection_ack");
     nobody.subscribe("1", "{ __typename }", json!({})).await;
@@ -87,9 +87,9 @@ async fn a_bad_token_closes_with_4403_and_nobody_at_all_may_come() {
 
 #[tokio::test]
 async fn no_connection_init_closes_with_4408_and_what_comes_too_soon_with_4401() {
-    let stage = Stage::start().await;
-    let mut silent = stage.connect().await;
-    let mut hasty = stage.connect().await;
+    let gateway = RunningGateway::start().await;
+    let mut silent = gateway.connect().await;
+    let mut hasty = gateway.connect().await;
     hasty.subscribe("1", "{ __typename }", json!({})).await;
     assert_eq!(hasty.closed().await.0, 4401);
     let begun = std::time::Instant::now();
@@ -99,7 +99,7 @@ async fn no_connection_init_closes_with_4408_and_what_comes_too_soon_with_4401()
 
 #[tokio::test]
 async fn frames_that_are_no_messages_close_with_their_codes() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let big = "x".repeat(64 * 1024 + 1);
     for (frame, code) in [
         (Message::text("hello"), 4400),
@@ -108,7 +108,7 @@ async fn frames_that_are_no_messages_close_with_their_codes() {
         (Message::binary(big.into_bytes()), 1009),
         (Message::text(r#"{"type":"connection_init"}"#), 4429),
     ] {
-        let mut client = stage.sign_in(UserId::now()).await;
+        let mut client = gateway.sign_in(UserId::now()).await;
         client.socket.send(frame).await.expect("sent");
         let (told, reason) = client.closed().await;
         assert_eq!(told, code, "{reason}");
@@ -118,8 +118,8 @@ async fn frames_that_are_no_messages_close_with_their_codes() {
 
 #[tokio::test]
 async fn a_document_that_is_refused_is_an_error_with_an_array() {
-    let stage = Stage::start().await;
-    let mut client = stage.sign_in(UserId::now()).await;
+    let gateway = RunningGateway::start().await;
+    let mut client = gateway.sign_in(UserId::now()).await;
     for (query, code) in [
         ("{", "GRAPHQL_PARSE_FAILED"),
         ("{ nonsense }", "GRAPHQL_VALIDATION_FAILED"),
@@ -139,9 +139,9 @@ async fn a_document_that_is_refused_is_an_error_with_an_array() {
 
 #[tokio::test]
 async fn after_complete_nothing_comes_and_an_id_in_use_closes_with_4409() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let user = UserId::now();
-    let mut client = stage.sign_in(user).await;
+    let mut client = gateway.sign_in(user).await;
     client.subscribe("1", "subscription { unread { kind } }", json!({})).await;
     assert_eq!(client.result("1").await["data"]["unread"]["kind"], "SNAPSHOT");
     client.say(json!({ "id": "1", "type": "complete" })).await;
@@ -154,21 +154,21 @@ async fn after_complete_nothing_comes_and_an_id_in_use_closes_with_4409() {
 
 #[tokio::test]
 async fn the_users_21st_socket_closes_with_4429_and_a_seat_is_given_back() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let user = UserId::now();
     let mut clients = Vec::new();
     for _ in 0..20 {
-        clients.push(stage.sign_in(user).await);
+        clients.push(gateway.sign_in(user).await);
     }
-    let token = stage.token(user, SessionId::now(), 300);
-    let mut more = stage.connect().await;
+    let token = gateway.token(user, SessionId::now(), 300);
+    let mut more = gateway.connect().await;
     more.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
     assert_eq!(more.closed().await.0, 4429);
-    stage.sign_in(UserId::now()).await;
+    gateway.sign_in(UserId::now()).await;
     let mut last = clients.pop().expect("twenty");
     last.socket.close(None).await.expect("closed");
     testkit::eventually("the seat is free", || async {
-        let mut client = stage.connect().await;
+        let mut client = gateway.connect().await;
         client.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
         client.is_acknowledged().await
     })
@@ -177,8 +177,8 @@ async fn the_users_21st_socket_closes_with_4429_and_a_seat_is_given_back() {
 
 #[tokio::test]
 async fn the_51st_operation_is_refused_and_the_socket_lives() {
-    let stage = Stage::start().await;
-    let mut client = stage.sign_in(UserId::now()).await;
+    let gateway = RunningGateway::start().await;
+    let mut client = gateway.sign_in(UserId::now()).await;
     for number in 0..50 {
         let id = number.to_string();
         client.subscribe(&id, "subscription { unread { kind } }", json!({})).await;
@@ -196,9 +196,9 @@ async fn the_51st_operation_is_refused_and_the_socket_lives() {
 
 #[tokio::test]
 async fn a_token_that_expires_is_announced_and_closes_with_4403() {
-    let stage = Stage::start().await;
-    let (token, ends_s) = stage.token_and_its_end(UserId::now(), SessionId::now(), 2);
-    let mut client = stage.sign_in_with(&token).await;
+    let gateway = RunningGateway::start().await;
+    let (token, ends_s) = gateway.token_and_its_end(UserId::now(), SessionId::now(), 2);
+    let mut client = gateway.sign_in_with(&token).await;
     let notice = client.hear().await;
     assert_eq!(notice["type"], "ping");
     assert!((1..=2).contains(&notice["payload"]["expiresIn"].as_i64().expect("seconds")), "{notice}");
@@ -209,12 +209,12 @@ async fn a_token_that_expires_is_announced_and_closes_with_4403() {
 
 #[tokio::test]
 async fn a_revoked_session_closes_its_sockets_with_4401_and_no_others() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let (user, session) = (UserId::now(), SessionId::now());
-    let token = stage.token(user, session, 300);
-    let mut clients = [stage.sign_in_with(&token).await, stage.sign_in_with(&token).await];
-    let mut other = stage.sign_in(user).await;
-    stage
+    let token = gateway.token(user, session, 300);
+    let mut clients = [gateway.sign_in_with(&token).await, gateway.sign_in_with(&token).await];
+    let mut other = gateway.sign_in(user).await;
+    gateway
         .emit(Kind::SessionRevoked(SessionRevoked {
             user_id: user.bytes(),
             session_ids: vec![session.bytes()],
@@ -224,7 +224,7 @@ async fn a_revoked_session_closes_its_sockets_with_4401_and_no_others() {
         assert_eq!(client.closed().await.0, 4401);
     }
     other.is_quiet().await;
-    let mut late = stage.connect().await;
+    let mut late = gateway.connect().await;
     late.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
     assert_eq!(late.closed().await.0, 4403, "its token is not valid any more");
 }
@@ -232,25 +232,29 @@ async fn a_revoked_session_closes_its_sockets_with_4401_and_no_others() {
 #[tokio::test]
 async fn sessions_revoked_before_the_start_are_known_when_the_gateway_is_ready() {
     let session = SessionId::now();
-    let stage = Stage::start_with(crate::stage::World { revoked: vec![session], ..Default::default() }).await;
-    let token = stage.token(UserId::now(), session, 300);
-    let mut client = stage.connect().await;
+    let gateway = RunningGateway::start_with(crate::testing::FakeServices {
+        revoked: vec![session],
+        ..Default::default()
+    })
+    .await;
+    let token = gateway.token(UserId::now(), session, 300);
+    let mut client = gateway.connect().await;
     client.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
     assert_eq!(client.closed().await.0, 4403);
 }
 
 #[tokio::test]
 async fn a_gateway_that_stops_closes_every_socket_with_1012_within_the_window() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let mut clients = Vec::new();
     for _ in 0..20 {
-        let mut client = stage.sign_in(UserId::now()).await;
+        let mut client = gateway.sign_in(UserId::now()).await;
         client.subscribe("1", "subscription { unread { kind } }", json!({})).await;
         client.result("1").await;
         clients.push(client);
     }
-    clients.push(stage.connect().await);
-    let stopped = tokio::spawn(stage.stop());
+    clients.push(gateway.connect().await);
+    let stopped = tokio::spawn(gateway.stop());
     let begun = std::time::Instant::now();
     let closes = clients.iter_mut().map(|client| async move { (client.closed().await.0, begun.elapsed()) });
     let closes = futures_util::future::join_all(closes).await;
@@ -266,17 +270,17 @@ async fn a_gateway_that_stops_closes_every_socket_with_1012_within_the_window() 
 async fn everything_is_back_to_zero_when_the_last_socket_is_gone() {
     let gauges = Gauges::default();
     let _installed = metrics::set_default_local_recorder(&gauges);
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let (user, dialog) = (UserId::now(), DialogId::now());
     {
-        let mut world = stage.world();
-        world.caller = Some(user);
-        world.members.insert(dialog, vec![(user, 0)]);
-        world.dialogs.insert(dialog, (1, Vec::new()));
+        let mut services = gateway.services();
+        services.caller = Some(user);
+        services.members.insert(dialog, vec![(user, 0)]);
+        services.dialogs.insert(dialog, (1, Vec::new()));
     }
     let mut clients = Vec::new();
     for _ in 0..5 {
-        let mut client = stage.sign_in(user).await;
+        let mut client = gateway.sign_in(user).await;
         let id = json!({ "id": dialog.to_string() });
         client.subscribe("u", "subscription { unread { total } }", json!({})).await;
         client.result("u").await;
@@ -299,7 +303,7 @@ async fn everything_is_back_to_zero_when_the_last_socket_is_gone() {
     }
     testkit::eventually("nothing is left", || async { names.iter().all(|name| gauges.sum(name) == 0.0) })
         .await;
-    stage.stop().await;
+    gateway.stop().await;
 }
 
 /// A change of a thousand rows: about 80 kB on the wire.
@@ -318,12 +322,12 @@ fn large(user: UserId, version: i64) -> UnreadChanged {
 async fn a_client_that_does_not_read_delays_nobody_and_is_let_go() {
     let gauges = Gauges::default();
     let _installed = metrics::set_default_local_recorder(&gauges);
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let user = UserId::now();
     let query = "subscription { unread { version total changed { dialogId unread } } }";
-    let token = stage.token(user, SessionId::now(), 3600);
-    let mut stalled = stage.sign_in_with(&token).await;
-    let mut reader = stage.sign_in_with(&token).await;
+    let token = gateway.token(user, SessionId::now(), 3600);
+    let mut stalled = gateway.sign_in_with(&token).await;
+    let mut reader = gateway.sign_in_with(&token).await;
     for client in [&mut stalled, &mut reader] {
         client.subscribe("u", query, json!({})).await;
         client.result("u").await;
@@ -334,7 +338,7 @@ async fn a_client_that_does_not_read_delays_nobody_and_is_let_go() {
         assert!(version < 20_000, "it is never let go");
         for _ in 0..200 {
             version += 1;
-            stage.app.reader.hubs.unread.change(&large(user, version)).expect("an event");
+            gateway.app.log_reader.hubs.unread.apply(&large(user, version)).expect("an event");
             let frame = reader.result("u").await;
             assert_eq!(frame["data"]["unread"]["total"], version * 1000, "nobody waits for the other");
             // Both are heard all the time, so that silence is not what ends them, however slow the machine is. One that
@@ -356,46 +360,46 @@ async fn a_client_that_does_not_read_delays_nobody_and_is_let_go() {
         }
     }
     assert_eq!(stalled.closed().await.0, 1013, "should it read again at once, it hears why");
-    stage.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn sockets_of_nobody_have_a_bound_and_those_who_sign_in_make_room() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     let mut waiting = Vec::new();
     for _ in 0..100 {
-        waiting.push(stage.connect().await);
+        waiting.push(gateway.connect().await);
     }
-    assert_eq!(stage.open(&[PROTOCOL]).await.err(), Some(503), "the 101st");
-    let token = stage.token(UserId::now(), SessionId::now(), 300);
+    assert_eq!(gateway.open(&[PROTOCOL]).await.err(), Some(503), "the 101st");
+    let token = gateway.token(UserId::now(), SessionId::now(), 300);
     let mut known = waiting.pop().expect("a socket");
     known.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
     assert_eq!(known.hear().await["type"], "connection_ack");
-    let mut nobody = stage.connect().await;
+    let mut nobody = gateway.connect().await;
     nobody.say(json!({ "type": "connection_init" })).await;
     assert_eq!(nobody.hear().await["type"], "connection_ack");
-    assert_eq!(stage.open(&[PROTOCOL]).await.err(), Some(503), "one who stays nobody keeps the place");
+    assert_eq!(gateway.open(&[PROTOCOL]).await.err(), Some(503), "one who stays nobody keeps the place");
     drop(nobody);
-    testkit::eventually("a place is free", || async { stage.open(&[PROTOCOL]).await.is_ok() }).await;
-    stage.stop().await;
+    testkit::eventually("a place is free", || async { gateway.open(&[PROTOCOL]).await.is_ok() }).await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_header_of_the_handshake_that_holds_no_token_of_ours_closes_with_4403() {
-    let stage = Stage::start().await;
+    let gateway = RunningGateway::start().await;
     for header in ["Basic YW5uOng=", "Token x", "Bearer x", "Bearer a b"] {
-        let mut client = stage.open(&[PROTOCOL, ("authorization", header)]).await.expect("a socket");
+        let mut client = gateway.open(&[PROTOCOL, ("authorization", header)]).await.expect("a socket");
         client.say(json!({ "type": "connection_init" })).await;
         assert_eq!(client.closed().await.0, 4403, "{header}");
     }
-    stage.stop().await;
+    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_panic_ends_its_operation_and_not_the_socket() {
-    let stage = Stage::start().await;
-    stage.world().broken.insert("Users");
-    let mut client = stage.sign_in(UserId::now()).await;
+    let gateway = RunningGateway::start().await;
+    gateway.services().broken.insert("Users");
+    let mut client = gateway.sign_in(UserId::now()).await;
     client.subscribe("1", "{ me { name } }", json!({})).await;
     let result = client.result("1").await;
     assert_eq!(result["errors"][0]["extensions"]["code"], "INTERNAL", "{result}");
@@ -403,8 +407,8 @@ async fn a_panic_ends_its_operation_and_not_the_socket() {
         result["errors"][0]["extensions"]["requestId"].is_string() && !result.to_string().contains("secret")
     );
     assert_eq!(client.hear().await, json!({ "id": "1", "type": "complete" }));
-    stage.world().broken.clear();
+    gateway.services().broken.clear();
     client.subscribe("1", "{ me { name } }", json!({})).await;
     assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
-    stage.stop().await;
+    gateway.stop().await;
 }

@@ -4,10 +4,6 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tungstenite::Error as SocketError;
 
 use super::close::Close;
+use crate::connections::Written;
 
 /// Answers of the protocol that wait to be written before nothing more is read. Results do not wait here: their
 /// operations are not asked while anything does.
@@ -29,22 +26,6 @@ const WAITING_MAX: usize = 16;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the connection is kept for a client whose frames cannot be read any more, so that it hears the reason.
 const LINGER: Duration = Duration::from_millis(500);
-
-/// How many bytes a connection has taken. The server counts and puts it into the extensions of the connection's requests; all
-/// clones are one.
-#[derive(Debug, Clone, Default)]
-pub struct Written(Arc<AtomicU64>);
-
-impl Written {
-    /// So many more.
-    pub fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// What the wire has to say.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
-//! One dialog in the hub, as a pure state machine: its streams, and the messages that some of them are owed, fetched once
-//! for all. A stream gets a frame only from an answer that names its user as a member and is at least as new as the
-//! event that the frame is about.
+//! One dialog in the hub of messages, as a state machine without I/O: its subscribers, and the messages
+//! that are to be sent to them, each fetched once for all subscribers. A subscriber receives a message
+//! only from a reply that lists its user as a participant and is at least as new as the message's latest
+//! event.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -11,36 +12,42 @@ use proto::{MessageId, UserId, dialog};
 use wake::Wake;
 
 use super::{
-    frame::{Event, Frame, Kind, What},
-    subscriber::{Missed, State, Subscriber},
+    frame::{Change, Event, Frame, Kind},
+    subscriber::{Replay, State, Subscriber},
 };
 use crate::version::Version;
 
-/// Messages fetched at once.
-const FETCH_MAX: usize = 128;
-/// Fetched messages that are kept for streams that have not taken them yet.
-const KEPT_MAX: usize = 512;
+/// Maximum messages in one request.
+const BATCH_MAX: usize = 128;
+/// Maximum fetched messages kept for subscribers that have not taken them yet.
+const FETCHED_MAX: usize = 512;
 
-/// A dialog with at least one live stream.
+/// A dialog with at least one subscriber.
 #[derive(Debug)]
 pub struct Entry {
-    /// The dialog service's, as far as it was told. It rises where its data was restored.
+    /// The epoch of the dialog's versions, once known. A restore of the dialog service's database raises
+    /// it.
     epoch: Option<i64>,
-    heard: Option<i64>,
-    /// Events are missing, and every stream knows it.
+    /// The version of the newest event.
+    newest: Option<i64>,
+    /// True if events were skipped and all subscribers were reset. The next event then follows no known
+    /// version.
     skipped: bool,
     subscribers: HashMap<u64, Subscriber>,
-    owed: HashMap<MessageId, Owed>,
-    kept: VecDeque<MessageId>,
-    wanted: BTreeSet<MessageId>,
-    fetching: Option<i64>,
-    bound: usize,
+    /// The messages that are pending for at least one subscriber.
+    messages: HashMap<MessageId, MessageState>,
+    /// The fetched messages, oldest fetch first.
+    fetched: VecDeque<MessageId>,
+    to_fetch: BTreeSet<MessageId>,
+    /// The value of `newest` when the request in flight was sent.
+    in_flight: Option<i64>,
+    pending_max: usize,
 }
 
-/// A message that streams are owed.
 #[derive(Debug, Default)]
-struct Owed {
-    streams: usize,
+struct MessageState {
+    /// The number of subscribers for which the message is pending.
+    subscribers: usize,
     fetched: Option<Fetched>,
 }
 
@@ -48,210 +55,218 @@ struct Owed {
 struct Fetched {
     message: Option<Arc<dialog::Message>>,
     head: Version,
+    /// The users of the request, with true for participants.
     members: Arc<BTreeMap<UserId, bool>>,
 }
 
-/// What to ask the dialog service.
+/// A request to the dialog service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
-    /// Which messages.
+pub struct FetchRequest {
+    /// The messages to fetch.
     pub messages: Vec<MessageId>,
-    /// Whether these take part.
+    /// The users whose membership to check.
     pub users: Vec<UserId>,
 }
 
-/// The answer.
+/// The reply to a [`FetchRequest`].
 #[derive(Debug)]
-pub struct Answer {
+pub struct FetchReply {
     /// The dialog's version.
     pub head: Version,
-    /// The messages found.
+    /// The messages that were found.
     pub messages: Vec<(MessageId, dialog::Message)>,
-    /// Who takes part.
+    /// The requested users who are participants.
     pub members: BTreeSet<UserId>,
 }
 
-/// What a stream has to give.
+/// The result of taking the next frame of a subscription.
 #[derive(Debug, PartialEq)]
 pub enum Next {
-    /// A frame.
+    /// The next frame.
     Frame(Frame),
-    /// Nothing now.
+    /// There is no frame now. The subscriber is woken when there may be one.
     Wait,
-    /// Nothing ever: its user takes no part.
-    Over,
+    /// The subscription has ended, because its user is no longer a participant.
+    Ended,
 }
 
 impl Entry {
-    /// A dialog without streams. `bound`: how many messages a stream may be owed.
-    pub fn new(bound: usize) -> Self {
+    /// Creates a dialog without subscribers. `pending_max` limits the pending messages of one
+    /// subscriber.
+    pub fn new(pending_max: usize) -> Self {
         Self {
             epoch: None,
-            heard: None,
+            newest: None,
             skipped: false,
             subscribers: HashMap::new(),
-            owed: HashMap::new(),
-            kept: VecDeque::new(),
-            wanted: BTreeSet::new(),
-            fetching: None,
-            bound,
+            messages: HashMap::new(),
+            fetched: VecDeque::new(),
+            to_fetch: BTreeSet::new(),
+            in_flight: None,
+            pending_max,
         }
     }
 
-    /// Adds a stream. From now on nothing is missed for it; [`Entry::open`] says what came before.
+    /// Adds a subscriber. From now on it receives every event; [`Entry::open`] adds what it has missed
+    /// before.
     pub fn register(&mut self, id: u64, user: UserId, wake: Wake) {
-        self.subscribers.insert(id, Subscriber::new(user, self.heard, wake));
+        self.subscribers.insert(id, Subscriber::new(user, self.newest, wake));
     }
 
-    /// What a new stream has missed.
-    pub fn open(&mut self, id: u64, missed: Missed) {
-        self.learn(missed.head);
-        if self.heard.is_none() {
-            // The answer is the first to say where the dialog is; from there on no event may be missing.
-            let head = missed.head.number;
-            self.heard = Some(head);
-            self.subscribers.values_mut().for_each(|subscriber| _ = subscriber.hears(head + 1));
+    /// Starts a subscription with its replay.
+    pub fn open(&mut self, id: u64, replay: Replay) {
+        self.update_epoch(replay.head);
+        if self.newest.is_none() {
+            // No event was received yet, so this reply is the first to name a version. Later events must
+            // continue it.
+            let head = replay.head.number;
+            self.newest = Some(head);
+            self.subscribers.values_mut().for_each(|subscriber| _ = subscriber.accepts(head + 1));
         }
         let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
-        let settled = subscriber.open(missed, self.heard);
-        settled.into_iter().for_each(|message| release(&mut self.owed, message));
+        let removed = subscriber.open(replay, self.newest);
+        removed.into_iter().for_each(|message| release(&mut self.messages, message));
     }
 
-    /// In a new epoch versions begin anew, maybe below what was heard: all that streams know is of before.
-    fn learn(&mut self, head: Version) {
+    /// Resets all live subscribers if the epoch has changed. The versions of a new epoch may be below
+    /// those that were sent, and what was sent may no longer exist.
+    fn update_epoch(&mut self, head: Version) {
         if self.epoch.is_some_and(|epoch| epoch < head.epoch) {
-            self.heard = Some(head.number);
+            self.newest = Some(head.number);
             for subscriber in self.subscribers.values_mut() {
                 if let State::Live { epoch, base } = &mut subscriber.state {
-                    (*epoch, *base) = (head.epoch, head.number);
-                    reset(&mut self.owed, subscriber);
+                    *epoch = head.epoch;
+                    *base = head.number;
+                    reset(&mut self.messages, subscriber);
                 }
             }
-            self.forget_unowed();
+            self.prune_to_fetch();
         }
         self.epoch = self.epoch.max(Some(head.epoch));
     }
 
-    /// Removes a stream. `true`: it was the last, and this entry can go.
+    /// Removes a subscriber. Returns true if it was the last one, so that the entry can be removed.
     pub fn remove(&mut self, id: u64) -> bool {
         if let Some(mut subscriber) = self.subscribers.remove(&id) {
-            subscriber.settle_all().into_iter().for_each(|message| release(&mut self.owed, message));
+            subscriber.clear().into_iter().for_each(|message| release(&mut self.messages, message));
         }
         self.subscribers.is_empty()
     }
 
-    /// An event of the log.
-    pub fn hear(&mut self, event: Event) {
+    /// Applies an event of the log.
+    pub fn apply(&mut self, event: Event) {
         let version = event.version;
-        if self.heard >= Some(version) {
+        if self.newest >= Some(version) {
             return;
         }
         let skipped = std::mem::take(&mut self.skipped);
-        let gap = !skipped && self.heard.is_some_and(|heard| heard + 1 < version);
-        self.heard = Some(version);
+        let has_gap = !skipped && self.newest.is_some_and(|newest| newest + 1 < version);
+        self.newest = Some(version);
         for subscriber in self.subscribers.values_mut() {
-            if !subscriber.hears(version) {
+            if !subscriber.accepts(version) {
                 continue;
             }
-            if gap {
-                reset(&mut self.owed, subscriber);
+            if has_gap {
+                reset(&mut self.messages, subscriber);
             }
-            match event.what {
-                What::Message(message, kind) => {
-                    if subscriber.mark(version, message, kind) {
-                        self.owed.entry(message).or_default().streams += 1;
+            match event.change {
+                Change::Message(message, kind) => {
+                    if subscriber.add(version, message, kind) {
+                        self.messages.entry(message).or_default().subscribers += 1;
                     }
                     if matches!(subscriber.state, State::Live { .. }) {
-                        self.wanted.insert(message);
+                        self.to_fetch.insert(message);
                     }
-                    if subscriber.owed() > self.bound {
-                        reset(&mut self.owed, subscriber);
+                    if subscriber.pending_len() > self.pending_max {
+                        reset(&mut self.messages, subscriber);
                     }
                 }
-                What::Left(user) if subscriber.user == user => leave(&mut self.owed, subscriber, version),
-                What::Left(_) | What::Other => {}
+                Change::Left(user) if subscriber.user == user => {
+                    end(&mut self.messages, subscriber, version);
+                }
+                Change::Left(_) | Change::Other => {}
             }
         }
-        self.forget_unowed();
+        self.prune_to_fetch();
     }
 
-    /// Events are missing: every stream is owed a RESET in place of everything.
-    pub fn refresh(&mut self) {
+    /// Sends every subscriber a RESET, because events were skipped.
+    pub fn resync(&mut self) {
         self.skipped = true;
-        self.subscribers.values_mut().for_each(|subscriber| reset(&mut self.owed, subscriber));
-        self.forget_unowed();
+        self.subscribers.values_mut().for_each(|subscriber| reset(&mut self.messages, subscriber));
+        self.prune_to_fetch();
     }
 
-    /// What this stream was given could not be shown: it is owed a RESET in place of everything.
-    pub fn refresh_one(&mut self, id: u64) {
+    /// Sends one subscriber a RESET, because its last frame could not be delivered.
+    pub fn resync_one(&mut self, id: u64) {
         if let Some(subscriber) = self.subscribers.get_mut(&id) {
-            reset(&mut self.owed, subscriber);
+            reset(&mut self.messages, subscriber);
         }
     }
 
-    /// What to ask now, where something is to be fetched and nothing is on its way.
-    pub fn ask(&mut self) -> Option<Question> {
-        self.forget_unowed();
-        if self.fetching.is_some() || self.wanted.is_empty() {
+    /// Starts the next request, if there are messages to fetch and no request is in flight.
+    pub fn start_request(&mut self) -> Option<FetchRequest> {
+        self.prune_to_fetch();
+        if self.in_flight.is_some() || self.to_fetch.is_empty() {
             return None;
         }
         let mut messages = Vec::new();
-        while messages.len() < FETCH_MAX
-            && let Some(message) = self.wanted.pop_first()
+        while messages.len() < BATCH_MAX
+            && let Some(message) = self.to_fetch.pop_first()
         {
             messages.push(message);
         }
-        self.fetching = Some(self.heard.unwrap_or_default());
+        self.in_flight = Some(self.newest.unwrap_or_default());
         let live = self.subscribers.values().filter(|it| matches!(it.state, State::Live { .. }));
         let users: BTreeSet<UserId> = live.map(|it| it.user).collect();
-        Some(Question { messages, users: users.into_iter().collect() })
+        Some(FetchRequest { messages, users: users.into_iter().collect() })
     }
 
-    /// How many messages some stream is owed.
+    /// Returns the number of messages that are pending for any subscriber.
     #[cfg(test)]
-    pub fn owed(&self) -> usize {
-        self.owed.len()
+    pub fn pending_len(&self) -> usize {
+        self.messages.len()
     }
 
-    /// Whether there is something to ask.
-    pub fn wants(&self) -> bool {
-        self.fetching.is_none() && !self.wanted.is_empty()
+    /// Returns true if a request is to be sent.
+    pub fn needs_request(&self) -> bool {
+        self.in_flight.is_none() && !self.to_fetch.is_empty()
     }
 
-    /// The question got no answer.
-    pub fn unanswered(&mut self, question: Question) {
-        self.fetching = None;
-        self.wanted.extend(question.messages);
-        self.forget_unowed();
+    /// Records that the request in flight failed.
+    pub fn fail_request(&mut self, request: FetchRequest) {
+        self.in_flight = None;
+        self.to_fetch.extend(request.messages);
+        self.prune_to_fetch();
     }
 
-    /// The answer to the question. `false`: it is older than the question, and asking again at once is no use: nobody is
-    /// told to look, and what was asked is still wanted.
-    pub fn answered(&mut self, question: &Question, answer: Answer) -> bool {
-        let asked_at = self.fetching.take().unwrap_or_default();
-        self.learn(answer.head);
+    /// Applies the reply to the request in flight. Returns false if the reply is older than the request.
+    /// Its messages are then to be fetched again, but only after a delay, so no subscriber is woken.
+    pub fn finish_request(&mut self, request: &FetchRequest, reply: FetchReply) -> bool {
+        let requested_at = self.in_flight.take().unwrap_or_default();
+        self.update_epoch(reply.head);
         let members: Arc<BTreeMap<_, _>> =
-            Arc::new(question.users.iter().map(|user| (*user, answer.members.contains(user))).collect());
+            Arc::new(request.users.iter().map(|user| (*user, reply.members.contains(user))).collect());
         let mut found: HashMap<_, _> =
-            answer.messages.into_iter().map(|(id, message)| (id, Arc::new(message))).collect();
-        for id in &question.messages {
-            if let Some(owed) = self.owed.get_mut(id) {
+            reply.messages.into_iter().map(|(id, message)| (id, Arc::new(message))).collect();
+        for id in &request.messages {
+            if let Some(state) = self.messages.get_mut(id) {
                 let message = found.remove(id);
-                owed.fetched = Some(Fetched { message, head: answer.head, members: members.clone() });
-                self.kept.push_back(*id);
+                state.fetched = Some(Fetched { message, head: reply.head, members: members.clone() });
+                self.fetched.push_back(*id);
             }
         }
-        self.trim();
-        let is_new = answer.head.number >= asked_at;
+        self.evict_fetched();
+        let is_new = reply.head.number >= requested_at;
         if !is_new {
-            self.wanted.extend(&question.messages);
-            self.forget_unowed();
+            self.to_fetch.extend(&request.messages);
+            self.prune_to_fetch();
         }
         for subscriber in self.subscribers.values_mut() {
-            let gone = members.get(&subscriber.user) == Some(&false);
+            let has_left = members.get(&subscriber.user) == Some(&false);
             match subscriber.state {
-                State::Live { base, .. } if gone && base <= answer.head.number => {
-                    leave(&mut self.owed, subscriber, i64::MAX);
+                State::Live { base, .. } if has_left && base <= reply.head.number => {
+                    end(&mut self.messages, subscriber, i64::MAX);
                 }
                 _ if is_new => subscriber.wake(),
                 _ => {}
@@ -260,112 +275,115 @@ impl Entry {
         is_new
     }
 
-    /// What a stream has to give now.
+    /// Takes the next frame of a subscription.
     pub fn take(&mut self, id: u64) -> Next {
-        let Some(subscriber) = self.subscribers.get_mut(&id) else { return Next::Over };
+        let Some(subscriber) = self.subscribers.get_mut(&id) else { return Next::Ended };
         let epoch = match subscriber.state {
-            State::Over => return Next::Over,
+            State::Ended => return Next::Ended,
             State::Opening { .. } => return Next::Wait,
             State::Live { epoch, .. } => epoch,
         };
-        if let Some(frame) = subscriber.replayed() {
+        if let Some(frame) = subscriber.next_replayed() {
             return Next::Frame(frame);
         }
         loop {
             if subscriber.reset {
-                return Next::Frame(given_reset(subscriber, epoch, self.heard));
+                return Next::Frame(take_reset(subscriber, epoch, self.newest));
             }
-            let Some((version, mark)) = subscriber.first() else { return Next::Wait };
-            let fetched = self.owed.get(&mark.message).and_then(|owed| owed.fetched.as_ref());
-            let Some(fetched) = fetched.filter(|it| good(it, subscriber.user, version)) else {
-                self.want(id);
+            let Some((version, pending)) = subscriber.first() else { return Next::Wait };
+            let fetched = self.messages.get(&pending.message).and_then(|state| state.fetched.as_ref());
+            let Some(fetched) = fetched.filter(|it| is_deliverable(it, subscriber.user, version)) else {
+                self.fetch_pending(id);
                 return Next::Wait;
             };
             if fetched.head.epoch != epoch {
                 let head = fetched.head;
-                reset(&mut self.owed, subscriber);
-                return Next::Frame(given_reset(subscriber, head.epoch, self.heard.max(Some(head.number))));
+                reset(&mut self.messages, subscriber);
+                return Next::Frame(take_reset(subscriber, head.epoch, self.newest.max(Some(head.number))));
             }
-            let about =
-                |message| Frame::about(mark.kind, Version::new(epoch, version), message, subscriber.user);
-            let frame = fetched.message.clone().map(about);
-            subscriber.settle_first();
-            release(&mut self.owed, mark.message);
+            let version = Version::new(epoch, version);
+            let frame = fetched.message.clone();
+            let frame = frame.map(|it| Frame::with_message(pending.kind, version, it, subscriber.user));
+            subscriber.pop_first();
+            release(&mut self.messages, pending.message);
             if let Some(frame) = frame {
                 return Next::Frame(frame);
             }
         }
     }
 
-    /// Fetches what a stream is owed first.
-    fn want(&mut self, id: u64) {
+    /// Schedules the next pending messages of a subscriber to be fetched.
+    fn fetch_pending(&mut self, id: u64) {
         let Some(subscriber) = self.subscribers.get(&id) else { return };
-        for (version, mark) in subscriber.marks().take(FETCH_MAX) {
-            let fetched = self.owed.get(&mark.message).and_then(|owed| owed.fetched.as_ref());
-            if !fetched.is_some_and(|fetched| good(fetched, subscriber.user, version)) {
-                self.wanted.insert(mark.message);
+        for (version, pending) in subscriber.pending().take(BATCH_MAX) {
+            let fetched = self.messages.get(&pending.message).and_then(|state| state.fetched.as_ref());
+            if !fetched.is_some_and(|fetched| is_deliverable(fetched, subscriber.user, version)) {
+                self.to_fetch.insert(pending.message);
             }
         }
     }
 
-    /// Keeps a bounded number of fetched messages; what is dropped is fetched again when it is asked for.
-    fn trim(&mut self) {
-        self.kept.retain(|id| self.owed.get(id).is_some_and(|owed| owed.fetched.is_some()));
-        while self.kept.len() > KEPT_MAX
-            && let Some(id) = self.kept.pop_front()
+    /// Drops the oldest fetched messages beyond [`FETCHED_MAX`]. They are fetched again when a reader
+    /// takes them.
+    fn evict_fetched(&mut self) {
+        self.fetched.retain(|id| self.messages.get(id).is_some_and(|state| state.fetched.is_some()));
+        while self.fetched.len() > FETCHED_MAX
+            && let Some(id) = self.fetched.pop_front()
         {
-            if !self.kept.contains(&id)
-                && let Some(owed) = self.owed.get_mut(&id)
+            // A message that was fetched again is in the queue twice; the later fetch counts.
+            if !self.fetched.contains(&id)
+                && let Some(state) = self.messages.get_mut(&id)
             {
-                owed.fetched = None;
+                state.fetched = None;
             }
         }
     }
 
-    fn forget_unowed(&mut self) {
-        self.wanted.retain(|message| self.owed.contains_key(message));
+    fn prune_to_fetch(&mut self) {
+        self.to_fetch.retain(|message| self.messages.contains_key(message));
     }
 }
 
-/// Whether this stream may be given what was fetched, for an event of this version.
-fn good(fetched: &Fetched, user: UserId, version: i64) -> bool {
+/// Returns true if a fetched message may be sent to a user for an event of this version.
+fn is_deliverable(fetched: &Fetched, user: UserId, version: i64) -> bool {
     fetched.head.number >= version && fetched.members.get(&user) == Some(&true)
 }
 
-fn given_reset(subscriber: &mut Subscriber, epoch: i64, heard: Option<i64>) -> Frame {
+fn take_reset(subscriber: &mut Subscriber, epoch: i64, newest: Option<i64>) -> Frame {
     let base = match subscriber.state {
-        State::Live { base, .. } => heard.map_or(base, |heard| heard.max(base)),
-        State::Opening { .. } | State::Over => heard.unwrap_or_default(),
+        State::Live { base, .. } => newest.map_or(base, |newest| newest.max(base)),
+        State::Opening { .. } | State::Ended => newest.unwrap_or_default(),
     };
     subscriber.reset = false;
     subscriber.state = State::Live { epoch, base };
-    Frame::bare(Kind::Reset, Version::new(epoch, base))
+    Frame::without_message(Kind::Reset, Version::new(epoch, base))
 }
 
-/// Owes this stream a RESET in place of everything.
-fn reset(owed: &mut HashMap<MessageId, Owed>, subscriber: &mut Subscriber) {
-    subscriber.settle_all().into_iter().for_each(|message| release(owed, message));
+/// Replaces everything that is pending for a subscriber by a RESET.
+fn reset(messages: &mut HashMap<MessageId, MessageState>, subscriber: &mut Subscriber) {
+    subscriber.clear().into_iter().for_each(|message| release(messages, message));
     subscriber.reset = true;
     subscriber.wake();
 }
 
-/// The user left at this version: nothing more for this stream.
-fn leave(owed: &mut HashMap<MessageId, Owed>, subscriber: &mut Subscriber, version: i64) {
+/// Ends a subscription whose user left at this version. While it is opening, the replay decides: the
+/// user may have joined again since.
+fn end(messages: &mut HashMap<MessageId, MessageState>, subscriber: &mut Subscriber, version: i64) {
     if let State::Opening { left, .. } = &mut subscriber.state {
         *left = Some(version).max(*left);
         return;
     }
-    subscriber.settle_all().into_iter().for_each(|message| release(owed, message));
-    subscriber.state = State::Over;
+    subscriber.clear().into_iter().for_each(|message| release(messages, message));
+    subscriber.state = State::Ended;
     subscriber.wake();
 }
 
-/// A stream is owed this message no longer.
-fn release(owed: &mut HashMap<MessageId, Owed>, message: MessageId) {
-    if let Some(entry) = owed.get_mut(&message) {
-        entry.streams -= 1;
-        if entry.streams == 0 {
-            owed.remove(&message);
+/// Records that a message is no longer pending for one subscriber.
+fn release(messages: &mut HashMap<MessageId, MessageState>, message: MessageId) {
+    if let Some(state) = messages.get_mut(&message) {
+        state.subscribers -= 1;
+        if state.subscribers == 0 {
+            messages.remove(&message);
         }
     }
 }

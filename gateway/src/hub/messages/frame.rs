@@ -1,4 +1,5 @@
-//! What travels through the hub of messages: events of the log, read from the wire once, and the frames made of them.
+//! Values of the hub of messages: events of the log and the frames built from them. Protobuf events are
+//! parsed here and nowhere else.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -12,25 +13,25 @@ use proto::{
 
 use crate::version::Version;
 
-/// What a frame says.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A message was stored.
     Sent,
-    /// The counters have counted it.
+    /// A message was counted.
     Committed,
-    /// The counters have refused it.
+    /// The counter service refused a message.
     Failed,
-    /// Its author has deleted it.
+    /// A message was deleted by its author.
     Deleted,
-    /// Too much has changed to be told: the history is to be loaded again.
+    /// Too many changes to replay: the reader has to reload the history.
     Reset,
-    /// Nothing has changed.
+    /// Nothing is replayed.
     Current,
 }
 
 impl Kind {
-    /// What the state of a message says, where it is not known what happened last.
+    /// Derives the kind from the state of a message, for a replay, where its latest event is not known.
     pub fn of(message: &dialog::Message) -> Self {
         match message.status() {
             _ if message.deleted_at_us.is_some() => Self::Deleted,
@@ -41,64 +42,65 @@ impl Kind {
     }
 }
 
-/// A frame of a dialog's live stream.
+/// A frame of a subscription to a dialog's messages.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
-    /// What it says.
+    /// The kind of the frame.
     pub kind: Kind,
-    /// The version to resume from after it.
+    /// The version to resume from after the frame.
     pub version: Version,
-    /// The message, in its newest state and as its author sees it; none in RESET and CURRENT.
+    /// The newest state of the message, with all that its author may see. None in RESET and CURRENT.
     pub message: Option<Arc<dialog::Message>>,
-    /// Whether the reader is its author; others than the author see less of a failed message.
+    /// True if the reader is the author. Other readers do not see the text and the reason of a failed
+    /// message.
     pub author: bool,
 }
 
 impl Frame {
-    /// A frame about a message.
-    pub fn about(kind: Kind, version: Version, message: Arc<dialog::Message>, reader: UserId) -> Self {
+    /// Creates a frame with a message.
+    pub fn with_message(kind: Kind, version: Version, message: Arc<dialog::Message>, reader: UserId) -> Self {
         let author = message.sender_id == reader.uuid().as_bytes();
         Self { kind, version, message: Some(message), author }
     }
 
-    /// A frame without a message.
-    pub fn bare(kind: Kind, version: Version) -> Self {
+    /// Creates a frame without a message: RESET or CURRENT.
+    pub fn without_message(kind: Kind, version: Version) -> Self {
         Self { kind, version, message: None, author: false }
     }
 }
 
-/// What happened in a dialog.
+/// The change that an event records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum Change {
     /// A message changed.
     Message(MessageId, Kind),
-    /// Somebody left.
+    /// A participant left.
     Left(UserId),
-    /// Nothing that this stream tells; its version counts.
+    /// A change without a frame. Its version still counts.
     Other,
 }
 
-/// An event of a dialog: one step of its version.
+/// An event of a dialog, which raises the dialog's version by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
-    /// The dialog's version after it.
+    /// The number of the dialog's version after the event.
     pub version: i64,
-    /// What happened.
-    pub what: What,
+    /// The change.
+    pub change: Change,
 }
 
 impl Event {
-    /// Reads an event of the topic of dialogs; `None` for any other.
+    /// Parses an event of the dialog topic. Returns `None` for events of other topics.
     ///
     /// # Errors
-    /// Where an id is none.
-    pub fn read(kind: &event::Kind) -> Result<Option<(DialogId, Self)>, InvalidId> {
-        let message = |id: &[u8], kind| Ok(What::Message(MessageId::parse(id)?, kind));
-        let (dialog, version, what) = match kind {
-            event::Kind::DialogCreated(it) => (&it.dialog_id, it.version, Ok(What::Other)),
-            event::Kind::ParticipantJoined(it) => (&it.dialog_id, it.version, Ok(What::Other)),
+    /// [`InvalidId`] if an id is malformed.
+    pub fn from_log(kind: &event::Kind) -> Result<Option<(DialogId, Self)>, InvalidId> {
+        let message = |id: &[u8], kind| Ok(Change::Message(MessageId::parse(id)?, kind));
+        let (dialog, version, change) = match kind {
+            event::Kind::DialogCreated(it) => (&it.dialog_id, it.version, Ok(Change::Other)),
+            event::Kind::ParticipantJoined(it) => (&it.dialog_id, it.version, Ok(Change::Other)),
             event::Kind::ParticipantLeft(it) => {
-                (&it.dialog_id, it.version, UserId::parse(&it.user_id).map(What::Left))
+                (&it.dialog_id, it.version, UserId::parse(&it.user_id).map(Change::Left))
             }
             event::Kind::MessageSent(it) => (&it.dialog_id, it.version, message(&it.message_id, Kind::Sent)),
             event::Kind::MessageCommitted(it) => {
@@ -112,6 +114,6 @@ impl Event {
             }
             _ => return Ok(None),
         };
-        Ok(Some((DialogId::parse(dialog)?, Self { version, what: what? })))
+        Ok(Some((DialogId::parse(dialog)?, Self { version, change: change? })))
     }
 }

@@ -1,5 +1,6 @@
-//! The hub's machine for messages against an oracle: random dialogs whose people come and go, a log that lags, repeats and
-//! loses, answers that come late or not at all, and readers that dawdle.
+//! Model test of the state machine of messages: random dialogs whose participants join and leave,
+//! compared with the dialog service's own state. The log is late, repeats and loses events, replies are
+//! late or missing, and clients read slowly.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,9 +14,9 @@ use uuid::Uuid;
 use wake::Wake;
 
 use super::{
-    entry::{Answer, Entry, Next, Question},
-    frame::{Event, Frame, Kind, What},
-    subscriber::Missed,
+    entry::{Entry, FetchReply, FetchRequest, Next},
+    frame::{Change, Event, Frame, Kind},
+    subscriber::Replay,
 };
 use crate::version::Version;
 
@@ -25,13 +26,13 @@ fn user(number: u128) -> UserId {
     UserId::new(Uuid::from_u128(number))
 }
 
-/// The dialog service: one dialog.
+/// The dialog service, with one dialog.
 struct Server {
     version: i64,
     messages: BTreeMap<MessageId, dialog::Message>,
     members: BTreeSet<UserId>,
     left_at: HashMap<UserId, Vec<i64>>,
-    /// Who took part at every version.
+    /// The participants at every version.
     member_at: BTreeMap<i64, BTreeSet<UserId>>,
 }
 
@@ -39,29 +40,29 @@ impl Server {
     fn step(&mut self, rng: &mut SmallRng) -> Event {
         self.version += 1;
         let version = self.version;
-        let some = rng.random_range(0..self.messages.len().max(1));
-        let pick = self.messages.values_mut().nth(some);
-        let what = match (rng.random_range(0..20), pick) {
+        let index = rng.random_range(0..self.messages.len().max(1));
+        let message = self.messages.values_mut().nth(index);
+        let change = match (rng.random_range(0..20), message) {
             (0, _) => {
-                let someone = user(rng.random_range(0..USERS));
-                if self.members.remove(&someone) {
-                    self.left_at.entry(someone).or_default().push(version);
-                    What::Left(someone)
+                let user = user(rng.random_range(0..USERS));
+                if self.members.remove(&user) {
+                    self.left_at.entry(user).or_default().push(version);
+                    Change::Left(user)
                 } else {
-                    self.members.insert(someone);
-                    What::Other
+                    self.members.insert(user);
+                    Change::Other
                 }
             }
             (1..9, Some(message)) if message.status() == Status::Pending => {
                 let failed = rng.random_bool(0.4);
                 message.set_status(if failed { Status::Failed } else { Status::Committed });
                 message.version = version;
-                What::Message(parse(message), if failed { Kind::Failed } else { Kind::Committed })
+                Change::Message(id_of(message), if failed { Kind::Failed } else { Kind::Committed })
             }
             (9..12, Some(message)) if message.deleted_at_us.is_none() => {
                 message.deleted_at_us = Some(version);
                 message.version = version;
-                What::Message(parse(message), Kind::Deleted)
+                Change::Message(id_of(message), Kind::Deleted)
             }
             _ => {
                 let id = MessageId::new(Uuid::from_u128(version as u128));
@@ -69,59 +70,84 @@ impl Server {
                 message.sender_id = user(rng.random_range(0..USERS)).bytes();
                 message.set_status(Status::Pending);
                 self.messages.insert(id, message);
-                What::Message(id, Kind::Sent)
+                Change::Message(id, Kind::Sent)
             }
         };
         self.member_at.insert(version, self.members.clone());
-        Event { version, what }
+        Event { version, change }
     }
 
-    fn missed(&self, since: Option<Version>) -> Missed {
+    fn replay(&self, since: Option<Version>) -> Replay {
         let head = Version::new(1, self.version);
         let foreign = since.is_some_and(|it| it.number > 0 && (it.epoch != 1 || it.number > self.version));
         let above = since.map_or(i64::MAX, |since| since.number);
         let mut messages: Vec<_> =
             self.messages.values().filter(|it| it.version > above && !foreign).cloned().collect();
         messages.sort_by_key(|message| message.version);
-        Missed { since, head, messages, reset: foreign }
+        Replay { since, head, messages, reset: foreign }
     }
 
-    fn answer(&self, question: &Question) -> Answer {
-        let found = question.messages.iter().filter_map(|id| Some((*id, self.messages.get(id)?.clone())));
-        let members = question.users.iter().copied().filter(|user| self.members.contains(user));
-        Answer { head: Version::new(1, self.version), messages: found.collect(), members: members.collect() }
+    fn reply(&self, request: &FetchRequest) -> FetchReply {
+        let found = request.messages.iter().filter_map(|id| Some((*id, self.messages.get(id)?.clone())));
+        let members = request.users.iter().copied().filter(|user| self.members.contains(user));
+        FetchReply {
+            head: Version::new(1, self.version),
+            messages: found.collect(),
+            members: members.collect(),
+        }
     }
 }
 
-fn parse(message: &dialog::Message) -> MessageId {
-    MessageId::parse(&message.id).expect("an id")
+fn id_of(message: &dialog::Message) -> MessageId {
+    MessageId::parse(&message.id).expect("the id is valid")
 }
 
-/// A client: what it holds of each message is the newest version it was told, or has loaded from the history.
+/// The state of a message that a client knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct KnownMessage {
+    version: i64,
+    status: Status,
+    is_deleted: bool,
+}
+
+impl From<&dialog::Message> for KnownMessage {
+    fn from(message: &dialog::Message) -> Self {
+        Self {
+            version: message.version,
+            status: message.status(),
+            is_deleted: message.deleted_at_us.is_some(),
+        }
+    }
+}
+
+/// A client, which keeps the newest state of each message that it has received or loaded from the
+/// history.
 struct Client {
     wake: Wake,
     user: UserId,
     version: Option<i64>,
-    /// By message: the version, the status and whether it is deleted.
-    holds: HashMap<MessageId, (i64, Status, bool)>,
-    from_beginning: bool,
+    known: HashMap<MessageId, KnownMessage>,
+    from_start: bool,
     opened_at: i64,
-    over: bool,
-    lazy: bool,
+    ended: bool,
+    is_slow: bool,
 }
 
 impl Client {
-    /// The history is loaded, as it is now.
+    /// Loads the current history.
     fn load(&mut self, server: &Server) {
         let visible =
             |it: &&dialog::Message| it.status() != Status::Failed || it.sender_id == self.user.bytes();
         let messages = server.messages.values().filter(visible);
-        self.holds =
-            messages.map(|it| (parse(it), (it.version, it.status(), it.deleted_at_us.is_some()))).collect();
+        self.known = messages.map(|it| (id_of(it), it.into())).collect();
     }
 
     fn apply(&mut self, frame: &Frame, server: &Server) {
-        assert!(self.version < Some(frame.version.number), "versions rise: {:?} to {frame:?}", self.version);
+        assert!(
+            self.version < Some(frame.version.number),
+            "versions increase: {:?} to {frame:?}",
+            self.version
+        );
         self.version = Some(frame.version.number);
         let Some(message) = &frame.message else {
             if frame.kind == Kind::Reset {
@@ -133,32 +159,33 @@ impl Client {
             .member_at
             .range(frame.version.number.max(message.version)..)
             .any(|(_, members)| members.contains(&self.user));
-        assert!(member, "told of what happened without it: {frame:?}");
+        assert!(member, "a frame of a change that the user may not see: {frame:?}");
         let author = message.sender_id == self.user.bytes();
         assert_eq!(frame.author, author);
         let failed = message.status() == Status::Failed;
-        let hidden = failed && !author && self.from_beginning && frame.version.number <= self.opened_at;
-        assert!(!hidden, "a failed message of others, to who holds nothing: {frame:?}");
-        self.holds
-            .insert(parse(message), (message.version, message.status(), message.deleted_at_us.is_some()));
+        let hidden = failed && !author && self.from_start && frame.version.number <= self.opened_at;
+        assert!(!hidden, "a failed message that the client never knew as PENDING: {frame:?}");
+        self.known.insert(id_of(message), message.as_ref().into());
     }
 }
 
-struct World {
+struct Simulation {
     rng: SmallRng,
     server: Server,
     log: Vec<Event>,
     repeats: Vec<Event>,
+    /// True if the log has lost an event.
     lost: bool,
     entry: Option<Entry>,
     clients: BTreeMap<u64, Client>,
-    opening: Vec<(u64, Option<Missed>)>,
-    asked: Option<(Question, Option<Answer>)>,
-    next: u64,
-    bound: usize,
+    /// Subscriptions that wait for their replay, which is loaded first and delivered later.
+    opening: Vec<(u64, Option<Replay>)>,
+    in_flight: Option<(FetchRequest, Option<FetchReply>)>,
+    last_id: u64,
+    pending_max: usize,
 }
 
-impl World {
+impl Simulation {
     fn new(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut server = Server {
@@ -171,7 +198,7 @@ impl World {
         for _ in 0..rng.random_range(1..6) {
             server.step(&mut rng);
         }
-        let bound = if rng.random_bool(0.3) { 3 } else { 1000 };
+        let pending_max = if rng.random_bool(0.3) { 3 } else { 1000 };
         Self {
             rng,
             server,
@@ -181,43 +208,43 @@ impl World {
             entry: None,
             clients: BTreeMap::new(),
             opening: Vec::new(),
-            asked: None,
-            next: 0,
-            bound,
+            in_flight: None,
+            last_id: 0,
+            pending_max,
         }
     }
 
     fn register(&mut self) {
         let user = user(self.rng.random_range(0..USERS));
-        self.next += 1;
+        self.last_id += 1;
         let wake = Wake::new();
-        let entry = self.entry.get_or_insert_with(|| Entry::new(self.bound));
-        entry.register(self.next, user, wake.clone());
-        self.opening.push((self.next, None));
-        let lazy = self.rng.random_bool(0.3);
+        let entry = self.entry.get_or_insert_with(|| Entry::new(self.pending_max));
+        entry.register(self.last_id, user, wake.clone());
+        self.opening.push((self.last_id, None));
+        let is_slow = self.rng.random_bool(0.3);
         let client = Client {
             wake,
             user,
             version: None,
-            holds: HashMap::new(),
-            from_beginning: false,
+            known: HashMap::new(),
+            from_start: false,
             opened_at: 0,
-            over: false,
-            lazy,
+            ended: false,
+            is_slow,
         };
-        self.clients.insert(self.next, client);
+        self.clients.insert(self.last_id, client);
     }
 
-    /// The question of a new stream is read by the dialog service, or its answer arrives.
+    /// Loads or delivers the replay of an opening subscription.
     fn open(&mut self) {
         if self.opening.is_empty() {
             return;
         }
-        let at = self.rng.random_range(0..self.opening.len());
-        let (id, missed) = self.opening.swap_remove(at);
-        let client = self.clients.get_mut(&id).expect("it is removed with its question");
-        if let Some(missed) = missed {
-            self.entry.as_mut().expect("it has a client").open(id, missed);
+        let index = self.rng.random_range(0..self.opening.len());
+        let (id, replay) = self.opening.swap_remove(index);
+        let client = self.clients.get_mut(&id).expect("a client and its opening are removed together");
+        if let Some(replay) = replay {
+            self.entry.as_mut().expect("an entry with a client exists").open(id, replay);
         } else if !self.server.members.contains(&client.user) {
             self.leave(id);
         } else {
@@ -227,13 +254,13 @@ impl World {
                 2 => Some(Version::new(1, self.server.version)),
                 _ => None,
             };
-            // Who does not come from the beginning has loaded what there is; who is late with reading, what there will be.
+            // A client that does not start at 0 has loaded the history.
             if since.is_none_or(|since| since.number > 0) {
                 client.load(&self.server);
             }
-            client.from_beginning = since.is_some_and(|since| since.number == 0);
+            client.from_start = since.is_some_and(|since| since.number == 0);
             client.opened_at = self.server.version;
-            self.opening.push((id, Some(self.server.missed(since))));
+            self.opening.push((id, Some(self.server.replay(since))));
         }
     }
 
@@ -242,13 +269,13 @@ impl World {
         self.clients.remove(&id);
         if self.entry.as_mut().is_some_and(|entry| entry.remove(id)) {
             self.entry = None;
-            self.asked = None;
+            self.in_flight = None;
         }
     }
 
     fn any_client(&mut self) -> Option<u64> {
-        let at = self.rng.random_range(0..self.clients.len().max(1));
-        self.clients.keys().nth(at).copied()
+        let index = self.rng.random_range(0..self.clients.len().max(1));
+        self.clients.keys().nth(index).copied()
     }
 
     fn deliver(&mut self) {
@@ -258,7 +285,7 @@ impl World {
         let event = self.log.remove(0);
         let lost = self.rng.random_bool(0.02) && !self.log.is_empty();
         if let Some(entry) = self.entry.as_mut().filter(|_| !lost) {
-            entry.hear(event);
+            entry.apply(event);
             if self.rng.random_bool(0.1) {
                 self.repeats.push(event);
             }
@@ -267,24 +294,24 @@ impl World {
         if self.rng.random_bool(0.1)
             && let (Some(entry), Some(event)) = (&mut self.entry, self.repeats.pop())
         {
-            entry.hear(event);
+            entry.apply(event);
         }
     }
 
     fn fetch(&mut self) {
         let Some(entry) = &mut self.entry else { return };
-        match self.asked.take() {
-            None => self.asked = entry.ask().map(|question| (question, None)),
-            Some((question, None)) => {
+        match self.in_flight.take() {
+            None => self.in_flight = entry.start_request().map(|request| (request, None)),
+            Some((request, None)) => {
                 if self.rng.random_bool(0.1) {
-                    entry.unanswered(question);
+                    entry.fail_request(request);
                 } else {
-                    let answer = self.server.answer(&question);
-                    self.asked = Some((question, Some(answer)));
+                    let reply = self.server.reply(&request);
+                    self.in_flight = Some((request, Some(reply)));
                 }
             }
-            Some((question, Some(answer))) => {
-                assert!(entry.answered(&question, answer), "the answer is as new as the log");
+            Some((request, Some(reply))) => {
+                assert!(entry.finish_request(&request, reply), "the reply is as new as the log");
             }
         }
     }
@@ -297,9 +324,9 @@ impl World {
         loop {
             match entry.take(id) {
                 Next::Wait => return,
-                Next::Over => return client.over = true,
+                Next::Ended => return client.ended = true,
                 Next::Frame(frame) => {
-                    assert!(!client.over);
+                    assert!(!client.ended);
                     client.apply(&frame, &self.server);
                 }
             }
@@ -323,8 +350,8 @@ impl World {
             }
             _ => {
                 if let Some(id) = self.any_client() {
-                    let lazy = self.clients[&id].lazy;
-                    if !lazy || self.rng.random_bool(0.1) {
+                    let is_slow = self.clients[&id].is_slow;
+                    if !is_slow || self.rng.random_bool(0.1) {
                         self.read(id);
                     }
                 }
@@ -332,13 +359,15 @@ impl World {
         }
     }
 
+    /// Delivers the rest of the log and one last event, and lets every client read until nothing happens
+    /// any more.
     fn settle(&mut self) {
         while !self.log.is_empty() {
             self.deliver();
         }
         let last = self.server.step(&mut self.rng);
         if let Some(entry) = &mut self.entry {
-            entry.hear(last);
+            entry.apply(last);
         }
         for _ in 0..300 {
             self.fetch();
@@ -351,40 +380,42 @@ impl World {
 }
 
 fn run(seed: u64) {
-    let mut world = World::new(seed);
-    for _ in 0..world.rng.random_range(5..150) {
-        world.step();
+    let mut simulation = Simulation::new(seed);
+    for _ in 0..simulation.rng.random_range(5..150) {
+        simulation.step();
     }
-    world.settle();
-    for client in world.clients.values() {
-        let has_left = world
+    simulation.settle();
+    for client in simulation.clients.values() {
+        let has_left = simulation
             .server
             .left_at
             .get(&client.user)
             .is_some_and(|it| it.iter().any(|at| *at > client.opened_at));
-        assert!(!client.over || has_left, "only who has left is over");
+        assert!(!client.ended || has_left, "only leaving ends a subscription");
         if has_left {
-            assert!(client.over || world.lost, "who has left is over");
+            assert!(client.ended || simulation.lost, "leaving ends a subscription");
             continue;
         }
-        assert!(client.version.is_some(), "everyone has a first frame");
-        for message in world.server.messages.values() {
-            let (id, author) = (parse(message), message.sender_id == client.user.bytes());
-            let truth = (message.version, message.status(), message.deleted_at_us.is_some());
-            match client.holds.get(&id) {
-                Some(holds) => assert_eq!(*holds, truth, "{id} is the newest"),
-                None => assert!(!author && message.status() == Status::Failed, "{id} is missing"),
+        assert!(client.version.is_some(), "every client has a first frame");
+        for message in simulation.server.messages.values() {
+            let id = id_of(message);
+            let is_author = message.sender_id == client.user.bytes();
+            match client.known.get(&id) {
+                Some(known) => {
+                    assert_eq!(*known, message.into(), "the client knows the newest state of {id}")
+                }
+                None => assert!(!is_author && message.status() == Status::Failed, "{id} is missing"),
             }
         }
     }
-    if let Some(entry) = &world.entry {
-        assert!(!entry.wants(), "at rest nothing is asked");
-        assert_eq!(entry.owed(), 0, "nothing is owed to anybody");
+    if let Some(entry) = &simulation.entry {
+        assert!(!entry.needs_request(), "no request is needed at rest");
+        assert_eq!(entry.pending_len(), 0, "nothing is pending at rest");
     }
 }
 
 #[test]
-fn whatever_happens_every_reader_ends_with_the_newest_state_and_only_with_what_it_may_see() {
+fn every_client_ends_with_the_newest_visible_state_in_any_history() {
     for seed in 0..10_000 {
         if std::panic::catch_unwind(|| run(seed)).is_err() {
             panic!("seed {seed}");

@@ -1,5 +1,6 @@
-//! One live stream of a dialog: which messages its reader is owed, by the version of each one's newest event. Never a
-//! queue: a message is owed once, whatever happened to it, and beyond a bound the history is to be loaded again.
+//! One subscriber of a dialog's messages: the messages that are to be sent to it, by the version of
+//! their latest event. There is no queue of events: a message is kept once, whatever happened to it, and
+//! a RESET replaces too many of them. A slow reader therefore costs a bounded amount of memory.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -12,188 +13,200 @@ use wake::Wake;
 use super::frame::{Frame, Kind};
 use crate::version::Version;
 
-/// A message that the reader is owed.
+/// A message that is to be sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Mark {
-    /// Which.
+pub struct PendingMessage {
+    /// The message.
     pub message: MessageId,
-    /// Its newest event.
+    /// The kind of its latest event.
     pub kind: Kind,
 }
 
-/// Where a stream stands.
+/// The state of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// The dialog service is asked what the reader has missed. `began`: the dialog's version when the stream began, as
-    /// the hub or the first event since knows it; `left`: the newest event by which the reader left.
-    Opening { began: Option<i64>, left: Option<i64> },
-    /// Told what happens above `base`.
+    /// The replay is being loaded.
+    Opening {
+        /// The dialog's version at the time of registration: the hub's version, or that before the first
+        /// event since.
+        began: Option<i64>,
+        /// The version of the newest event by which the user left.
+        left: Option<i64>,
+    },
+    /// Receives events above `base`.
     Live { epoch: i64, base: i64 },
-    /// The reader takes no part any more.
-    Over,
+    /// The user is no longer a participant.
+    Ended,
 }
 
-/// What the dialog service says that a reader has missed.
+/// The messages that a reader has missed, as the dialog service returned them.
 #[derive(Debug)]
-pub struct Missed {
-    /// The version that the reader knows.
+pub struct Replay {
+    /// The version of the reader's state. None if the reader wants no replay.
     pub since: Option<Version>,
     /// The dialog's version.
     pub head: Version,
-    /// What changed in between, by version.
+    /// The messages that changed after `since`, by version.
     pub messages: Vec<dialog::Message>,
-    /// It cannot be told.
+    /// True if there are too many messages to replay, or `since` is not a version of this dialog.
     pub reset: bool,
 }
 
-/// The state of one stream.
+/// The state of one subscriber.
 #[derive(Debug)]
 pub struct Subscriber {
-    /// Whose it is.
+    /// The subscriber's user.
     pub user: UserId,
-    /// Where it stands.
+    /// The state of the subscription.
     pub state: State,
-    /// Too much happened: owed a RESET, and nothing is marked until it is given.
+    /// True if the next frame is a RESET. Nothing is added to `pending` until it is taken.
     pub reset: bool,
-    marks: BTreeMap<i64, Mark>,
+    /// The messages that are to be sent, by the version of their latest event.
+    pending: BTreeMap<i64, PendingMessage>,
+    /// The key of each message in `pending`.
     versions: HashMap<MessageId, i64>,
     replay: VecDeque<Frame>,
     wake: Wake,
 }
 
 impl Subscriber {
-    /// A new stream; the hub is at `heard`.
-    pub fn new(user: UserId, heard: Option<i64>, wake: Wake) -> Self {
+    /// Creates a subscriber. `newest` is the hub's version of the dialog.
+    pub fn new(user: UserId, newest: Option<i64>, wake: Wake) -> Self {
         Self {
             user,
-            state: State::Opening { began: heard, left: None },
+            state: State::Opening { began: newest, left: None },
             reset: false,
-            marks: BTreeMap::new(),
+            pending: BTreeMap::new(),
             versions: HashMap::new(),
             replay: VecDeque::new(),
             wake,
         }
     }
 
-    /// Lets its reader look again.
+    /// Wakes the reader, so that it takes the next frame.
     pub fn wake(&self) {
         self.wake.raise();
     }
 
-    /// Whether an event of this version is news here.
-    pub fn hears(&mut self, version: i64) -> bool {
+    /// Returns true if an event of this version is to be applied.
+    pub fn accepts(&mut self, version: i64) -> bool {
         match &mut self.state {
             State::Opening { began, .. } => {
                 began.get_or_insert(version - 1);
                 true
             }
             State::Live { base, .. } => *base < version,
-            State::Over => false,
+            State::Ended => false,
         }
     }
 
-    /// Owes a message. `true` where it was not owed before.
-    pub fn mark(&mut self, version: i64, message: MessageId, kind: Kind) -> bool {
+    /// Adds a message, or moves it to its new version. Returns true if it was not pending before.
+    pub fn add(&mut self, version: i64, message: MessageId, kind: Kind) -> bool {
         if self.reset {
             return false;
         }
-        let before = self.versions.insert(message, version);
-        if let Some(before) = before {
-            self.marks.remove(&before);
+        let previous = self.versions.insert(message, version);
+        if let Some(previous) = previous {
+            self.pending.remove(&previous);
         }
-        self.marks.insert(version, Mark { message, kind });
-        before.is_none()
+        self.pending.insert(version, PendingMessage { message, kind });
+        previous.is_none()
     }
 
-    /// How many messages it is owed.
-    pub fn owed(&self) -> usize {
-        self.marks.len()
+    /// Returns the number of pending messages.
+    pub fn pending_len(&self) -> usize {
+        self.pending.len()
     }
 
-    /// The message that it is owed first.
-    pub fn first(&self) -> Option<(i64, Mark)> {
-        self.marks.first_key_value().map(|(version, mark)| (*version, *mark))
+    /// Returns the oldest pending message and the version of its latest event.
+    pub fn first(&self) -> Option<(i64, PendingMessage)> {
+        self.pending().next()
     }
 
-    /// Those that it is owed, oldest first.
-    pub fn marks(&self) -> impl Iterator<Item = (i64, Mark)> {
-        self.marks.iter().map(|(version, mark)| (*version, *mark))
+    /// Returns the pending messages with the version of their latest event, oldest first.
+    pub fn pending(&self) -> impl Iterator<Item = (i64, PendingMessage)> {
+        self.pending.iter().map(|(version, pending)| (*version, *pending))
     }
 
-    /// The first is given, or need not be.
-    pub fn settle_first(&mut self) -> Option<MessageId> {
-        let (_, mark) = self.marks.pop_first()?;
-        self.versions.remove(&mark.message);
-        Some(mark.message)
+    /// Removes the oldest pending message.
+    pub fn pop_first(&mut self) -> Option<MessageId> {
+        let (_, pending) = self.pending.pop_first()?;
+        self.versions.remove(&pending.message);
+        Some(pending.message)
     }
 
-    /// Owes nothing any more; gives what it was owed.
-    pub fn settle_all(&mut self) -> Vec<MessageId> {
-        self.marks.clear();
+    /// Removes and returns all pending messages.
+    pub fn clear(&mut self) -> Vec<MessageId> {
+        self.pending.clear();
         self.versions.drain().map(|(message, _)| message).collect()
     }
 
-    /// Owes nothing up to this version; gives what it was owed.
-    fn settle_up_to(&mut self, version: i64) -> Vec<MessageId> {
-        let mut settled = Vec::new();
+    /// Removes and returns the pending messages up to and including `version`.
+    fn remove_through(&mut self, version: i64) -> Vec<MessageId> {
+        let mut removed = Vec::new();
         while self.first().is_some_and(|(first, _)| first <= version) {
-            settled.extend(self.settle_first());
+            removed.extend(self.pop_first());
         }
-        settled
+        removed
     }
 
-    /// What the dialog service said: replay, then live. The hub is at `heard`. Gives what is owed no longer.
-    pub fn open(&mut self, missed: Missed, heard: Option<i64>) -> Vec<MessageId> {
+    /// Starts the subscription with a replay. `newest` is the hub's version of the dialog. Returns the
+    /// messages that are no longer pending, because the replay contains them or a RESET replaces them.
+    pub fn open(&mut self, replay: Replay, newest: Option<i64>) -> Vec<MessageId> {
         let State::Opening { began, left } = self.state else { return Vec::new() };
-        let head = missed.head;
+        let head = replay.head;
         if left > Some(head.number) {
-            self.state = State::Over;
+            self.state = State::Ended;
             self.wake();
-            return self.settle_all();
+            return self.clear();
         }
-        // What happened between an answer and a later beginning has not been heard here.
-        let gap = began > Some(head.number);
-        let newest = heard.map_or(head.number, |heard| heard.max(head.number));
-        let mut settled = self.settle_up_to(head.number);
+        // The hub did not receive the events between the replay's version and a later registration.
+        let has_gap = began > Some(head.number);
+        let newest = newest.map_or(head.number, |newest| newest.max(head.number));
+        let mut removed = self.remove_through(head.number);
         self.state = State::Live { epoch: head.epoch, base: head.number };
-        if missed.reset || gap || self.reset {
-            settled.extend(self.settle_all());
+        if replay.reset || has_gap || self.reset {
+            removed.extend(self.clear());
             self.reset = false;
             self.state = State::Live { epoch: head.epoch, base: newest };
-            self.replay.push_back(Frame::bare(Kind::Reset, Version::new(head.epoch, newest)));
+            self.replay.push_back(Frame::without_message(Kind::Reset, Version::new(head.epoch, newest)));
         } else {
-            self.replay = replay(self.user, missed);
+            self.replay = replay_frames(self.user, replay);
         }
         self.wake();
-        settled
+        removed
     }
 
-    /// The next frame of the replay.
-    pub fn replayed(&mut self) -> Option<Frame> {
+    /// Takes the next frame of the replay.
+    pub fn next_replayed(&mut self) -> Option<Frame> {
         self.replay.pop_front()
     }
 }
 
-/// The newest state of every message that changed, by version. A failed message of somebody else is told, without its
-/// words, where the reader may hold it as PENDING: with a `since` above 0, since it is not known here when it was sent.
-/// Who comes from the beginning holds nothing and does not hear of it.
-fn replay(user: UserId, missed: Missed) -> VecDeque<Frame> {
-    let from_beginning = missed.since.is_some_and(|since| since.number == 0);
-    let epoch = missed.head.epoch;
-    let hidden = |it: &dialog::Message| {
-        from_beginning && it.status() == dialog::Status::Failed && it.sender_id != user.uuid().as_bytes()
+/// Returns a frame for each message of a replay, by version, or CURRENT if there is none.
+///
+/// A failed message of another author is included, without its text, if the reader may know it as
+/// PENDING. That is the case for every `since` above 0, because the time of sending is not known here. A
+/// reader who starts at 0 knows no messages and does not receive it.
+fn replay_frames(user: UserId, replay: Replay) -> VecDeque<Frame> {
+    let from_start = replay.since.is_some_and(|since| since.number == 0);
+    let epoch = replay.head.epoch;
+    let is_hidden = |message: &dialog::Message| {
+        from_start
+            && message.status() == dialog::Status::Failed
+            && message.sender_id != user.uuid().as_bytes()
     };
-    let mut frames: VecDeque<Frame> = missed
+    let mut frames: VecDeque<Frame> = replay
         .messages
         .into_iter()
-        .filter(|message| !hidden(message))
+        .filter(|message| !is_hidden(message))
         .map(|message| {
             let version = Version::new(epoch, message.version);
-            Frame::about(Kind::of(&message), version, Arc::new(message), user)
+            Frame::with_message(Kind::of(&message), version, Arc::new(message), user)
         })
         .collect();
     if frames.is_empty() {
-        frames.push_back(Frame::bare(Kind::Current, missed.head));
+        frames.push_back(Frame::without_message(Kind::Current, replay.head));
     }
     frames
 }

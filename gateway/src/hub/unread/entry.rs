@@ -1,98 +1,114 @@
-//! One user in the hub, as a pure state machine: (epoch, version) and the total, kept exact by each event's `was` without
-//! holding the rows; events that do not fit yet; and the user's subscribers. Whatever is lost, doubled, reordered or
-//! merged on the way, each subscriber's frames add up to what the counter has (I9): what cannot be computed is asked for.
+//! One user in the hub of unread counts, as a state machine without I/O. It knows the user's version and
+//! exact total. An event contains the previous value (`was`) of each changed row, so the total stays
+//! exact without keeping the rows.
+//!
+//! Events may be lost, repeated, reordered or merged: an event that does not continue the current
+//! version is buffered, and a missing one is replaced by a snapshot. The frames of every subscriber
+//! therefore add up to the counter's state (I9).
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use wake::Wake;
 
 use super::{
-    frame::{Change, Frame, Row, Snapshot},
+    frame::{Change, ChangedRow, Frame, Snapshot},
     subscriber::Subscriber,
 };
 use crate::version::Version;
 
-/// Whether the counter is asked for a snapshot.
+/// The state of the request for a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ask {
-    /// Nobody needs one.
-    Idle,
-    /// One is needed.
-    Wanted,
-    /// One is on its way, under this ticket.
-    Sent(u64),
+enum Request {
+    None,
+    Needed,
+    /// In flight, identified by this ticket.
+    InFlight(u64),
 }
 
-/// A user with at least one live stream.
+/// The newest known state of a user.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    /// The version of the state.
+    pub version: Version,
+    /// The sum of all unread counts.
+    pub total: i64,
+}
+
+/// A user with at least one subscriber.
 #[derive(Debug)]
 pub struct Entry {
-    head: Option<(Version, i64)>,
+    head: Option<Head>,
+    /// The newest version of an event, applied or not. Events are missing while it is above `head`.
     newest: Option<Version>,
-    held: BTreeMap<(Version, i64), Vec<(Row, i64)>>,
-    held_rows: usize,
-    ask: Ask,
-    /// By their ids, which grow. Mostly there is one.
+    /// Events that do not continue `head` yet, by their version and the number of the version before.
+    pending: BTreeMap<(Version, i64), Vec<ChangedRow>>,
+    pending_rows: usize,
+    request: Request,
+    /// Sorted by id. Usually there is one, so a vector is smaller and faster than a map.
     subscribers: Vec<(u64, Subscriber)>,
-    bound: usize,
+    rows_max: usize,
 }
 
 impl Entry {
-    /// A user without streams. `bound`: how many rows are kept for one stream, and how many of events that do not fit yet.
-    pub fn new(bound: usize) -> Self {
+    /// Creates a user without subscribers. `rows_max` limits the rows that are kept for one subscriber,
+    /// and those of pending events.
+    pub fn new(rows_max: usize) -> Self {
         Self {
             head: None,
             newest: None,
-            held: BTreeMap::new(),
-            held_rows: 0,
-            ask: Ask::Idle,
+            pending: BTreeMap::new(),
+            pending_rows: 0,
+            request: Request::None,
             subscribers: Vec::new(),
-            bound,
+            rows_max,
         }
     }
 
-    /// The version that the hub knows of this user.
+    /// Returns the version of the hub's state.
     pub fn version(&self) -> Option<Version> {
-        self.head.map(|(version, _)| version)
+        self.head.map(|head| head.version)
     }
 
-    /// Adds a stream whose reader knows `since`; `id` is above those before. From now on nothing is missed for it.
+    /// Adds a subscriber whose reader has the state at `since`. From now on it receives every change.
+    /// `id` must be greater than all earlier ids.
     pub fn register(&mut self, id: u64, since: Option<Version>, wake: Wake) {
-        let floor = self.newest.max(self.version());
+        let min_version = self.newest.max(self.version());
         self.subscribers.reserve_exact(1);
-        self.subscribers.push((id, Subscriber::new(since, floor, self.bound, wake)));
-        self.want_if_needed();
+        self.subscribers.push((id, Subscriber::new(since, min_version, self.rows_max, wake)));
+        self.request_if_needed();
     }
 
-    /// Removes a stream. `true`: it was the last, and this entry can go.
+    /// Removes a subscriber. Returns true if it was the last one, so that the entry can be removed.
     pub fn remove(&mut self, id: u64) -> bool {
         self.subscribers.retain(|(other, _)| *other != id);
         self.subscribers.is_empty()
     }
 
-    /// How many streams there are.
-    pub fn streams(&self) -> usize {
+    /// Returns the number of subscribers.
+    pub fn subscribers(&self) -> usize {
         self.subscribers.len()
     }
 
-    /// The next frame of a stream, where there is one.
+    /// Takes the next frame of a subscriber, if there is one.
     pub fn take(&mut self, id: u64) -> Option<Frame> {
-        let at = self.place(id).ok()?;
-        let frame = self.subscribers.get_mut(at)?.1.take(self.head);
+        let index = self.index_of(id).ok()?;
+        let frame = self.subscribers.get_mut(index)?.1.take(self.head);
         if frame.is_none() {
-            self.want_if_needed();
+            self.request_if_needed();
         }
         frame
     }
 
-    /// Whether the counter is to be asked.
-    pub fn wants(&self) -> bool {
-        self.ask == Ask::Wanted
+    /// Returns true if a snapshot is to be requested.
+    pub fn needs_request(&self) -> bool {
+        self.request == Request::Needed
     }
 
-    /// The counter is asked now, under a ticket that nobody had before. Gives the version to name in the question: where
-    /// all wait for news of the same version, the rows can be left out of the answer.
-    pub fn asked(&mut self, ticket: u64) -> Option<Version> {
-        self.ask = Ask::Sent(ticket);
+    /// Records that a request was sent, under a ticket that was never used before. Returns the version
+    /// that the request may name: if all subscribers wait for changes after the same version, the reply
+    /// can omit the rows at that version.
+    pub fn start_request(&mut self, ticket: u64) -> Option<Version> {
+        self.request = Request::InFlight(ticket);
         if self.head.is_some() {
             return None;
         }
@@ -101,120 +117,131 @@ impl Entry {
         waiting.all(|other| other == Some(since)).then_some(since)
     }
 
-    /// The question of this ticket got no answer.
-    pub fn unanswered(&mut self, ticket: u64) {
-        if self.is_sent(ticket) {
-            self.ask = Ask::Idle;
-            self.want_if_needed();
+    /// Records that the request of this ticket failed.
+    pub fn fail_request(&mut self, ticket: u64) {
+        if self.is_in_flight(ticket) {
+            self.request = Request::None;
+            self.request_if_needed();
         }
     }
 
-    /// The answer to the question of this ticket. One to a question that is not open is not heard: it may be older than
-    /// this entry.
-    pub fn answered(&mut self, ticket: u64, snapshot: Snapshot) {
-        if !self.is_sent(ticket) {
+    /// Applies the reply to the request of this ticket. The reply to any other request is ignored: it
+    /// may be older than this entry.
+    pub fn finish_request(&mut self, ticket: u64, snapshot: Snapshot) {
+        if !self.is_in_flight(ticket) {
             return;
         }
-        self.ask = Ask::Idle;
-        let above = self.version().is_none_or(|version| version < snapshot.version);
-        // An answer without rows was asked for when there was no head, and nothing but an answer makes one.
-        let helps = !above || self.head.is_none() || snapshot.rows.is_some();
-        if helps {
-            if above {
-                self.head = Some((snapshot.version, snapshot.total));
+        self.request = Request::None;
+        let is_newest = self.version().is_none_or(|version| version < snapshot.version);
+        // A reply omits the rows only if the request was sent without a head, and only a reply creates a
+        // head.
+        let is_usable = !is_newest || self.head.is_none() || snapshot.rows.is_some();
+        if is_usable {
+            if is_newest {
+                self.head = Some(Head { version: snapshot.version, total: snapshot.total });
             }
             let snapshot = Arc::new(snapshot);
             for (_, subscriber) in &mut self.subscribers {
-                subscriber.snapshot(&snapshot, above);
+                subscriber.apply_snapshot(&snapshot, is_newest);
             }
-            self.lay();
+            self.apply_pending();
         }
-        self.want_if_needed();
+        self.request_if_needed();
     }
 
-    /// An event of the log.
-    pub fn change(&mut self, change: Change) {
+    /// Applies an event of the log, or buffers it until the missing events arrive.
+    pub fn apply(&mut self, change: Change) {
         let version = change.version;
         let epoch = self.newest.max(self.version()).map(|newest| newest.epoch);
         if self.version() >= Some(version) || epoch > Some(version.epoch) {
             return;
         }
         self.newest = self.newest.max(Some(version));
-        self.hold(change);
-        self.lay();
-        self.want_if_needed();
+        self.buffer(change);
+        self.apply_pending();
+        self.request_if_needed();
     }
 
-    /// Events are missing: nobody knows how many. Every stream is owed a snapshot of now.
-    pub fn refresh(&mut self) {
+    /// Sends every subscriber a new snapshot, because an unknown number of events was skipped.
+    pub fn resync(&mut self) {
         if let Some(version) = self.version() {
-            self.subscribers.iter_mut().for_each(|(_, subscriber)| subscriber.refresh(version));
+            self.subscribers.iter_mut().for_each(|(_, subscriber)| subscriber.resync(version));
         }
-        if let Ask::Sent(_) = self.ask {
-            // Its answer may be of before.
-            self.ask = Ask::Idle;
+        if let Request::InFlight(_) = self.request {
+            // Its reply may be from before the skipped events. A new request has another ticket.
+            self.request = Request::None;
         }
-        self.want_if_needed();
+        self.request_if_needed();
     }
 
-    /// What this stream was given could not be shown: it is owed a snapshot.
-    pub fn refresh_one(&mut self, id: u64) {
-        if let (Some(version), Ok(at)) = (self.version(), self.place(id)) {
-            self.subscribers.get_mut(at).into_iter().for_each(|(_, subscriber)| subscriber.refresh(version));
+    /// Sends one subscriber a new snapshot, because its last frame could not be delivered.
+    pub fn resync_one(&mut self, id: u64) {
+        if let (Some(version), Ok(index)) = (self.version(), self.index_of(id)) {
+            self.subscribers
+                .get_mut(index)
+                .into_iter()
+                .for_each(|(_, subscriber)| subscriber.resync(version));
         }
     }
 
-    fn hold(&mut self, change: Change) {
+    fn buffer(&mut self, change: Change) {
         let size = change.rows.len().max(1);
-        if self.held_rows + size > self.bound {
-            // What is dropped here is found missing in `lay`: the newest version is known.
-            self.held.clear();
-            self.held_rows = 0;
+        if self.pending_rows + size > self.rows_max {
+            // No change is lost: `newest` stays above `head`, so `request_if_needed` requests a
+            // snapshot.
+            self.pending.clear();
+            self.pending_rows = 0;
         }
-        let fits = size <= self.bound || self.fits(change.version, change.previous);
-        if fits && self.held.insert((change.version, change.previous), change.rows).is_none() {
-            self.held_rows += size;
+        let is_kept = size <= self.rows_max || self.continues_head(change.version, change.previous);
+        if is_kept && self.pending.insert((change.version, change.previous), change.rows).is_none() {
+            self.pending_rows += size;
         }
     }
 
-    fn fits(&self, version: Version, previous: i64) -> bool {
+    fn continues_head(&self, version: Version, previous: i64) -> bool {
         self.version() == Some(Version::new(version.epoch, previous))
     }
 
-    /// Applies what fits, one after the other.
-    fn lay(&mut self) {
-        while let Some((head, total)) = self.head {
-            while let Some(entry) = self.held.first_entry().filter(|entry| entry.key().0 <= head) {
-                self.held_rows -= entry.remove().len().max(1);
+    /// Applies the pending events that continue `head`, in order, and removes those at or below it.
+    fn apply_pending(&mut self) {
+        while let Some(head) = self.head {
+            while let Some(event) = self.pending.first_entry().filter(|event| event.key().0 <= head.version) {
+                self.pending_rows -= event.remove().len().max(1);
             }
-            let next = self.held.keys().find(|(version, previous)| self.fits(*version, *previous)).copied();
-            let Some(next) = next else { return };
-            let rows = self.held.remove(&next).expect("its key was just found");
-            self.held_rows -= rows.len().max(1);
-            // Numbers that no counter of ours writes must not end the process either.
-            let moved =
-                |total: i64, (row, was): &(Row, i64)| total.saturating_add(row.unread.saturating_sub(*was));
-            self.head = Some((next.0, rows.iter().fold(total, moved)));
+            let mut keys = self.pending.keys().copied();
+            let Some(next) = keys.find(|(version, previous)| self.continues_head(*version, *previous)) else {
+                return;
+            };
+            let rows = self.pending.remove(&next).expect("the key was just found");
+            self.pending_rows -= rows.len().max(1);
+            // Saturating: the counter never writes such numbers, but a corrupt event must not panic the
+            // gateway.
+            let total = rows.iter().fold(head.total, |total, changed| {
+                total.saturating_add(changed.row.unread.saturating_sub(changed.was))
+            });
+            let version = next.0;
+            self.head = Some(Head { version, total });
             for (_, subscriber) in &mut self.subscribers {
-                subscriber.change(next.0, &rows);
+                subscriber.apply(version, &rows);
             }
         }
     }
 
-    /// Asks where somebody waits for a snapshot or where events are missing.
-    fn want_if_needed(&mut self) {
-        let behind = self.newest > self.version();
-        let needed = behind || self.subscribers.iter().any(|(_, subscriber)| subscriber.waiting().is_some());
-        if needed && self.ask == Ask::Idle {
-            self.ask = Ask::Wanted;
+    /// Requests a snapshot if a subscriber waits for one or events are missing.
+    fn request_if_needed(&mut self) {
+        let is_behind = self.newest > self.version();
+        let needed =
+            is_behind || self.subscribers.iter().any(|(_, subscriber)| subscriber.waiting().is_some());
+        if needed && self.request == Request::None {
+            self.request = Request::Needed;
         }
     }
 
-    fn place(&self, id: u64) -> Result<usize, usize> {
+    fn index_of(&self, id: u64) -> Result<usize, usize> {
         self.subscribers.binary_search_by_key(&id, |(id, _)| *id)
     }
 
-    fn is_sent(&self, ticket: u64) -> bool {
-        self.ask == Ask::Sent(ticket)
+    fn is_in_flight(&self, ticket: u64) -> bool {
+        self.request == Request::InFlight(ticket)
     }
 }

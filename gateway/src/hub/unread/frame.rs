@@ -1,5 +1,5 @@
-//! What travels through the unread hub: changes of the log, snapshots of the counter, and the frames made of them. Read
-//! from the wire once, here.
+//! Values of the hub of unread counts: changes from the log, snapshots from the counter service, and the
+//! frames built from them. Protobuf messages are parsed here and nowhere else.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -9,39 +9,50 @@ use proto::{DialogId, InvalidId, UserId, counter, events};
 
 use crate::version::Version;
 
-/// A user's state in one dialog. All numbers are absolute.
+/// The caller's counter of one dialog. All numbers are absolute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     /// The dialog.
     pub dialog: DialogId,
-    /// How many messages are unread.
+    /// The number of unread messages.
     pub unread: i64,
-    /// Up to where the user has read.
+    /// The `seq` of the newest message that the user has read.
     pub read_seq: i64,
-    /// The newest message that the counters have seen.
+    /// The `seq` of the newest message that the counter service has seen.
     pub last_seq: i64,
 }
 
-/// One event of the log: the rows of a user that changed between two versions, each with its unread count before.
+/// A row that changed, with its unread count before the change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangedRow {
+    /// The row after the change.
+    pub row: Row,
+    /// The unread count before the change.
+    pub was: i64,
+}
+
+/// An event of the log: the rows of a user that changed between two versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The version after it.
+    /// The version after the change.
     pub version: Version,
-    /// The version before it, of the same epoch.
+    /// The number of the version before the change. Its epoch is that of `version`.
     pub previous: i64,
-    /// The rows after it, each with what `unread` was at `previous`.
-    pub rows: Vec<(Row, i64)>,
+    /// The rows that changed.
+    pub rows: Vec<ChangedRow>,
 }
 
 impl Change {
-    /// Reads an event, with whose it is.
+    /// Parses an event. Returns its user and the change.
     ///
     /// # Errors
-    /// Where an id is none.
-    pub fn read(event: &events::UnreadChanged) -> Result<(UserId, Self), InvalidId> {
+    /// [`InvalidId`] if an id is malformed.
+    pub fn from_event(event: &events::UnreadChanged) -> Result<(UserId, Self), InvalidId> {
         let row = |row: &events::UnreadRow| {
             let dialog = DialogId::parse(&row.dialog_id)?;
-            Ok((Row { dialog, unread: row.unread, read_seq: row.read_seq, last_seq: row.last_seq }, row.was))
+            let was = row.was;
+            let row = Row { dialog, unread: row.unread, read_seq: row.read_seq, last_seq: row.last_seq };
+            Ok(ChangedRow { row, was })
         };
         let rows = event.rows.iter().map(row).collect::<Result<_, _>>()?;
         let version = Version::new(event.epoch, event.version);
@@ -49,22 +60,23 @@ impl Change {
     }
 }
 
-/// The counter's answer: a user's whole state at a version.
+/// A user's whole state at a version, as the counter service returned it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The version it is of.
+    /// The version of the state.
     pub version: Version,
     /// The sum of all unread counts, exact.
     pub total: i64,
-    /// The rows with something unread; left out where the version is the one that the question named.
+    /// The rows that have unread messages. `None` if `version` is the one that the request named.
     pub rows: Option<Arc<[Row]>>,
-    /// There are more rows.
+    /// True if there are more rows.
     pub truncated: bool,
 }
 
 impl Snapshot {
-    /// Reads an answer. `None` where it is not one: an id is none, or the version is missing.
-    pub fn read(snapshot: &counter::Snapshot) -> Option<Self> {
+    /// Parses a reply of the counter service. Returns `None` if an id is malformed or the version is
+    /// missing.
+    pub fn from_reply(snapshot: &counter::Snapshot) -> Option<Self> {
         let row = |row: &counter::Row| {
             let dialog = DialogId::parse(&row.dialog_id).ok()?;
             Some(Row { dialog, unread: row.unread, read_seq: row.read_seq, last_seq: row.last_seq })
@@ -79,32 +91,32 @@ impl Snapshot {
     }
 }
 
-/// What a frame is to its reader.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The whole state; it replaces what was there.
+    /// The whole state, which replaces the reader's state.
     Snapshot,
-    /// The rows that changed since the frame before.
+    /// The rows that changed since the previous frame.
     Change,
-    /// What the subscriber has is the newest.
+    /// The reader's state is the newest.
     Current,
 }
 
-/// A frame of a user's live stream.
+/// A frame of a subscription to a user's counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What it is.
+    /// The kind of the frame.
     pub kind: Kind,
-    /// The version that its reader has afterwards.
+    /// The version of the reader's state after the frame.
     pub version: Version,
-    /// The version of the frame before on this stream.
+    /// The version of the previous frame of this subscription.
     pub previous: Option<Version>,
     /// The sum of all unread counts.
     pub total: i64,
-    /// The rows, as the kind says.
+    /// All rows of a snapshot, the changed rows of a change, none if current.
     pub rows: Arc<[Row]>,
-    /// A snapshot with more rows than it shows.
+    /// True if a snapshot omits rows.
     pub truncated: bool,
-    /// How many changes are in this frame beyond the first.
+    /// The number of changes that were merged into this frame, without the first.
     pub merged: u64,
 }

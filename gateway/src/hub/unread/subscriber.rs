@@ -1,44 +1,62 @@
-//! One live stream of a user's counters: what its reader has, and what it is owed. Never a queue: rows that changed are
-//! kept once each, with their newest values, and beyond a bound a snapshot takes their place.
+//! One subscriber of a user's counters: the state that its reader has, and what is to be sent to it.
+//! There is no queue: a changed row is kept once, with its newest values, and a snapshot replaces more
+//! than `rows_max` of them. A slow reader therefore costs a bounded amount of memory.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use proto::DialogId;
 use wake::Wake;
 
-use super::frame::{Frame, Kind, Row, Snapshot};
+use super::{
+    entry::Head,
+    frame::{ChangedRow, Frame, Kind, Row, Snapshot},
+};
 use crate::version::Version;
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// A snapshot is asked for. It must be of `floor` at least: what happened before it was not kept here.
-    Waiting { since: Option<Version>, floor: Option<Version> },
-    /// Owed what changed.
+    /// Waits for a snapshot at `min_version` or later. Changes up to `min_version` were not kept for
+    /// this subscriber.
+    Waiting { since: Option<Version>, min_version: Option<Version> },
+    /// Receives changes.
     Live,
-    /// Too much changed to be kept: owed a snapshot, which is asked for when the reader comes back.
+    /// Too many rows changed. The snapshot is requested only when the reader takes the next frame, so
+    /// that a reader that has stalled causes no requests.
     Stale,
 }
 
-/// The state of one stream.
+/// The state of one subscriber.
 #[derive(Debug)]
 pub struct Subscriber {
     state: State,
-    given: Option<Version>,
-    owed: Option<(Kind, Arc<Snapshot>)>,
+    /// The version of the last frame that was taken.
+    sent: Option<Version>,
+    /// The next frame, if it is a snapshot or CURRENT.
+    snapshot: Option<(Kind, Arc<Snapshot>)>,
+    /// The rows that changed after `snapshot`, each with the version of its last change.
     dirty: BTreeMap<DialogId, (Version, Row)>,
+    /// The number of changes that are merged into `dirty`.
     changes: u64,
-    bound: usize,
+    rows_max: usize,
     wake: Wake,
 }
 
 impl Subscriber {
-    /// A new one that knows `since`. What happened up to `floor` it has not heard.
-    pub fn new(since: Option<Version>, floor: Option<Version>, bound: usize, wake: Wake) -> Self {
-        let state = State::Waiting { since, floor };
-        Self { state, given: None, owed: None, dirty: BTreeMap::new(), changes: 0, bound, wake }
+    /// Creates a subscriber whose reader has the state at `since`. It has not received the changes up to
+    /// `min_version`.
+    pub fn new(since: Option<Version>, min_version: Option<Version>, rows_max: usize, wake: Wake) -> Self {
+        Self {
+            state: State::Waiting { since, min_version },
+            sent: None,
+            snapshot: None,
+            dirty: BTreeMap::new(),
+            changes: 0,
+            rows_max,
+            wake,
+        }
     }
 
-    /// Whether it waits for a snapshot, and since when it knows.
+    /// Returns `Some` if the subscriber waits for a snapshot, with the version that its reader has.
     pub fn waiting(&self) -> Option<Option<Version>> {
         match self.state {
             State::Waiting { since, .. } => Some(since),
@@ -46,80 +64,84 @@ impl Subscriber {
         }
     }
 
-    /// Rows changed; the hub is at `version` now.
-    pub fn change(&mut self, version: Version, rows: &[(Row, i64)]) {
+    /// Adds the changed rows of `version`.
+    pub fn apply(&mut self, version: Version, rows: &[ChangedRow]) {
         if matches!(self.state, State::Stale) {
             return;
         }
         self.changes += 1;
-        self.dirty.extend(rows.iter().map(|(row, _)| (row.dialog, (version, *row))));
-        if self.dirty.len() > self.bound {
-            self.forget(version);
+        self.dirty.extend(rows.iter().map(|changed| (changed.row.dialog, (version, changed.row))));
+        if self.dirty.len() > self.rows_max {
+            self.discard(version);
         }
         self.wake.raise();
     }
 
-    /// What it was told may not be all: only a snapshot of this version or a later one helps now.
-    pub fn refresh(&mut self, version: Version) {
-        self.forget(version);
+    /// Replaces everything to be sent by a snapshot at `version` or later, because changes may be
+    /// missing.
+    pub fn resync(&mut self, version: Version) {
+        self.discard(version);
         self.wake.raise();
     }
 
-    /// Too much: only a snapshot of this version or a later one helps now.
-    fn forget(&mut self, version: Version) {
+    fn discard(&mut self, version: Version) {
         self.dirty.clear();
         self.changes = 0;
         self.state = match self.state {
-            State::Waiting { since, .. } => State::Waiting { since, floor: Some(version) },
+            State::Waiting { since, .. } => State::Waiting { since, min_version: Some(version) },
             State::Live | State::Stale => {
-                self.owed = None;
+                self.snapshot = None;
                 State::Stale
             }
         };
     }
 
-    /// A snapshot came; `above`: it is newer than everything the hub knew.
-    pub fn snapshot(&mut self, snapshot: &Arc<Snapshot>, above: bool) {
+    /// Adds a snapshot. `is_newest`: it is newer than the hub's state, so even a live subscriber may
+    /// have missed changes.
+    pub fn apply_snapshot(&mut self, snapshot: &Arc<Snapshot>, is_newest: bool) {
         let version = snapshot.version;
         let since = match self.state {
-            State::Waiting { floor, .. } if floor > Some(version) => return,
+            State::Waiting { min_version, .. } if min_version > Some(version) => return,
             State::Waiting { since, .. } => since,
-            State::Live | State::Stale if above => None,
+            State::Live | State::Stale if is_newest => None,
             State::Live | State::Stale => return,
         };
-        let kind = match (since == Some(version) && self.given.is_none(), &snapshot.rows) {
-            (true, _) => Kind::Current,
-            (false, Some(_)) => Kind::Snapshot,
-            (false, None) => return,
+        let is_current = since == Some(version) && self.sent.is_none();
+        let kind = match &snapshot.rows {
+            _ if is_current => Kind::Current,
+            Some(_) => Kind::Snapshot,
+            None => return,
         };
         self.state = State::Live;
-        self.owed = Some((kind, snapshot.clone()));
+        self.snapshot = Some((kind, snapshot.clone()));
         self.dirty.retain(|_, (changed, _)| *changed > version);
         self.changes = u64::from(!self.dirty.is_empty());
         self.wake.raise();
     }
 
-    /// The next frame, where one is owed; the hub is at `head`. A reader asks on until there is none. Merges whatever has changed since the frame before.
-    pub fn take(&mut self, head: Option<(Version, i64)>) -> Option<Frame> {
+    /// Takes the next frame, which merges all changes since the previous one. A reader that is woken
+    /// must call this until it returns `None`. `head` is the hub's state of the user.
+    pub fn take(&mut self, head: Option<Head>) -> Option<Frame> {
         match self.state {
             State::Waiting { .. } => None,
             State::Stale => {
-                self.state = State::Waiting { since: None, floor: head.map(|(version, _)| version) };
+                let min_version = head.map(|head| head.version);
+                self.state = State::Waiting { since: None, min_version };
                 None
             }
-            State::Live => match self.owed.take() {
-                Some((kind, snapshot)) => Some(self.give_snapshot(kind, &snapshot)),
-                None => self.give_change(head?),
+            State::Live => match self.snapshot.take() {
+                Some((kind, snapshot)) => Some(self.snapshot_frame(kind, &snapshot)),
+                None => self.change_frame(head?),
             },
         }
     }
 
-    fn give_snapshot(&mut self, kind: Kind, snapshot: &Snapshot) -> Frame {
+    fn snapshot_frame(&mut self, kind: Kind, snapshot: &Snapshot) -> Frame {
         let rows = snapshot.rows.clone().filter(|_| kind == Kind::Snapshot);
         Frame {
             kind,
             version: snapshot.version,
-            previous: self.given.replace(snapshot.version),
+            previous: self.sent.replace(snapshot.version),
             total: snapshot.total,
             rows: rows.unwrap_or_default(),
             truncated: snapshot.truncated && kind == Kind::Snapshot,
@@ -127,13 +149,14 @@ impl Subscriber {
         }
     }
 
-    fn give_change(&mut self, (version, total): (Version, i64)) -> Option<Frame> {
-        if self.given >= Some(version) {
+    fn change_frame(&mut self, head: Head) -> Option<Frame> {
+        let Head { version, total } = head;
+        if self.sent >= Some(version) {
             return None;
         }
         let rows = std::mem::take(&mut self.dirty).into_values().map(|(_, row)| row).collect();
         let merged = std::mem::take(&mut self.changes).saturating_sub(1);
-        let previous = self.given.replace(version);
+        let previous = self.sent.replace(version);
         Some(Frame { kind: Kind::Change, version, previous, total, rows, truncated: false, merged })
     }
 }

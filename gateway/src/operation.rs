@@ -1,0 +1,268 @@
+//! Operation pipeline: the one place where operations of every transport are admitted and executed.
+//!
+//! Admission checks the rate limit, the limits on tokens, the document's limits and its validity, in this order, and
+//! executes nothing. Execution runs the schema's resolvers under a deadline, with loaders that belong to the operation.
+
+pub mod document_cache;
+pub mod persisted_queries;
+pub mod query_limits;
+pub mod request;
+pub mod response_shape;
+pub mod token_limits;
+pub mod validation;
+pub mod variables;
+
+use std::{any::Any, fmt, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use async_graphql::{PathSegment, Request, Response, ValidationMode, Variables};
+use async_graphql_parser::types::{ExecutableDocument, OperationType};
+use futures_util::{FutureExt, StreamExt};
+use telemetry::{Call, RequestId, panic};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::{
+    client::{Client, caller::Caller, rate_limits::RateLimiter},
+    error::{Code, Error, Rejection, set_codes},
+    peers::Peers,
+    schema::{self, Schema, Scope, SignInLimiter, data_loader::Dispatcher},
+    seen_versions::SeenVersions,
+};
+use document_cache::{DocumentCache, PreparedOperation, ValidatedOperation};
+use persisted_queries::{PersistedQueries, TrustedDocuments};
+use request::{OperationKey, OperationRequest};
+
+/// Default deadline of an operation.
+pub const OPERATION_LIMIT: Duration = Duration::from_secs(5);
+/// Time between the deadline of service calls and that of the operation: enough to send the rest of the answer when a service
+/// is too slow.
+const ANSWER_MARGIN: Duration = Duration::from_millis(250);
+/// Nesting of fields and fragments at which validation and execution stop. A second line of defence: the document limits are
+/// lower.
+pub const RECURSION_MAX: usize = 128;
+
+/// Admitted operation: parsed, valid and within all limits. Cheap to clone.
+#[derive(Clone)]
+pub struct Admitted {
+    operation: Arc<ValidatedOperation>,
+    variables: Variables,
+    operation_key: OperationKey,
+    cost: usize,
+    address: IpAddr,
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted").field("operation", &self.operation).finish_non_exhaustive()
+    }
+}
+
+impl Admitted {
+    /// Returns the kind: query, mutation or subscription.
+    pub fn kind(&self) -> OperationType {
+        self.operation.kind
+    }
+
+    /// Returns the maximum cost, in the units of the complexity limit.
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// Returns the document: this operation and the fragments that it uses.
+    pub fn document(&self) -> &ExecutableDocument {
+        &self.operation.document
+    }
+
+    /// Returns the key by which equal operations share results.
+    pub fn operation_key(&self) -> &OperationKey {
+        &self.operation_key
+    }
+}
+
+/// Admits and executes operations. Cheap to clone; clones share their state.
+#[derive(Clone)]
+pub struct Pipeline {
+    schema: Schema,
+    documents: DocumentCache,
+    persisted: PersistedQueries,
+    peers: Peers,
+    seen_versions: SeenVersions,
+    rate_limiter: RateLimiter,
+    deadline: Duration,
+    /// Running mutations. They run to their end even if the client disconnects.
+    writes: TaskTracker,
+}
+
+impl Pipeline {
+    /// Creates a pipeline over these services. With a list of trusted documents, every other document is rejected.
+    pub fn new(
+        peers: Peers,
+        seen_versions: SeenVersions,
+        rate_limiter: RateLimiter,
+        introspection: bool,
+        trusted: Option<TrustedDocuments>,
+    ) -> Self {
+        // Documents are validated at admission, with our own limits; the executor need not repeat it.
+        let schema =
+            schema::build().validation_mode(ValidationMode::Fast).limit_recursive_depth(RECURSION_MAX);
+        let schema = if introspection { schema } else { schema.disable_introspection() };
+        Self {
+            schema: schema.finish(),
+            documents: DocumentCache::new(introspection),
+            persisted: PersistedQueries::new(trusted),
+            peers,
+            seen_versions,
+            rate_limiter,
+            deadline: OPERATION_LIMIT,
+            writes: TaskTracker::new(),
+        }
+    }
+
+    /// Sets the deadline of operations, at least one second.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline.max(Duration::from_secs(1));
+        self
+    }
+
+    /// Waits for the running mutations.
+    pub async fn finish(&self) {
+        self.writes.close();
+        self.writes.wait().await;
+    }
+
+    /// Admits an operation: checks the client's rate limit, the document's limits and its validity. Executes nothing.
+    ///
+    /// # Errors
+    /// A [`Rejection`] with the code of the first check that failed.
+    pub async fn admit(
+        &self,
+        request: OperationRequest,
+        client: &Client,
+        call: &Call,
+    ) -> Result<Admitted, Rejection> {
+        self.rate_limiter.request(client).await?;
+        let document = self.persisted.document(&request).await?;
+        let OperationRequest { operation_name, variables, .. } = request;
+        let text = document.text.clone();
+        let name = operation_name.filter(|name| !name.is_empty());
+        let found =
+            AssertUnwindSafe(self.documents.find(text.clone(), name.clone(), &variables)).catch_unwind();
+        let found = found.await.map_err(|payload| {
+            panic::report("document", payload.as_ref());
+            Rejection::of(Error::internal("the admission of a document panicked"), &call.request_id)
+        })?;
+        let PreparedOperation { operation, variables, cost } = found?;
+        self.persisted.keep(document).await;
+        let operation_key = OperationKey::new(text, name, &variables);
+        Ok(Admitted { operation, variables, operation_key, cost, address: client.address })
+    }
+
+    /// Executes a query or a mutation. Every error of the response carries its code. Dropping the future cancels a query and
+    /// its calls; a mutation runs to its end in a task of its own, so that a client that disconnects cannot cut it in half.
+    pub async fn execute(&self, admitted: &Admitted, caller: Option<Caller>, call: Call) -> Response {
+        if admitted.kind() != OperationType::Mutation {
+            return self.run(admitted, caller, call).await;
+        }
+        let pipeline = self.clone();
+        let admitted = admitted.clone();
+        let request_id = call.request_id.clone();
+        let write = async move { pipeline.run(&admitted, caller, call).await };
+        match self.writes.spawn(write.in_current_span()).await {
+            Ok(response) => response,
+            Err(_) => failed(Error::internal("a mutation was cancelled"), &request_id),
+        }
+    }
+
+    async fn run(&self, admitted: &Admitted, caller: Option<Caller>, call: Call) -> Response {
+        metrics::counter!("gateway_operations_total", "operation" => admitted.kind().to_string())
+            .increment(1);
+        let dispatcher = Dispatcher::default();
+        let request_id = call.request_id.clone();
+        let deadline = Instant::now() + self.deadline;
+        let request =
+            self.request(admitted, caller, call.with_deadline(deadline - ANSWER_MARGIN), &dispatcher);
+        let work = dispatcher.run(self.schema.execute(request));
+        let response = guarded(deadline, work).await.map(|response| settled(admitted, response, &request_id));
+        response.unwrap_or_else(|error| failed(error, &request_id))
+    }
+
+    /// Executes the resolvers of a subscription once, with `input` (a probe or a frame) in the request's data. Returns the
+    /// first item of their stream, `None` if it is empty.
+    pub async fn frame<F: Any + Send + Sync>(
+        &self,
+        admitted: &Admitted,
+        input: F,
+        caller: Option<Caller>,
+        call: Call,
+    ) -> Option<Response> {
+        let dispatcher = Dispatcher::default();
+        let request_id = call.request_id.clone();
+        let deadline = Instant::now() + self.deadline;
+        let request = self
+            .request(admitted, caller, call.with_deadline(deadline - ANSWER_MARGIN), &dispatcher)
+            .data(input);
+        let mut stream = self.schema.execute_stream(request);
+        let work = dispatcher.run(stream.next());
+        match guarded(deadline, work).await {
+            Ok(response) => response.map(|response| settled(admitted, response, &request_id)),
+            Err(error) => Some(failed(error, &request_id)),
+        }
+    }
+
+    fn request(
+        &self,
+        admitted: &Admitted,
+        caller: Option<Caller>,
+        call: Call,
+        dispatcher: &Dispatcher,
+    ) -> Request {
+        let scope = Scope::new(caller, call, self.peers.clone(), self.seen_versions.clone(), dispatcher);
+        let request = Request::new("").variables(admitted.variables.clone());
+        let sign_ins = SignInLimiter { rate_limiter: self.rate_limiter.clone(), address: admitted.address };
+        let mut request = request.data(scope).data(sign_ins).data(admitted.operation.shape.clone());
+        request.set_parsed_query(admitted.operation.document.clone());
+        request
+    }
+}
+
+/// Runs work until the deadline. A panic becomes an internal error of this operation.
+async fn guarded<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Error> {
+    match timeout_at(deadline, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(payload)) => {
+            panic::report("resolver", payload.as_ref());
+            Err(Error::internal("a resolver panicked"))
+        }
+        Err(_) => Err(Error::new(Code::DeadlineExceeded, "the operation took too long")),
+    }
+}
+
+/// Brings an executed response into the form that the specification demands, and sets the codes of its errors.
+fn settled(admitted: &Admitted, mut response: Response, request_id: &RequestId) -> Response {
+    let failed: Vec<&[PathSegment]> = response.errors.iter().map(|error| error.path.as_slice()).collect();
+    admitted.operation.shape.settle(&mut response.data, &failed);
+    set_codes(&mut response, request_id);
+    response
+}
+
+fn failed(error: Error, request_id: &RequestId) -> Response {
+    Response::from_errors(vec![error.into_server_error(request_id)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_ends_after_five_seconds_and_a_panic_is_an_internal_error() {
+        let started = Instant::now();
+        let late = guarded(started + OPERATION_LIMIT, std::future::pending::<()>()).await.expect_err("late");
+        assert_eq!((late.code(), started.elapsed().as_secs()), (Code::DeadlineExceeded, 5));
+        let panicked = guarded(Instant::now() + OPERATION_LIMIT, async { panic!("secret") }).await;
+        let panicked: Error = panicked.map(|(): ()| ()).expect_err("panicked");
+        let shown = panicked.into_server_error(&RequestId::random());
+        assert_eq!(shown.message, "internal error");
+    }
+}

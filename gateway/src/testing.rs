@@ -1,0 +1,19 @@
+//! Test support: a gateway over fake services, in two forms.
+//!
+//! [`TestGateway`] is the router without a port, over services that a function answers for. [`RunningGateway`] listens on
+//! a port of its own, follows an event log that the test writes, and serves [`SocketClient`]s.
+
+mod client;
+mod fake_services;
+mod router;
+mod running;
+
+use std::time::Duration;
+
+pub use client::SocketClient;
+pub use fake_services::{FakeHandler, FakeServices, everywhere, fake_service, framed, reply, unavailable};
+pub use router::{Answer, TestGateway, post};
+pub use running::{Gauges, RunningGateway};
+
+/// Longest wait for anything that a test expects, long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,201 @@
+//! Fake services: a gRPC service whose answers a test's function or a test's state decides.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    convert::Infallible,
+    sync::Arc,
+};
+
+use axum::http::{Request, Response, header};
+use http_body_util::{BodyExt, StreamBody};
+use parking_lot::Mutex;
+use prost::Message;
+use proto::{DialogId, Peer, SessionId, UserId, auth, counter, dialog};
+use tonic::Status;
+use tower::{service_fn, util::BoxCloneSyncService};
+
+use crate::{client::rate_limits::RateLimits, peers::Peers};
+
+/// Handler of a fake service: takes the name of the gRPC method and the bytes of the request, and returns the bytes of the
+/// reply.
+pub type FakeHandler = fn(&str, &[u8]) -> Result<Vec<u8>, Status>;
+
+/// Handler of a service that is unavailable.
+pub fn unavailable(_: &str, _: &[u8]) -> Result<Vec<u8>, Status> {
+    Err(Status::unavailable("unavailable"))
+}
+
+/// Encodes a reply for a [`FakeHandler`].
+pub fn reply(message: &impl Message) -> Result<Vec<u8>, Status> {
+    Ok(message.encode_to_vec())
+}
+
+/// Uses one fake service as auth, dialog and counter.
+pub fn everywhere(peer: &Peer) -> Peers {
+    Peers::new(peer.clone(), peer.clone(), peer.clone())
+}
+
+/// Creates a fake service from a handler. It records the methods that are called in `calls`.
+pub fn fake_service<H>(handler: H, calls: Arc<Mutex<Vec<String>>>) -> Peer
+where
+    H: Fn(&str, &[u8]) -> Result<Vec<u8>, Status> + Clone + Send + Sync + 'static,
+{
+    BoxCloneSyncService::new(service_fn(move |request: Request<tonic::body::Body>| {
+        let handler = handler.clone();
+        let calls = calls.clone();
+        async move {
+            let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+            calls.lock().push(method.clone());
+            let bytes = request.into_body().collect().await.expect("a request").to_bytes();
+            // A gRPC frame is one byte of flags, four bytes of length and the message.
+            let answer = handler(&method, bytes.get(5..).unwrap_or_default());
+            Ok(answer.map_or_else(Status::into_http, framed))
+        }
+    }))
+}
+
+/// Builds the gRPC response that carries one message.
+pub fn framed(message: Vec<u8>) -> Response<tonic::body::Body> {
+    let length = u32::try_from(message.len()).expect("a small message");
+    let frame = [&[0][..], &length.to_be_bytes(), &message].concat();
+    let trailers = axum::http::HeaderMap::from_iter([(
+        axum::http::HeaderName::from_static("grpc-status"),
+        axum::http::HeaderValue::from_static("0"),
+    )]);
+    let frames = [http_body::Frame::data(bytes::Bytes::from(frame)), http_body::Frame::trailers(trailers)];
+    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
+    let mut response = Response::new(tonic::body::Body::new(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().expect("a header"));
+    response
+}
+
+/// State of the fake services.
+#[derive(Default)]
+pub struct FakeServices {
+    /// The version and the rows of each person.
+    pub unread: HashMap<UserId, (i64, Vec<counter::Row>)>,
+    /// The version of each dialog, and its messages as their authors see them.
+    pub dialogs: HashMap<DialogId, (i64, Vec<dialog::Message>)>,
+    /// Who takes part, and up to where each has read.
+    pub members: HashMap<DialogId, Vec<(UserId, i64)>>,
+    /// Those of them who have left, which the counters have not heard yet.
+    pub gone: Vec<UserId>,
+    /// The sessions that auth says are over.
+    pub revoked: Vec<SessionId>,
+    /// How often people may come.
+    pub limits: RateLimits,
+    /// The methods whose service is away.
+    pub away: BTreeSet<&'static str>,
+    /// The methods at which our own code panics.
+    pub broken: BTreeSet<&'static str>,
+    /// The person whose token is shown, as far as the fake_service services care.
+    pub caller: Option<UserId>,
+}
+
+impl FakeServices {
+    pub(super) fn answer(&mut self, method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
+        if self.away.contains(method) {
+            return Err(Status::unavailable("unavailable"));
+        }
+        let malformed = |_| Status::invalid_argument("malformed");
+        Ok(match method {
+            "Revoked" => {
+                let session_ids = self.revoked.iter().map(|session| session.bytes()).collect();
+                auth::RevokedReply { session_ids }.encode_to_vec()
+            }
+            "Users" => {
+                let request = auth::UsersRequest::decode(bytes).map_err(malformed)?;
+                let named = |id: &Vec<u8>| auth::User {
+                    id: id.clone(),
+                    name: "somebody".to_owned(),
+                    ..Default::default()
+                };
+                auth::UsersReply { users: request.ids.iter().map(named).collect() }.encode_to_vec()
+            }
+            "Snapshots" => {
+                let request = counter::SnapshotsRequest::decode(bytes).map_err(malformed)?;
+                let snapshots = request.of.iter().map(|of| self.snapshot(of)).collect();
+                counter::SnapshotsReply { snapshots }.encode_to_vec()
+            }
+            "ReadStates" => {
+                let request = counter::ReadStatesRequest::decode(bytes).map_err(malformed)?;
+                let pages = request.pages.iter().map(|page| self.read_states(page)).collect();
+                counter::ReadStatesReply { pages }.encode_to_vec()
+            }
+            "MessagesSince" => {
+                let request = dialog::MessagesSinceRequest::decode(bytes).map_err(malformed)?;
+                self.messages_since(&request)?.encode_to_vec()
+            }
+            "Live" => self.live(&dialog::LiveRequest::decode(bytes).map_err(malformed)?).encode_to_vec(),
+            // As if it knew no newer version than the one asked for.
+            "Unread" => {
+                let request = counter::UnreadRequest::decode(bytes).map_err(malformed)?;
+                let version = request.at_least.or(Some(counter::Version { epoch: 1, number: 0 }));
+                counter::UnreadReply { version, ..Default::default() }.encode_to_vec()
+            }
+            "Get" => self.get(&dialog::GetRequest::decode(bytes).map_err(malformed)?).encode_to_vec(),
+            _ => return Err(Status::unavailable("not fake_service")),
+        })
+    }
+
+    fn snapshot(&self, of: &counter::SnapshotOf) -> counter::Snapshot {
+        let user = UserId::parse(&of.user_id).expect("an id");
+        let (number, rows) = self.unread.get(&user).cloned().unwrap_or_default();
+        let version = Some(counter::Version { epoch: 1, number });
+        let current = of.since.is_some() && of.since == version;
+        let total = rows.iter().map(|row| row.unread).sum();
+        let rows = if current { Vec::new() } else { rows.into_iter().filter(|row| row.unread > 0).collect() };
+        counter::Snapshot { user_id: of.user_id.clone(), version, total, current, rows, truncated: false }
+    }
+
+    fn read_states(&self, page: &counter::ReadStatesPage) -> counter::ReadStatesPageReply {
+        let members = self.members.get(&DialogId::parse(&page.dialog_id).expect("an id"));
+        let caller = self.caller.expect("the test says who calls");
+        let Some(members) = members.filter(|members| members.iter().any(|(user, _)| *user == caller)) else {
+            return counter::ReadStatesPageReply::default();
+        };
+        let state = |(user, read_seq): &(UserId, i64)| counter::ReadState {
+            user_id: user.bytes(),
+            read_seq: *read_seq,
+        };
+        counter::ReadStatesPageReply { found: true, states: members.iter().map(state).collect() }
+    }
+
+    fn get(&self, request: &dialog::GetRequest) -> dialog::GetReply {
+        let takes_part = |id: &&Vec<u8>| {
+            let members = self.members.get(&DialogId::parse(id).expect("an id")).into_iter().flatten();
+            members.map(|(user, _)| *user).any(|user| self.caller == Some(user) && !self.gone.contains(&user))
+        };
+        let own = request.ids.iter().filter(takes_part);
+        dialog::GetReply {
+            dialogs: own.map(|id| dialog::Dialog { id: id.clone(), ..Default::default() }).collect(),
+        }
+    }
+
+    fn messages_since(
+        &self,
+        request: &dialog::MessagesSinceRequest,
+    ) -> Result<dialog::MessagesSinceReply, Status> {
+        let dialog = DialogId::parse(&request.dialog_id).expect("an id");
+        let caller = self.caller.expect("the test says who calls");
+        let members =
+            self.members.get(&dialog).filter(|members| members.iter().any(|(user, _)| *user == caller));
+        members.ok_or_else(|| Status::not_found("no such dialog"))?;
+        let (number, messages) = &self.dialogs[&dialog];
+        let above = request.since.map_or(i64::MAX, |since| since.number);
+        let messages = messages.iter().filter(|message| message.version > above).cloned().collect();
+        let head = Some(dialog::Version { epoch: 1, number: *number });
+        Ok(dialog::MessagesSinceReply { head, messages, reset: false })
+    }
+
+    fn live(&self, request: &dialog::LiveRequest) -> dialog::LiveReply {
+        let dialog = DialogId::parse(&request.dialog_id).expect("an id");
+        let (number, messages) = &self.dialogs[&dialog];
+        let is_member = |id: &&Vec<u8>| self.members[&dialog].iter().any(|(user, _)| user.bytes() == **id);
+        dialog::LiveReply {
+            head: Some(dialog::Version { epoch: 1, number: *number }),
+            messages: messages.iter().filter(|it| request.message_ids.contains(&it.id)).cloned().collect(),
+            member_ids: request.user_ids.iter().filter(is_member).cloned().collect(),
+        }
+    }
+}

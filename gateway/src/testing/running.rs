@@ -1,0 +1,244 @@
+//! A gateway that listens on a port of its own, over fake services with a state and an event log that the test writes.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use access::{Claims, Guard, KeySet, ServiceToken, SigningKeys};
+use axum::Router;
+use events::{Event, Headers, Local, Log, outbox};
+use limit::Limiter;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use parking_lot::{Mutex, MutexGuard};
+use proto::{SessionId, UserId, events::event::Kind, topic};
+use serde_json::json;
+use telemetry::Readiness;
+use testkit::TestDb;
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{self, client::IntoClientRequest},
+};
+use tokio_util::sync::CancellationToken;
+use tower::{ServiceExt, util::BoxCloneSyncService};
+use uuid::Uuid;
+
+use super::{FakeServices, PATIENCE, SocketClient, fake_service};
+use crate::{App, Settings, client::address::TrustedProxies, peers::Peers};
+
+/// A running gateway.
+pub struct RunningGateway {
+    pub app: App,
+    pub keys: SigningKeys,
+    pub services: Arc<Mutex<FakeServices>>,
+    pub calls: Arc<Mutex<Vec<String>>>,
+    pub readiness: Readiness,
+    /// The authorization of the last call of a service.
+    shown: Arc<Mutex<Option<String>>>,
+    address: String,
+    outbox: TestDb,
+    shutdown: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl RunningGateway {
+    /// Started, and ready.
+    pub async fn start() -> Self {
+        Self::start_with(FakeServices::default()).await
+    }
+
+    /// Started over this services, and ready.
+    pub async fn start_with(services: FakeServices) -> Self {
+        let limits = services.limits;
+        let (services, calls) = (Arc::new(Mutex::new(services)), Arc::new(Mutex::new(Vec::new())));
+        let keys = SigningKeys::generate();
+        let jwks = keys.jwks();
+        let set = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
+        let service_token = ServiceToken::generate();
+        let guard = Guard::new(set, service_token.clone(), "tidings");
+        let settings = Settings {
+            allowed_origins: "https://app.example".parse().expect("an origin"),
+            introspection: true,
+            trusted_documents: None,
+            max_sockets_per_user: 20,
+            max_anonymous_sockets: 100,
+            drain_window: Duration::from_millis(300),
+            access_token_ttl: Duration::from_secs(300),
+            operation_deadline: crate::operation::OPERATION_LIMIT,
+            limits,
+            limiter: Limiter::local(),
+            trusted_proxies: TrustedProxies::default(),
+        };
+        let outbox = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
+        let topics = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];
+        let log = Log::Local(Local::new(topics.map(|topic| (topic, outbox.db.clone())).to_vec()));
+        let shown = Arc::new(Mutex::new(None));
+        let peer = || {
+            let (services, shown) = (services.clone(), shown.clone());
+            let service = fake_service(
+                move |method: &str, bytes: &[u8]| {
+                    let broken = services.lock().broken.contains(method);
+                    assert!(!broken, "the secret reason");
+                    services.lock().answer(method, bytes)
+                },
+                calls.clone(),
+            );
+            BoxCloneSyncService::new(service.map_request(move |request: http::Request<tonic::body::Body>| {
+                let authorization =
+                    request.headers().get("authorization").and_then(|value| value.to_str().ok());
+                *shown.lock() = authorization.map(str::to_owned);
+                request
+            }))
+        };
+        let readiness = Readiness::new();
+        let peers = Peers::new(peer(), peer(), peer());
+        let app = App::new(settings, peers, guard, &service_token, log, readiness.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let shutdown = CancellationToken::new();
+        let (runner, stop) = (app.clone(), shutdown.clone());
+        let tasks = vec![
+            tokio::spawn(async move { runner.run(stop).await }),
+            tokio::spawn(serve(listener, app.router(), shutdown.clone())),
+        ];
+        let gateway = Self { app, keys, services, calls, readiness, shown, address, outbox, shutdown, tasks };
+        testkit::eventually("the gateway is ready", || async { gateway.readiness.is_ready() }).await;
+        gateway
+    }
+
+    pub fn services(&self) -> MutexGuard<'_, FakeServices> {
+        self.services.lock()
+    }
+
+    /// How often a method was called.
+    pub fn called(&self, method: &str) -> usize {
+        self.calls.lock().iter().filter(|called| *called == method).count()
+    }
+
+    /// The authorization that the last call of a service carried.
+    pub fn shown(&self) -> Option<String> {
+        self.shown.lock().clone()
+    }
+
+    /// A token of a person, for a session.
+    pub fn token(&self, user: UserId, session: SessionId, lifetime_s: i64) -> String {
+        let claims =
+            Claims::new("tidings", user.uuid(), session.uuid(), crate::client::caller::now_s(), lifetime_s);
+        self.keys.sign(&claims)
+    }
+
+    /// Writes an event to the log.
+    pub async fn emit(&self, kind: Kind) {
+        let topic = match &kind {
+            Kind::SessionRevoked(_) => topic::AUTH,
+            Kind::UnreadChanged(_) => topic::UNREAD,
+            Kind::ReadMarked(_) => topic::COUNTER,
+            _ => topic::DIALOG,
+        };
+        let event = Event {
+            event_id: Uuid::now_v7(),
+            topic,
+            key: String::new(),
+            version: 0,
+            kind: kind.name(),
+            payload: kind.payload(),
+            headers: Headers::default(),
+        };
+        let mut tx = self.outbox.db.begin().await.expect("a transaction");
+        outbox::append(&mut tx, &[event]).await.expect("appended");
+        tx.commit().await.expect("committed");
+    }
+
+    /// A socket that has said nothing yet, with more headers.
+    ///
+    /// # Errors
+    /// The status of a refused handshake.
+    pub async fn open(&self, headers: &[(&'static str, &str)]) -> Result<SocketClient, u16> {
+        let mut request = format!("ws://{}/graphql", self.address).into_client_request().expect("a request");
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().expect("a header"));
+        }
+        match connect_async(request).await {
+            Ok((socket, _)) => Ok(SocketClient { socket }),
+            Err(tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A socket that has said nothing yet.
+    pub async fn connect(&self) -> SocketClient {
+        self.connect_in("graphql-transport-ws").await
+    }
+
+    /// The same, in a subprotocol.
+    pub async fn connect_in(&self, subprotocol: &str) -> SocketClient {
+        self.open(&[("sec-websocket-protocol", subprotocol)]).await.expect("a socket")
+    }
+
+    /// A socket of a person.
+    pub async fn sign_in(&self, user: UserId) -> SocketClient {
+        self.sign_in_with(&self.token(user, SessionId::now(), 300)).await
+    }
+
+    /// A socket with this token.
+    pub async fn sign_in_with(&self, token: &str) -> SocketClient {
+        let mut client = self.connect().await;
+        client
+            .say(json!({ "type": "connection_init", "payload": { "authorization": format!("Bearer {token}") } }))
+            .await;
+        assert_eq!(client.hear().await, json!({ "type": "connection_ack" }));
+        client
+    }
+
+    /// Stops, and waits until everything has ended.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        for task in self.tasks {
+            timeout(PATIENCE, task).await.expect("it stops").expect("it does not panic");
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
+    served.await.expect("the port is open");
+}
+
+/// The gauges of this thread's tests, as long as it is installed.
+#[derive(Clone, Default)]
+pub struct Gauges(Arc<Mutex<HashMap<String, Arc<AtomicU64>>>>);
+
+impl Gauges {
+    /// What a gauge shows: the sum over its labels.
+    pub fn sum(&self, name: &str) -> f64 {
+        let gauges = self.0.lock();
+        let named = gauges.iter().filter(|(key, _)| key.split('/').next() == Some(name));
+        named.map(|(_, bits)| f64::from_bits(bits.load(Ordering::SeqCst))).sum()
+    }
+}
+
+impl Recorder for Gauges {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        let labels: String = key.labels().map(|label| format!("/{}", label.value())).collect();
+        let mut gauges = self.0.lock();
+        Gauge::from_arc(gauges.entry(format!("{}{labels}", key.name())).or_default().clone())
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}

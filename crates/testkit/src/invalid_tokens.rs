@@ -145,7 +145,14 @@ impl TokenForge {
                 sign_unknown(&with(&self.header, "kid", json!("unknown"))),
             ),
         ];
-        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public_key, "kid": "unknown", "alg": "EdDSA", "use": "sig" });
+        let jwk = json!({
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "x": self.public_key,
+            "kid": "unknown",
+            "alg": "EdDSA",
+            "use": "sig",
+        });
         for (name, value) in [
             ("jwk", jwk),
             ("jku", json!("https://evil.example/keys.json")),

@@ -48,14 +48,20 @@ impl CallRecorder {
             Side::Server { service } => {
                 let duration_ms = seconds * 1000.0;
                 tracing::info!(target: "access", code, duration_ms, "call");
-                metrics::counter!("grpc_server_calls_total", "service" => service, "method" => method.clone(), "code" => code)
-                    .increment(1);
+                metrics::counter!(
+                    "grpc_server_calls_total",
+                    "service" => service, "method" => method.clone(), "code" => code
+                )
+                .increment(1);
                 metrics::histogram!("grpc_server_call_seconds", "service" => service, "method" => method)
                     .record(seconds);
             }
             Side::Client { peer } => {
-                metrics::counter!("grpc_client_calls_total", "peer" => peer, "method" => method.clone(), "code" => code)
-                    .increment(1);
+                metrics::counter!(
+                    "grpc_client_calls_total",
+                    "peer" => peer, "method" => method.clone(), "code" => code
+                )
+                .increment(1);
                 metrics::histogram!("grpc_client_call_seconds", "peer" => peer, "method" => method)
                     .record(seconds);
             }

@@ -1,12 +1,13 @@
-//! The engines behind a role: its database and the log. A role waits for them with a line a second, and starts when they
-//! are there.
+//! Engines of a role: database, event log, cache and rate limiter. At startup a role waits for its
+//! database, and `migrate` also for Kafka, with a log line per second. Afterwards their state is a
+//! component of `/readyz`.
 
 use std::{future::Future, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use counter::Cache;
 use db::{Db, Migrations};
-use events::{Aside, Kafka, Local, Log, Relay, Topic};
+use events::{Kafka, Local, Log, Relay, Topic, UnconsumedTopic};
 use limit::Limiter;
 use proto::topic;
 use telemetry::{Readiness, readiness::Component};
@@ -17,65 +18,70 @@ use crate::{
     settings,
 };
 
-/// Connections to Postgres of one role.
-const CONNECTIONS: u32 = 16;
-/// How often a role that waits says so, and looks again.
-const EVERY: Duration = Duration::from_secs(1);
+/// Maximum number of PostgreSQL connections per role.
+const CONNECTIONS_MAX: u32 = 16;
+/// Interval of connection attempts at startup and of the checks for `/readyz`.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// Parts of a topic: as many instances of a role as can share its work.
+/// Partitions per topic, which is also the maximum number of instances of a role that share its work.
+/// Fixed: with another number, keys would move between partitions and events of a key could be applied
+/// out of order.
 const PARTITIONS: i32 = 12;
 
-/// How long dead letters stay, wherever they are.
-const DEAD_KEEP: Duration = DAY.saturating_mul(30);
+/// Retention of dead letters, in Kafka and in outbox tables.
+const DEAD_LETTER_RETENTION: Duration = DAY.saturating_mul(30);
 
-/// Every topic, as `tidings migrate` makes it.
+/// Returns all topics with the settings that `tidings migrate` creates them with.
 pub fn topics() -> Vec<Topic> {
     let topic = |name, days| Topic { name, partitions: PARTITIONS, retention: DAY * days };
     let mut topics: Vec<Topic> =
         [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD].map(|name| topic(name, 7)).into();
-    topics.push(Topic { name: topic::DEAD, partitions: PARTITIONS, retention: DEAD_KEEP });
+    topics.push(Topic { name: topic::DEAD, partitions: PARTITIONS, retention: DEAD_LETTER_RETENTION });
     topics
 }
 
-/// Opens a database and brings it up to date, on the direct URL where a pooler stands before the other.
+/// Opens a database and applies its migrations, on `direct_url` if given: migrations need a session of
+/// their own, which a transaction pooler does not provide.
 ///
 /// # Errors
-/// Where the URL is none, or the schema cannot be brought up to date.
+/// Fails if the URL is malformed, a migration fails, or a signal arrives while the database is unavailable.
 pub async fn open(
     setting: &'static str,
     url: &str,
     direct_url: Option<&str>,
     migrations: &'static Migrations,
 ) -> anyhow::Result<Db> {
-    let direct = waiting(setting, || Db::open(direct_url.unwrap_or(url), CONNECTIONS)).await?;
+    let direct = connect(setting, || Db::open(direct_url.unwrap_or(url), CONNECTIONS_MAX)).await?;
     migrate(setting, &direct, migrations).await?;
     match direct_url {
         None => Ok(direct),
         Some(_) => {
             direct.close().await;
-            waiting(setting, || Db::open(url, CONNECTIONS)).await
+            connect(setting, || Db::open(url, CONNECTIONS_MAX)).await
         }
     }
 }
 
-/// Opens the SQLite database in a file of the folder and brings it up to date.
+/// Opens the SQLite database in a file of `data_dir`, which it creates if absent, and applies its
+/// migrations.
 ///
 /// # Errors
-/// Where it cannot be opened or brought up to date.
+/// Fails if the file cannot be opened or a migration fails.
 pub async fn open_file(data_dir: &Path, name: &str, migrations: &'static Migrations) -> anyhow::Result<Db> {
     let path = data_dir.join(name);
-    let db = Db::open_file(&path).await.with_context(|| format!("{} cannot be opened", path.display()))?;
+    let db = Db::open_file(&path).await.with_context(|| format!("cannot open {}", path.display()))?;
     migrate(&path.display().to_string(), &db, migrations).await?;
     Ok(db)
 }
 
-async fn migrate(what: &str, db: &Db, migrations: &'static Migrations) -> anyhow::Result<()> {
+async fn migrate(name: &str, db: &Db, migrations: &'static Migrations) -> anyhow::Result<()> {
     let migrated = db.migrate(&[&db::MIGRATIONS, &events::MIGRATIONS, migrations]).await;
-    migrated.with_context(|| format!("{what} cannot be brought up to date"))
+    migrated.with_context(|| format!("cannot migrate the database of {name}"))
 }
 
-/// Tries until the database answers. Ends the process in good order where it is told to stop meanwhile.
-async fn waiting<F>(setting: &'static str, open: impl Fn() -> F) -> anyhow::Result<Db>
+/// Connects, and retries every second while the database is unavailable. Fails on any other error and on
+/// a stop signal.
+async fn connect<F>(setting: &'static str, open: impl Fn() -> F) -> anyhow::Result<Db>
 where
     F: Future<Output = Result<Db, db::Error>>,
 {
@@ -89,11 +95,11 @@ where
     }
 }
 
-/// Tries until a broker answers.
+/// Waits until a broker answers.
 ///
 /// # Errors
-/// Where the process is told to stop meanwhile.
-pub async fn wait_for(kafka: &Kafka) -> anyhow::Result<()> {
+/// Fails if a stop signal arrives first.
+pub async fn wait_for_kafka(kafka: &Kafka) -> anyhow::Result<()> {
     while let Err(error) = kafka.ping().await {
         tracing::warn!(setting = "KAFKA_URL", %error, "waiting for Kafka");
         pause("KAFKA_URL").await?;
@@ -103,19 +109,21 @@ pub async fn wait_for(kafka: &Kafka) -> anyhow::Result<()> {
 
 async fn pause(setting: &str) -> anyhow::Result<()> {
     tokio::select! {
-        () = tokio::time::sleep(EVERY) => Ok(()),
-        stopped = stop_signal() => {
-            stopped?;
-            bail!("stopped while it waited for {setting}");
+        () = tokio::time::sleep(CHECK_INTERVAL) => Ok(()),
+        signal = stop_signal() => {
+            signal?;
+            bail!("signal received while waiting for {setting}");
         }
     }
 }
 
-/// The log: outboxes of this process, of which some have dead letters, or Kafka.
+/// Creates the event log: Kafka, or the outbox tables themselves if all databases are SQLite. `outboxes`
+/// lists the topics and the databases that hold their outboxes, `with_dead_letters` the databases whose
+/// outboxes also hold dead letters.
 ///
 /// # Errors
-/// Where databases and log do not go together, or the URL is none.
-pub fn log(
+/// Fails if Kafka is combined with SQLite, PostgreSQL is used without Kafka, or `KAFKA_URL` is malformed.
+pub fn event_log(
     kafka_url: Option<&str>,
     instance: Option<&str>,
     outboxes: &[(&'static str, &Db)],
@@ -126,20 +134,25 @@ pub fn log(
         Some(url) if sqlite == 0 => Ok(Log::Kafka(Kafka::new(url, instance).context("KAFKA_URL")?)),
         None if sqlite == outboxes.len() => {
             let outboxes = outboxes.iter().map(|(topic, db)| (*topic, (*db).clone()));
-            // Dead letters are for people: nothing here reads them.
+            // Operators read dead letters, the process does not: no consumer's cursor would ever release
+            // the rows.
             let dead = with_dead_letters.iter();
-            let dead = dead.map(|db| Aside { topic: topic::DEAD, db: (*db).clone(), keep: DEAD_KEEP });
-            Ok(Log::Local(Local::with_asides(outboxes.collect(), dead.collect())))
+            let dead = dead.map(|db| UnconsumedTopic {
+                topic: topic::DEAD,
+                db: (*db).clone(),
+                retention: DEAD_LETTER_RETENTION,
+            });
+            Ok(Log::Local(Local::with_unconsumed_topics(outboxes.collect(), dead.collect())))
         }
-        Some(_) => bail!("KAFKA_URL goes with databases at postgres: URLs"),
-        None => bail!("databases at postgres: URLs want KAFKA_URL"),
+        Some(_) => bail!("KAFKA_URL requires PostgreSQL databases: set the database URLs"),
+        None => bail!("PostgreSQL databases require KAFKA_URL"),
     }
 }
 
-/// The counter's cache: a map of this process, or Redis, which need not be there yet.
+/// Creates the counter's cache: in Redis, which may still be unavailable, or in this process.
 ///
 /// # Errors
-/// Where the URL is none.
+/// Fails if the URL is malformed.
 pub fn cache(settings: &settings::Redis) -> anyhow::Result<Cache> {
     match &settings.redis_url {
         Some(url) => Cache::redis(url).context("REDIS_URL"),
@@ -147,10 +160,10 @@ pub fn cache(settings: &settings::Redis) -> anyhow::Result<Cache> {
     }
 }
 
-/// Where rate limits are counted: in this process, or in Redis, which need not be there yet.
+/// Creates the rate limiter: in Redis, which may still be unavailable, or in this process.
 ///
 /// # Errors
-/// Where the URL is none.
+/// Fails if the URL is malformed.
 pub fn limiter(settings: &settings::Redis) -> anyhow::Result<Limiter> {
     match &settings.redis_url {
         Some(url) => Limiter::shared(url, "tidings:rate:").context("REDIS_URL"),
@@ -158,8 +171,9 @@ pub fn limiter(settings: &settings::Redis) -> anyhow::Result<Limiter> {
     }
 }
 
-/// What stands behind the log: the relay of every outbox to Kafka, or the pruning of outboxes that are the log.
-pub fn carry(process: &mut Process, log: &Log, outboxes: &[(&'static str, &Db)]) {
+/// Spawns the tasks that the event log and the databases need: the relay of each outbox to Kafka or the
+/// pruning of the local log, and the checks for `/readyz`.
+pub fn spawn_tasks(process: &mut Process, log: &Log, outboxes: &[(&'static str, &Db)]) {
     match log.clone() {
         Log::Local(local) => {
             let shutdown = process.shutdown.clone();
@@ -178,7 +192,7 @@ pub fn carry(process: &mut Process, log: &Log, outboxes: &[(&'static str, &Db)])
     }
 }
 
-/// Without its cache the counter works on: it reads its database.
+/// Reports Redis as degraded while it is unavailable: the counter then reads its database.
 pub async fn watch_cache(cache: Cache, readiness: Readiness, shutdown: CancellationToken) {
     let component = readiness.register("redis");
     while !shutdown.is_cancelled() {
@@ -186,31 +200,33 @@ pub async fn watch_cache(cache: Cache, readiness: Readiness, shutdown: Cancellat
             Ok(()) => component.ready(),
             Err(error) => component.degraded(error.to_string()),
         }
-        shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await;
+        shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await;
     }
 }
 
-/// Without its database a role is not ready.
+/// Reports a database as not ready while it is unavailable.
 async fn watch_database(component: Component, db: Db, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
         match db.ping().await {
             Ok(()) => component.ready(),
             Err(error) => component.not_ready(error.to_string()),
         }
-        shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await;
+        shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await;
     }
 }
 
-/// Without the broker a role works on: its outbox grows.
+/// Reports Kafka as degraded while no broker answers: requests succeed, and their events wait in the
+/// outbox.
 async fn watch_broker(kafka: Kafka, component: Component, shutdown: CancellationToken) {
     component.ready();
     while !shutdown.is_cancelled() {
+        // A ping may wait 5 s for a broker; shutdown must not.
         let Some(answer) = shutdown.run_until_cancelled(kafka.ping()).await else { return };
         match answer {
             Ok(()) => component.ready(),
             Err(error) => component.degraded(error.to_string()),
         }
-        shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await;
+        shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await;
     }
 }
 
@@ -221,10 +237,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn dead_letters_of_one_process_stay_for_thirty_days() {
+    async fn dead_letters_of_the_local_log_are_kept_for_thirty_days() {
         let test = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
-        let Ok(Log::Local(local)) = log(None, None, &[(topic::DIALOG, &test.db)], &[&test.db]) else {
-            panic!("SQLite without Kafka is the local log")
+        let Ok(Log::Local(local)) = event_log(None, None, &[(topic::DIALOG, &test.db)], &[&test.db]) else {
+            panic!("SQLite without Kafka uses the local log")
         };
         let mut tx = test.db.begin().await.unwrap();
         for days in [29_i64, 31] {
@@ -239,8 +255,8 @@ mod tests {
             };
             events::outbox::append(&mut tx, &[letter]).await.unwrap();
         }
-        let age = query("update outbox set created_at_us = created_at_us - version * 86400000000");
-        age.execute(&mut tx).await.unwrap();
+        let backdate = query("update outbox set created_at_us = created_at_us - version * 86400000000");
+        backdate.execute(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(local.prune(DAY).await.unwrap(), 1);
         let left = query("select version from outbox").one(&test.db).await.unwrap();

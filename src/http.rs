@@ -1,5 +1,6 @@
-//! HTTP on a port, within bounds that axum's own `serve` does not have: how large a request's head may be, how long it
-//! may take to come, and how many connections there are ([`Limited`]).
+//! HTTP/1 and HTTP/2 server of a port. It replaces `axum::serve` because it limits what that does not:
+//! the size of a request's head, the time until the head is complete, and the number of connections
+//! ([`LimitedListener`]).
 
 use std::{
     net::SocketAddr,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::ConnectInfo, http::Request, serve::Listener};
-use gateway::socket::Written;
+use gateway::Written;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -24,97 +25,106 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use crate::{
-    connections::{Connection, Limited},
-    patient::Patient,
+    connection_limit::{Connection, LimitedListener},
+    write_timeout::WriteTimeout,
 };
 
-/// The most bytes of a request's line and headers together: 431 beyond that, on HTTP/2 as on HTTP/1. A document by GET
-/// stands in the line.
+/// Maximum size of the request line and headers together, in bytes; a larger head is answered 431 on
+/// HTTP/1 and HTTP/2. The request line holds the whole document of a GET request.
 pub(crate) const HEAD_MAX_BYTES: usize = 64 * 1024;
-/// The most headers of a request: 431 beyond that.
+/// Maximum number of headers of a request; more are answered 431.
 pub(crate) const HEADERS_MAX: usize = 100;
-/// Streams of an HTTP/2 connection at once. Each buffers at most a window of 64 KiB, all together 1 MiB.
+/// Maximum number of concurrent streams of an HTTP/2 connection. One stream buffers at most its window
+/// of 64 KiB, all streams of a connection 1 MiB together.
 pub(crate) const STREAMS_MAX: u32 = 100;
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// How often a silent HTTP/2 connection shows that it lives, and how long that may take.
+/// Interval of HTTP/2 pings on a silent connection, and the time allowed for the answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// How patient a port is, and with how many.
+/// Limits of a port.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// From the start of a connection until its first request has come whole, body aside.
-    pub first_head: Duration,
-    /// Until the head of each later request of HTTP/1 has come whole: an idle connection ends with it. More than the 60 s
-    /// that balancers keep theirs.
-    pub next_head: Duration,
-    /// Connections at once. Those beyond are answered 503.
-    pub connections: u32,
+pub struct PortLimits {
+    /// Time from accepting a connection until the head of its first request is complete.
+    pub first_head_timeout: Duration,
+    /// Time until the head of each later HTTP/1 request is complete, which closes idle connections. It
+    /// exceeds the 60 s for which load balancers commonly keep idle connections, so that the balancer
+    /// closes them and never sends a request on a connection that is closing here.
+    pub next_head_timeout: Duration,
+    /// Maximum number of concurrent connections; further ones are answered 503.
+    pub connections_max: u32,
 }
 
-impl Bounds {
-    /// The gateway's port. Each connection is a descriptor: fewer where the system does not let the process have so many
-    /// ([`crate::descriptors`]).
-    pub const SERVICE: Self =
-        Self { first_head: Duration::from_secs(10), next_head: Duration::from_secs(75), connections: 19_000 };
-    /// The operations port.
-    pub const OPERATIONS: Self = Self { connections: 100, ..Self::SERVICE };
+impl PortLimits {
+    /// Limits of the gateway's port. [`crate::file_descriptors`] may lower `connections_max`.
+    pub const SERVICE: Self = Self {
+        first_head_timeout: Duration::from_secs(10),
+        next_head_timeout: Duration::from_secs(75),
+        connections_max: 19_000,
+    };
+    /// Limits of the operations port.
+    pub const OPERATIONS: Self = Self { connections_max: 100, ..Self::SERVICE };
 }
 
-/// Answers until shut down, then until every connection has ended.
-pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: CancellationToken) {
-    let (connections, mut limited) = (TaskTracker::new(), Limited::new(listener, bounds.connections));
+/// Serves requests until `shutdown` is cancelled, then waits until every open connection has ended.
+pub async fn serve(listener: TcpListener, router: Router, limits: PortLimits, shutdown: CancellationToken) {
+    let connections = TaskTracker::new();
+    let mut listener = LimitedListener::new(listener, limits.connections_max);
     let accepting = async {
         loop {
-            let (stream, address) = limited.accept().await;
-            connections.spawn(connection(stream, address, router.clone(), bounds, shutdown.clone()));
+            let (stream, address) = listener.accept().await;
+            connections.spawn(serve_connection(stream, address, router.clone(), limits, shutdown.clone()));
         }
     };
     shutdown.run_until_cancelled(accepting).await;
-    drop(limited);
+    drop(listener);
     connections.close();
     connections.wait().await;
 }
 
-/// Serves one connection to its end.
-async fn connection(
+/// Serves one connection until it ends.
+async fn serve_connection(
     stream: Connection,
     address: SocketAddr,
     router: Router,
-    bounds: Bounds,
+    limits: PortLimits,
     shutdown: CancellationToken,
 ) {
-    let asked = Arc::new(AtomicBool::new(false));
-    let heard = asked.clone();
+    let has_request = Arc::new(AtomicBool::new(false));
+    let request_arrived = has_request.clone();
     let written = Written::default();
     let counted = written.clone();
     let service = ServiceExt::<Request<Body>>::map_request(router, move |request: Request<Incoming>| {
-        heard.store(true, Ordering::Relaxed);
+        request_arrived.store(true, Ordering::Relaxed);
         let mut request = request.map(Body::new);
-        // Where the other end is travels with each request, and how much it has taken.
+        // Read by the gateway: the peer's address, and the number of bytes that the peer has accepted.
         request.extensions_mut().insert(ConnectInfo(address));
         request.extensions_mut().insert(counted.clone());
         request
     });
-    let builder = builder(bounds);
-    let stream = TokioIo::new(Patient::new(stream, written));
+    let builder = builder(limits);
+    let stream = TokioIo::new(WriteTimeout::new(stream, written));
     let serving = builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
-    let (mut serving, mut patience) = (pin!(serving), pin!(sleep(bounds.first_head)));
-    let (mut waiting, mut stopping) = (true, false);
+    let mut serving = pin!(serving);
+    // hyper's header timeout does not cover the wait for the first bytes, by which hyper-util tells
+    // HTTP/1 from HTTP/2, nor an HTTP/2 connection without a request.
+    let mut first_head_timeout = pin!(sleep(limits.first_head_timeout));
+    let mut awaiting_first_head = true;
+    let mut stopping = false;
     loop {
         tokio::select! {
             ended = serving.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection broke off");
+                    tracing::debug!(%error, "connection failed");
                 }
                 return;
             }
-            () = patience.as_mut(), if waiting => {
-                if !asked.load(Ordering::Relaxed) {
+            () = first_head_timeout.as_mut(), if awaiting_first_head => {
+                if !has_request.load(Ordering::Relaxed) {
                     metrics::counter!("http_silent_connections_total").increment(1);
                     return;
                 }
-                waiting = false;
+                awaiting_first_head = false;
             }
             () = shutdown.cancelled(), if !stopping => {
                 stopping = true;
@@ -124,18 +134,18 @@ async fn connection(
     }
 }
 
-fn builder(bounds: Bounds) -> Builder<TokioExecutor> {
+fn builder(limits: PortLimits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(bounds.next_head)
+        .header_read_timeout(limits.next_head_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_MAX_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(HEAD_MAX_BYTES).expect("a small number"))
+        .max_header_list_size(u32::try_from(HEAD_MAX_BYTES).expect("64 KiB fit into 32 bits"))
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -1,4 +1,4 @@
-//! The bounds of a port, each on a real socket.
+//! Tests of the limits of a port, each on a real socket.
 
 use std::{
     net::SocketAddr,
@@ -14,11 +14,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{Bounds, HEAD_MAX_BYTES, HEADERS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, serve};
+use crate::http::{HEAD_MAX_BYTES, HEADERS_MAX, PortLimits, STREAM_WINDOW_BYTES, STREAMS_MAX, serve};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const SHORT: Bounds =
-    Bounds { first_head: Duration::from_millis(300), next_head: Duration::from_millis(900), connections: 3 };
+const TIMEOUT: Duration = Duration::from_secs(10);
+const SHORT: PortLimits = PortLimits {
+    first_head_timeout: Duration::from_millis(300),
+    next_head_timeout: Duration::from_millis(900),
+    connections_max: 3,
+};
 
 struct Port {
     address: SocketAddr,
@@ -27,11 +30,12 @@ struct Port {
 }
 
 impl Port {
-    async fn open(bounds: Bounds) -> Self {
+    async fn open(limits: PortLimits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
         let router = Router::new().route("/", get(|| async { "here" }));
-        let task = tokio::spawn(serve(listener, router, bounds, shutdown.clone()));
+        let task = tokio::spawn(serve(listener, router, limits, shutdown.clone()));
         Self { address, shutdown, task }
     }
 
@@ -39,33 +43,34 @@ impl Port {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// What comes back for these bytes until the server closes.
+    /// Sends the bytes on a new connection and returns everything that the server answers until it
+    /// closes.
     async fn answer(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect().await;
-        // The server may close before it has read everything.
-        let _refused = stream.write_all(bytes).await;
-        rest(&mut stream).await
+        // The server may close before it has read everything: a write error is expected.
+        let _write_error = stream.write_all(bytes).await;
+        read_to_end(&mut stream).await
     }
 
     async fn stop(self) {
         self.shutdown.cancel();
-        timeout(PATIENCE, self.task).await.unwrap().unwrap();
+        timeout(TIMEOUT, self.task).await.unwrap().unwrap();
     }
 }
 
-/// Everything until the server closes, or cuts off.
-async fn rest(stream: &mut TcpStream) -> String {
+/// Reads until the server closes or resets the connection.
+async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
-    let _cut_off = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the server closes");
+    let _reset = timeout(TIMEOUT, stream.read_to_end(&mut bytes)).await.expect("the server closes");
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// One answer of a connection that stays open.
-async fn one(stream: &mut TcpStream) -> String {
+/// Reads one answer of a connection that stays open.
+async fn read_answer(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     while !text.ends_with("here") {
         let mut bytes = [0; 1024];
-        let read = timeout(PATIENCE, stream.read(&mut bytes)).await.unwrap().unwrap();
+        let read = timeout(TIMEOUT, stream.read(&mut bytes)).await.unwrap().unwrap();
         assert!(read > 0, "closed after {text:?}");
         text.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
     }
@@ -78,11 +83,11 @@ fn head(headers: usize, bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_head_over_its_bounds_is_431() {
-    let port = Port::open(Bounds::SERVICE).await;
+async fn a_head_beyond_its_limits_is_431() {
+    let port = Port::open(PortLimits::SERVICE).await;
     assert!(
         port.answer(head(HEADERS_MAX - 2, 10).as_bytes()).await.starts_with("HTTP/1.1 200"),
-        "at the bound"
+        "at the limit"
     );
     assert!(
         port.answer(head(HEADERS_MAX - 1, 10).as_bytes()).await.starts_with("HTTP/1.1 431"),
@@ -98,81 +103,82 @@ async fn a_head_over_its_bounds_is_431() {
 }
 
 #[tokio::test]
-async fn whoever_says_nothing_or_speaks_a_byte_at_a_time_is_cut_off() {
+async fn a_silent_client_and_one_that_sends_a_byte_at_a_time_are_disconnected() {
     let port = Port::open(SHORT).await;
     for beginning in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nx-slow: "] {
-        let (mut stream, begun) = (port.connect().await, Instant::now());
+        let mut stream = port.connect().await;
+        let start = Instant::now();
         stream.write_all(beginning.as_bytes()).await.unwrap();
-        let (mut reading, mut writing) = stream.split();
+        let (mut reader, mut writer) = stream.split();
         let drip = async {
-            // HTTP/2 has frames, of which a byte is none.
-            while beginning.starts_with('G') && writing.write_all(b"a").await.is_ok() {
+            // HTTP/1 only: single bytes are not HTTP/2 frames.
+            while beginning.starts_with('G') && writer.write_all(b"a").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             std::future::pending::<()>().await;
         };
         let mut bytes = Vec::new();
         let closed =
-            async { timeout(PATIENCE, reading.read_to_end(&mut bytes)).await.expect("the server closes") };
+            async { timeout(TIMEOUT, reader.read_to_end(&mut bytes)).await.expect("the server closes") };
         tokio::select! {
             _ = closed => {}
             () = drip => {}
         }
-        let took = begun.elapsed();
+        let took = start.elapsed();
         assert!(
-            took >= SHORT.first_head && took < Duration::from_secs(5),
-            "{beginning:?} was cut off after {took:?}"
+            took >= SHORT.first_head_timeout && took < Duration::from_secs(5),
+            "{beginning:?} was disconnected after {took:?}"
         );
     }
     port.stop().await;
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_kept_for_the_next_request_and_not_for_ever() {
+async fn an_idle_connection_is_kept_for_the_next_request_until_its_timeout() {
     let port = Port::open(SHORT).await;
     let mut stream = port.connect().await;
     for _ in 0..2 {
         stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-        one(&mut stream).await;
-        tokio::time::sleep(SHORT.first_head + Duration::from_millis(100)).await;
+        read_answer(&mut stream).await;
+        tokio::time::sleep(SHORT.first_head_timeout + Duration::from_millis(100)).await;
     }
-    let begun = Instant::now();
-    assert_eq!(rest(&mut stream).await, "");
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    let start = Instant::now();
+    assert_eq!(read_to_end(&mut stream).await, "");
+    assert!(start.elapsed() < Duration::from_secs(5));
     port.stop().await;
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_bound_is_503_until_one_ends() {
-    let bounds = Bounds { first_head: PATIENCE, next_head: PATIENCE, ..SHORT };
-    let port = Port::open(bounds).await;
-    let mut held = Vec::new();
-    for _ in 0..bounds.connections {
+async fn a_connection_beyond_the_limit_is_503_until_one_ends() {
+    let limits = PortLimits { first_head_timeout: TIMEOUT, next_head_timeout: TIMEOUT, ..SHORT };
+    let port = Port::open(limits).await;
+    let mut open = Vec::new();
+    for _ in 0..limits.connections_max {
         let mut stream = port.connect().await;
         stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-        one(&mut stream).await;
-        held.push(stream);
+        read_answer(&mut stream).await;
+        open.push(stream);
     }
     let mut beyond = [0; 12];
     port.connect().await.read_exact(&mut beyond).await.unwrap();
     assert_eq!(&beyond, b"HTTP/1.1 503");
-    held.pop();
-    testkit::eventually("there is a place again", || async {
+    open.pop();
+    testkit::eventually("a connection is accepted again", || async {
         port.answer(head(1, 1).as_bytes()).await.ends_with("here")
     })
     .await;
-    drop(held);
+    drop(open);
     port.stop().await;
 }
 
 #[tokio::test]
-async fn http_2_has_its_bounds_too() {
+async fn http_2_announces_its_limits_and_times_out_too() {
     let port = Port::open(SHORT).await;
     let mut stream = port.connect().await;
-    // The preface, an empty SETTINGS frame, and none of the frames that would be a request.
+    // The preface and an empty SETTINGS frame, but no request.
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let mut bytes = Vec::new();
-    let _cut_off = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the server closes");
+    let _reset = timeout(TIMEOUT, stream.read_to_end(&mut bytes)).await.expect("the server closes");
     let settings = settings_of(&bytes);
     assert!(settings.contains(&(3, STREAMS_MAX)), "streams: {settings:?}");
     assert!(settings.contains(&(6, u32::try_from(HEAD_MAX_BYTES).unwrap())), "headers: {settings:?}");
@@ -180,10 +186,10 @@ async fn http_2_has_its_bounds_too() {
     port.stop().await;
 }
 
-/// The identifiers and values of the server's first frame, SETTINGS (RFC 9113, 6.5.1).
+/// Returns the identifiers and values of the server's first frame, SETTINGS (RFC 9113, 6.5.1).
 fn settings_of(bytes: &[u8]) -> Vec<(u16, u32)> {
     let length = usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
-    assert_eq!(bytes[3], 4, "SETTINGS come first");
+    assert_eq!(bytes[3], 4, "the first frame is SETTINGS");
     let pairs = bytes[9..9 + length].chunks(6);
     pairs
         .map(|pair| {
@@ -194,12 +200,12 @@ fn settings_of(bytes: &[u8]) -> Vec<(u16, u32)> {
 }
 
 #[tokio::test]
-async fn a_stop_waits_for_requests_and_not_for_idle_connections() {
-    let port = Port::open(Bounds::SERVICE).await;
+async fn shutdown_does_not_wait_for_idle_connections() {
+    let port = Port::open(PortLimits::SERVICE).await;
     let mut idle = port.connect().await;
     idle.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-    one(&mut idle).await;
-    let begun = Instant::now();
+    read_answer(&mut idle).await;
+    let start = Instant::now();
     port.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }

@@ -1,4 +1,4 @@
-//! `tidings keygen`: the two secrets that the roles share.
+//! `tidings keygen`: creates the signing key and the service token, and rotates the signing key.
 
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
@@ -10,21 +10,22 @@ use crate::settings::{Keygen, Keys};
 const SIGNING_KEY: &str = "signing-key.pem";
 const SERVICE_TOKEN: &str = "service-token";
 
-/// Makes what is absent; with `rotate`, a new signing key before the present one.
+/// Creates the files that are absent. With `rotate`, also adds a new signing key before the current one
+/// and drops any key before that.
 pub fn run(settings: &Keygen) -> anyhow::Result<()> {
     let (mut signing, _) = load_or_create(&settings.data_dir, &settings.keys)?;
     let path = settings.keys.signing_key_file.clone().unwrap_or_else(|| settings.data_dir.join(SIGNING_KEY));
     if settings.rotate {
         signing.rotate();
-        signing.save(&path).context("the signing keys cannot be written")?;
+        signing.save(&path).context("cannot write the signing keys")?;
     }
-    tracing::info!(signing_key_file = %path.display(), rotated = settings.rotate, "the keys are there");
+    tracing::info!(signing_key_file = %path.display(), rotated = settings.rotate, "keys are in place");
     Ok(())
 }
 
-/// Reads both secrets, or makes them; the folder too.
+/// Loads both secrets; creates those that are absent, and `data_dir`.
 pub fn load_or_create(data_dir: &Path, keys: &Keys) -> anyhow::Result<(SigningKeys, ServiceToken)> {
-    make_folder(data_dir)?;
+    create_data_dir(data_dir)?;
     let in_data_dir = |name: &str| data_dir.join(name);
     let path = keys.signing_key_file.clone().unwrap_or_else(|| in_data_dir(SIGNING_KEY));
     let signing = SigningKeys::load_or_create(&path).context("SIGNING_KEY_FILE")?;
@@ -33,8 +34,8 @@ pub fn load_or_create(data_dir: &Path, keys: &Keys) -> anyhow::Result<(SigningKe
     Ok((signing, token))
 }
 
-/// Makes `DATA_DIR` where it does not exist, closed to others: what people write is in there.
-pub fn make_folder(data_dir: &Path) -> anyhow::Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
-    made.with_context(|| format!("DATA_DIR {} cannot be made", data_dir.display()))
+/// Creates `DATA_DIR` if absent, with mode 0700: it holds messages and keys.
+pub fn create_data_dir(data_dir: &Path) -> anyhow::Result<()> {
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
+    created.with_context(|| format!("cannot create DATA_DIR {}", data_dir.display()))
 }

@@ -1,32 +1,32 @@
-//! One binary, a subcommand per role. This crate alone knows all four services: it reads the settings, makes the parts and
-//! hands each what it needs.
+//! Binary `tidings`: one subcommand per role, plus `migrate`, `keygen` and `healthcheck`. It is the only
+//! crate that depends on all four services: it parses the settings, opens the engines and wires the
+//! services together.
 
-mod connections;
-mod descriptors;
+mod connection_limit;
+mod discovery;
 mod engine;
+mod file_descriptors;
 mod healthcheck;
 mod http;
 #[cfg(test)]
 mod http_tests;
 mod keygen;
-mod limits;
 mod migrate;
-mod patient;
-mod peer;
+#[cfg(test)]
+mod operations_doc;
 mod process;
 mod roles;
 mod serve;
 mod settings;
-mod upstream;
-mod url;
 mod wiring;
+mod write_timeout;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::{
-    process::Broken,
+    process::TaskFailure,
     settings::{Cli, Command},
 };
 
@@ -36,13 +36,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return refuse(error.to_string().trim_start_matches("error: ")),
+        Err(error) if error.use_stderr() => {
+            return usage_error(error.to_string().trim_start_matches("error: "));
+        }
         Err(help) => help.exit(),
     };
     if let Err(error) = telemetry::log::init(cli.log.format, &cli.log.filter) {
-        return refuse(&error.to_string());
+        return usage_error(&error.to_string());
     }
-    let outcome = to_its_end(async {
+    let outcome = block_on(async {
         match cli.command.unwrap_or(Command::Serve(Box::new(cli.serve))) {
             Command::Serve(settings) => serve::run(*settings).await,
             Command::Auth(settings) => roles::auth(settings).await,
@@ -57,27 +59,32 @@ fn main() -> ExitCode {
     });
     match outcome.unwrap_or_else(|error| Err(error.into())) {
         Ok(code) => code,
-        Err(error) if error.is::<Broken>() => {
-            tracing::error!(%error, "the process ends");
+        Err(error) if error.is::<TaskFailure>() => {
+            tracing::error!(%error, "exiting with status 1");
             ExitCode::FAILURE
         }
-        Err(error) => refuse(&format!("{error:#}")),
+        Err(error) => usage_error(&format!("{error:#}")),
     }
 }
 
-/// Does the work. What other threads still wait for then, a name that nobody resolves, is not waited for: whatever has to
-/// end in good order is awaited by the work.
-fn to_its_end<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+/// Runs a future to completion on a new runtime. Blocking threads that are still running then, such as a
+/// name lookup, are abandoned; dropping the runtime would wait for them. Work that must finish is
+/// awaited by the future.
+fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(work);
+    let outcome = runtime.block_on(future);
     runtime.shutdown_background();
     Ok(outcome)
 }
 
-/// A wrong setting is one clear line and exit code 2.
-#[expect(clippy::print_stderr, reason = "the one line that a person who starts the program reads")]
-fn refuse(why: &str) -> ExitCode {
-    let line = why.lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+/// Prints an error of the settings or of the startup as one line and returns exit status 2.
+#[expect(
+    clippy::print_stderr,
+    reason = "the log may not be initialised yet, and the line is for the terminal"
+)]
+fn usage_error(message: &str) -> ExitCode {
+    let line =
+        message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
     eprintln!("tidings: {line}");
     ExitCode::from(2)
 }
@@ -87,9 +94,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn the_end_waits_for_no_blocked_thread() {
-        let begun = Instant::now();
-        let work = async {
+    fn exit_does_not_wait_for_blocking_threads() {
+        let start = Instant::now();
+        let future = async {
             let (started, blocked) = tokio::sync::oneshot::channel();
             drop(tokio::task::spawn_blocking(move || {
                 started.send(()).unwrap();
@@ -97,7 +104,7 @@ mod tests {
             }));
             blocked.await.unwrap();
         };
-        super::to_its_end(work).unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        super::block_on(future).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }
 }

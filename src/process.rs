@@ -1,4 +1,6 @@
-//! What every role is made of: its tasks, its operations port, and an end in good order.
+//! Process of a role: owns its background tasks and its operations port, and shuts them down in order. A
+//! task that panics or returns early ends the whole process, so that a supervisor restarts it instead of
+//! it running without that task.
 
 use std::{future::Future, net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
@@ -14,6 +16,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::{JoinError, JoinSet},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -25,63 +28,69 @@ use tonic::{
 use tower::Layer;
 
 use crate::{
-    descriptors,
-    http::{self, Bounds},
+    file_descriptors,
+    http::{self, PortLimits},
 };
 
-/// What the process may take beyond `DRAIN_WINDOW` to end.
-const GRACE: Duration = Duration::from_secs(10);
-/// Calls of one connection at once; more wait at the caller's.
+/// Time that shutdown may take beyond `DRAIN_WINDOW`.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// Maximum number of concurrent calls of one gRPC connection; HTTP/2 flow control makes further ones
+/// wait at the caller.
 const CALLS_MAX: u32 = 1000;
-/// The most bytes of a call's headers: a token has 4,096, everything else is short.
+/// Maximum size of a call's headers in bytes. The largest header is the access token with at most 4,096
+/// bytes.
 const HEAD_MAX_BYTES: u32 = 16 * 1024;
-/// How often a silent connection shows that it lives, and how long that may take.
+/// Interval of HTTP/2 pings on a silent gRPC connection, and the time allowed for the answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// A task of the process has ended without being told to: what it did is not done any more.
+/// Error of a background task that ended before shutdown.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
-    /// It panicked.
-    #[error("a task of the process panicked: {0}")]
+pub enum TaskFailure {
+    /// The task panicked.
+    #[error("a background task panicked: {0}")]
     Panicked(JoinError),
-    /// It came back.
-    #[error("a task of the process has ended by itself")]
+    /// The task returned.
+    #[error("a background task ended unexpectedly")]
     Ended,
 }
 
-/// A process, with the tasks that it owns.
+/// Running process with the tasks that it owns.
 #[derive(Debug)]
 pub struct Process {
-    /// Says that it is time to end.
+    /// Cancelled when the process shuts down.
     pub shutdown: CancellationToken,
-    /// What is in order.
+    /// State of every component, as reported by `/readyz`.
     pub readiness: Readiness,
-    /// Not ready until everything that has to be is registered: before that, all of it could seem ready.
+    /// Component that is ready once all others are registered. Without it, `/readyz` would answer
+    /// "ready" while only some components exist.
     start: Component,
     tasks: JoinSet<()>,
-    /// What the system lets it have open.
+    /// Limit on open files.
     descriptors: u64,
 }
 
 impl Process {
-    /// A process with all the descriptors that it can have and its operations port, which tells from now on how far it is.
+    /// Raises the limit on open files and starts the operations port, which reports "starting" from here
+    /// on. Returns the process and the port's address.
     ///
     /// # Errors
-    /// Where nothing can listen there.
+    /// Fails if the address cannot be bound.
     pub async fn start(ops: SocketAddr) -> anyhow::Result<(Self, SocketAddr)> {
-        let descriptors = descriptors::raise();
+        let descriptors = file_descriptors::raise_limit();
         let listener = listen("OPS_LISTEN", ops).await?;
         let address = listener.local_addr()?;
-        let (shutdown, readiness) = (CancellationToken::new(), Readiness::new());
+        let shutdown = CancellationToken::new();
+        let readiness = Readiness::new();
         let start = readiness.register("start");
         let mut process = Self { shutdown, readiness, start, tasks: JoinSet::new(), descriptors };
-        process.serve_http(listener, telemetry::ops::router(process.readiness.clone()), Bounds::OPERATIONS);
+        let router = telemetry::ops::router(process.readiness.clone());
+        process.serve_http(listener, router, PortLimits::OPERATIONS);
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
         Ok((process, address))
     }
 
-    /// A task that ends when it is shut down. Where it panics, or comes back before, the process ends: without one of its
-    /// tasks it would only look alive.
+    /// Spawns a background task that runs until shutdown. If it panics or returns before, the process
+    /// shuts down with [`TaskFailure`].
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(async move {
             if let Err(payload) = AssertUnwindSafe(task).catch_unwind().await {
@@ -91,17 +100,20 @@ impl Process {
         });
     }
 
-    /// The bounds of the gateway's port: so many connections, or what the system allows.
-    pub fn bounds(&self, connections_max: u32) -> Bounds {
-        Bounds { connections: descriptors::cut(connections_max, self.descriptors), ..Bounds::SERVICE }
+    /// Returns the limits of the gateway's port, with `connections_max` lowered to what the limit on
+    /// open files allows.
+    pub fn gateway_limits(&self, connections_max: u32) -> PortLimits {
+        let connections_max = file_descriptors::cap_connections(connections_max, self.descriptors);
+        PortLimits { connections_max, ..PortLimits::SERVICE }
     }
 
-    /// Answers HTTP until shut down.
-    pub fn serve_http(&mut self, listener: TcpListener, router: Router, bounds: Bounds) {
-        self.spawn(http::serve(listener, router, bounds, self.shutdown.clone()));
+    /// Serves HTTP until shutdown.
+    pub fn serve_http(&mut self, listener: TcpListener, router: Router, limits: PortLimits) {
+        self.spawn(http::serve(listener, router, limits, self.shutdown.clone()));
     }
 
-    /// Answers gRPC until shut down: the service, its health, and with `reflection` what it offers.
+    /// Serves gRPC until shutdown: the service, the health service and, with `reflection`, the
+    /// reflection service.
     pub fn serve_grpc<S>(&mut self, name: &'static str, listener: TcpListener, server: S, reflection: bool)
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>
@@ -117,9 +129,9 @@ impl Process {
             let (health, health_server) = tonic_health::server::health_reporter();
             health.set_serving::<S>().await;
             let reflection = reflection.then(|| {
-                let described = tonic_reflection::server::Builder::configure();
-                let described = described.register_encoded_file_descriptor_set(proto::DESCRIPTORS);
-                described.build_v1().expect("the descriptors are those that the bindings were made from")
+                let builder = tonic_reflection::server::Builder::configure();
+                let builder = builder.register_encoded_file_descriptor_set(proto::DESCRIPTORS);
+                builder.build_v1().expect("the descriptors were compiled together with the bindings")
             });
             let served = Server::builder()
                 .max_concurrent_streams(CALLS_MAX)
@@ -131,72 +143,81 @@ impl Process {
                 .add_service(server_layer(name).layer(server))
                 .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown);
             if let Err(error) = served.await {
-                tracing::error!(setting = "LISTEN", %error, "the port is closed");
+                tracing::error!(setting = "LISTEN", %error, "gRPC server failed");
             }
         });
     }
 
-    /// Runs until SIGINT or SIGTERM, or until a task breaks, then ends everything within the drain window and ten seconds.
+    /// Reports the process as ready, runs until SIGINT, SIGTERM or the end of a task, then shuts down
+    /// within the drain window plus 10 s. A second signal ends the wait immediately.
     ///
     /// # Errors
-    /// [`Broken`] where a task has panicked or ended by itself, and where signals cannot be received.
-    pub async fn until_stopped(mut self, databases: &[&Db], drain_window: Duration) -> anyhow::Result<()> {
+    /// [`TaskFailure`] when a task panicked or ended early; an I/O error when signals cannot be received.
+    pub async fn run_until_stopped(
+        mut self,
+        databases: &[&Db],
+        drain_window: Duration,
+    ) -> anyhow::Result<()> {
         self.start.ready();
-        let mut broken = self.stopped().await?;
+        let mut failure = self.wait_for_stop().await?;
         self.shutdown.cancel();
         tokio::select! {
-            ended = tokio::time::timeout(drain_window + GRACE, self.end(databases)) => match ended {
-                Ok(panicked) => broken = broken.or(panicked),
-                Err(_) => tracing::warn!("some work did not end in time and is cut off"),
+            joined = timeout(drain_window + SHUTDOWN_GRACE, self.join(databases)) => match joined {
+                Ok(panicked) => failure = failure.or(panicked),
+                Err(_) => tracing::warn!("shutdown timed out, the remaining tasks are aborted"),
             },
-            again = stop_signal() => again?,
+            second_signal = stop_signal() => {
+                second_signal?;
+                tracing::warn!("second signal received, exiting immediately");
+            }
         }
-        broken.map_or(Ok(()), |broken| Err(broken.into()))
+        failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
-    /// Waits for a signal, or for a task that breaks.
-    async fn stopped(&mut self) -> anyhow::Result<Option<Broken>> {
+    /// Waits for a signal, which returns `None`, or for the end of a task.
+    async fn wait_for_stop(&mut self) -> anyhow::Result<Option<TaskFailure>> {
         tokio::select! {
-            stopped = stop_signal() => {
-                stopped?;
-                tracing::info!("stopping; asked again, at once");
+            signal = stop_signal() => {
+                signal?;
+                tracing::info!("signal received, shutting down; a second signal exits immediately");
                 Ok(None)
             }
             Some(ended) = self.tasks.join_next() => {
-                let broken = ended.map_or_else(Broken::Panicked, |()| Broken::Ended);
-                tracing::error!(error = %broken, "stopping");
-                Ok(Some(broken))
+                let failure = ended.map_or_else(TaskFailure::Panicked, |()| TaskFailure::Ended);
+                tracing::error!(error = %failure, "shutting down");
+                Ok(Some(failure))
             }
         }
     }
 
-    /// Waits for every task, then closes the databases; the first panic on the way.
-    async fn end(&mut self, databases: &[&Db]) -> Option<Broken> {
-        let mut broken = None;
+    /// Waits for every task, then closes the databases: a task may write until its end. Returns the
+    /// first panic.
+    async fn join(&mut self, databases: &[&Db]) -> Option<TaskFailure> {
+        let mut failure = None;
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended {
-                broken.get_or_insert(Broken::Panicked(error));
+                failure.get_or_insert(TaskFailure::Panicked(error));
             }
         }
         for db in databases {
             db.close().await;
         }
-        broken
+        failure
     }
 }
 
-/// Listens, or says in one line why not.
+/// Binds a TCP listener.
 ///
 /// # Errors
-/// Where nothing can listen there.
+/// Fails if the address cannot be bound; the error names the setting.
 pub async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{setting}: nothing can listen on {address}"))
+    TcpListener::bind(address).await.with_context(|| format!("{setting}: cannot listen on {address}"))
 }
 
-/// SIGINT or SIGTERM.
+/// Waits for SIGINT or SIGTERM.
 ///
 /// # Errors
-/// Where signals cannot be received.
+/// Fails if the signal handlers cannot be installed.
 pub async fn stop_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -215,19 +236,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_panics_or_comes_back_ends_the_process_with_an_error_and_the_others_in_good_order() {
+    async fn a_task_that_panics_or_returns_early_stops_the_others_and_is_the_error_of_the_process() {
         let recorder = telemetry::recorder::install();
-        for (panics, told) in [(true, "a task of the process panicked"), (false, "has ended by itself")] {
+        for (panics, message) in [(true, "a background task panicked"), (false, "ended unexpectedly")] {
             let (mut process, _) = process().await;
-            let (shutdown, (done, mut ended)) = (process.shutdown.clone(), tokio::sync::mpsc::channel(1));
+            let shutdown = process.shutdown.clone();
+            let (done, mut ended) = tokio::sync::mpsc::channel(1);
             process.spawn(async move {
                 shutdown.cancelled().await;
                 done.send(()).await.unwrap();
             });
             process.spawn(async move { assert!(!panics, "planted") });
-            let error = process.until_stopped(&[], Duration::from_secs(1)).await.unwrap_err();
-            assert!(error.is::<Broken>() && error.to_string().contains(told), "{error}");
-            assert_eq!(ended.recv().await, Some(()), "the other was told to end, and awaited");
+            let error = process.run_until_stopped(&[], Duration::from_secs(1)).await.unwrap_err();
+            assert!(error.is::<TaskFailure>() && error.to_string().contains(message), "{error}");
+            assert_eq!(ended.recv().await, Some(()), "the other task was cancelled and awaited");
         }
         assert!(recorder.render().contains(r#"panics_total{place="task"} 1"#), "counted once");
     }

@@ -1,5 +1,5 @@
-//! `tidings serve`: auth, dialog, counter and gateway in one process; on three SQLite databases in one folder, or on
-//! Postgres and Kafka.
+//! `tidings serve`: auth, dialog, counter and gateway in one process, either on three SQLite databases
+//! in one folder or on PostgreSQL and Kafka. Services call each other in process, without a network.
 
 use std::{
     fs::{File, TryLockError},
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use db::Db;
-use gateway::{origins::Origins, peers::Peers};
+use gateway::{Origins, Peers};
 use proto::topic;
 use telemetry::grpc::server_layer;
 use tower::Layer;
@@ -22,30 +22,33 @@ use crate::{
     wiring,
 };
 
-/// Life of an access token where nothing is said.
+/// Default of `ACCESS_TOKEN_TTL`: longer than in separate roles, as one process is used for development,
+/// by hand.
 const ACCESS_TOKEN_TTL: Duration = Duration::from_secs(3600);
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs `tidings serve` until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// Where a setting is wrong or missing.
+/// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
 pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
-    let (cache, limiter) = (engine::cache(&settings.cache)?, engine::limiter(&settings.cache)?);
+    let cache = engine::cache(&settings.cache)?;
+    let limiter = engine::limiter(&settings.cache)?;
     let _lock = lock(&settings.data_dir)?;
     let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
     let (mut process, ops_address) = Process::start(settings.ops_listen).await?;
-    let [auth_db, dialog_db, counter_db] = databases(&settings.data_dir, &settings.databases).await?;
+    let [auth_db, dialog_db, counter_db] = open_databases(&settings.data_dir, &settings.databases).await?;
     let outboxes = [
         (topic::AUTH, &auth_db),
         (topic::DIALOG, &dialog_db),
         (topic::COUNTER, &counter_db),
         (topic::UNREAD, &counter_db),
     ];
-    let log = engine::log(settings.log.kafka_url.as_deref(), None, &outboxes, &[&dialog_db, &counter_db])?;
+    let log =
+        engine::event_log(settings.log.kafka_url.as_deref(), None, &outboxes, &[&dialog_db, &counter_db])?;
     let databases = [("auth", &auth_db), ("dialog", &dialog_db), ("counter", &counter_db)];
-    engine::carry(&mut process, &log, &databases);
+    engine::spawn_tasks(&mut process, &log, &databases);
 
     let access_ttl = settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL);
     let auth = wiring::auth(&mut process, &auth_db, signing, &token, &settings.tokens, access_ttl);
@@ -74,19 +77,19 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
         limiter,
         trusted_proxies: settings.gateway.rates.trusted_proxies.clone().unwrap_or_default(),
     };
-    // A second question to the same process would be answered no sooner.
+    // No hedging: a second call to the same process would not be answered sooner.
     let resilience = settings.gateway.upstream.resilience(false);
     let peers = Peers::new(auth_peer, dialog_peer, counter_peer).resilient(resilience);
     let gateway = wiring::gateway(&mut process, gateway_settings, peers, guard, &token, &log);
     let address = listener.local_addr()?;
-    let bounds = process.bounds(settings.gateway.max_connections);
-    process.serve_http(listener, gateway.router(), bounds);
-    welcome(&settings, introspection, (address, ops_address));
-    process.until_stopped(&[&auth_db, &dialog_db, &counter_db], settings.drain_window).await
+    let limits = process.gateway_limits(settings.gateway.max_connections);
+    process.serve_http(listener, gateway.router(), limits);
+    print_welcome(&settings, introspection, (address, ops_address));
+    process.run_until_stopped(&[&auth_db, &dialog_db, &counter_db], settings.drain_window).await
 }
 
-/// The databases of auth, dialog and counter.
-async fn databases(data_dir: &Path, settings: &Databases) -> anyhow::Result<[Db; 3]> {
+/// Opens the databases of auth, dialog and counter.
+async fn open_databases(data_dir: &Path, settings: &Databases) -> anyhow::Result<[Db; 3]> {
     let urls = (&settings.auth_database_url, &settings.dialog_database_url, &settings.counter_database_url);
     if let (Some(auth), Some(dialog), Some(counter)) = urls {
         return Ok([
@@ -102,49 +105,50 @@ async fn databases(data_dir: &Path, settings: &Databases) -> anyhow::Result<[Db;
     ])
 }
 
-/// One process a folder: two would count with each other's databases.
+/// Locks the folder for this process: its databases and the local log serve one process only.
 fn lock(data_dir: &Path) -> anyhow::Result<File> {
-    keygen::make_folder(data_dir)?;
+    keygen::create_data_dir(data_dir)?;
     let path = data_dir.join("lock");
-    let file =
-        File::create(&path).with_context(|| format!("DATA_DIR: {} cannot be written", path.display()))?;
+    let file = File::create(&path).with_context(|| format!("DATA_DIR: cannot write {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            bail!("DATA_DIR {} is in use: Tidings runs on it already", data_dir.display())
+            bail!("DATA_DIR {} is in use by another Tidings process", data_dir.display())
         }
-        Err(TryLockError::Error(error)) => Err(error).context("DATA_DIR cannot be locked"),
+        Err(TryLockError::Error(error)) => Err(error).context("cannot lock DATA_DIR"),
     }
 }
 
-/// Where to point a browser, and a first query to paste.
-#[expect(clippy::print_stdout, reason = "what a person who starts the program reads first")]
-fn welcome(settings: &Serve, introspection: bool, (address, ops_address): (SocketAddr, SocketAddr)) {
-    let page = match (introspection, gateway::ide::is_built()) {
-        (true, true) => "GraphiQL: register above the editor; at /playground is GraphQL Playground",
-        (true, false) => "a plain page that says how to get GraphiQL",
-        (false, _) => "nothing: INTROSPECTION is off",
+/// Prints the URLs of the process and a first request.
+#[expect(clippy::print_stdout, reason = "the output of the command on a terminal")]
+fn print_welcome(settings: &Serve, introspection: bool, (address, ops_address): (SocketAddr, SocketAddr)) {
+    let page = match (introspection, gateway::ide_is_built()) {
+        (true, true) => "GraphiQL; GraphQL Playground is at /playground",
+        (true, false) => "a plain page: GraphiQL is not part of this build",
+        (false, _) => "not served: INTROSPECTION is off",
     };
     println!(
-        "Tidings is running on {data_dir}; Ctrl-C ends it
+        "Tidings is running on {data_dir}; press Ctrl-C to stop
 
   In a browser  http://{host}/          {page}
   GraphQL       http://{host}/graphql   HTTP and WebSocket
   Operations    http://{ops_host}/metrics
 
-A first query, to paste into another terminal:
+A first request, for another terminal:
 
   curl -s http://{host}/graphql -H 'content-type: application/json' \\
-    -d '{{\"query\":\"mutation {{ register(input: {{login: \\\"carol\\\", password: \\\"correct horse\\\"}}) {{ accessToken user {{ id }} }} }}\"}}'
+    -d '{{\"query\":\"mutation {{ register(input: {{login: \\\"carol\\\", \
+         password: \\\"correct horse\\\"}}) {{ accessToken user {{ id }} }} }}\"}}'
 ",
         data_dir = settings.data_dir.display(),
-        host = reachable(address),
-        ops_host = reachable(ops_address),
+        host = connectable(address),
+        ops_host = connectable(ops_address),
     );
 }
 
-/// An address that a client on this machine can open: the unspecified ones are none.
-pub fn reachable(address: SocketAddr) -> SocketAddr {
+/// Returns an address that a client on this machine can connect to: loopback in place of the unspecified
+/// address.
+pub fn connectable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
         IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),

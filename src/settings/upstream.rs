@@ -1,36 +1,59 @@
-//! The settings of what stands between the gateway and the services.
+//! Settings of the gateway's calls to the services: deadline, retries, hedging and circuit breaker.
 
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
-use crate::settings::{duration, switch};
+use super::parse::{duration, switch};
 
-/// How the gateway deals with services that are slow or away.
+/// Calls to slow or unavailable services.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Services that are slow or away")]
+#[command(next_help_heading = "Upstream calls")]
 pub struct Upstream {
-    /// How long an operation may take, from 1s to 1m; what is left of it travels with every call
-    #[arg(long, env = "OPERATION_DEADLINE", default_value = "5s", value_parser = operation_deadline)]
+    /// Time limit of a query or mutation, 1s to 1m. Every call to a service carries the remaining time
+    /// as its deadline
+    #[arg(
+        long,
+        env = "OPERATION_DEADLINE",
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = operation_deadline
+    )]
     pub operation_deadline: Duration,
-    /// How often a read that a service could not answer is made again, 1 to 10; or on (3), or off. All of them together are
-    /// a tenth of the reads at most
-    #[arg(long, env = "UPSTREAM_RETRIES", value_name = "on|off|NUMBER", default_value = "on", value_parser = retries)]
+    /// Maximum number of retries of a read that failed with UNAVAILABLE: 1 to 10, on (3) or off. All
+    /// retries together are at most 10 % of the reads, plus a burst of 10
+    #[arg(
+        long,
+        env = "UPSTREAM_RETRIES",
+        value_name = "on|off|NUMBER",
+        default_value = "on",
+        value_parser = retries
+    )]
     pub upstream_retries: u32,
-    /// Whether a late read of counters is asked a second time: on or off [default: on in gateway, off in serve]
+    /// Hedging of reads of unread counts, on or off: when an answer takes longer than 95 % of the recent
+    /// ones, a second call is sent and the first answer wins. At most 5 % of the reads are hedged
+    /// [default: on in gateway, off in serve]
     #[arg(long, env = "UPSTREAM_HEDGE", value_name = "on|off", value_parser = switch)]
     pub upstream_hedge: Option<bool>,
-    /// Whether a service that fails is left alone for a second: on or off
-    #[arg(long, env = "UPSTREAM_BREAKER", value_name = "on|off", default_value = "on", value_parser = switch, action = ArgAction::Set)]
+    /// Circuit breaker, on or off: after half of the last 20 calls to a service failed, further calls
+    /// are refused for 1 s, then one call probes the service
+    #[arg(
+        long,
+        env = "UPSTREAM_BREAKER",
+        value_name = "on|off",
+        default_value = "on",
+        value_parser = switch,
+        action = ArgAction::Set
+    )]
     pub upstream_breaker: bool,
 }
 
 impl Upstream {
-    /// What is put around the services; hedges are on or off where nobody says.
-    pub fn resilience(&self, hedge: bool) -> resilience::Settings {
+    /// Returns the settings of the calls; `hedge_default` applies unless hedging is set.
+    pub fn resilience(&self, hedge_default: bool) -> resilience::Settings {
         resilience::Settings {
             retries: self.upstream_retries,
-            hedge: self.upstream_hedge.unwrap_or(hedge),
+            hedge: self.upstream_hedge.unwrap_or(hedge_default),
             breaker: self.upstream_breaker,
         }
     }
@@ -38,11 +61,11 @@ impl Upstream {
 
 fn operation_deadline(text: &str) -> Result<Duration, String> {
     let deadline = duration(text)?;
-    let bounds = Duration::from_secs(1)..=Duration::from_secs(60);
-    if bounds.contains(&deadline) {
+    let limits = Duration::from_secs(1)..=Duration::from_secs(60);
+    if limits.contains(&deadline) {
         Ok(deadline)
     } else {
-        Err("an operation has a second at least, and a minute at most".to_owned())
+        Err("the time limit of an operation is 1s to 1m".to_owned())
     }
 }
 
@@ -54,7 +77,7 @@ fn retries(text: &str) -> Result<u32, String> {
             .parse()
             .ok()
             .filter(|retries| (1..=10).contains(retries))
-            .ok_or_else(|| "it is on, off or a number from 1 to 10".to_owned()),
+            .ok_or_else(|| "expected on, off or a number from 1 to 10".to_owned()),
     }
 }
 
@@ -65,13 +88,13 @@ mod tests {
     use crate::settings::Cli;
 
     #[test]
-    fn what_is_around_the_services_can_be_set() {
+    fn deadline_retries_hedging_and_circuit_breaker_can_be_set() {
         let upstream = |text: &[&str]| {
             let cli = Cli::try_parse_from(["tidings"].iter().chain(text));
             cli.map(|cli| cli.serve.gateway.upstream).map_err(|error| error.to_string())
         };
         let default = upstream(&[]).unwrap();
-        assert_eq!(default.operation_deadline, gateway::pipeline::OPERATION_LIMIT);
+        assert_eq!(default.operation_deadline, gateway::OPERATION_LIMIT);
         let settings = resilience::Settings { retries: 3, hedge: false, breaker: true };
         assert_eq!(default.resilience(false), settings);
         assert_eq!(default.resilience(true), resilience::Settings { hedge: true, ..settings });
@@ -92,7 +115,7 @@ mod tests {
         }
         for wrong in ["999ms", "61s"] {
             let error = upstream(&["--operation-deadline", wrong]).unwrap_err();
-            assert!(error.contains("--operation-deadline") && error.contains("a second at least"), "{error}");
+            assert!(error.contains("--operation-deadline") && error.contains("is 1s to 1m"), "{error}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Where an engine is, as the settings have it: a URL that may hold a password, and shows it nowhere.
+//! URL of an engine. It may contain a password, so its `Debug` output hides it, as do logs and `--help`.
 
 use std::{convert::Infallible, fmt, ops::Deref, str::FromStr};
 
-/// Where an engine is. It may hold a password: Debug and `--help` do not show it.
+/// URL that may contain a password.
 #[derive(Clone)]
 pub struct Url(String);
 

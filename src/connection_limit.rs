@@ -1,5 +1,5 @@
-//! A port with a bound on its connections: what comes beyond it is told so and goes, so that nobody waits in a queue that
-//! no one serves.
+//! TCP listener with a limit on open connections. A connection beyond the limit is answered 503 and
+//! closed, instead of waiting in the kernel's backlog for a server that does not accept it.
 
 use std::{
     collections::VecDeque,
@@ -17,33 +17,35 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-/// What is answered beyond the bound.
-const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 37\r\nretry-after: 3\r\n\
-    connection: close\r\n\r\ntoo many connections, try again later";
-/// Refused connections that are held open for a while: one that is cut while its client writes may never show the answer.
-const HELD_MAX: usize = 64;
+/// Answer to a connection beyond the limit.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 37\r\n\
+    retry-after: 3\r\nconnection: close\r\n\r\ntoo many connections, try again later";
+/// Number of refused connections that stay open after the answer. Closing one while its client still
+/// writes causes a reset, and the client may then discard the 503 unread; so the oldest one closes only
+/// when the next one is refused.
+const REFUSED_OPEN_MAX: usize = 64;
 
-/// A listener with a bound on the connections that are open.
+/// Listener that accepts a limited number of concurrent connections.
 #[derive(Debug)]
-pub struct Limited {
+pub struct LimitedListener {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     refused: VecDeque<TcpStream>,
 }
 
-impl Limited {
-    /// At most so many connections at once.
+impl LimitedListener {
+    /// Wraps a listener; at most `connections_max` connections are open at a time.
     pub fn new(listener: TcpListener, connections_max: u32) -> Self {
-        let places = Arc::new(Semaphore::new(connections_max as usize));
-        Self { listener, places, refused: VecDeque::new() }
+        let permits = Arc::new(Semaphore::new(connections_max as usize));
+        Self { listener, permits, refused: VecDeque::new() }
     }
 
-    /// Answers without reading: a connection that was just opened takes so few bytes at once.
+    /// Answers 503 without reading the request. The socket buffer of a new connection is empty, so one
+    /// write suffices.
     fn refuse(&mut self, stream: TcpStream) {
         metrics::counter!("http_connections_refused_total").increment(1);
         if stream.try_write(FULL).is_ok() {
-            if self.refused.len() == HELD_MAX {
+            if self.refused.len() == REFUSED_OPEN_MAX {
                 self.refused.pop_front();
             }
             self.refused.push_back(stream);
@@ -51,18 +53,19 @@ impl Limited {
     }
 }
 
-impl Listener for Limited {
+impl Listener for LimitedListener {
     type Io = Connection;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             let (stream, address) = Listener::accept(&mut self.listener).await;
-            match self.places.clone().try_acquire_owned() {
-                Ok(place) => {
-                    // Without it a small answer may wait for the client's acknowledgement of the one before.
+            match self.permits.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    // Nagle's algorithm would delay a small answer until the client acknowledges the
+                    // previous one.
                     let _best_effort = stream.set_nodelay(true);
-                    return (Connection { stream, _place: place }, address);
+                    return (Connection { stream, _permit: permit }, address);
                 }
                 Err(_) => self.refuse(stream),
             }
@@ -74,11 +77,12 @@ impl Listener for Limited {
     }
 }
 
-/// A connection that holds a place as long as it is open, whatever it is upgraded to.
+/// Accepted connection. It counts towards the limit until it is dropped, also after an upgrade to
+/// WebSocket.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
@@ -105,9 +109,9 @@ impl AsyncWrite for Connection {
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
+        slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(context, parts)
+        self.stream().poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -130,17 +134,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_beyond_the_bound_is_told_so_and_a_place_that_is_given_back_is_free() {
+    async fn a_connection_beyond_the_limit_is_answered_503_and_a_closed_one_frees_its_permit() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut limited = Limited::new(listener, 2);
+        let mut limited = LimitedListener::new(listener, 2);
         let mut clients = Vec::new();
         let mut open = Vec::new();
         for _ in 0..2 {
             clients.push(TcpStream::connect(address).await.unwrap());
             open.push(limited.accept().await);
         }
-        for number in 0..2 * HELD_MAX {
+        for number in 0..2 * REFUSED_OPEN_MAX {
             let mut beyond = TcpStream::connect(address).await.unwrap();
             let answer = async {
                 beyond.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -150,10 +154,10 @@ mod tests {
             };
             let answer = tokio::select! {
                 answer = answer => answer,
-                _ = limited.accept() => panic!("there was a place for number {number}"),
+                _ = limited.accept() => panic!("connection {number} was accepted"),
             };
             assert_eq!(answer, FULL);
-            assert!(limited.refused.len() <= HELD_MAX);
+            assert!(limited.refused.len() <= REFUSED_OPEN_MAX);
         }
         let (head, body) = std::str::from_utf8(FULL).unwrap().split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");

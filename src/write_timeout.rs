@@ -1,5 +1,6 @@
-//! Connections that are cut where the other side takes nothing of what is written for a while. A stream over HTTP cannot
-//! do it itself: once the connection blocks, nobody asks the stream for anything.
+//! Write timeout of a connection: closes it when the peer has accepted no byte for 35 s. A response
+//! stream cannot enforce this itself, because hyper stops polling the stream while the connection is
+//! blocked.
 
 use std::{
     io,
@@ -8,35 +9,37 @@ use std::{
     time::Duration,
 };
 
-use gateway::socket::Written;
+use gateway::Written;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
 
-/// A little longer than protocols wait for a client that does not read, so that they have the last word.
-const PATIENCE: Duration = Duration::from_secs(35);
+/// Time without progress after which a write fails. It exceeds the timeouts of the protocols above
+/// (WebSocket, streams), so that those close a stalled client first, with their own close code.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// A connection whose writes fail once they have been blocked for a while.
+/// Connection whose writes fail with `TimedOut` after a period without progress.
 #[derive(Debug)]
-pub struct Patient<S> {
+pub struct WriteTimeout<S> {
     stream: S,
-    patience: Duration,
+    timeout: Duration,
     written: Written,
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S: AsyncWrite + Unpin> Patient<S> {
-    /// As patient as a port is. What is written is counted there.
+impl<S: AsyncWrite + Unpin> WriteTimeout<S> {
+    /// Wraps a connection with a write timeout of 35 s. `written` counts the bytes that the peer
+    /// accepts.
     pub fn new(stream: S, written: Written) -> Self {
-        Self::within(PATIENCE, stream, written)
+        Self::with_timeout(WRITE_TIMEOUT, stream, written)
     }
 
-    fn within(patience: Duration, stream: S, written: Written) -> Self {
-        Self { stream, patience, written, blocked: None }
+    fn with_timeout(timeout: Duration, stream: S, written: Written) -> Self {
+        Self { stream, timeout, written, blocked: None }
     }
 
-    fn wrote(
+    fn after_write(
         &mut self,
         context: &mut Context<'_>,
         outcome: Poll<io::Result<usize>>,
@@ -44,21 +47,26 @@ impl<S: AsyncWrite + Unpin> Patient<S> {
         if let Poll::Ready(Ok(bytes)) = outcome {
             self.written.add(bytes);
         }
-        self.moved(context, outcome)
+        self.after_progress(context, outcome)
     }
 
-    fn moved<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Starts the timer when an operation blocks, cancels it when one completes.
+    fn after_progress<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.blocked = None;
             return outcome;
         }
-        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(self.patience)));
+        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
         ready!(blocked.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -68,14 +76,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(context, outcome)
+        self.after_write(context, outcome)
     }
 
     fn poll_write_vectored(
@@ -84,7 +92,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.wrote(context, outcome)
+        self.after_write(context, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -93,7 +101,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_flush(context);
-        self.moved(context, outcome)
+        self.after_progress(context, outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -110,20 +118,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
-        let ((ours, mut theirs), patience) = (duplex(16), Duration::from_secs(1));
-        let mut connection = Patient::within(patience, ours, Written::default());
+    async fn a_peer_that_reads_nothing_is_disconnected_and_a_slow_one_is_not() {
+        let (ours, mut theirs) = duplex(16);
+        let timeout = Duration::from_secs(1);
+        let mut connection = WriteTimeout::with_timeout(timeout, ours, Written::default());
         let reading = async {
             for _ in 0..3 {
-                sleep(patience / 2).await;
+                sleep(timeout / 2).await;
                 theirs.read_exact(&mut [0; 16]).await.unwrap();
             }
         };
         let (written, ()) = tokio::join!(connection.write_all(&[1; 64]), reading);
         written.unwrap();
-        let begun = Instant::now();
-        let refused = connection.write_all(&[1; 64]).await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
-        assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
+        let start = Instant::now();
+        let error = connection.write_all(&[1; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() >= timeout, "{:?}", start.elapsed());
     }
 }

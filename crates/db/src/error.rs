@@ -55,7 +55,7 @@ enum Class {
     Bug,
 }
 
-/// Tells the databases apart by their codes: a SQLSTATE of PostgreSQL has five characters, an extended
+/// Distinguishes the databases by their codes: a SQLSTATE of PostgreSQL has five characters, an extended
 /// result code of SQLite at most four digits.
 fn classify(error: &dyn sqlx::error::DatabaseError) -> Class {
     match error.kind() {

@@ -18,7 +18,7 @@ pub struct CircuitBreaker {
     open_for: Duration,
     late_results: LateResults,
     on_change: Box<dyn Fn(State) + Send + Sync>,
-    state: Mutex<Internal>,
+    state: Mutex<Phase>,
 }
 
 /// State of a circuit breaker, as passed to the observer of [`CircuitBreaker::on_change`].
@@ -51,14 +51,14 @@ impl Outcome {
 /// Treatment of the result of a call that started before the breaker opened.
 #[derive(Clone, Copy, Debug)]
 enum LateResults {
-    /// The probe decides and nothing else.
+    /// Only the result of the probe counts.
     Ignored,
     /// A success closes the breaker, a failure opens it for the full time again.
     Counted,
 }
 
 #[derive(Debug)]
-enum Internal {
+enum Phase {
     /// One bit per remembered call, newest lowest, set if the call failed.
     Closed {
         failures: u32,
@@ -103,7 +103,7 @@ impl CircuitBreaker {
         assert!(window <= u32::BITS, "the window is the bits of a u32");
         assert!((1..=window).contains(&failures_max), "the failures are between 1 and the window");
         let on_change = Box::new(|_| ());
-        let state = Mutex::new(Internal::Closed { failures: 0 });
+        let state = Mutex::new(Phase::Closed { failures: 0 });
         Self { window, failures_max, open_for, late_results, on_change, state }
     }
 
@@ -119,13 +119,13 @@ impl CircuitBreaker {
     pub fn try_acquire(&self, now: Instant) -> Option<Permit<'_>> {
         let mut state = self.state.lock();
         let probe = match *state {
-            Internal::Closed { .. } => false,
-            Internal::Open { until } if now >= until => {
-                *state = Internal::HalfOpen;
+            Phase::Closed { .. } => false,
+            Phase::Open { until } if now >= until => {
+                *state = Phase::HalfOpen;
                 (self.on_change)(State::HalfOpen);
                 true
             }
-            Internal::Open { .. } | Internal::HalfOpen => return None,
+            Phase::Open { .. } | Phase::HalfOpen => return None,
         };
         Some(Permit { breaker: self, acquired_at: now, probe })
     }
@@ -133,33 +133,33 @@ impl CircuitBreaker {
     fn record(&self, outcome: Outcome, probe: bool, now: Instant) {
         let mut state = self.state.lock();
         match (&mut *state, self.late_results) {
-            (Internal::Closed { failures }, _) => {
+            (Phase::Closed { failures }, _) => {
                 let mask = u32::MAX >> (u32::BITS - self.window);
                 *failures = ((*failures << 1) | u32::from(outcome == Outcome::Failure)) & mask;
                 if failures.count_ones() >= self.failures_max {
                     self.open(&mut state, now);
                 }
             }
-            (Internal::HalfOpen, _) if probe => self.decide(&mut state, outcome, now),
-            (Internal::HalfOpen | Internal::Open { .. }, LateResults::Counted) => {
+            (Phase::HalfOpen, _) if probe => self.decide(&mut state, outcome, now),
+            (Phase::HalfOpen | Phase::Open { .. }, LateResults::Counted) => {
                 self.decide(&mut state, outcome, now);
             }
-            (Internal::HalfOpen | Internal::Open { .. }, LateResults::Ignored) => {}
+            (Phase::HalfOpen | Phase::Open { .. }, LateResults::Ignored) => {}
         }
     }
 
-    fn decide(&self, state: &mut Internal, outcome: Outcome, now: Instant) {
+    fn decide(&self, state: &mut Phase, outcome: Outcome, now: Instant) {
         match outcome {
             Outcome::Success => {
-                *state = Internal::Closed { failures: 0 };
+                *state = Phase::Closed { failures: 0 };
                 (self.on_change)(State::Closed);
             }
             Outcome::Failure => self.open(state, now),
         }
     }
 
-    fn open(&self, state: &mut Internal, now: Instant) {
-        *state = Internal::Open { until: now + self.open_for };
+    fn open(&self, state: &mut Phase, now: Instant) {
+        *state = Phase::Open { until: now + self.open_for };
         (self.on_change)(State::Open);
     }
 }
@@ -185,8 +185,8 @@ impl Drop for Permit<'_> {
         }
         let mut state = self.breaker.state.lock();
         // A late result may have moved the state on.
-        if matches!(*state, Internal::HalfOpen) {
-            *state = Internal::Open { until: self.acquired_at };
+        if matches!(*state, Phase::HalfOpen) {
+            *state = Phase::Open { until: self.acquired_at };
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Policies: what is done around the calls to one service, as a Tower service around another one.
+//! Policies: treatment of the calls to one service, as a Tower service around another one.
 
 use std::task::{Context, Poll};
 

@@ -27,7 +27,7 @@ impl Documents {
     }
 
     fn check(&self, text: &str, name: Option<&str>, variables: &Variables) {
-        let found = self.documents.find(text.into(), name.map(str::to_owned), variables);
+        let found = self.documents.prepare(text.into(), name.map(str::to_owned), variables);
         match self.runtime.block_on(found) {
             Ok(ready) => {
                 assert!(ready.cost <= COMPLEXITY_MAX, "cost {}: {text}", ready.cost);

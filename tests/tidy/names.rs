@@ -16,9 +16,9 @@ const GIVEN_NAMES: [&str; 2] = [
 /// Names that say where a type is kept and not what it is.
 const CONTAINER_NAMES: [&str; 2] = ["Shared", "Inner"];
 /// File names to replace by the standard term for what the file holds.
-const FILE_NAMES: [&str; 19] = [
+const FILE_NAMES: [&str; 20] = [
     "stage", "feed", "live", "share", "floor", "lost", "scan", "shape", "part", "slot", "fills", "held",
-    "patient", "place", "door", "scene", "turns", "seats", "world",
+    "patient", "place", "door", "scene", "turn", "turns", "seats", "world",
 ];
 
 /// Files whose name does not say what they hold.

@@ -34,8 +34,8 @@ pub fn lines(texts: &[Text]) -> Vec<Violation> {
     violations
 }
 
-/// `let` statements that take a tuple apart in the statement that builds it. A `let … else` may match on several
-/// values together.
+/// `let` statements that take a tuple apart in the statement that builds it. A `let … else` may match on
+/// several values together.
 pub fn tuples(sources: &[Source]) -> Vec<Violation> {
     let mut violations = Vec::new();
     for source in sources {

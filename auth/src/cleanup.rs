@@ -1,4 +1,5 @@
-//! Cleanup: deletes sessions that ended or expired so long ago that their access tokens have expired too.
+//! Cleanup: deletes sessions that ended or expired before the revocation window. Their access tokens have
+//! expired too.
 
 use std::time::Duration;
 

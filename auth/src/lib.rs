@@ -80,6 +80,7 @@ impl App {
     /// `service_token` from other services.
     pub fn new(db: Db, keys: SigningKeys, service_token: ServiceToken, settings: Settings) -> Self {
         let jwks = keys.jwks();
+        // Its own keys, without a call: they do not change while the process runs.
         let key_set = KeySet::new(move || ready(Ok::<_, Infallible>(jwks.clone())));
         let guard = Guard::new(key_set, service_token, settings.issuer.clone());
         Self { db, keys: Arc::new(keys), guard, passwords: Passwords::new(), settings: Arc::new(settings) }

@@ -21,7 +21,7 @@ const PARAMS: Params = match Params::new(19 * 1024, 2, 1, None) {
     Ok(params) => params,
     Err(_) => panic!("these parameters are within argon2's limits"),
 };
-/// Longest wait for a hashing permit.
+/// Longest wait for a hashing permit. Leaves time for the hash within the gateway's deadline of 5 s.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Plain-text password: 8 to 256 characters, no control characters. `Debug` redacts it.
@@ -33,8 +33,9 @@ impl Password {
     /// # Errors
     /// [`Error::Invalid`] if the length is outside the limits, or for a control character.
     pub(crate) fn parse(text: String) -> Result<Self, Error> {
-        let fits = text.chars().nth(LENGTH_MIN - 1).is_some() && text.chars().nth(LENGTH_MAX).is_none();
-        if !fits || text.chars().any(char::is_control) {
+        let has_valid_length =
+            text.chars().nth(LENGTH_MIN - 1).is_some() && text.chars().nth(LENGTH_MAX).is_none();
+        if !has_valid_length || text.chars().any(char::is_control) {
             return Err(Error::Invalid(
                 "a password has 8 to 256 characters, none of them control characters",
             ));

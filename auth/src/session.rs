@@ -48,7 +48,7 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Opens a session and ends the oldest ones beyond 100. The caller holds the lock on the user's row.
+/// Opens a session and ends the oldest ones beyond 100. Requires the lock on the user's row.
 pub(crate) async fn open(
     app: &App,
     tx: &mut Tx,

@@ -75,6 +75,7 @@ pub(crate) async fn create(
         Some(pair) => store::dialog::of_pair(db, pair).await?.is_some(),
         None => false,
     };
+    // Before the transaction: no lock is held during a call to another service.
     if !exists {
         let others = new.participants.all().iter().copied().filter(|user| *user != caller);
         ensure_users_exist(auth, call, others.collect()).await?;

@@ -34,6 +34,7 @@ pub(crate) async fn delete(db: &Db, call: &Call, caller: UserId, id: MessageId) 
 }
 
 async fn write(tx: &mut Tx, caller: UserId, id: MessageId, cause: &Headers) -> Result<Message, Error> {
+    // Safe without a lock: a message never moves to another dialog.
     let dialog_id = message::dialog_of(&mut *tx, id).await?.ok_or(Error::NoMessage)?;
     let mut dialog = store::lock_one(tx, dialog_id).await?.ok_or(Error::NoMessage)?;
     let Some(deleted) = message::delete(tx, id, caller, dialog.next_version()).await? else {

@@ -22,10 +22,10 @@ pub enum Error {
     /// A direct dialog has exactly its two participants.
     #[error("a direct dialog cannot be joined or left")]
     Direct,
-    /// Auth did not answer which participants exist.
+    /// A call to auth failed.
     #[error("auth call failed: {0}")]
     Auth(#[source] Status),
-    /// The counter did not answer a `Settle` call.
+    /// A `Settle` call to the counter failed.
     #[error("counter call failed: {0}")]
     Counter(#[source] Status),
     /// The counter's reply does not match the request.

@@ -38,6 +38,7 @@ pub(crate) async fn add(
     if store::dialog::is_direct(db, id, caller).await?.ok_or(Error::NoDialog)? {
         return Err(Error::Direct);
     }
+    // Before the transaction: no lock is held during a call to another service.
     let present = store::membership::present(db, id).await?;
     ensure_users_exist(auth, call, invited.difference(&present).copied().collect()).await?;
     let writer = db.clone();

@@ -98,7 +98,7 @@ mod tests {
             dialog_id: DialogId::now(),
             seq: 1,
             author_id: author,
-            text: "words".to_owned(),
+            text: "text".to_owned(),
             status,
             failure_reason: failure_reason.map(str::to_owned),
             transaction_id: TransactionId::now(),

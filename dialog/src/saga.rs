@@ -76,6 +76,7 @@ pub(crate) enum InvalidReply {
 
 /// Applies replies and returns the result of each, in order.
 pub(crate) async fn settle(tx: &mut Tx, replies: &[Reply]) -> Result<Vec<Result<(), InvalidReply>>, Error> {
+    // Lock first, then read the states: a state that was read before the lock could be outdated.
     let dialogs: BTreeSet<_> = replies.iter().map(|reply| reply.dialog_id).collect();
     let locked = store::lock(tx, dialogs).await?;
     let mut dialogs: BTreeMap<_, _> = locked.into_iter().map(|dialog| (dialog.id, dialog)).collect();

@@ -27,6 +27,7 @@ pub(crate) async fn lock(
         Dialect::Sqlite => {
             "select d.* from dialog d where d.id in (select id from rows($1: id uuid) as r) order by d.id"
         }
+        // `no key`: compatible with the `key share` locks that inserts of referencing rows take.
         Dialect::Postgres => {
             "select d.* from dialog d where d.id in (select id from rows($1: id uuid) as r) order by d.id
              for no key update of d"

@@ -27,7 +27,8 @@ use crate::{
 const BATCH: usize = 100;
 /// Timeout of a `Settle` call.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Limits of the interval between sweeps, which is a quarter of the deadline.
+/// Limits of the interval between sweeps, which is a quarter of the deadline. The upper one keeps the
+/// promise that a message is PENDING at most a minute longer than the deadline.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const INTERVAL_MAX: Duration = Duration::from_secs(30);
 

@@ -87,8 +87,8 @@ pub(crate) async fn end(tx: &mut Tx, user: UserId, session: SessionId) -> Result
     row.as_ref().map(id_from_row).transpose()
 }
 
-/// Ends all sessions of a user and returns the ids of those that were open. The caller holds the lock on
-/// the user's row.
+/// Ends all sessions of a user and returns the ids of those that were open. Requires the lock on the
+/// user's row.
 pub(crate) async fn end_all(tx: &mut Tx, user: UserId) -> Result<Vec<SessionId>, Error> {
     let update = query(
         "update session set ended_at_us = (select now_us from clock)
@@ -98,7 +98,7 @@ pub(crate) async fn end_all(tx: &mut Tx, user: UserId) -> Result<Vec<SessionId>,
 }
 
 /// Ends the oldest open sessions of a user until `keep` remain, and returns their ids. Expired sessions
-/// do not count. The caller holds the lock on the user's row.
+/// do not count. Requires the lock on the user's row.
 pub(crate) async fn end_oldest(
     tx: &mut Tx,
     user: UserId,

@@ -85,9 +85,9 @@ async fn concurrent_refreshes_all_succeed() {
         let mut token = first.refresh_token;
         for _ in 0..10 {
             let one = || service.refresh(&token);
-            let answers = tokio::join!(one(), one(), one(), one(), one(), one());
-            let answers = [answers.0, answers.1, answers.2, answers.3, answers.4, answers.5];
-            let next: Vec<String> = answers.into_iter().map(|answer| answer.unwrap().refresh_token).collect();
+            let results = tokio::join!(one(), one(), one(), one(), one(), one());
+            let results = [results.0, results.1, results.2, results.3, results.4, results.5];
+            let next: Vec<String> = results.into_iter().map(|result| result.unwrap().refresh_token).collect();
             assert!(next.iter().all(|token| *token == next[0]), "{}: all get the same token", service.name);
             assert_ne!(next[0], token);
             token.clone_from(&next[0]);

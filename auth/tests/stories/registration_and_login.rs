@@ -60,13 +60,13 @@ async fn of_concurrent_registrations_of_one_login_one_wins() {
         let mut one = service.anonymous();
         let mut two = one.clone();
         let mut three = one.clone();
-        let answers = tokio::join!(
+        let results = tokio::join!(
             one.register(registration("ann")),
             two.register(registration("ann")),
             three.register(registration("ann")),
         );
         let mut codes =
-            [answers.0, answers.1, answers.2].map(|answer| answer.map_or_else(|e| e.code(), |_| Code::Ok));
+            [results.0, results.1, results.2].map(|result| result.map_or_else(|e| e.code(), |_| Code::Ok));
         codes.sort_by_key(|code| *code as i32);
         assert_eq!(codes, [Code::Ok, Code::AlreadyExists, Code::AlreadyExists], "{}", service.name);
         service.events(2).await;

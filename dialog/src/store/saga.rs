@@ -21,7 +21,7 @@ pub(crate) struct SagaState {
     pub age_us: i64,
 }
 
-/// Returns the states of messages. The caller holds the locks of their dialogs. Omits unknown ids.
+/// Returns the states of messages. Requires the locks of their dialogs. Omits unknown ids.
 pub(crate) async fn states(
     tx: &mut Tx,
     ids: impl IntoIterator<Item = MessageId>,
@@ -57,7 +57,7 @@ pub(crate) struct Transition {
 /// Applies transitions.
 ///
 /// # Errors
-/// [`Error::Bug`] if a message was not pending: the caller did not hold the lock of its dialog.
+/// [`Error::Bug`] if a message was not pending, which means that its dialog was not locked.
 pub(crate) async fn apply(tx: &mut Tx, transitions: &[Transition]) -> Result<(), Error> {
     let row = |transition: &Transition| {
         let status = if transition.failure_reason.is_some() { Status::Failed } else { Status::Committed };

@@ -23,7 +23,7 @@ async fn a_deleted_message_stays_as_a_tombstone_without_text() {
         let a = fixture.user();
         let b = fixture.user();
         let dialog = a.direct(&b).await;
-        let sent = a.send(&dialog.id, "words").await;
+        let sent = a.send(&dialog.id, "text").await;
         let deleted = delete(&a, &sent.id).await.unwrap();
         assert!(deleted.deleted_at_us.unwrap() >= sent.created_at_us, "{}", fixture.name);
         let expected =
@@ -52,7 +52,7 @@ async fn only_the_author_can_delete_a_message_and_only_as_a_participant() {
         let b = fixture.user();
         let c = fixture.user();
         let group = a.group(&[&b]).await;
-        let sent = a.send(&group.id, "words").await;
+        let sent = a.send(&group.id, "text").await;
         let deleted = a.send(&group.id, "deleted").await;
         delete(&a, &deleted.id).await.unwrap();
         let before = event_names(&fixture.db).await;
@@ -65,6 +65,6 @@ async fn only_the_author_can_delete_a_message_and_only_as_a_participant() {
         a.client().leave(LeaveRequest { dialog_id: group.id.clone() }).await.unwrap();
         assert_eq!(code(delete(&a, &sent.id).await), Code::NotFound);
         assert_eq!(code(delete(&a, &deleted.id).await), Code::NotFound);
-        assert_eq!(b.message(&sent.id).await.unwrap().text, "words");
+        assert_eq!(b.message(&sent.id).await.unwrap().text, "text");
     }
 }

@@ -13,8 +13,8 @@ use crate::{
     store::{mark_published, outbox},
 };
 
-async fn status(person: &TestUser, message: &Message) -> Status {
-    person.message(&message.id).await.unwrap().status()
+async fn status(user: &TestUser, message: &Message) -> Status {
+    user.message(&message.id).await.unwrap().status()
 }
 
 #[tokio::test]

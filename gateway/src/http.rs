@@ -30,7 +30,7 @@ use crate::{
     client::{Client, address::Address, caller::Authenticator},
     connections::Connections,
     error::{Code, Error, Rejection},
-    operation::{Admitted, Pipeline, document_cache::affordable, request::OperationRequest},
+    operation::{Admitted, Pipeline, document_cache::check_cost, request::OperationRequest},
     subscription::Subscriptions,
 };
 
@@ -195,7 +195,7 @@ impl Endpoint {
             }
         }
         let cost = admitted.iter().flatten().map(Admitted::cost).sum();
-        if let Err(error) = affordable(cost) {
+        if let Err(error) = check_cost(cost) {
             return Answer::refused(media, error.into());
         }
         let answers = admitted.into_iter().map(|admitted| {

@@ -147,13 +147,13 @@ impl Pipeline {
         let OperationRequest { operation_name, variables, .. } = request;
         let text = document.text.clone();
         let name = operation_name.filter(|name| !name.is_empty());
-        let found =
-            AssertUnwindSafe(self.documents.find(text.clone(), name.clone(), &variables)).catch_unwind();
-        let found = found.await.map_err(|payload| {
+        let prepared =
+            AssertUnwindSafe(self.documents.prepare(text.clone(), name.clone(), &variables)).catch_unwind();
+        let prepared = prepared.await.map_err(|payload| {
             panic::report("document", payload.as_ref());
             Rejection::of(Error::internal("the admission of a document panicked"), &call.request_id)
         })?;
-        let PreparedOperation { operation, variables, cost } = found?;
+        let PreparedOperation { operation, variables, cost } = prepared?;
         self.persisted.keep(document).await;
         let operation_key = OperationKey::new(text, name, &variables);
         Ok(Admitted { operation, variables, operation_key, cost, address: client.address })
@@ -242,7 +242,7 @@ async fn guarded<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<
 /// Brings an executed response into the form that the specification demands, and sets the codes of its errors.
 fn settled(admitted: &Admitted, mut response: Response, request_id: &RequestId) -> Response {
     let failed: Vec<&[PathSegment]> = response.errors.iter().map(|error| error.path.as_slice()).collect();
-    admitted.operation.shape.settle(&mut response.data, &failed);
+    admitted.operation.shape.correct(&mut response.data, &failed);
     set_codes(&mut response, request_id);
     response
 }

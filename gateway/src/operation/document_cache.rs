@@ -1,5 +1,5 @@
-//! DocumentCache: from text to an operation that is within all bounds and valid. What has been found good once is kept by its
-//! text, bounded, for everyone who sends it again.
+//! Document cache: turns the text of a document into a validated operation within all limits, and keeps it for the next
+//! request with the same text. The cache is bounded and shared by all clients.
 
 use std::{fmt, sync::Arc};
 
@@ -22,50 +22,52 @@ use crate::{
     schema,
 };
 
-/// How much text is kept, in bytes; what is made of it takes up to fifty times as much.
-const KEPT_BYTES: u64 = 2 << 20;
-/// What a document weighs beside its text.
-const WEIGHT_BYTES: usize = 512;
+/// Capacity of the cache: total size of the document texts, in bytes. A parsed document takes up to fifty times its text, so
+/// this is at most 100 MB of memory.
+const CAPACITY_BYTES: u64 = 2 << 20;
+/// Fixed weight of an entry beside its text, in bytes, so that the number of short documents is bounded too.
+const ENTRY_BYTES: usize = 512;
 
-/// The documents that clients send.
+/// Cache of validated operations. Cheap to clone; clones share their entries.
 #[derive(Clone)]
 pub struct DocumentCache {
     validator: Validator,
     types: Arc<SchemaTypes>,
     introspection: bool,
-    kept: Cache<Key, Arc<ValidatedOperation>>,
+    operations: Cache<Key, Arc<ValidatedOperation>>,
 }
 
+/// Text of a document and the name of one of its operations.
 type Key = (Arc<str>, Option<String>);
 
-/// One operation of a document, alone with the fragments that it reaches.
+/// Validated operation: one operation of a document with the fragments that it uses.
 pub struct ValidatedOperation {
-    /// What is executed.
+    /// Document to execute: this operation only.
     pub document: ExecutableDocument,
-    /// What its answers look like.
+    /// Shape of the operation's responses.
     pub shape: Arc<ResponseShape>,
-    /// Query, mutation or subscription.
+    /// Kind of the operation: query, mutation or subscription.
     pub kind: OperationType,
-    /// How many entities it asks for at once.
+    /// Most entities of one `_entities` field.
     entities: usize,
-    /// The variables that hold lists of them.
+    /// Variables that hold lists of entities.
     entity_lists: Vec<Name>,
-    /// What it costs, where that does not depend on variables.
+    /// Cost of the operation, `None` if it depends on variables.
     cost: Option<usize>,
 }
 
-/// An operation with the variables and the cost of one request.
+/// Validated operation with the variables and the cost of one request.
 pub struct PreparedOperation {
-    /// Which.
+    /// The validated operation.
     pub operation: Arc<ValidatedOperation>,
-    /// Those that it declares.
+    /// Values of the declared variables.
     pub variables: Variables,
-    /// What it costs at most.
+    /// Maximum cost of the request.
     pub cost: usize,
 }
 
 impl fmt::Debug for ValidatedOperation {
-    /// A document may hold what nobody else may see.
+    /// Omits the document, whose literals may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ValidatedOperation")
             .field("kind", &self.kind)
@@ -84,46 +86,47 @@ impl fmt::Debug for PreparedOperation {
 }
 
 impl DocumentCache {
-    /// None yet. Introspection lets through `__schema`, and suggestions with it.
+    /// Creates an empty cache. `introspection` allows `__schema` and "did you mean" hints.
     pub fn new(introspection: bool) -> Self {
         let weigher = |key: &Key, _: &Arc<ValidatedOperation>| {
-            u32::try_from(key.0.len() + WEIGHT_BYTES).unwrap_or(u32::MAX)
+            u32::try_from(key.0.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
         };
         Self {
             validator: Validator::new(introspection),
-            types: Arc::new(SchemaTypes::read(&schema::build().finish().sdl())),
+            types: Arc::new(SchemaTypes::parse(&schema::build().finish().sdl())),
             introspection,
-            kept: Cache::builder().max_capacity(KEPT_BYTES).weigher(weigher).build(),
+            operations: Cache::builder().max_capacity(CAPACITY_BYTES).weigher(weigher).build(),
         }
     }
 
-    /// Checks an operation against every bound and the schema.
+    /// Returns the operation of a document, checked against every limit and the schema.
     ///
     /// # Errors
-    /// GRAPHQL_PARSE_FAILED, GRAPHQL_VALIDATION_FAILED, LIMIT_EXCEEDED; BAD_REQUEST where no operation of that name is there.
-    pub async fn find(
+    /// GRAPHQL_PARSE_FAILED, GRAPHQL_VALIDATION_FAILED, LIMIT_EXCEEDED; BAD_REQUEST if the document has no operation of that
+    /// name.
+    pub async fn prepare(
         &self,
         text: Arc<str>,
         name: Option<String>,
         given: &Variables,
     ) -> Result<PreparedOperation, Rejection> {
         let key = (text, name);
-        if let Some(operation) = self.kept.get(&key).await {
+        if let Some(operation) = self.operations.get(&key).await {
             let variables = variables::complete(operation.definition(), given)?;
-            query_limits::entities(&operation.entity_lists, &variables)?;
+            query_limits::check_entities(&operation.entity_lists, &variables)?;
             let cost = match operation.cost {
                 Some(cost) => cost,
                 None => self.cost(&operation.document, operation.entities, &variables)?,
             };
             return Ok(PreparedOperation { operation, variables, cost });
         }
-        let (operation, variables, cost) = self.read(&key.0, key.1.as_deref(), given)?;
+        let (operation, variables, cost) = self.validate(&key.0, key.1.as_deref(), given)?;
         let operation = Arc::new(operation);
-        self.kept.insert(key, operation.clone()).await;
+        self.operations.insert(key, operation.clone()).await;
         Ok(PreparedOperation { operation, variables, cost })
     }
 
-    fn read(
+    fn validate(
         &self,
         text: &str,
         name: Option<&str>,
@@ -131,21 +134,24 @@ impl DocumentCache {
     ) -> Result<(ValidatedOperation, Variables, usize), Rejection> {
         token_limits::check(text)?;
         metrics::counter!("gateway_documents_parsed_total").increment(1);
-        let whole = parse_query(text).map_err(unparsed)?;
+        let whole = parse_query(text).map_err(parse_rejection)?;
         let measure = query_limits::check(&whole, name, self.introspection)?;
         let mut document = select(&whole, name)?;
         document.fragments.retain(|fragment, _| measure.fragments.contains(fragment));
         let definition = only(&document);
         let variables = variables::complete(definition, given)?;
-        query_limits::entities(&measure.entity_lists, &variables)?;
+        query_limits::check_entities(&measure.entity_lists, &variables)?;
         if whole.operations.iter().count() > 1 {
-            // The others must be valid too, but theirs is not this one's cost.
+            // The other operations must be valid too, but their cost does not count.
             self.validator.validate(whole.clone(), &variables).map_err(Rejection::invalid)?;
         }
-        let (entities, constant) = (measure.entities, definition.variable_definitions.is_empty());
+        let entities = measure.entities;
+        let constant = definition.variable_definitions.is_empty();
         let cost = self.cost(&document, entities, &variables)?;
-        let (shape, kind) = (ResponseShape::of(&self.types, &document, definition), definition.ty);
-        let (entity_lists, constant) = (measure.entity_lists, constant.then_some(cost));
+        let shape = ResponseShape::new(&self.types, &document, definition);
+        let kind = definition.ty;
+        let entity_lists = measure.entity_lists;
+        let constant = constant.then_some(cost);
         Ok((
             ValidatedOperation {
                 document,
@@ -160,16 +166,17 @@ impl DocumentCache {
         ))
     }
 
-    /// Validates, and answers what the operation costs.
+    /// Validates a document and returns its cost.
     fn cost(
         &self,
         document: &ExecutableDocument,
         entities: usize,
         variables: &Variables,
     ) -> Result<usize, Rejection> {
-        let once = self.validator.validate(document.clone(), variables).map_err(Rejection::invalid)?;
-        let cost = once.saturating_mul(entities);
-        affordable(cost)?;
+        let cost_per_entity =
+            self.validator.validate(document.clone(), variables).map_err(Rejection::invalid)?;
+        let cost = cost_per_entity.saturating_mul(entities);
+        check_cost(cost)?;
         Ok(cost)
     }
 }
@@ -180,31 +187,31 @@ impl ValidatedOperation {
     }
 }
 
-/// Checks what one request, all its operations together, costs.
+/// Checks the cost of one request: that of all its operations together.
 ///
 /// # Errors
 /// LIMIT_EXCEEDED.
-pub fn affordable(cost: usize) -> Result<(), Error> {
+pub fn check_cost(cost: usize) -> Result<(), Error> {
     if cost <= query_limits::COMPLEXITY_MAX {
         return Ok(());
     }
     let message = format!(
-        "the request costs {cost}, at most {} is allowed: ask for smaller pages",
+        "the request costs {cost}, at most {} is allowed: request smaller pages",
         query_limits::COMPLEXITY_MAX
     );
     Err(Error::new(Code::LimitExceeded, message))
 }
 
-/// The document with this operation alone.
+/// Returns a document with only the named operation, or the only operation if no name is given.
 fn select(whole: &ExecutableDocument, name: Option<&str>) -> Result<ExecutableDocument, Error> {
     let bad = |message: String| Error::new(Code::BadRequest, message);
     let operations = match (&whole.operations, name) {
         (DocumentOperations::Single(_), None) => whole.operations.clone(),
         (DocumentOperations::Multiple(named), None) if named.len() == 1 => whole.operations.clone(),
         (DocumentOperations::Multiple(_), None) => {
-            return Err(
-                bad("the document has several operations: say which with `operationName`".to_owned()),
-            );
+            return Err(bad(
+                "the document has several operations: choose one with `operationName`".to_owned()
+            ));
         }
         (DocumentOperations::Multiple(named), Some(name)) if named.contains_key(name) => {
             let selected = named.iter().filter(|(key, _)| key.as_str() == name);
@@ -218,14 +225,14 @@ fn select(whole: &ExecutableDocument, name: Option<&str>) -> Result<ExecutableDo
     Ok(ExecutableDocument { operations, fragments: whole.fragments.clone() })
 }
 
-/// The operation of a document that has one.
+/// Returns the operation of a document with exactly one.
 fn only(document: &ExecutableDocument) -> &OperationDefinition {
     let first = document.operations.iter().next();
     &first.expect("a document of one operation").1.node
 }
 
-/// What the parser says, without its drawing of the document.
-fn unparsed(error: ParserError) -> Rejection {
+/// Converts a parser's error. The parser's excerpt of the document is left out of the message.
+fn parse_rejection(error: ParserError) -> Rejection {
     let (code, message) = match &error {
         ParserError::Syntax { message, .. } => {
             let reason = message.rsplit_once("= ").map_or("not a document", |(_, reason)| reason);
@@ -247,35 +254,35 @@ mod tests {
 
     use super::*;
 
-    async fn found(
+    async fn prepared(
         documents: &DocumentCache,
         text: &str,
         name: Option<&str>,
         variables: Value,
     ) -> Result<PreparedOperation, Rejection> {
-        documents.find(text.into(), name.map(Into::into), &Variables::from_value(variables)).await
+        documents.prepare(text.into(), name.map(Into::into), &Variables::from_value(variables)).await
     }
 
     async fn code(text: &str, name: Option<&str>, variables: Value) -> Code {
         let documents = DocumentCache::new(true);
-        let first = found(&documents, text, name, variables.clone()).await.expect_err(text);
-        let again = found(&documents, text, name, variables).await.expect_err(text);
-        assert_eq!(first, again, "what is refused once is refused again");
+        let first = prepared(&documents, text, name, variables.clone()).await.expect_err(text);
+        let again = prepared(&documents, text, name, variables).await.expect_err(text);
+        assert_eq!(first, again, "a rejection is repeatable");
         first.code()
     }
 
     #[tokio::test]
-    async fn an_operation_is_taken_out_of_its_document() {
+    async fn an_operation_is_selected_from_its_document() {
         let text =
             "query A { me { ...F } } query B($id: ID!) { user(id: $id) { ...F login } } fragment F on User { id }
             mutation C { logout }";
         let documents = DocumentCache::new(true);
         for _ in 0..2 {
-            let a = found(&documents, text, Some("A"), value!({})).await.expect("A");
+            let a = prepared(&documents, text, Some("A"), value!({})).await.expect("A");
             assert_eq!((a.operation.kind, a.cost, a.variables.len()), (OperationType::Query, 2, 0));
-            let b = found(&documents, text, Some("B"), value!({ "id": "x" })).await.expect("B");
+            let b = prepared(&documents, text, Some("B"), value!({ "id": "x" })).await.expect("B");
             assert_eq!((b.cost, b.operation.document.fragments.len()), (3, 1));
-            let c = found(&documents, text, Some("C"), value!({})).await.expect("C");
+            let c = prepared(&documents, text, Some("C"), value!({})).await.expect("C");
             assert_eq!(
                 (c.operation.kind, c.operation.document.fragments.len()),
                 (OperationType::Mutation, 0)
@@ -295,29 +302,29 @@ mod tests {
         let cost = |first: Value| {
             let documents = &documents;
             async move {
-                found(documents, text, None, value!({ "id": "x", "first": first }))
+                prepared(documents, text, None, value!({ "id": "x", "first": first }))
                     .await
                     .map(|ready| ready.cost)
             }
         };
         assert_eq!(cost(value!(100)).await, Ok(202));
         assert_eq!(cost(value!(1)).await, Ok(4));
-        assert_eq!(cost(Value::Null).await, Ok(42), "a page is 20 where nobody says");
-        let left_out = found(&documents, text, None, value!({ "id": "x" })).await;
-        assert_eq!(left_out.map(|ready| ready.cost), Ok(42));
+        assert_eq!(cost(Value::Null).await, Ok(42), "the default page size is 20");
+        let default = prepared(&documents, text, None, value!({ "id": "x" })).await;
+        assert_eq!(default.map(|ready| ready.cost), Ok(42));
         for bad in [
             value!({}),
             value!({ "id": null }),
             value!({ "id": [1] }),
             value!({ "id": "x", "first": "many" }),
         ] {
-            let refused = found(&documents, text, None, bad.clone()).await.expect_err("refused");
-            assert_eq!(refused.code(), Code::GraphqlValidationFailed, "{bad}");
+            let rejection = prepared(&documents, text, None, bad.clone()).await.expect_err("rejected");
+            assert_eq!(rejection.code(), Code::GraphqlValidationFailed, "{bad}");
         }
     }
 
     #[tokio::test]
-    async fn the_bound_on_cost_passes_at_its_edge() {
+    async fn the_limit_on_cost_passes_at_its_maximum() {
         let page = |fields: usize| {
             let fields: String = (0..fields).map(|_| " id").collect();
             format!(
@@ -325,23 +332,23 @@ mod tests {
             )
         };
         let documents = DocumentCache::new(true);
-        let ready = found(&documents, &page(2), None, value!({})).await.expect("within");
+        let ready = prepared(&documents, &page(2), None, value!({})).await.expect("within");
         assert_eq!(ready.cost, 1 + 100 * (1 + 1 + 40 * 4));
         assert_eq!(code(&page(4), None, value!({})).await, Code::LimitExceeded);
-        assert_eq!(affordable(query_limits::COMPLEXITY_MAX), Ok(()));
+        assert_eq!(check_cost(query_limits::COMPLEXITY_MAX), Ok(()));
         assert_eq!(
-            affordable(query_limits::COMPLEXITY_MAX + 1).map_err(|error| error.code()),
+            check_cost(query_limits::COMPLEXITY_MAX + 1).map_err(|error| error.code()),
             Err(Code::LimitExceeded)
         );
     }
 
-    /// What can be large costs by how large it can be: a unit is about a kilobyte.
+    /// A unit of cost is about a kilobyte of answer.
     #[tokio::test]
-    async fn what_can_be_large_is_dear_and_what_clients_ask_for_passes() {
+    async fn fields_cost_by_their_largest_size_and_common_queries_pass() {
         let documents = DocumentCache::new(true);
         let cost = async |text: &str| {
-            let found = found(&documents, text, None, value!({})).await;
-            found.map(|ready| ready.cost).map_err(|rejected| rejected.code())
+            let prepared = prepared(&documents, text, None, value!({})).await;
+            prepared.map(|ready| ready.cost).map_err(|rejected| rejected.code())
         };
         let everything = schema::FULL_DIALOG_PAGE.replace("FIRST", "50");
         assert_eq!(cost(&everything).await, Ok(18_101));
@@ -360,7 +367,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lists_inside_lists_never_overflow() {
+    async fn nested_lists_never_overflow() {
         let deep = "{ dialogs(first: 100) { nodes { messages(first: 100) { nodes { sender { id } } }
             a: messages(last: 2147483647) { nodes { id } } participants(first: 100) { nodes { id } } } } }";
         assert_eq!(code(deep, None, value!({})).await, Code::LimitExceeded);
@@ -370,28 +377,30 @@ mod tests {
         let many = |count: usize| value!({ "r": vec![value!({ "__typename": "User", "id": "x" }); count] });
         assert_eq!(code(entities, None, many(query_limits::ENTITIES_MAX + 1)).await, Code::LimitExceeded);
         assert!(
-            found(&DocumentCache::new(true), entities, None, many(query_limits::ENTITIES_MAX)).await.is_ok()
+            prepared(&DocumentCache::new(true), entities, None, many(query_limits::ENTITIES_MAX))
+                .await
+                .is_ok()
         );
     }
 
     #[tokio::test]
-    async fn passwords_are_dear_because_their_hashes_are_slow() {
+    async fn password_checks_cost_a_thousand_because_hashing_is_slow() {
         let logins = |count: usize| {
             let login =
                 |n| format!("a{n}: login(input: {{ login: \"a\", password: \"b\" }}) {{ accessToken }} ");
             format!("mutation {{ {} }}", (0..count).map(login).collect::<String>())
         };
-        let ready = found(&DocumentCache::new(true), &logins(19), None, value!({})).await.expect("within");
+        let ready = prepared(&DocumentCache::new(true), &logins(19), None, value!({})).await.expect("within");
         assert_eq!(ready.cost, 19 * 1_001);
         assert_eq!(code(&logins(20), None, value!({})).await, Code::LimitExceeded);
     }
 
     #[tokio::test]
-    async fn a_syntax_error_says_where_and_what_and_shows_no_drawing() {
-        let refused =
-            found(&DocumentCache::new(true), "{ me { id }", None, value!({})).await.expect_err("refused");
-        assert_eq!(refused.code(), Code::GraphqlParseFailed);
-        let shown = &refused.errors()[0];
+    async fn a_syntax_error_has_location_and_message_without_an_excerpt() {
+        let rejection =
+            prepared(&DocumentCache::new(true), "{ me { id }", None, value!({})).await.expect_err("rejected");
+        assert_eq!(rejection.code(), Code::GraphqlParseFailed);
+        let shown = &rejection.errors()[0];
         assert!(
             shown.message.starts_with("syntax error: expected") && !shown.message.contains('\n'),
             "{shown}"
@@ -402,14 +411,14 @@ mod tests {
         }
     }
     #[tokio::test]
-    async fn what_is_kept_is_bounded() {
+    async fn the_cache_is_bounded() {
         let documents = DocumentCache::new(true);
         for number in 0..60 {
             let text = format!("{{ me {{ id }} }} # {number} {}", "x".repeat(100_000));
-            found(&documents, &text, None, value!({})).await.expect("valid");
-            documents.kept.run_pending_tasks().await;
-            assert!(documents.kept.weighted_size() <= KEPT_BYTES);
+            prepared(&documents, &text, None, value!({})).await.expect("valid");
+            documents.operations.run_pending_tasks().await;
+            assert!(documents.operations.weighted_size() <= CAPACITY_BYTES);
         }
-        assert!(documents.kept.entry_count() > 0, "there is room for some");
+        assert!(documents.operations.entry_count() > 0, "there is room for some");
     }
 }

@@ -1,5 +1,5 @@
-//! The bounds of a parsed document: depth, aliases, directives, root fields, repetition, and how large it becomes when its
-//! fragments are laid out. One walk, that stops at the first bound it meets.
+//! Limits of a parsed document: depth, aliases, directives, root fields, repetition, and its size with all fragments
+//! expanded. One traversal, which stops at the first limit that is exceeded.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,73 +12,75 @@ use async_graphql_value::Value;
 
 use crate::error::{Code, Error};
 
-/// Fields inside each other, leaves included.
+/// Deepest nesting of fields, leaves included.
 pub const DEPTH_MAX: usize = 12;
-/// The same for introspection; the usual query has 15.
+/// Deepest nesting of introspection fields. The standard introspection query has depth 15.
 pub const INTROSPECTION_DEPTH_MAX: usize = 20;
-/// Lists of fields or types inside each other in introspection: each multiplies the answer by the size of the schema.
+/// Deepest nesting of lists of fields or types in introspection. Each level multiplies the answer by the size of the schema.
 pub const INTROSPECTION_LISTS_MAX: usize = 2;
-/// Fields below introspection when all fragments are laid out: each may be answered for every field of the schema. The usual
-/// query has some 200.
+/// Most introspection fields with all fragments expanded, since each can be answered for every field of the schema. The
+/// standard introspection query has about 200.
 pub const INTROSPECTION_FIELDS_MAX: usize = 1_000;
-/// Fields under another name.
+/// Most aliases of an operation.
 pub const ALIASES_MAX: usize = 30;
-/// Directives on anything.
+/// Most directives of an operation, at any location.
 pub const DIRECTIVES_MAX: usize = 50;
-/// Fields of the root.
+/// Most root fields of an operation.
 pub const ROOT_FIELDS_MAX: usize = 20;
-/// How often one selection may name the same field.
+/// Most repetitions of one response name in a selection set.
 pub const REPEATS_MAX: usize = 50;
-/// Entities that a gateway of a federation may ask for at once.
+/// Most entities that a federation gateway may request in one `_entities` field.
 pub const ENTITIES_MAX: usize = 100;
-/// Selections when all fragments are laid out; also what an operation may cost.
+/// Most selections with all fragments expanded, and the highest cost of a request.
 pub const COMPLEXITY_MAX: usize = 20_000;
-const SELECTIONS: &str = "selections, its fragments laid out";
-/// Fragments inside each other, inline ones included.
+const SELECTIONS: &str = "selections, with its fragments expanded";
+/// Deepest nesting of fragments, inline fragments included.
 const NESTING_MAX: usize = 50;
-/// Deeper than the walk goes.
-const DEEPEST: usize = NESTING_MAX + INTROSPECTION_DEPTH_MAX;
+/// Deepest level that the traversal can reach before it rejects the document.
+const TRAVERSAL_DEPTH_MAX: usize = NESTING_MAX + INTROSPECTION_DEPTH_MAX;
 
-/// What is found out about an operation on the way.
+/// Facts about an operation that the traversal collects.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Measure {
-    /// The fragments that it reaches.
+pub struct Measurements {
+    /// Fragments that the operation uses, directly or through other fragments.
     pub fragments: HashSet<Name>,
-    /// How many entities it asks for at once; its cost counts for each.
+    /// Most entities of one `_entities` field. The cost of the operation counts for each.
     pub entities: usize,
-    /// The variables that hold lists of entities.
+    /// Variables that hold lists of entities, whose length is known only with the request.
     pub entity_lists: Vec<Name>,
 }
 
-/// Checks every operation of a document against the bounds, and measures the one of this name (the only one without).
+/// Checks every operation of a document against the limits. Returns the measurements of the named operation, or of the only
+/// one if no name is given.
 ///
 /// # Errors
-/// LIMIT_EXCEEDED; GRAPHQL_VALIDATION_FAILED for a cycle of fragments, a fragment that nothing uses, and for introspection
-/// where it is off.
+/// LIMIT_EXCEEDED; GRAPHQL_VALIDATION_FAILED for a cycle of fragments, an unused fragment, and introspection while it is
+/// off.
 pub fn check(
     document: &ExecutableDocument,
     name: Option<&str>,
     introspection: bool,
-) -> Result<Measure, Error> {
-    let mut walk = Walk::new(&document.fragments, introspection);
-    let (mut measure, mut used) = (Measure::default(), HashSet::new());
+) -> Result<Measurements, Error> {
+    let mut traversal = Traversal::new(&document.fragments, introspection);
+    let mut measurements = Measurements::default();
+    let mut used = HashSet::new();
     for (operation_name, operation) in document.operations.iter() {
-        walk.operation(&operation.node)?;
-        let measured = std::mem::take(&mut walk.measure);
+        traversal.operation(&operation.node)?;
+        let measured = std::mem::take(&mut traversal.measurements);
         used.extend(measured.fragments.iter().cloned());
         if name.is_none() || operation_name.map(Name::as_str) == name {
-            measure = measured;
+            measurements = measured;
         }
     }
     match document.fragments.keys().find(|fragment| !used.contains(*fragment)) {
         Some(fragment) => {
             Err(Error::new(Code::GraphqlValidationFailed, format!("fragment \"{fragment}\" is never used")))
         }
-        None => Ok(measure),
+        None => Ok(measurements),
     }
 }
 
-struct Walk<'a> {
+struct Traversal<'a> {
     fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>,
     introspection: bool,
     selections: usize,
@@ -86,27 +88,27 @@ struct Walk<'a> {
     aliases: usize,
     directives: usize,
     root_fields: usize,
-    measure: Measure,
-    /// The fragments that the walk is in.
-    inside: Vec<&'a Name>,
-    /// How large fragments are that have been looked at.
+    measurements: Measurements,
+    /// Fragments that are being traversed, outermost first: a repetition is a cycle.
+    enclosing: Vec<&'a Name>,
+    /// Expanded sizes of the fragments measured so far.
     sizes: HashMap<&'a Name, usize>,
 }
 
-/// Where the walk is.
+/// Location of a selection in the expanded document.
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct Location {
     depth: usize,
-    nesting: usize,
-    /// Whether it is below `__schema` or `__type`.
-    introspects: bool,
-    lists: usize,
+    fragment_nesting: usize,
+    /// True below `__schema` and `__type`.
+    in_introspection: bool,
+    introspection_lists: usize,
 }
 
-/// How often each name stands in one selection, its fragments laid out.
-type Seen<'a> = HashMap<&'a str, usize>;
+/// Repetitions of each response name in one selection set with its fragments expanded.
+type Repetitions<'a> = HashMap<&'a str, usize>;
 
-impl<'a> Walk<'a> {
+impl<'a> Traversal<'a> {
     fn new(fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>, introspection: bool) -> Self {
         Self {
             fragments,
@@ -116,143 +118,163 @@ impl<'a> Walk<'a> {
             aliases: 0,
             directives: 0,
             root_fields: 0,
-            measure: Measure::default(),
-            inside: Vec::new(),
+            measurements: Measurements::default(),
+            enclosing: Vec::new(),
             sizes: HashMap::new(),
         }
     }
 
-    /// Each operation has the bounds for itself, but for the selections: those are what this walk costs.
+    /// Checks one operation. Limits hold per operation, except the number of selections, which bounds this traversal.
     fn operation(&mut self, operation: &'a OperationDefinition) -> Result<(), Error> {
-        (self.aliases, self.directives, self.root_fields) = (0, 0, 0);
-        self.measure.entities = 1;
+        self.aliases = 0;
+        self.directives = 0;
+        self.root_fields = 0;
+        self.measurements.entities = 1;
         self.directives(&operation.directives)?;
         for variable in &operation.variable_definitions {
             self.directives(&variable.node.directives)?;
         }
-        let laid_out = self.laid_out(&operation.selection_set.node, 0);
-        at_most(COMPLEXITY_MAX, self.selections.saturating_add(laid_out), SELECTIONS)?;
-        self.set(&operation.selection_set.node, Place::default(), &mut Seen::new())
+        let expanded = self.expanded_size(&operation.selection_set.node, 0);
+        at_most(COMPLEXITY_MAX, self.selections.saturating_add(expanded), SELECTIONS)?;
+        self.set(&operation.selection_set.node, Location::default(), &mut Repetitions::new())
     }
 
-    /// How many selections these are when the fragments are laid out, found without laying them out. What is too deep counts
-    /// for nothing: the walk comes to it and refuses it.
-    fn laid_out(&mut self, set: &'a SelectionSet, depth: usize) -> usize {
-        if depth > DEEPEST {
+    /// Computes the number of selections with all fragments expanded, without expanding them. Levels below the traversal's
+    /// limit count nothing: the traversal rejects the document when it reaches them.
+    fn expanded_size(&mut self, set: &'a SelectionSet, depth: usize) -> usize {
+        if depth > TRAVERSAL_DEPTH_MAX {
             return 0;
         }
         let mut sum: usize = 0;
         for selection in &set.items {
             let below = match &selection.node {
-                Selection::Field(field) => self.laid_out(&field.node.selection_set.node, depth + 1),
+                Selection::Field(field) => self.expanded_size(&field.node.selection_set.node, depth + 1),
                 Selection::InlineFragment(fragment) => {
-                    self.laid_out(&fragment.node.selection_set.node, depth + 1)
+                    self.expanded_size(&fragment.node.selection_set.node, depth + 1)
                 }
-                Selection::FragmentSpread(spread) => self.size(&spread.node.fragment_name.node, depth + 1),
+                Selection::FragmentSpread(spread) => {
+                    self.fragment_size(&spread.node.fragment_name.node, depth + 1)
+                }
             };
             sum = sum.saturating_add(1).saturating_add(below);
         }
         sum
     }
 
-    fn size(&mut self, name: &'a Name, depth: usize) -> usize {
+    fn fragment_size(&mut self, name: &'a Name, depth: usize) -> usize {
         if let Some(known) = self.sizes.get(name) {
             return *known;
         }
         let Some(fragment) = self.fragments.get(name) else { return 0 };
-        // One that contains itself finds this.
+        // Ends the recursion for a fragment that contains itself; the traversal rejects it later.
         self.sizes.insert(name, 0);
-        let size = self.laid_out(&fragment.node.selection_set.node, depth);
+        let size = self.expanded_size(&fragment.node.selection_set.node, depth);
         self.sizes.insert(name, size);
         size
     }
 
-    fn set(&mut self, set: &'a SelectionSet, place: Place, seen: &mut Seen<'a>) -> Result<(), Error> {
+    fn set(
+        &mut self,
+        set: &'a SelectionSet,
+        location: Location,
+        repetitions: &mut Repetitions<'a>,
+    ) -> Result<(), Error> {
         for selection in &set.items {
             self.selections += 1;
             at_most(COMPLEXITY_MAX, self.selections, SELECTIONS)?;
             match &selection.node {
-                Selection::Field(field) => self.field(&field.node, place, seen)?,
+                Selection::Field(field) => self.field(&field.node, location, repetitions)?,
                 Selection::InlineFragment(fragment) => {
                     self.directives(&fragment.node.directives)?;
-                    self.set(&fragment.node.selection_set.node, nested(place)?, seen)?;
+                    self.set(&fragment.node.selection_set.node, nested(location)?, repetitions)?;
                 }
                 Selection::FragmentSpread(spread) => {
                     self.directives(&spread.node.directives)?;
-                    self.spread(&spread.node.fragment_name.node, nested(place)?, seen)?;
+                    self.spread(&spread.node.fragment_name.node, nested(location)?, repetitions)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn field(&mut self, field: &'a Field, place: Place, seen: &mut Seen<'a>) -> Result<(), Error> {
+    fn field(
+        &mut self,
+        field: &'a Field,
+        location: Location,
+        repetitions: &mut Repetitions<'a>,
+    ) -> Result<(), Error> {
         let name = field.name.node.as_str();
         self.directives(&field.directives)?;
-        if place.depth == 0 {
+        if location.depth == 0 {
             self.root_fields += 1;
             at_most(ROOT_FIELDS_MAX, self.root_fields, "root fields")?;
             self.root_field(field)?;
         }
         self.aliases += usize::from(field.alias.is_some());
         at_most(ALIASES_MAX, self.aliases, "aliases")?;
-        let repeats = seen.entry(field.response_key().node.as_str()).or_default();
-        *repeats += 1;
-        at_most(REPEATS_MAX, *repeats, "repetitions of one field")?;
+        let count = repetitions.entry(field.response_key().node.as_str()).or_default();
+        *count += 1;
+        at_most(REPEATS_MAX, *count, "repetitions of one field")?;
 
-        let introspects = place.introspects || (place.depth == 0 && matches!(name, "__schema" | "__type"));
-        self.introspected += usize::from(introspects);
+        let in_introspection =
+            location.in_introspection || (location.depth == 0 && matches!(name, "__schema" | "__type"));
+        self.introspected += usize::from(in_introspection);
         at_most(
             INTROSPECTION_FIELDS_MAX,
             self.introspected,
-            "fields of introspection, its fragments laid out",
+            "introspection fields, with its fragments expanded",
         )?;
-        let depth = place.depth + 1;
-        let depth_max = if introspects { INTROSPECTION_DEPTH_MAX } else { DEPTH_MAX };
-        at_most(depth_max, depth, if introspects { "levels of introspection" } else { "levels" })?;
+        let depth = location.depth + 1;
+        let depth_max = if in_introspection { INTROSPECTION_DEPTH_MAX } else { DEPTH_MAX };
+        at_most(depth_max, depth, if in_introspection { "levels of introspection" } else { "levels" })?;
         let multiplies =
-            introspects && matches!(name, "fields" | "inputFields" | "interfaces" | "possibleTypes");
-        let lists = place.lists + usize::from(multiplies);
-        at_most(INTROSPECTION_LISTS_MAX, lists, "lists inside each other in introspection")?;
-        let below = Place { depth, introspects, lists, nesting: place.nesting };
-        self.set(&field.selection_set.node, below, &mut Seen::new())
+            in_introspection && matches!(name, "fields" | "inputFields" | "interfaces" | "possibleTypes");
+        let introspection_lists = location.introspection_lists + usize::from(multiplies);
+        at_most(INTROSPECTION_LISTS_MAX, introspection_lists, "nested lists in introspection")?;
+        let below = Location { depth, in_introspection, introspection_lists, ..location };
+        self.set(&field.selection_set.node, below, &mut Repetitions::new())
     }
 
     fn root_field(&mut self, field: &Field) -> Result<(), Error> {
         match field.name.node.as_str() {
             "__schema" | "__type" | "_service" if !self.introspection => {
-                Err(Error::new(Code::GraphqlValidationFailed, "introspection is off here"))
+                Err(Error::new(Code::GraphqlValidationFailed, "introspection is off"))
             }
             "_entities" => {
-                let asked = match field.get_argument("representations").map(|value| &value.node) {
+                let requested = match field.get_argument("representations").map(|value| &value.node) {
                     Some(Value::List(representations)) => representations.len(),
-                    // In a variable: as many as may be; how many they are is known where its value is.
+                    // The length of a variable's list is known only with its value: assume the maximum.
                     Some(Value::Variable(name)) => {
-                        self.measure.entity_lists.push(name.clone());
+                        self.measurements.entity_lists.push(name.clone());
                         ENTITIES_MAX
                     }
                     _ => ENTITIES_MAX,
                 };
-                at_most(ENTITIES_MAX, asked, "entities")?;
-                self.measure.entities = self.measure.entities.max(asked);
+                at_most(ENTITIES_MAX, requested, "entities")?;
+                self.measurements.entities = self.measurements.entities.max(requested);
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    fn spread(&mut self, name: &'a Name, place: Place, seen: &mut Seen<'a>) -> Result<(), Error> {
-        // An unknown fragment is the validation's to refuse.
+    fn spread(
+        &mut self,
+        name: &'a Name,
+        location: Location,
+        repetitions: &mut Repetitions<'a>,
+    ) -> Result<(), Error> {
+        // Validation rejects unknown fragments.
         let Some(fragment) = self.fragments.get(name) else { return Ok(()) };
-        if self.inside.contains(&name) {
+        if self.enclosing.contains(&name) {
             let message = format!("fragment \"{name}\" contains itself");
             return Err(Error::new(Code::GraphqlValidationFailed, message));
         }
-        self.measure.fragments.insert(name.clone());
-        self.inside.push(name);
+        self.measurements.fragments.insert(name.clone());
+        self.enclosing.push(name);
         self.directives(&fragment.node.directives)?;
-        self.set(&fragment.node.selection_set.node, place, seen)?;
-        self.inside.pop();
+        self.set(&fragment.node.selection_set.node, location, repetitions)?;
+        self.enclosing.pop();
         Ok(())
     }
 
@@ -262,21 +284,21 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Checks the lists of entities that come in variables.
+/// Checks the lists of entities in the values of variables.
 ///
 /// # Errors
 /// LIMIT_EXCEEDED.
-pub fn entities(lists: &[Name], variables: &Variables) -> Result<(), Error> {
+pub fn check_entities(lists: &[Name], variables: &Variables) -> Result<(), Error> {
     lists.iter().try_for_each(|name| match variables.get(name) {
         Some(async_graphql::Value::List(entities)) => at_most(ENTITIES_MAX, entities.len(), "entities"),
         _ => Ok(()),
     })
 }
 
-fn nested(place: Place) -> Result<Place, Error> {
-    let nesting = place.nesting + 1;
-    at_most(NESTING_MAX, nesting, "fragments inside each other")?;
-    Ok(Place { nesting, ..place })
+fn nested(location: Location) -> Result<Location, Error> {
+    let fragment_nesting = location.fragment_nesting + 1;
+    at_most(NESTING_MAX, fragment_nesting, "nested fragments")?;
+    Ok(Location { fragment_nesting, ..location })
 }
 
 fn at_most(max: usize, count: usize, of: &str) -> Result<(), Error> {
@@ -292,7 +314,7 @@ mod tests {
 
     use super::*;
 
-    fn checked(text: &str) -> Result<Measure, Error> {
+    fn checked(text: &str) -> Result<Measurements, Error> {
         check(&parse_query(text).expect("a document"), None, true)
     }
 
@@ -302,10 +324,10 @@ mod tests {
     }
 
     #[track_caller]
-    fn exceeds(text: &str, what: &str) {
+    fn exceeds(text: &str, limit: &str) {
         let error = checked(text).expect_err(text);
         assert_eq!(error.code(), Code::LimitExceeded);
-        assert!(error.message().ends_with(what), "{error}");
+        assert!(error.message().ends_with(limit), "{error}");
     }
 
     fn times(count: usize, field: impl Fn(usize) -> String) -> String {
@@ -317,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bound_passes_at_its_edge_and_refuses_above() {
+    fn each_limit_passes_at_its_maximum_and_rejects_above() {
         passes(&deep(DEPTH_MAX, "a"));
         exceeds(&deep(DEPTH_MAX + 1, "a"), "levels");
 
@@ -328,13 +350,13 @@ mod tests {
         let lists =
             |lists| format!("{{ __schema {} }}", deep(lists, "types { fields { type { name } } } fields"));
         passes(&lists(INTROSPECTION_LISTS_MAX));
-        exceeds(&lists(INTROSPECTION_LISTS_MAX + 1), "lists inside each other in introspection");
+        exceeds(&lists(INTROSPECTION_LISTS_MAX + 1), "nested lists in introspection");
 
         let fields = |count| {
             format!("{{ __schema {{ types {{ {} }} }} }}", times(count - 2, |n| format!("f{}", n / 2)))
         };
         passes(&fields(INTROSPECTION_FIELDS_MAX));
-        exceeds(&fields(INTROSPECTION_FIELDS_MAX + 1), "fields of introspection, its fragments laid out");
+        exceeds(&fields(INTROSPECTION_FIELDS_MAX + 1), "introspection fields, with its fragments expanded");
 
         let aliases = |count| format!("{{ me {{ {} }} }}", times(count, |n| format!("a{n}: id")));
         passes(&aliases(ALIASES_MAX));
@@ -355,7 +377,7 @@ mod tests {
 
         let nested = |count| format!("{{ {} me {} }}", "... { ".repeat(count), "}".repeat(count));
         passes(&nested(NESTING_MAX));
-        exceeds(&nested(NESTING_MAX + 1), "fragments inside each other");
+        exceeds(&nested(NESTING_MAX + 1), "nested fragments");
 
         let entities = |count| {
             format!("{{ _entities(representations: [{}]) {{ a }} }}", times(count, |_| "1".to_owned()))
@@ -366,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_count_where_they_are_laid_out() {
+    fn fragments_count_at_each_spread() {
         let spread =
             "{ me { ...A ...A ...A ...A } } fragment A on User { a: id b: id c: id d: id e: id f: id g: id }";
         passes(spread);
@@ -379,23 +401,23 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_bomb_is_refused_without_being_laid_out() {
+    fn a_fragment_bomb_is_rejected_without_being_expanded() {
         let spreads = |next: usize| times(10, |n| format!("x{n} {{ ...F{next} }}"));
         let fragments = times(10, |n| format!("fragment F{n} on T {{ {} }}", spreads(n + 1)));
         let text = format!("{{ a {{ ...F0 }} }} {fragments} fragment F10 on T {{ a }}");
-        exceeds(&text, "selections, its fragments laid out");
+        exceeds(&text, "selections, with its fragments expanded");
         let flat =
             times(10, |n| format!("fragment F{n} on T {{ {} }}", times(10, |_| format!("...F{}", n + 1))));
         exceeds(
             &format!("{{ a {{ ...F0 }} }} {flat} fragment F10 on T {{ a }}"),
-            "selections, its fragments laid out",
+            "selections, with its fragments expanded",
         );
         let twice = |n: usize| format!("fragment F{n} on T {{ x {{ ...F{0} }} y {{ ...F{0} }} }}", n + 1);
         let deep = format!("{{ a {{ ...F0 }} }} {} fragment F999 on T {{ a }}", times(999, twice));
         assert_eq!(
             checked(&deep).expect_err("2^999").code(),
             Code::LimitExceeded,
-            "it is not gone through either"
+            "its size is computed without expanding it"
         );
     }
 
@@ -411,22 +433,25 @@ mod tests {
     }
 
     #[test]
-    fn operations_of_one_document_have_their_own_bounds() {
+    fn operations_of_one_document_have_separate_limits() {
         let operation = |name: &str| {
             format!("query {name} {{ {} }}", times(20, |n| format!("a{n}: me {{ ...{name}F }}")))
         };
         let fragment = |name: &str| format!("fragment {name}F on User {{ id }}");
         let text = [operation("A"), operation("B"), fragment("A"), fragment("B")].join(" ");
         let document = parse_query(text).expect("a document");
-        let measure = check(&document, Some("B"), true).expect("passes");
-        assert_eq!(measure.fragments, HashSet::from([Name::new("BF")]));
+        let measurements = check(&document, Some("B"), true).expect("passes");
+        assert_eq!(measurements.fragments, HashSet::from([Name::new("BF")]));
         let many = times(11, |n| format!("query Q{n} {{ ...F }}"));
         let large = times(19, |n| format!("a{n} {{ {} }}", times(99, |m| format!("f{m}"))));
-        exceeds(&format!("{many} fragment F on Query {{ {large} }}"), "selections, its fragments laid out");
+        exceeds(
+            &format!("{many} fragment F on Query {{ {large} }}"),
+            "selections, with its fragments expanded",
+        );
     }
 
     #[test]
-    fn introspection_is_refused_where_it_is_off() {
+    fn introspection_is_rejected_while_it_is_off() {
         for text in [
             "{ __schema { types { name } } }",
             "{ ... { __type(name: \"A\") { name } } }",
@@ -441,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_introspection_query_passes() {
+    fn the_standard_introspection_query_passes() {
         let of_type = format!("{}kind{}", "kind name ofType { ".repeat(9), " }".repeat(9));
         passes(&format!(
             "{{ __schema {{ queryType {{ name }} types {{ ...T }} directives {{ name args {{ ...V }} }} }} }}

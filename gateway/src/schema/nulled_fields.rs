@@ -24,7 +24,8 @@ impl NulledFields {
     pub fn failed(&self, ctx: &Context<'_>) {
         // The library hands out the path of a field only through an error.
         let path = ctx.set_error_path(ServerError::new("", None)).path;
-        let nulls_root = ctx.data_opt::<Arc<ResponseShape>>().is_some_and(|shape| shape.takes_root(&path));
+        let nulls_root =
+            ctx.data_opt::<Arc<ResponseShape>>().is_some_and(|shape| shape.nulls_root_field(&path));
         if let Some(async_graphql::PathSegment::Field(root)) = path.first().filter(|_| nulls_root) {
             self.root(root).cancel();
         }

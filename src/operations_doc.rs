@@ -27,7 +27,11 @@ fn the_table_of_settings_is_the_command_lines() {
     let table = settings_table();
     let documented = between(&page, SETTINGS_START, SETTINGS_END);
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(root().join(PAGE), page.replace(documented, &table)).unwrap();
+        // Not `replace`: the table may be empty, which occurs everywhere.
+        let (before, rest) = page.split_once(SETTINGS_START).unwrap();
+        let (_, after) = rest.split_once(SETTINGS_END).unwrap();
+        let page = [before, SETTINGS_START, &table, SETTINGS_END, after].concat();
+        fs::write(root().join(PAGE), page).unwrap();
         return;
     }
     assert!(documented == table, "{PAGE} is out of date; run {SETTINGS_START}{table}");
@@ -145,13 +149,17 @@ fn metrics_of(text: &str) -> Vec<(String, &'static str)> {
         ("histogram", "histogram!("),
     ] {
         for rest in code.split(call).skip(1) {
-            if let Some((name, _)) = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'))
-            {
+            let quoted = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'));
+            if let Some((name, _)) = quoted.filter(|(name, _)| is_metric_name(name)) {
                 metrics.push((name.to_owned(), kind));
             }
         }
     }
     metrics
+}
+
+fn is_metric_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 fn collect_sources(folder: &Path, sources: &mut Vec<PathBuf>) {

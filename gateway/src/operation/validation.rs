@@ -23,9 +23,12 @@ use crate::{
 #[derive(Clone)]
 pub struct Validator(Schema);
 
-/// Slot in a request's data for the result of its validation: the cost, or the validation errors.
+/// Result of a validation: the cost of the document, or the validation errors.
+type Validated = Result<usize, Vec<ServerError>>;
+
+/// Entry in a request's data through which the extension returns the result.
 #[derive(Clone, Default)]
-struct Outcome(Arc<Mutex<Option<Result<usize, Vec<ServerError>>>>>);
+struct Outcome(Arc<Mutex<Option<Validated>>>);
 
 impl Validator {
     /// Creates a validator. `suggestions` adds "did you mean" hints, which reveal names of the schema.
@@ -38,11 +41,7 @@ impl Validator {
     ///
     /// # Errors
     /// The validation errors.
-    pub fn validate(
-        &self,
-        document: ExecutableDocument,
-        variables: &Variables,
-    ) -> Result<usize, Vec<ServerError>> {
+    pub fn validate(&self, document: ExecutableDocument, variables: &Variables) -> Validated {
         let outcome = Outcome::default();
         let mut request = Request::new("").variables(variables.clone()).data(outcome.clone());
         request.set_parsed_query(document);

@@ -57,7 +57,7 @@ impl From<Error> for Status {
             Error::Direct => Self::failed_precondition(error.to_string()),
             Error::Auth(status) => match status.code() {
                 Code::Unauthenticated => Self::unauthenticated(status.message()),
-                Code::DeadlineExceeded => Self::deadline_exceeded("the deadline of this request has passed"),
+                Code::DeadlineExceeded => Self::deadline_exceeded("the deadline of the call has passed"),
                 _ => {
                     tracing::warn!(%error, "participants could not be looked up");
                     Self::unavailable("participants cannot be looked up: try again later")

@@ -22,7 +22,7 @@ async fn an_invalid_redis_url_is_reported_in_one_line_without_its_password() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(
-            stderr.lines().count() == 1 && stderr.contains("REDIS_URL: a Redis URL is redis://"),
+            stderr.lines().count() == 1 && stderr.contains("REDIS_URL: invalid Redis URL: expected redis://"),
             "{stderr}"
         );
         assert!(!stderr.contains("hunter2"), "{stderr}");

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use wake::Wake;
 
 use super::{
-    frame::{Change, ChangedRow, Frame, Snapshot},
+    frame::{Change, ChangedRow, Frame, Head, Snapshot},
     subscriber::Subscriber,
 };
 use crate::version::Version;
@@ -23,15 +23,6 @@ enum Request {
     Needed,
     /// In flight, identified by this ticket.
     InFlight(u64),
-}
-
-/// The newest known state of a user.
-#[derive(Debug, Clone, Copy)]
-pub struct Head {
-    /// The version of the state.
-    pub version: Version,
-    /// The sum of all unread counts.
-    pub total: i64,
 }
 
 /// A user with at least one subscriber.

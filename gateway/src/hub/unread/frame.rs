@@ -9,6 +9,15 @@ use proto::{DialogId, InvalidId, UserId, counter, events};
 
 use crate::version::Version;
 
+/// The newest known state of a user.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    /// The version of the state.
+    pub version: Version,
+    /// The sum of all unread counts.
+    pub total: i64,
+}
+
 /// The caller's counter of one dialog. All numbers are absolute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {

@@ -7,10 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use proto::DialogId;
 use wake::Wake;
 
-use super::{
-    entry::Head,
-    frame::{ChangedRow, Frame, Kind, Row, Snapshot},
-};
+use super::frame::{ChangedRow, Frame, Head, Kind, Row, Snapshot};
 use crate::version::Version;
 
 #[derive(Debug, Clone, Copy)]

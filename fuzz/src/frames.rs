@@ -9,8 +9,8 @@ use std::{
 };
 
 use gateway::fuzzing::{
-    Action, Event, FRAME_MAX, Input, OPERATIONS_MAX, Operation, Protocol, READ_BUFFER, Refusal, Subprotocol,
-    broken,
+    Action, Event, FRAME_MAX, InitRejection, Input, OPERATIONS_MAX, Operation, Protocol, READ_BUFFER,
+    Subprotocol,
 };
 use rand::{Rng, rngs::SmallRng};
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ impl Socket {
 
     /// Handles frames while the protocol accepts input. Later frames stay in the buffer.
     fn read(&mut self) {
-        while !self.closed && self.protocol.listens() {
+        while !self.closed && self.protocol.accepts_frames() {
             let event = match self.wire.read() {
                 Ok(Message::Text(text)) => {
                     self.handle(Input::Text(&text));
@@ -90,17 +90,17 @@ impl Socket {
                 }
                 Ok(Message::Binary(_)) => Event::Binary,
                 Ok(Message::Ping(_) | Message::Pong(_)) => Event::Control,
-                Ok(Message::Close(_) | Message::Frame(_)) => Event::Gone,
+                Ok(Message::Close(_) | Message::Frame(_)) => Event::Disconnected,
                 Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => broken(&error),
+                Err(error) => Event::from_read_error(&error),
             };
             match event {
                 Event::Binary => self.handle(Input::Binary),
                 Event::Control => self.handle(Input::Control),
                 Event::TooLarge => self.handle(Input::TooLarge),
-                Event::NotText => self.handle(Input::NotText),
+                Event::InvalidUtf8 => self.handle(Input::InvalidUtf8),
                 Event::Malformed => self.handle(Input::Malformed),
-                Event::Gone => self.closed = true,
+                Event::Disconnected => self.closed = true,
                 Event::Text(_) | Event::Written => {
                     unreachable!("texts are handled above, and nothing is written")
                 }
@@ -121,8 +121,12 @@ impl Socket {
                     assert!(!self.authenticating, "one authentication at a time");
                     self.authenticating = true;
                 }
-                Action::Probe => {
-                    assert_eq!(self.subprotocol, Subprotocol::Old, "the new subprotocol has its own message")
+                Action::Ping => {
+                    assert_eq!(
+                        self.subprotocol,
+                        Subprotocol::GraphqlWs,
+                        "graphql-transport-ws has its own ping message"
+                    )
                 }
                 Action::Start(operation, _) => self.running.push(operation),
                 Action::Stop(operation) => self.running.retain(|running| *running != operation),
@@ -135,7 +139,7 @@ impl Socket {
         }
         assert!(self.running.len() <= OPERATIONS_MAX);
         assert_eq!(
-            self.protocol.operations(),
+            self.protocol.operation_count(),
             self.running.len(),
             "the protocol knows the running operations"
         );
@@ -146,9 +150,9 @@ impl Socket {
         if self.authenticating && random.random_bool(0.7) {
             let until = self.now + Duration::from_secs(random.random_range(0..100));
             let answer = match random.random_range(0..40) {
-                0 => Err(Refusal::Token),
-                1 => Err(Refusal::TooManySockets),
-                2 => Err(Refusal::Unavailable),
+                0 => Err(InitRejection::InvalidToken),
+                1 => Err(InitRejection::TooManySockets),
+                2 => Err(InitRejection::Unavailable),
                 number => Ok((number % 2 == 0).then_some(until)),
             };
             self.authenticating = false;
@@ -161,8 +165,8 @@ impl Socket {
                 let payload: Arc<str> = r#"{"data":null}"#.into();
                 match random.random_range(0..3) {
                     0 => self.handle(Input::Next(self.running[at], payload)),
-                    1 => self.end(at, Input::Ended),
-                    _ => self.end(at, |operation| Input::Refused(operation, "[]".into())),
+                    1 => self.end(at, Input::Completed),
+                    _ => self.end(at, |operation| Input::Rejected(operation, "[]".into())),
                 }
             }
             6..9 => {
@@ -201,7 +205,8 @@ impl Target for Frames {
     }
 
     fn mutated(&mut self, random: &mut SmallRng) -> u64 {
-        let subprotocol = if random.random() { Subprotocol::New } else { Subprotocol::Old };
+        let subprotocol =
+            if random.random() { Subprotocol::GraphqlTransportWs } else { Subprotocol::GraphqlWs };
         let mut socket = Socket::new(subprotocol, self.started);
         let mut sent = 0;
         while sent < FRAMES_MAX && !socket.closed {
@@ -224,7 +229,7 @@ impl Target for Frames {
             Socket::new(subprotocol, self.started).receive(bytes);
             let mut socket = Socket::new(subprotocol, self.started);
             for line in String::from_utf8_lossy(bytes).lines() {
-                if !socket.closed && socket.protocol.listens() {
+                if !socket.closed && socket.protocol.accepts_frames() {
                     socket.handle(Input::Text(line));
                 }
             }
@@ -235,8 +240,10 @@ impl Target for Frames {
 /// Generates a client's message: mostly a valid next one, sometimes mutated.
 fn message(random: &mut SmallRng, subprotocol: Subprotocol, sent: usize) -> String {
     let kinds = match subprotocol {
-        Subprotocol::New => ["subscribe", "subscribe", "subscribe", "complete", "ping", "pong"],
-        Subprotocol::Old => ["start", "start", "start", "stop", "start", "stop"],
+        Subprotocol::GraphqlTransportWs => {
+            ["subscribe", "subscribe", "subscribe", "complete", "ping", "pong"]
+        }
+        Subprotocol::GraphqlWs => ["start", "start", "start", "stop", "start", "stop"],
     };
     let kind =
         if sent == 0 || random.random_bool(0.002) { "connection_init" } else { mutate::one(random, &kinds) };

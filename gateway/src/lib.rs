@@ -72,9 +72,9 @@ pub mod fuzzing {
         schema::{build, cursor::List},
         socket::{
             READ_BUFFER,
-            protocol::{Action, FRAME_MAX, Input, OPERATIONS_MAX, Operation, Protocol, Refusal},
+            protocol::{Action, FRAME_MAX, InitRejection, Input, OPERATIONS_MAX, Operation, Protocol},
             subprotocol::Subprotocol,
-            wire::{Event, broken},
+            wire::Event,
         },
         version::Version,
     };

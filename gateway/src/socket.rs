@@ -12,9 +12,9 @@ pub mod subprotocol;
 pub mod wire;
 
 #[cfg(test)]
-mod noise_tests;
+mod graphql_ws_tests;
 #[cfg(test)]
-mod old_tests;
+mod property_tests;
 #[cfg(test)]
 mod protocol_tests;
 #[cfg(test)]
@@ -107,7 +107,7 @@ impl Sockets {
         let handshake = Handshake {
             subprotocol,
             address: Address::of(&parts.extensions),
-            header_token: Token::of_headers(headers),
+            header_token: Token::from_headers(headers),
             written: parts.extensions.get().cloned().unwrap_or_default(),
         };
         let sockets = self.clone();

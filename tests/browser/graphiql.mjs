@@ -138,6 +138,6 @@ export async function graphiqlStory({ open, step, photograph }) {
     await bob.waitForText('Your session has ended. Sign in again.');
     await bobSecond.waitForText('Your session has ended. Sign in again.');
     const last = await bob.answer('the subscription has ended', (answer) => answer.errors);
-    assert.deepEqual(last.errors, [{ message: 'Unauthorized: the session is over', extensions: { closed: 4401 } }]);
+    assert.deepEqual(last.errors, [{ message: 'Unauthorized: the session has ended', extensions: { closed: 4401 } }]);
   });
 }

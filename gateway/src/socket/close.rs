@@ -1,49 +1,51 @@
-//! Why the gateway closes a socket: the codes of the WebSocket table, each with a reason that fits a close frame. Client
-//! libraries retry 1012, 1013, 4403 and 4408 and give up on the others: the codes are chosen for that.
+//! Close codes of the WebSocket endpoint, each with a reason for the close frame.
+//!
+//! Client libraries reconnect after 1012, 1013, 4403 and 4408 and give up after the other codes; the codes
+//! are chosen accordingly (docs/protocol.md#websocket).
 
 use std::borrow::Cow;
 
-/// The longest reason, in bytes. A close frame holds 123 at most; ours stay under 100.
+/// Maximum length of a reason, in bytes. RFC 6455 allows 123; the protocol promises less than 100.
 const REASON_MAX: usize = 99;
 
-/// A code and a reason for a close frame.
+/// Code and reason of a close frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Close {
-    /// The code on the wire.
+    /// Close code.
     pub code: u16,
     reason: Cow<'static, str>,
 }
 
 impl Close {
-    /// The client said that it goes.
-    pub const GOODBYE: Self = Self::of(1000, "Goodbye");
-    /// A frame over 64 kB.
+    /// The client sent `connection_terminate`.
+    pub const NORMAL: Self = Self::of(1000, "Goodbye");
+    /// The bytes violate the WebSocket protocol.
+    pub const MALFORMED: Self = Self::of(1002, "The bytes violate the WebSocket protocol");
+    /// A frame is longer than 64 kB.
     pub const TOO_LARGE: Self = Self::of(1009, "A message is longer than 64 kB");
-    /// The bytes of a frame are not what the WebSocket protocol has.
-    pub const MALFORMED: Self = Self::of(1002, "The WebSocket protocol was not kept");
-    /// This gateway stops.
-    pub const RESTART: Self = Self::of(1012, "The service restarts");
-    /// The client has not read for a while.
-    pub const STALLED: Self = Self::of(1013, "Nothing was read for too long");
-    /// Tokens cannot be checked just now.
+    /// The gateway stops.
+    pub const RESTART: Self = Self::of(1012, "The service is restarting");
+    /// The client has read no byte for 30 s.
+    pub const STALLED: Self = Self::of(1013, "The client has read nothing for 30 s");
+    /// The token cannot be verified now.
     pub const TRY_AGAIN: Self = Self::of(1013, "Try again later");
-    /// An operation before the acknowledgement.
+    /// An operation arrived before the acknowledgement.
     pub const NOT_ACKNOWLEDGED: Self = Self::of(4401, "Unauthorized: the connection is not acknowledged");
     /// The session was logged out or revoked.
-    pub const SESSION_OVER: Self = Self::of(4401, "Unauthorized: the session is over");
-    /// A token that does not hold.
+    pub const SESSION_ENDED: Self = Self::of(4401, "Unauthorized: the session has ended");
+    /// The token is not valid.
     pub const FORBIDDEN: Self = Self::of(4403, "Forbidden: the access token is not valid");
-    /// The token's time is over.
+    /// The token has expired.
     pub const EXPIRED: Self = Self::of(4403, "Forbidden: the access token has expired");
-    /// No `connection_init` in time.
+    /// No `connection_init` within 3 s.
     pub const INIT_TIMEOUT: Self = Self::of(4408, "Connection initialisation timeout");
-    /// No sign of life.
-    pub const SILENT: Self = Self::of(4408, "Nothing was heard for too long");
+    /// No frame within 40 s.
+    pub const SILENT: Self = Self::of(4408, "The client has sent nothing for 40 s");
     /// A second `connection_init`.
     pub const SECOND_INIT: Self = Self::of(4429, "Too many initialisation requests");
-    /// Messages come too fast.
-    pub const TOO_FAST: Self = Self::of(4429, "Too many messages: 20 a second, 100 at once");
-    /// The user's sockets are all taken.
+    /// More messages than the rate limit allows.
+    pub const RATE_LIMITED: Self = Self::of(4429, "Too many messages: the limit is 20 per second, burst 100");
+    /// The user's quota of sockets is used up.
     pub const TOO_MANY_SOCKETS: Self = Self::of(4429, "Too many sockets of this user");
 
     const fn of(code: u16, reason: &'static str) -> Self {
@@ -51,24 +53,24 @@ impl Close {
         Self { code, reason: Cow::Borrowed(reason) }
     }
 
-    /// A message that is none.
+    /// Returns the close for a frame that is not a message of the subprotocol.
     pub fn bad_message(reason: &str) -> Self {
-        Self { code: 4400, reason: fitted(format!("Invalid message: {reason}")) }
+        Self { code: 4400, reason: truncated(format!("Invalid message: {reason}")) }
     }
 
-    /// An id that is in use.
+    /// Returns the close for an operation whose id belongs to a running operation.
     pub fn id_in_use(id: &str) -> Self {
-        Self { code: 4409, reason: fitted(format!("Subscriber for {id} already exists")) }
+        Self { code: 4409, reason: truncated(format!("Subscriber for {id} already exists")) }
     }
 
-    /// What people read, under 100 bytes.
+    /// Returns the reason, shorter than 100 bytes.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 }
 
-/// Cuts at a character's boundary.
-fn fitted(mut reason: String) -> Cow<'static, str> {
+/// Truncates a reason to [`REASON_MAX`], at a character boundary.
+fn truncated(mut reason: String) -> Cow<'static, str> {
     reason.truncate(reason.floor_char_boundary(REASON_MAX));
     reason.into()
 }
@@ -78,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_cut_between_characters_and_stays_under_100_bytes() {
+    fn reasons_are_truncated_at_a_character_boundary_and_stay_below_100_bytes() {
         for text in ["", "short", &"x".repeat(5000), &"ü".repeat(5000), &"x🦀".repeat(100)] {
             for close in [Close::bad_message(text), Close::id_in_use(text)] {
                 assert!(close.reason().len() < 100, "{close:?}");

@@ -1,5 +1,7 @@
-//! The task of one socket: it does what the machine of [`super::protocol`] says. It owns the connection, the operations
-//! and whatever else of this client may end, so that all of it goes when the task does.
+//! Task of one socket: carries out the actions that the state machine ([`super::protocol`]) returns.
+//!
+//! The task owns the connection, the running operations and the permits of its client. All of them are released
+//! when it ends.
 
 use std::{future::pending, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -8,15 +10,18 @@ use async_graphql_parser::types::OperationType;
 use axum::extract::ws::WebSocket;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use telemetry::{Call, panic};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout},
+};
 use tracing::Instrument;
 
 use super::{
     Sockets,
     close::Close,
     message::{Request, Token},
-    operations::{Operations, Running, Said},
-    protocol::{Action, Input, Operation, Protocol, Refusal},
+    operations::{EventStream, OperationEvent, Operations},
+    protocol::{Action, InitRejection, Input, Operation, Protocol},
     subprotocol::Subprotocol,
     wire::{Event, Wire},
 };
@@ -27,47 +32,46 @@ use crate::{
     operation::request::OperationRequest,
 };
 
-/// How long it may take to find out who a client is.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time for the verification of a token.
+const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is known of a client when its socket is opened.
+/// Properties of a socket that its handshake determines.
 pub struct Handshake {
-    /// What it speaks.
+    /// Subprotocol of the socket.
     pub subprotocol: Subprotocol,
-    /// Where it is.
+    /// Address of the client.
     pub address: IpAddr,
-    /// The token of the request that opened the socket.
+    /// Token of the handshake's authorization header.
     pub header_token: Option<Token>,
-    /// What its connection has taken.
+    /// Counter of the bytes that the client has accepted.
     pub written: Written,
 }
 
-/// A client that was let in.
-struct Admission {
+/// Result of a successful authentication. Without a caller, the client is anonymous.
+struct Authenticated {
     caller: Option<Caller>,
-    /// Until when.
     expires_at: Option<Instant>,
     session: Option<SessionWatch>,
     _permit: Option<QuotaPermit>,
 }
 
-/// One socket.
+/// Task of one socket.
 pub struct Driver {
     sockets: Sockets,
     handshake: Handshake,
     wire: Wire,
     protocol: Protocol,
     operations: Operations,
-    authentication: Option<BoxFuture<'static, Result<Admission, Refusal>>>,
-    admission: Option<Admission>,
-    /// Held until it is known who it is.
+    authentication: Option<BoxFuture<'static, Result<Authenticated, InitRejection>>>,
+    authenticated: Option<Authenticated>,
+    /// Permit for an anonymous socket, released when a caller has authenticated.
     anonymous: Option<OwnedSemaphorePermit>,
     restart_at: Option<Instant>,
-    _counted: GaugeGuard,
+    _gauge: GaugeGuard,
 }
 
 impl Driver {
-    /// For a socket that was just opened.
+    /// Creates the task of a socket that was just opened.
     pub fn new(
         sockets: Sockets,
         socket: WebSocket,
@@ -81,20 +85,20 @@ impl Driver {
             handshake,
             operations: Operations::default(),
             authentication: None,
-            admission: None,
+            authenticated: None,
             anonymous: Some(anonymous),
             restart_at: None,
-            _counted: GaugeGuard::new("gateway_sockets"),
+            _gauge: GaugeGuard::new("gateway_sockets"),
         }
     }
 
-    /// Runs until the socket is closed. Boxed, because a future holds what it is called on twice.
+    /// Runs until the socket is closed. `self` is boxed: a future stores an unboxed receiver twice.
     pub async fn run(mut self: Box<Self>) {
         let close = loop {
             match self.step().await {
-                Step::On => {}
+                Step::Continue => {}
                 Step::Close(close) => break Some(close),
-                Step::Gone => break None,
+                Step::Disconnected => break None,
             }
         };
         let wire = self.into_wire();
@@ -104,68 +108,71 @@ impl Driver {
                     .increment(1);
                 Box::pin(wire.close(close)).await;
             }
-            None => Box::pin(wire.end()).await,
+            None => Box::pin(wire.finish()).await,
         }
     }
 
-    /// Nothing runs and no permit is taken while the connection ends.
+    /// Drops all but the connection: during the close handshake no operation runs and no permit is held.
     fn into_wire(self: Box<Self>) -> Wire {
         self.wire
     }
 
-    /// Waits for whatever comes first, and does what the machine says to it.
+    /// Waits for the first of the possible inputs and handles it.
     async fn step(&mut self) -> Step {
-        let idle = !self.wire.is_busy();
+        // Backpressure: operations are polled only while the socket can take a result.
+        let idle = !self.wire.has_pending_output();
         let stuck_at = self.wire.stuck_since().map(|since| since + STUCK_MAX);
         let timer_at = self.protocol.deadline();
         let restarting = self.restart_at.is_some();
-        let session = self.admission.as_ref().and_then(|admission| admission.session.as_ref());
+        let session = self.authenticated.as_ref().and_then(|authenticated| authenticated.session.as_ref());
         tokio::select! {
-            event = self.wire.next(), if self.protocol.listens() => self.heard(event),
-            (operation, said) = self.operations.next(), if idle && !self.operations.is_empty() => {
-                self.handle(match said {
-                    Said::Next(json) => Input::Next(operation, json),
-                    Said::Refused(errors) => Input::Refused(operation, errors),
-                    Said::Ended => Input::Ended(operation),
+            event = self.wire.next(), if self.protocol.accepts_frames() => self.on_event(event),
+            (operation, event) = self.operations.next(), if idle && !self.operations.is_empty() => {
+                self.handle(match event {
+                    OperationEvent::Next(json) => Input::Next(operation, json),
+                    OperationEvent::Rejected(errors) => Input::Rejected(operation, errors),
+                    OperationEvent::Completed => Input::Completed(operation),
                 })
             }
-            answer = optional(self.authentication.as_mut()) => self.authenticated(answer),
+            answer = optional(self.authentication.as_mut()) => self.on_authenticated(answer),
             () = revoked(session) => self.handle(Input::Revoked),
-            () = until(timer_at) => self.timer(),
-            () = until(stuck_at) => self.stalled(),
+            () = until(timer_at) => self.on_timer(),
+            () = until(stuck_at) => self.on_stuck(),
             () = until(self.restart_at) => self.handle(Input::Restart),
             () = self.sockets.connections().stopping(), if !restarting => {
                 self.restart_at = Some(self.sockets.connections().close_at());
-                Step::On
+                Step::Continue
             }
         }
     }
 
-    fn heard(&mut self, event: Event) -> Step {
+    fn on_event(&mut self, event: Event) -> Step {
         match event {
             Event::Text(text) => self.handle(Input::Text(&text)),
             Event::Binary => self.handle(Input::Binary),
             Event::Control => self.handle(Input::Control),
             Event::TooLarge => self.handle(Input::TooLarge),
-            Event::NotText => self.handle(Input::NotText),
+            Event::InvalidUtf8 => self.handle(Input::InvalidUtf8),
             Event::Malformed => self.handle(Input::Malformed),
-            Event::Written => Step::On,
-            Event::Gone => Step::Gone,
+            Event::Written => Step::Continue,
+            Event::Disconnected => Step::Disconnected,
         }
     }
 
-    fn authenticated(&mut self, answer: Result<Admission, Refusal>) -> Step {
+    fn on_authenticated(&mut self, answer: Result<Authenticated, InitRejection>) -> Step {
         self.authentication = None;
-        if answer.as_ref().is_ok_and(|admission| admission.caller.is_some()) {
+        if answer.as_ref().is_ok_and(|authenticated| authenticated.caller.is_some()) {
             self.anonymous = None;
         }
-        let expires_at = answer.map(|admission| self.admission.insert(admission).expires_at);
+        let expires_at = answer.map(|authenticated| self.authenticated.insert(authenticated).expires_at);
         self.handle(Input::Authenticated(expires_at))
     }
 
-    /// An operation may have come with a newer token since the machine was told when the socket's expires.
-    fn timer(&mut self) -> Step {
-        if let Some(caller) = self.admission.as_mut().and_then(|admission| admission.caller.as_mut()) {
+    /// Reports a newer expiry before the timer: an operation may have renewed the token, and the state machine does
+    /// not see it.
+    fn on_timer(&mut self) -> Step {
+        let authenticated = self.authenticated.as_mut();
+        if let Some(caller) = authenticated.and_then(|authenticated| authenticated.caller.as_mut()) {
             let newest_s = caller.authorization.expires_at_s();
             if newest_s > caller.expires_at_s {
                 caller.expires_at_s = newest_s;
@@ -175,11 +182,11 @@ impl Driver {
         self.handle(Input::Timer)
     }
 
-    /// A part of a message may have been taken since it was looked at last.
-    fn stalled(&mut self) -> Step {
+    /// Checks again before reporting: the client may have accepted bytes since the timer was set.
+    fn on_stuck(&mut self) -> Step {
         match self.wire.stuck_since() {
             Some(since) if since.elapsed() >= STUCK_MAX => self.handle(Input::Stalled),
-            _ => Step::On,
+            _ => Step::Continue,
         }
     }
 
@@ -191,116 +198,130 @@ impl Driver {
                         self.wire.send(text);
                     }
                 }
-                Action::Probe => self.wire.probe(),
+                Action::Ping => self.wire.ping(),
                 Action::Authenticate(token) => {
                     let token = token.or_else(|| self.handshake.header_token.take());
-                    self.authentication = Some(admit(self.sockets.clone(), token).boxed());
+                    self.authentication = Some(authenticate(self.sockets.clone(), token).boxed());
                 }
                 Action::Start(operation, request) => self.start(operation, *request),
                 Action::Stop(operation) => self.operations.stop(operation),
                 Action::Close(close) => return Step::Close(close),
             }
         }
-        Step::On
+        Step::Continue
     }
 
     fn start(&mut self, operation: Operation, request: Request) {
-        let caller = self.admission.as_ref().and_then(|admission| admission.caller.clone());
+        let caller = self.authenticated.as_ref().and_then(|authenticated| authenticated.caller.clone());
         let call = Call::new();
         let request_id = call.request_id.clone();
         let client = Client { caller, address: self.handshake.address };
-        // Boxed, so that what beginning takes is given back before the results come.
-        let running = stream::once(begin(self.sockets.clone(), request, client, call).boxed()).flatten();
-        // What the pipeline does not catch ends the operation and not the socket.
-        let running = AssertUnwindSafe(running).catch_unwind().map(move |said| {
-            said.unwrap_or_else(|payload| {
+        // Boxed: the memory that the start needs is released before the first result, and a subscription may
+        // run for hours.
+        let events = stream::once(start(self.sockets.clone(), request, client, call).boxed()).flatten();
+        // A panic that the pipeline does not catch ends its operation, not the socket.
+        let events = AssertUnwindSafe(events).catch_unwind().map(move |event| {
+            event.unwrap_or_else(|payload| {
                 panic::report("operation", payload.as_ref());
-                said_refused(&[Error::internal("an operation panicked").into_server_error(&request_id)])
+                rejected_event(&[Error::internal("an operation panicked").into_server_error(&request_id)])
             })
         });
-        self.operations.start(operation, running.boxed());
+        self.operations.start(operation, events.boxed());
     }
 }
 
 enum Step {
-    On,
+    Continue,
     Close(Close),
-    Gone,
+    Disconnected,
 }
 
-/// Finds out who shows this token, and whether there is a permit.
-async fn admit(sockets: Sockets, token: Option<Token>) -> Result<Admission, Refusal> {
+/// Verifies the token and takes a permit of its user's quota. A client without a token is anonymous.
+async fn authenticate(sockets: Sockets, token: Option<Token>) -> Result<Authenticated, InitRejection> {
     let Some(token) = token else {
-        return Ok(Admission { caller: None, expires_at: None, session: None, _permit: None });
+        return Ok(Authenticated { caller: None, expires_at: None, session: None, _permit: None });
     };
-    let caller = tokio::time::timeout(PATIENCE, sockets.authenticator().token(token.expose())).await;
-    let caller = caller.map_err(|_| Refusal::Unavailable)?.map_err(|error| match error.code() {
-        Code::Unauthenticated => Refusal::Token,
-        _ => Refusal::Unavailable,
+    let caller = timeout(AUTHENTICATION_TIMEOUT, sockets.authenticator().token(token.expose())).await;
+    let caller = caller.map_err(|_| InitRejection::Unavailable)?.map_err(|error| match error.code() {
+        Code::Unauthenticated => InitRejection::InvalidToken,
+        _ => InitRejection::Unavailable,
     })?;
-    let permit = sockets.connections().quota().take(caller.user).ok_or(Refusal::TooManySockets)?;
+    let permit = sockets.connections().quota().take(caller.user).ok_or(InitRejection::TooManySockets)?;
     let session = sockets.connections().revoked().watch(caller.session);
     let expires_at = Some(instant(caller.expires_at_s));
-    Ok(Admission { caller: Some(caller), expires_at, session: Some(session), _permit: Some(permit) })
+    Ok(Authenticated { caller: Some(caller), expires_at, session: Some(session), _permit: Some(permit) })
 }
 
-/// Runs an operation: its results as a stream, or why there are none. A line in the access log says how it went, for a
-/// subscription how its beginning did.
-async fn begin(sockets: Sockets, mut request: Request, client: Client, call: Call) -> Running {
-    let begun = Instant::now();
+/// Starts an operation and returns its events. Writes a line to the access log with the duration: of the execution
+/// for a query or a mutation, of the opening for a subscription.
+async fn start(sockets: Sockets, mut request: Request, client: Client, call: Call) -> EventStream {
+    let started = Instant::now();
     let span = tracing::info_span!("gateway.socket.operation", request_id = %call.request_id);
     let work = async {
         let renewed = match request.take_token() {
             Some(token) => sockets.authenticator().renew(token.expose(), client.caller.as_ref()).await,
             None => Ok(()),
         };
-        let (kind, answer) = match renewed {
+        let outcome = match renewed {
             Ok(()) => execute(&sockets, request, client, call).await,
-            Err(error) => (None, refused(&[error.into_server_error(&call.request_id)])),
+            Err(error) => Outcome::rejected(&[error.into_server_error(&call.request_id)]),
         };
-        let seconds = begun.elapsed().as_secs_f64();
-        let (operation, duration_ms) = (kind.map_or("refused", name), seconds * 1000.0);
+        let seconds = started.elapsed().as_secs_f64();
+        let operation = outcome.kind.map_or("refused", kind_name);
+        let duration_ms = seconds * 1000.0;
         tracing::info!(target: "access", transport = "websocket", operation, duration_ms, "operation");
         metrics::histogram!("gateway_socket_operation_seconds", "operation" => operation).record(seconds);
-        answer
+        outcome.events
     };
     work.instrument(span).await
 }
 
-/// Of what kind an operation that was let in is, and what it has to say.
-async fn execute(
-    sockets: &Sockets,
-    request: Request,
-    client: Client,
-    call: Call,
-) -> (Option<OperationType>, Running) {
+/// Outcome of the start of an operation.
+struct Outcome {
+    /// Kind of the operation. `None` if it was rejected.
+    kind: Option<OperationType>,
+    events: EventStream,
+}
+
+impl Outcome {
+    fn rejected(errors: &[ServerError]) -> Self {
+        Self { kind: None, events: stream::iter([rejected_event(errors)]).boxed() }
+    }
+}
+
+async fn execute(sockets: &Sockets, request: Request, client: Client, call: Call) -> Outcome {
     let variables = request.variables.map(|variables| Variables::from_json(variables.into()));
-    let incoming = OperationRequest {
+    let request = OperationRequest {
         query: request.query,
         document_id: request.document_id,
         operation_name: request.operation_name,
         variables: variables.unwrap_or_default(),
         extensions: request.extensions.unwrap_or_default(),
     };
-    let admitted = match sockets.pipeline().admit(incoming, &client, &call).await {
+    let admitted = match sockets.pipeline().admit(request, &client, &call).await {
         Ok(admitted) => admitted,
-        Err(rejected) => return (None, refused(rejected.errors())),
+        Err(rejection) => return Outcome::rejected(rejection.errors()),
     };
-    let kind = Some(admitted.kind());
-    if kind != Some(OperationType::Subscription) {
+    let kind = admitted.kind();
+    if kind != OperationType::Subscription {
         let response = sockets.pipeline().execute(&admitted, client.caller, call).await;
-        if let Some(rejected) = Rejection::limited(&response) {
-            return (None, refused(rejected.errors()));
+        // A mutation that exceeds a rate limit is rejected like an operation that is not admitted.
+        if let Some(rejection) = Rejection::limited(&response) {
+            return Outcome::rejected(rejection.errors());
         }
-        return (kind, stream::iter([Said::Next(json(&response))]).boxed());
+        let result = OperationEvent::Next(json(&response));
+        return Outcome { kind: Some(kind), events: stream::iter([result]).boxed() };
     }
     match sockets.subscriptions().open(admitted, client.caller, call).await {
-        Ok(opened) => (kind, opened.into_stream().map(|payload| Said::Next(payload.json)).boxed()),
-        Err(errors) => (None, refused(&errors)),
+        Ok(opened) => {
+            let events = opened.into_stream().map(|payload| OperationEvent::Next(payload.json));
+            Outcome { kind: Some(kind), events: events.boxed() }
+        }
+        Err(errors) => Outcome::rejected(&errors),
     }
 }
 
-fn name(kind: OperationType) -> &'static str {
+fn kind_name(kind: OperationType) -> &'static str {
     match kind {
         OperationType::Query => "query",
         OperationType::Mutation => "mutation",
@@ -308,18 +329,15 @@ fn name(kind: OperationType) -> &'static str {
     }
 }
 
-fn refused(errors: &[ServerError]) -> Running {
-    stream::iter([said_refused(errors)]).boxed()
-}
-
-fn said_refused(errors: &[ServerError]) -> Said {
-    Said::Refused(serde_json::to_string(errors).expect("errors have string keys alone").into())
+fn rejected_event(errors: &[ServerError]) -> OperationEvent {
+    OperationEvent::Rejected(serde_json::to_string(errors).expect("errors have only string keys").into())
 }
 
 fn json(response: &Response) -> Arc<str> {
-    serde_json::to_string(response).expect("a response has string keys alone").into()
+    serde_json::to_string(response).expect("a response has only string keys").into()
 }
 
+/// Waits for a future. Never completes without one.
 async fn optional<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
     match future {
         Some(future) => future.await,

@@ -1,5 +1,7 @@
-//! The messages of both subprotocols, read from and written as text. The machine in [`super::protocol`] knows only what they
-//! mean; which words a meaning has stands here alone.
+//! Messages of both subprotocols, parsed from text frames and written as text frames.
+//!
+//! Only this module knows the message types on the wire; the state machine ([`super::protocol`]) sees one set of
+//! messages for both subprotocols.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -15,93 +17,105 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use super::subprotocol::Subprotocol;
 
-/// The longest id of an operation, in bytes. A UUID has 36.
+/// Maximum length of an operation's id, in bytes. A UUID has 36.
 const ID_MAX: usize = 256;
-/// The names of a token, the first one in any letter case.
+/// Name of a token's field, in any letter case.
 const AUTHORIZATION: &str = "authorization";
+/// Other name of a token's field, in exactly this letter case.
 const AUTH_TOKEN: &str = "authToken";
 
-/// What a client says.
+/// Message of a client.
 #[derive(Debug)]
 pub enum Incoming {
-    /// The connection begins; the payload may hold a token.
+    /// `connection_init`: the first message.
     Init {
-        /// The token, without `Bearer`.
+        /// Token of the payload, without `Bearer`.
         token: Option<Token>,
     },
-    /// An operation begins.
+    /// `subscribe` or `start`: starts an operation.
     Subscribe {
-        /// Chosen by the client, unique among its operations.
+        /// Id chosen by the client, unique among its running operations.
         id: Arc<str>,
         /// The operation.
         request: Box<Request>,
     },
-    /// The client wants no more of an operation.
+    /// `complete` or `stop`: ends an operation.
     Complete {
-        /// The operation's id.
+        /// Id of the operation.
         id: Box<str>,
     },
-    /// Are you there?
+    /// `ping`: requests a pong.
     Ping {
-        /// To be given back.
+        /// Payload of the pong.
         payload: Option<Box<RawValue>>,
     },
-    /// I am here.
+    /// `pong`: answers a ping.
     Pong,
-    /// The client goes.
+    /// `connection_terminate`: ends the connection.
     Terminate,
 }
 
-/// A bearer token; `Debug` does not show it.
+/// Bearer token. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// The token in a header's value or a payload's field, with or without `Bearer`. `None` where it is empty.
-    pub fn read(text: &str) -> Option<Self> {
+    /// Parses a header's value or a payload's field: a token with or without `Bearer`. Returns `None` if the token
+    /// is empty.
+    ///
+    /// A value with another scheme is kept whole, and the authenticator rejects it.
+    pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let bare = match text.split_once(char::is_whitespace) {
+        // Not `access::bearer_token`: that one ends the scheme at a space only. Clients of the payload may send
+        // any white space.
+        let token = match text.split_once(char::is_whitespace) {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim_start(),
             _ => text,
         };
-        (!bare.is_empty() && !bare.eq_ignore_ascii_case("bearer")).then(|| Self(bare.to_owned()))
+        (!token.is_empty() && !token.eq_ignore_ascii_case("bearer")).then(|| Self(token.to_owned()))
     }
 
-    /// The token of the authorization header. One that no text can be read from is a token that does not hold, and so are
-    /// two: nobody can say which of them is meant.
-    pub fn of_headers(headers: &HeaderMap) -> Option<Self> {
+    /// Parses the authorization header. A header that is not text and a repeated header give an invalid token, so
+    /// the client is rejected instead of being treated as anonymous.
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         match (values.next()?.to_str(), values.next()) {
-            (Ok(text), None) => Self::read(text),
-            _ => Some(Self(String::new())),
+            (Ok(text), None) => Self::parse(text),
+            _ => Some(Self::invalid()),
         }
     }
 
-    /// The token alone.
+    /// Returns a token that no authenticator accepts.
+    fn invalid() -> Self {
+        Self(String::new())
+    }
+
+    /// Returns the token without `Bearer`.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
 }
 
-/// An operation, of the shape that GraphQL over HTTP has too. Debug does not show what may be a secret.
+/// Operation of a client, in the shape of GraphQL over HTTP. `Debug` shows only the operation's name: the rest may
+/// hold secrets.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// The document, unless it is only named.
+    /// Text of the document.
     pub query: Option<String>,
-    /// Its name.
+    /// Id of a trusted document.
     pub document_id: Option<String>,
-    /// Which of the document's operations.
+    /// Name of the operation in the document.
     pub operation_name: Option<String>,
-    /// By name.
+    /// Variables by name.
     pub variables: Option<Map<String, Value>>,
-    /// By name.
+    /// Extensions by name.
     pub extensions: Option<Map<String, Value>>,
 }
 
@@ -112,60 +126,60 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    /// Whether it sends or names a document at all.
+    /// Returns true if the request contains or names a document.
     fn has_document(&self) -> bool {
-        let named =
+        let persisted =
             self.extensions.as_ref().is_some_and(|extensions| extensions.contains_key("persistedQuery"));
-        named || self.query.is_some() || self.document_id.is_some()
+        persisted || self.query.is_some() || self.document_id.is_some()
     }
 
-    /// The newer token that its extensions hold, under the names that `connection_init` has for it. It is taken out: what
-    /// goes further has no secret in it.
+    /// Removes the token from the extensions and returns it. It has the same names as in `connection_init`. After
+    /// this, the request contains no secret of the connection.
     pub fn take_token(&mut self) -> Option<Token> {
         let extensions = self.extensions.as_mut()?;
-        let found = token(extensions);
-        extensions.retain(|name, _| !is_token(name));
+        let found = find_token(extensions);
+        extensions.retain(|name, _| !is_token_name(name));
         found
     }
 }
 
-/// What the gateway says.
+/// Message of the gateway.
 #[derive(Clone)]
 pub enum Outgoing {
-    /// The connection is acknowledged.
+    /// `connection_ack`: acknowledges the connection.
     Ack,
-    /// It is not, and is closed: the old protocol says so before.
-    Rejection {
-        /// Why, for people.
+    /// `connection_error`: precedes the close of a connection that is not acknowledged. `graphql-ws` only.
+    ConnectionError {
+        /// Reason, for developers.
         reason: Box<str>,
     },
-    /// A result of an operation.
+    /// `next` or `data`: a result of an operation.
     Next {
-        /// The operation's id.
+        /// Id of the operation.
         id: Arc<str>,
         /// The response, as JSON.
         payload: Arc<str>,
     },
-    /// The operation was refused before it was executed, and is over.
+    /// `error`: the operation was rejected before its execution, and has ended.
     Error {
-        /// The operation's id.
+        /// Id of the operation.
         id: Arc<str>,
         /// The errors, as a JSON array.
         errors: Arc<str>,
     },
-    /// The operation is over.
+    /// `complete`: the operation has ended.
     Complete {
-        /// The operation's id.
+        /// Id of the operation.
         id: Arc<str>,
     },
-    /// Are you there? Near the token's end it tells the seconds left.
+    /// `ping` or `ka`: keeps the connection alive, or notifies the client before its token expires.
     Ping {
-        /// Seconds until the token expires.
+        /// Seconds until the token expires. `None` in a keep-alive message.
         expires_in_s: Option<u64>,
     },
-    /// I am here.
+    /// `pong`: answers a ping.
     Pong {
-        /// What came with the ping.
+        /// Payload of the ping.
         payload: Option<Box<RawValue>>,
     },
 }
@@ -181,43 +195,43 @@ struct Envelope<'a> {
 }
 
 impl Incoming {
-    /// Reads a text frame.
+    /// Parses a text frame.
     ///
     /// # Errors
-    /// With a reason for people where it is no message of this subprotocol.
-    pub fn read(text: &str, subprotocol: Subprotocol) -> Result<Self, &'static str> {
-        let message: Envelope<'_> = structure(text).ok_or("not a JSON object with a type")?;
+    /// The reason, for developers, if the text is not a message of this subprotocol.
+    pub fn parse(text: &str, subprotocol: Subprotocol) -> Result<Self, &'static str> {
+        let message: Envelope<'_> = parse_object(text).ok_or("not a JSON object with a type")?;
         let payload = message.payload.filter(|payload| payload.get() != "null");
         match (subprotocol, &*message.r#type) {
-            (_, "connection_init") => Ok(Self::Init { token: token(&object(payload)?) }),
-            (Subprotocol::New, "subscribe") | (Subprotocol::Old, "start") => {
-                let id = id(message.id)?;
+            (_, "connection_init") => Ok(Self::Init { token: find_token(&parse_payload(payload)?) }),
+            (Subprotocol::GraphqlTransportWs, "subscribe") | (Subprotocol::GraphqlWs, "start") => {
+                let id = parse_id(message.id)?;
                 let payload = payload.ok_or("an operation needs a payload")?;
-                let request = structure(payload.get())
+                let request = parse_object(payload.get())
                     .filter(Request::has_document)
                     .ok_or("the payload of an operation is not a GraphQL request")?;
                 Ok(Self::Subscribe { id: id.into(), request: Box::new(request) })
             }
-            (Subprotocol::New, "complete") | (Subprotocol::Old, "stop") => {
-                Ok(Self::Complete { id: id(message.id)?.into() })
+            (Subprotocol::GraphqlTransportWs, "complete") | (Subprotocol::GraphqlWs, "stop") => {
+                Ok(Self::Complete { id: parse_id(message.id)?.into() })
             }
-            (Subprotocol::New, "ping") => {
-                is_object(payload).map(|()| Self::Ping { payload: payload.map(RawValue::to_owned) })
+            (Subprotocol::GraphqlTransportWs, "ping") => {
+                check_object(payload).map(|()| Self::Ping { payload: payload.map(RawValue::to_owned) })
             }
-            (Subprotocol::New, "pong") => is_object(payload).map(|()| Self::Pong),
-            (Subprotocol::Old, "connection_terminate") => Ok(Self::Terminate),
+            (Subprotocol::GraphqlTransportWs, "pong") => check_object(payload).map(|()| Self::Pong),
+            (Subprotocol::GraphqlWs, "connection_terminate") => Ok(Self::Terminate),
             _ => Err("unknown type"),
         }
     }
 }
 
-/// Reads an object's text. Serde would take an array of the members too.
-fn structure<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
+/// Parses a JSON object. Serde alone would also accept an array of the members.
+fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
 }
 
-fn id(raw: Option<&RawValue>) -> Result<String, &'static str> {
-    let raw = raw.ok_or("it needs an id")?;
+fn parse_id(raw: Option<&RawValue>) -> Result<String, &'static str> {
+    let raw = raw.ok_or("the id is missing")?;
     let id: String = serde_json::from_str(raw.get()).map_err(|_| "the id is not a string")?;
     match id.len() {
         0 => Err("the id is empty"),
@@ -226,43 +240,43 @@ fn id(raw: Option<&RawValue>) -> Result<String, &'static str> {
     }
 }
 
-fn object(payload: Option<&RawValue>) -> Result<Map<String, Value>, &'static str> {
+fn parse_payload(payload: Option<&RawValue>) -> Result<Map<String, Value>, &'static str> {
     payload.map_or_else(
         || Ok(Map::new()),
         |payload| serde_json::from_str(payload.get()).map_err(|_| "the payload is not an object"),
     )
 }
 
-/// It is JSON already: its first letter tells.
-fn is_object(payload: Option<&RawValue>) -> Result<(), &'static str> {
+/// Checks that a payload is an object. It is valid JSON already, so its first character decides.
+fn check_object(payload: Option<&RawValue>) -> Result<(), &'static str> {
     let is_object = payload.is_none_or(|payload| payload.get().starts_with('{'));
     is_object.then_some(()).ok_or("the payload is not an object")
 }
 
-fn is_token(name: &str) -> bool {
+fn is_token_name(name: &str) -> bool {
     name.eq_ignore_ascii_case(AUTHORIZATION) || name == AUTH_TOKEN
 }
 
-/// `authorization` in any letter case, else `authToken`.
-fn token(payload: &Map<String, Value>) -> Option<Token> {
+/// Finds the token of a payload: `authorization` in any letter case, otherwise `authToken`.
+fn find_token(payload: &Map<String, Value>) -> Option<Token> {
     let authorization = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case(AUTHORIZATION));
     let value = authorization.map(|(_, value)| value).or_else(|| payload.get(AUTH_TOKEN))?;
     match value {
         Value::Null => None,
-        Value::String(text) => Token::read(text),
-        // Whatever it is meant to be, it is no token; the authenticator refuses it.
-        _ => Some(Token(String::new())),
+        Value::String(text) => Token::parse(text),
+        // Any other type is an invalid token, which the authenticator rejects.
+        _ => Some(Token::invalid()),
     }
 }
 
 impl fmt::Debug for Outgoing {
-    /// What is answered may be a token or a text.
+    /// Omits payloads: they may hold tokens and message texts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Next { id, .. } => write!(f, "Next({id})"),
             Self::Error { id, .. } => write!(f, "Error({id})"),
             Self::Ack => f.write_str("Ack"),
-            Self::Rejection { reason } => write!(f, "Rejection({reason})"),
+            Self::ConnectionError { reason } => write!(f, "ConnectionError({reason})"),
             Self::Complete { id } => write!(f, "Complete({id})"),
             Self::Ping { expires_in_s } => write!(f, "Ping({expires_in_s:?})"),
             Self::Pong { .. } => f.write_str("Pong"),
@@ -271,49 +285,62 @@ impl fmt::Debug for Outgoing {
 }
 
 impl Outgoing {
-    /// The text frame, where the subprotocol has such a message.
+    /// Returns the text frame. `None` if the subprotocol has no such message.
     pub fn text(&self, subprotocol: Subprotocol) -> Option<String> {
         Some(match (self, subprotocol) {
             (Self::Ack, _) => r#"{"type":"connection_ack"}"#.to_owned(),
-            (Self::Rejection { reason }, Subprotocol::Old) => {
+            (Self::ConnectionError { reason }, Subprotocol::GraphqlWs) => {
                 json!({ "type": "connection_error", "payload": { "message": reason } }).to_string()
             }
-            (Self::Next { id, payload }, Subprotocol::New) => with_id("next", id, Some(payload)),
-            (Self::Next { id, payload }, Subprotocol::Old) => with_id("data", id, Some(payload)),
-            (Self::Error { id, errors }, Subprotocol::New) => with_id("error", id, Some(errors)),
-            (Self::Error { id, errors }, Subprotocol::Old) => with_id("error", id, Some(&one_error(errors))),
-            (Self::Complete { id }, _) => with_id("complete", id, None),
-            (Self::Ping { expires_in_s: None }, Subprotocol::New) => r#"{"type":"ping"}"#.to_owned(),
-            (Self::Ping { expires_in_s: None }, Subprotocol::Old) => r#"{"type":"ka"}"#.to_owned(),
+            (Self::Next { id, payload }, Subprotocol::GraphqlTransportWs) => {
+                message_with_id("next", id, Some(payload))
+            }
+            (Self::Next { id, payload }, Subprotocol::GraphqlWs) => {
+                message_with_id("data", id, Some(payload))
+            }
+            (Self::Error { id, errors }, Subprotocol::GraphqlTransportWs) => {
+                message_with_id("error", id, Some(errors))
+            }
+            (Self::Error { id, errors }, Subprotocol::GraphqlWs) => {
+                message_with_id("error", id, Some(&graphql_ws_error(errors)))
+            }
+            (Self::Complete { id }, _) => message_with_id("complete", id, None),
+            (Self::Ping { expires_in_s: None }, Subprotocol::GraphqlTransportWs) => {
+                r#"{"type":"ping"}"#.to_owned()
+            }
+            (Self::Ping { expires_in_s: None }, Subprotocol::GraphqlWs) => r#"{"type":"ka"}"#.to_owned(),
             (Self::Ping { expires_in_s: Some(left_s) }, _) => {
-                let kind = if subprotocol == Subprotocol::New { "ping" } else { "ka" };
+                let kind = if subprotocol == Subprotocol::GraphqlTransportWs { "ping" } else { "ka" };
                 format!(r#"{{"type":"{kind}","payload":{{"expiresIn":{left_s}}}}}"#)
             }
-            (Self::Pong { payload: None }, Subprotocol::New) => r#"{"type":"pong"}"#.to_owned(),
-            (Self::Pong { payload: Some(payload) }, Subprotocol::New) => {
+            (Self::Pong { payload: None }, Subprotocol::GraphqlTransportWs) => {
+                r#"{"type":"pong"}"#.to_owned()
+            }
+            (Self::Pong { payload: Some(payload) }, Subprotocol::GraphqlTransportWs) => {
                 format!(r#"{{"type":"pong","payload":{payload}}}"#)
             }
-            (Self::Rejection { .. }, Subprotocol::New) | (Self::Pong { .. }, Subprotocol::Old) => {
+            (Self::ConnectionError { .. }, Subprotocol::GraphqlTransportWs)
+            | (Self::Pong { .. }, Subprotocol::GraphqlWs) => {
                 return None;
             }
         })
     }
 }
 
-/// Errors as the old protocol has them: one object with a message, the first of them; and because there may be more, all of
-/// them in its `errors`, where its clients look first.
-fn one_error(errors: &str) -> String {
+/// Returns the error payload of `graphql-ws`: one object, the first error, with all errors in its member `errors`.
+/// Clients of that subprotocol look at `errors` first.
+fn graphql_ws_error(errors: &str) -> String {
     let all: Vec<Map<String, Value>> = serde_json::from_str(errors).unwrap_or_default();
     let mut first = all.first().cloned().unwrap_or_default();
     first.insert("errors".to_owned(), all.into());
     Value::Object(first).to_string()
 }
 
-fn with_id(kind: &str, id: &str, payload: Option<&str>) -> String {
+fn message_with_id(kind: &str, id: &str, payload: Option<&str>) -> String {
     let payload_size = payload.map_or(0, str::len);
     let mut text = String::with_capacity(payload_size + id.len() + 48);
     let id = Value::from(id);
-    write!(text, r#"{{"id":{id},"type":"{kind}""#).expect("a string takes every write");
+    write!(text, r#"{{"id":{id},"type":"{kind}""#).expect("writing to a string cannot fail");
     if let Some(payload) = payload {
         text.push_str(r#","payload":"#);
         text.push_str(payload);
@@ -326,12 +353,12 @@ fn with_id(kind: &str, id: &str, payload: Option<&str>) -> String {
 mod tests {
     use super::*;
 
-    fn in_old_words(text: &str) -> String {
+    fn in_graphql_ws(text: &str) -> String {
         text.replace(r#""subscribe""#, r#""start""#).replace(r#""complete""#, r#""stop""#)
     }
 
     #[test]
-    fn a_token_is_found_under_each_of_its_names() {
+    fn a_token_is_found_under_each_field_name() {
         for (payload, expected) in [
             (r#"{"authorization":"Bearer abc"}"#, Some("abc")),
             (r#"{"Authorization":"bearer abc"}"#, Some("abc")),
@@ -348,7 +375,7 @@ mod tests {
         ] {
             let text = format!(r#"{{"type":"connection_init","payload":{payload}}}"#);
             for subprotocol in Subprotocol::ALL {
-                let Ok(Incoming::Init { token }) = Incoming::read(&text, subprotocol) else {
+                let Ok(Incoming::Init { token }) = Incoming::parse(&text, subprotocol) else {
                     panic!("{text}")
                 };
                 assert_eq!(token.as_ref().map(Token::expose), expected, "{payload}");
@@ -357,22 +384,22 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_no_text_or_comes_twice_is_a_token_that_does_not_hold() {
-        let read = |values: &[&[u8]]| {
-            let value = |bytes: &&[u8]| {
-                (header::AUTHORIZATION, header::HeaderValue::from_bytes(bytes).expect("a header"))
+    fn a_header_that_is_not_text_or_is_repeated_is_an_invalid_token() {
+        let parse = |values: &[&[u8]]| {
+            let header = |bytes: &&[u8]| {
+                (header::AUTHORIZATION, header::HeaderValue::from_bytes(bytes).expect("valid header"))
             };
-            Token::of_headers(&values.iter().map(value).collect())
+            Token::from_headers(&values.iter().map(header).collect())
         };
-        let refused = Some(Token(String::new()));
-        assert_eq!(read(&[b"Bearer abc"]).as_ref().map(Token::expose), Some("abc"));
-        assert_eq!(read(&[b"Bearer \xfc"]), refused, "refused, and not taken for nobody");
-        assert_eq!(read(&[b"Bearer abc", b"Bearer abc"]), refused, "of two nobody knows which is meant");
-        assert_eq!((read(&[b""]), read(&[])), (None, None));
+        let invalid = Some(Token::invalid());
+        assert_eq!(parse(&[b"Bearer abc"]).as_ref().map(Token::expose), Some("abc"));
+        assert_eq!(parse(&[b"Bearer \xfc"]), invalid, "rejected, not anonymous");
+        assert_eq!(parse(&[b"Bearer abc", b"Bearer abc"]), invalid, "two tokens are ambiguous");
+        assert_eq!((parse(&[b""]), parse(&[])), (None, None));
     }
 
     #[test]
-    fn what_is_no_message_is_told_why() {
+    fn every_malformed_message_has_a_reason() {
         let long_id = format!(r#"{{"type":"complete","id":"{}"}}"#, "x".repeat(257));
         let deep = format!(r#"{{"type":"ping","payload":{}}}"#, "[".repeat(60_000));
         for text in [
@@ -408,50 +435,61 @@ mod tests {
             &long_id,
             &deep,
         ] {
-            for (subprotocol, text) in [(Subprotocol::New, text), (Subprotocol::Old, &in_old_words(text))] {
-                let reason = Incoming::read(text, subprotocol).expect_err(text);
+            for (subprotocol, text) in
+                [(Subprotocol::GraphqlTransportWs, text), (Subprotocol::GraphqlWs, &in_graphql_ws(text))]
+            {
+                let reason = Incoming::parse(text, subprotocol).expect_err(text);
                 assert!(reason.len() < 80, "{reason}");
             }
         }
     }
 
     #[test]
-    fn null_payloads_and_unknown_members_are_let_pass() {
+    fn null_payloads_and_unknown_members_are_accepted() {
         for text in [
             r#"{"type":"connection_init"}"#,
             r#"{"type":"connection_init","payload":null}"#,
             r#"{"type":"ping","payload":null,"later":true}"#,
             r#"{"type":"\u0070ong"}"#,
-            r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","variables":null,"operationName":null,"extensions":null}}"#,
+            concat!(
+                r#"{"type":"subscribe","id":"1","payload":{"query":"{me{id}}","variables":null,"#,
+                r#""operationName":null,"extensions":null}}"#,
+            ),
         ] {
-            assert!(Incoming::read(text, Subprotocol::New).is_ok(), "{text}");
+            assert!(Incoming::parse(text, Subprotocol::GraphqlTransportWs).is_ok(), "{text}");
             let is_known = !text.contains("ping") && !text.contains("ong");
-            assert_eq!(Incoming::read(&in_old_words(text), Subprotocol::Old).is_ok(), is_known, "{text}");
+            assert_eq!(
+                Incoming::parse(&in_graphql_ws(text), Subprotocol::GraphqlWs).is_ok(),
+                is_known,
+                "{text}"
+            );
         }
-        let goodbye = Incoming::read(r#"{"type":"connection_terminate","payload":null}"#, Subprotocol::Old);
-        assert!(matches!(goodbye, Ok(Incoming::Terminate)));
+        let terminate =
+            Incoming::parse(r#"{"type":"connection_terminate","payload":null}"#, Subprotocol::GraphqlWs);
+        assert!(matches!(terminate, Ok(Incoming::Terminate)));
     }
 
     #[test]
-    fn the_words_of_one_dialect_are_not_those_of_the_other() {
+    fn message_types_of_the_other_subprotocol_are_rejected() {
         let start = r#"{"type":"start","id":"1","payload":{"query":"{me{id}}"}}"#;
-        for old in [start, r#"{"type":"stop","id":"1"}"#, r#"{"type":"connection_terminate"}"#] {
-            assert!(Incoming::read(old, Subprotocol::Old).is_ok(), "{old}");
-            assert!(Incoming::read(old, Subprotocol::New).is_err(), "{old}");
+        for text in [start, r#"{"type":"stop","id":"1"}"#, r#"{"type":"connection_terminate"}"#] {
+            assert!(Incoming::parse(text, Subprotocol::GraphqlWs).is_ok(), "{text}");
+            assert!(Incoming::parse(text, Subprotocol::GraphqlTransportWs).is_err(), "{text}");
         }
         let subscribe = start.replace("start", "subscribe");
-        for new in [&subscribe, r#"{"type":"complete","id":"1"}"#, r#"{"type":"ping"}"#, r#"{"type":"pong"}"#]
+        for text in
+            [&subscribe, r#"{"type":"complete","id":"1"}"#, r#"{"type":"ping"}"#, r#"{"type":"pong"}"#]
         {
-            assert!(Incoming::read(new, Subprotocol::New).is_ok(), "{new}");
-            assert!(Incoming::read(new, Subprotocol::Old).is_err(), "{new}");
+            assert!(Incoming::parse(text, Subprotocol::GraphqlTransportWs).is_ok(), "{text}");
+            assert!(Incoming::parse(text, Subprotocol::GraphqlWs).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn errors_of_the_old_protocol_are_one_object_that_names_them_all() {
+    fn an_error_payload_of_graphql_ws_is_one_object_with_all_errors() {
         let errors = r#"[{"message":"a","extensions":{"code":"X"}},{"message":"b"}]"#;
         let outgoing = Outgoing::Error { id: "1".into(), errors: errors.into() };
-        let text = outgoing.text(Subprotocol::Old).expect("a message");
+        let text = outgoing.text(Subprotocol::GraphqlWs).expect("a message");
         let expected = json!({
             "id": "1",
             "type": "error",
@@ -465,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_escaped_in_answers() {
+    fn ids_are_escaped_in_outgoing_messages() {
         let id: Arc<str> = "a\"b\\\n".into();
         for outgoing in [
             Outgoing::Next { id: id.clone(), payload: r#"{"data":1}"#.into() },
@@ -481,12 +519,12 @@ mod tests {
     }
 
     #[test]
-    fn a_token_never_shows_itself() {
+    fn debug_output_shows_no_token_and_no_payload() {
         let text = r#"{"type":"connection_init","payload":{"authToken":"hidden"}}"#;
-        let incoming = Incoming::read(text, Subprotocol::New);
+        let incoming = Incoming::parse(text, Subprotocol::GraphqlTransportWs);
         assert!(!format!("{incoming:?}").contains("hidden"));
         let text = r#"{"type":"subscribe","id":"1","payload":{"query":"hidden","variables":{"a":"hidden"}}}"#;
-        let incoming = Incoming::read(text, Subprotocol::New).expect("a message");
+        let incoming = Incoming::parse(text, Subprotocol::GraphqlTransportWs).expect("a message");
         let outgoing = Outgoing::Next { id: "1".into(), payload: "hidden".into() };
         assert!(!format!("{incoming:?} {outgoing:?}").contains("hidden"));
     }

@@ -1,5 +1,6 @@
-//! The operations that run on one socket, asked in turn: whoever gave a result comes last, so that no stream starves
-//! another, and nobody is asked before the socket can take a result.
+//! Running operations of one socket, polled round-robin: an operation that produced a result moves to the back
+//! of the queue. A stream that always has a result therefore cannot starve the others. The driver polls only
+//! while the socket can take a result.
 
 use std::{
     collections::VecDeque,
@@ -13,57 +14,58 @@ use futures_util::{Stream, StreamExt};
 
 use super::protocol::Operation;
 
-/// What an operation has to say.
+/// Event of a running operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum OperationEvent {
     /// A result, as JSON.
     Next(Arc<str>),
-    /// It was refused, with the errors as a JSON array.
-    Refused(Arc<str>),
-    /// It has said everything.
-    Ended,
+    /// The operation was rejected. Holds the errors as a JSON array.
+    Rejected(Arc<str>),
+    /// The operation has sent all its results.
+    Completed,
 }
 
-/// An operation under way: results, or one refusal. Its end is [`Said::Ended`].
-pub type Running = Pin<Box<dyn Stream<Item = Said> + Send>>;
+/// Events of one operation: results, or one rejection. The end of the stream is [`OperationEvent::Completed`].
+pub type EventStream = Pin<Box<dyn Stream<Item = OperationEvent> + Send>>;
 
-/// Those of one socket.
+/// The running operations of one socket.
 #[derive(Default)]
-pub struct Operations(VecDeque<(Operation, Running)>);
+pub struct Operations(VecDeque<(Operation, EventStream)>);
 
 impl Operations {
-    /// Begins one.
-    pub fn start(&mut self, operation: Operation, running: Running) {
-        self.0.push_back((operation, running));
+    /// Adds an operation.
+    pub fn start(&mut self, operation: Operation, events: EventStream) {
+        self.0.push_back((operation, events));
     }
 
-    /// Drops one.
+    /// Drops an operation.
     pub fn stop(&mut self, operation: Operation) {
         self.0.retain(|(other, _)| *other != operation);
     }
 
-    /// Whether none is under way.
+    /// Returns true if no operation runs.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What the next one has to say. Waits as long as none has anything; dropped meanwhile, it loses nothing.
-    pub async fn next(&mut self) -> (Operation, Said) {
+    /// Waits for the next event of any operation. Cancel safe.
+    pub async fn next(&mut self) -> (Operation, OperationEvent) {
         poll_fn(|context| self.poll(context)).await
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(Operation, Said)> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(Operation, OperationEvent)> {
         for _ in 0..self.0.len() {
-            let Some((operation, mut running)) = self.0.pop_front() else { break };
-            match running.poll_next_unpin(context) {
-                Poll::Ready(Some(said)) => {
-                    if matches!(said, Said::Next(_)) {
-                        self.0.push_back((operation, running));
+            let Some((operation, mut events)) = self.0.pop_front() else { break };
+            match events.poll_next_unpin(context) {
+                Poll::Ready(Some(event)) => {
+                    // A rejection is the last event, so only a result keeps the operation in the queue.
+                    if matches!(event, OperationEvent::Next(_)) {
+                        self.0.push_back((operation, events));
                     }
-                    return Poll::Ready((operation, said));
+                    return Poll::Ready((operation, event));
                 }
-                Poll::Ready(None) => return Poll::Ready((operation, Said::Ended)),
-                Poll::Pending => self.0.push_back((operation, running)),
+                Poll::Ready(None) => return Poll::Ready((operation, OperationEvent::Completed)),
+                Poll::Pending => self.0.push_back((operation, events)),
             }
         }
         Poll::Pending
@@ -81,10 +83,10 @@ mod tests {
         subprotocol::Subprotocol,
     };
 
-    /// Operations as the machine numbers them.
-    fn numbers(count: usize) -> Vec<Operation> {
+    /// Returns operations as the state machine numbers them.
+    fn numbered(count: usize) -> Vec<Operation> {
         let now = Instant::now();
-        let mut protocol = Protocol::new(Subprotocol::New, now);
+        let mut protocol = Protocol::new(Subprotocol::GraphqlTransportWs, now);
         protocol.handle(Input::Text(r#"{"type":"connection_init"}"#), now);
         protocol.handle(Input::Authenticated(Ok(None)), now);
         let start = |number| {
@@ -97,33 +99,34 @@ mod tests {
         (0..count).map(start).collect()
     }
 
-    fn endless(text: &str) -> Running {
-        stream::repeat(Said::Next(text.into())).boxed()
+    fn endless(text: &str) -> EventStream {
+        stream::repeat(OperationEvent::Next(text.into())).boxed()
     }
 
     #[test]
-    fn a_stream_that_always_has_something_does_not_starve_the_others() {
-        let numbers = numbers(3);
+    fn a_stream_that_is_always_ready_does_not_starve_the_others() {
+        let numbers = numbered(3);
         let mut operations = Operations::default();
-        operations.start(numbers[0], endless("loud"));
-        operations.start(numbers[1], stream::iter([Said::Next("quiet".into())]).boxed());
-        operations.start(numbers[2], endless("loud too"));
-        let said: Vec<_> = (0..7).map(|_| operations.next().now_or_never().expect("something")).collect();
-        assert_eq!(said[1], (numbers[1], Said::Next("quiet".into())));
-        assert_eq!(said[4], (numbers[1], Said::Ended));
-        let of = |number| said.iter().filter(|(operation, _)| *operation == number).count();
-        assert_eq!((of(numbers[0]), of(numbers[1]), of(numbers[2])), (3, 2, 2));
+        operations.start(numbers[0], endless("first"));
+        operations.start(numbers[1], stream::iter([OperationEvent::Next("only".into())]).boxed());
+        operations.start(numbers[2], endless("third"));
+        let events: Vec<_> = (0..7).map(|_| operations.next().now_or_never().expect("ready")).collect();
+        assert_eq!(events[1], (numbers[1], OperationEvent::Next("only".into())));
+        assert_eq!(events[4], (numbers[1], OperationEvent::Completed));
+        let count = |number| events.iter().filter(|(operation, _)| *operation == number).count();
+        assert_eq!((count(numbers[0]), count(numbers[1]), count(numbers[2])), (3, 2, 2));
     }
 
     #[test]
-    fn what_is_stopped_or_refused_says_nothing_more() {
-        let numbers = numbers(2);
+    fn a_stopped_or_rejected_operation_emits_nothing_more() {
+        let numbers = numbered(2);
         let mut operations = Operations::default();
-        operations.start(numbers[0], endless("loud"));
-        operations
-            .start(numbers[1], stream::iter([Said::Refused("[]".into()), Said::Next("late".into())]).boxed());
+        operations.start(numbers[0], endless("stopped"));
+        let events = [OperationEvent::Rejected("[]".into()), OperationEvent::Next("late".into())];
+        operations.start(numbers[1], stream::iter(events).boxed());
         operations.stop(numbers[0]);
-        assert_eq!(operations.next().now_or_never(), Some((numbers[1], Said::Refused("[]".into()))));
+        let rejected = OperationEvent::Rejected("[]".into());
+        assert_eq!(operations.next().now_or_never(), Some((numbers[1], rejected)));
         assert!(operations.is_empty());
         assert_eq!(operations.next().now_or_never(), None);
     }

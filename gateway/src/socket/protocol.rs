@@ -1,6 +1,8 @@
-//! The WebSocket protocol as a pure machine: what happened goes in, what to do comes out; no I/O, no clock. It promises
-//! that no input makes it panic, that an id gets nothing after its end, and that every way out has its close code
-//! (the table of PROTOCOL.md). The driver in `driver` does what it says.
+//! State machine of one socket: takes what happened ([`Input`]) and returns what to do ([`Action`]). It does no
+//! I/O and reads no clock; the driver ([`super::driver`]) carries its actions out.
+//!
+//! It promises that no input makes it panic, that an id receives nothing after its end, and that every way to
+//! end a socket has its close code (docs/protocol.md#websocket).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,96 +21,97 @@ use super::{
 };
 use crate::error::Code;
 
-/// How long a client may take to send `connection_init`.
+/// Time within which a client must send `connection_init`.
 pub const INIT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a client may be silent.
+/// Longest time without a frame from the client.
 pub const SILENCE_MAX: Duration = Duration::from_secs(40);
-/// How long before a token's end the client is told.
+/// Time before the expiry of a token at which the client is notified.
 pub const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
-/// The longest text frame, in bytes.
+/// Maximum size of a text frame, in bytes.
 pub const FRAME_MAX: usize = 64 * 1024;
-/// Operations of a socket at once.
+/// Maximum number of concurrent operations on one socket.
 pub const OPERATIONS_MAX: usize = 50;
 
-/// How often a client may say something; `connection_init` and `pong` are not counted.
-pub const MESSAGES: Rate = Rate::new(20, Duration::from_secs(1), 100);
+/// Rate limit of a client's messages. `connection_init` and `pong` are not counted.
+pub const MESSAGE_RATE: Rate = Rate::new(20, Duration::from_secs(1), 100);
 
-/// An operation of a socket, never used twice: an id that is free again belongs to another operation.
+/// Number of an operation on its socket. Unlike the client's ids, numbers are never reused: an event that arrives
+/// late cannot be taken for one of a newer operation with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Operation(u64);
 
-/// Why a client is not let in.
+/// Reason to reject a `connection_init`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The token does not hold.
-    Token,
-    /// The user's sockets are all taken.
+pub enum InitRejection {
+    /// The token is not valid.
+    InvalidToken,
+    /// The user's quota of sockets is used up.
     TooManySockets,
-    /// Nobody can tell now.
+    /// The token cannot be verified now.
     Unavailable,
 }
 
-/// What happened.
+/// Something that happened on a socket.
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A text frame.
     Text(&'a str),
     /// A binary frame.
     Binary,
-    /// A control frame: a sign of life.
+    /// A ping or a pong frame.
     Control,
-    /// A frame that is too long.
+    /// A frame over the size limit.
     TooLarge,
     /// A text frame that is not UTF-8.
-    NotText,
-    /// Bytes that are no WebSocket frame.
+    InvalidUtf8,
+    /// Bytes that violate the WebSocket protocol.
     Malformed,
-    /// The answer to [`Action::Authenticate`]: when the token expires; `None` for nobody.
-    Authenticated(Result<Option<Instant>, Refusal>),
-    /// The socket has a newer token, which expires then.
+    /// The answer to [`Action::Authenticate`]: the expiry of the token, `None` for an anonymous client.
+    Authenticated(Result<Option<Instant>, InitRejection>),
+    /// The socket has a newer token, with this expiry.
     Renewed(Instant),
-    /// A result of an operation.
+    /// A result of an operation, as JSON.
     Next(Operation, Arc<str>),
-    /// An operation was refused, with the errors as a JSON array.
-    Refused(Operation, Arc<str>),
-    /// An operation has given all its results.
-    Ended(Operation),
-    /// [`Protocol::deadline`] has come.
+    /// An operation was rejected. Holds the errors as a JSON array.
+    Rejected(Operation, Arc<str>),
+    /// An operation has sent all its results.
+    Completed(Operation),
+    /// [`Protocol::deadline`] has been reached.
     Timer,
-    /// The session is over.
+    /// The session was revoked.
     Revoked,
-    /// The client does not read.
+    /// The client has read nothing for too long.
     Stalled,
     /// The gateway stops.
     Restart,
 }
 
-/// What to do.
+/// Something that the driver must do.
 #[derive(Debug)]
 pub enum Action {
     /// Send a message.
     Send(Outgoing),
-    /// Send a WebSocket ping: a client of the old protocol answers nothing else.
-    Probe,
-    /// Find out who it is, and say so by [`Input::Authenticated`].
+    /// Send a WebSocket ping frame. It is the only frame that a client of `graphql-ws` answers.
+    Ping,
+    /// Verify the token, then report [`Input::Authenticated`].
     Authenticate(Option<Token>),
-    /// Begin an operation.
+    /// Start an operation.
     Start(Operation, Box<Request>),
-    /// Drop an operation: nobody wants its results.
+    /// Drop an operation that the client has completed.
     Stop(Operation),
-    /// Drop all operations, close, and forget the machine.
+    /// Drop all operations and close the socket.
     Close(Close),
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// Before `connection_init`, until then.
-    New { until: Instant },
-    /// Between `connection_init` and its answer.
+    /// Waits for `connection_init`.
+    AwaitingInit { until: Instant },
+    /// Between `connection_init` and the answer of the authentication.
     Authenticating,
-    /// Acknowledged.
-    Open { ping_at: Instant, expiry: Option<Expiry> },
-    /// Nothing matters any more.
+    /// The connection is acknowledged.
+    Acknowledged { ping_at: Instant, expiry: Option<Expiry> },
+    /// Ignores every input.
     Closed,
 }
 
@@ -118,118 +121,117 @@ struct Expiry {
     announced: bool,
 }
 
-/// The state of one socket.
+/// State of one socket.
 #[derive(Debug)]
 pub struct Protocol {
     subprotocol: Subprotocol,
     phase: Phase,
     opened_at: Instant,
-    heard_at: Instant,
-    /// When the messages until now are paid for, since the opening.
-    paid: Duration,
+    last_frame_at: Instant,
+    /// Theoretical arrival time of the message rate limit ([`Rate::take`]), since `opened_at`.
+    message_tat: Duration,
     by_id: HashMap<Arc<str>, Operation>,
     ids: BTreeMap<Operation, Arc<str>>,
-    started: u64,
+    last_operation: u64,
 }
 
 impl Protocol {
-    /// A socket that was opened now.
+    /// Creates the state of a socket that was opened now.
     pub fn new(subprotocol: Subprotocol, now: Instant) -> Self {
         Self {
             subprotocol,
-            phase: Phase::New { until: now + INIT_TIMEOUT },
+            phase: Phase::AwaitingInit { until: now + INIT_TIMEOUT },
             opened_at: now,
-            heard_at: now,
-            paid: Duration::ZERO,
+            last_frame_at: now,
+            message_tat: Duration::ZERO,
             by_id: HashMap::new(),
             ids: BTreeMap::new(),
-            started: 0,
+            last_operation: 0,
         }
     }
 
-    /// When [`Input::Timer`] is due.
+    /// Returns the time at which [`Input::Timer`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::New { until } => Some(until),
+            Phase::AwaitingInit { until } => Some(until),
             Phase::Authenticating | Phase::Closed => None,
-            Phase::Open { ping_at, expiry } => {
+            Phase::Acknowledged { ping_at, expiry } => {
                 let expiry =
-                    expiry.map(|expiry| if expiry.announced { expiry.at } else { notice(expiry.at) });
-                let alive = ping_at.min(self.heard_at + SILENCE_MAX);
-                Some(expiry.map_or(alive, |expiry| expiry.min(alive)))
+                    expiry.map(|expiry| if expiry.announced { expiry.at } else { notice_at(expiry.at) });
+                let keep_alive = ping_at.min(self.last_frame_at + SILENCE_MAX);
+                Some(expiry.map_or(keep_alive, |expiry| expiry.min(keep_alive)))
             }
         }
     }
 
-    /// Whether frames may be handed over now. A client of the old protocol starts operations without waiting for the
-    /// acknowledgement: as long as nobody knows who it is, they wait on the wire.
-    pub fn listens(&self) -> bool {
-        self.subprotocol == Subprotocol::New || !matches!(self.phase, Phase::Authenticating)
+    /// Returns true if the driver may read frames now. A client of `graphql-ws` starts operations without waiting
+    /// for the acknowledgement: until its token is verified they stay unread, in the socket's receive buffer.
+    pub fn accepts_frames(&self) -> bool {
+        self.subprotocol == Subprotocol::GraphqlTransportWs || !matches!(self.phase, Phase::Authenticating)
     }
 
-    /// How many operations run.
-    pub fn operations(&self) -> usize {
+    /// Returns the number of running operations.
+    pub fn operation_count(&self) -> usize {
         self.ids.len()
     }
 
-    /// Takes what happened at this time and says what to do, in order. After a [`Action::Close`] there is nothing to do
-    /// ever again.
+    /// Handles an input and returns the actions for it, in order. Returns none after an [`Action::Close`].
     pub fn handle(&mut self, input: Input<'_>, now: Instant) -> Vec<Action> {
         if matches!(self.phase, Phase::Closed) {
             return Vec::new();
         }
         match input {
             Input::Text(text) => {
-                self.heard_at = now;
-                self.text(text, now)
+                self.last_frame_at = now;
+                self.on_text(text, now)
             }
             Input::Binary => self.close(Close::bad_message("binary")),
             Input::Control => {
-                self.heard_at = now;
+                self.last_frame_at = now;
                 Vec::new()
             }
             Input::TooLarge => self.close(Close::TOO_LARGE),
-            Input::NotText => self.close(Close::bad_message("not UTF-8")),
+            Input::InvalidUtf8 => self.close(Close::bad_message("not UTF-8")),
             Input::Malformed => self.close(Close::MALFORMED),
-            Input::Authenticated(answer) => self.authenticated(answer, now),
-            Input::Renewed(expires_at) => self.renewed(expires_at),
+            Input::Authenticated(answer) => self.on_authenticated(answer, now),
+            Input::Renewed(expires_at) => self.on_renewed(expires_at),
             Input::Next(operation, payload) => {
-                self.answer(operation, |id| Outgoing::Next { id, payload }).into_iter().collect()
+                self.reply(operation, |id| Outgoing::Next { id, payload }).into_iter().collect()
             }
-            Input::Refused(operation, errors) => {
-                let answer = self.answer(operation, |id| Outgoing::Error { id, errors });
+            Input::Rejected(operation, errors) => {
+                let reply = self.reply(operation, |id| Outgoing::Error { id, errors });
                 self.forget(operation);
-                answer.into_iter().collect()
+                reply.into_iter().collect()
             }
-            Input::Ended(operation) => {
-                let answer = self.answer(operation, |id| Outgoing::Complete { id });
+            Input::Completed(operation) => {
+                let reply = self.reply(operation, |id| Outgoing::Complete { id });
                 self.forget(operation);
-                answer.into_iter().collect()
+                reply.into_iter().collect()
             }
-            Input::Timer => self.timer(now),
-            Input::Revoked => self.close(Close::SESSION_OVER),
+            Input::Timer => self.on_timer(now),
+            Input::Revoked => self.close(Close::SESSION_ENDED),
             Input::Stalled => self.close(Close::STALLED),
             Input::Restart => self.close(Close::RESTART),
         }
     }
 
-    fn text(&mut self, text: &str, now: Instant) -> Vec<Action> {
+    fn on_text(&mut self, text: &str, now: Instant) -> Vec<Action> {
         if text.len() > FRAME_MAX {
             return self.close(Close::TOO_LARGE);
         }
-        let message = match Incoming::read(text, self.subprotocol) {
+        let message = match Incoming::parse(text, self.subprotocol) {
             Ok(message) => message,
             Err(reason) => return self.close(Close::bad_message(reason)),
         };
         if !matches!(message, Incoming::Init { .. } | Incoming::Pong) {
-            match MESSAGES.take(self.paid, now.duration_since(self.opened_at)) {
-                Ok(paid) => self.paid = paid,
-                Err(_) => return self.close(Close::TOO_FAST),
+            match MESSAGE_RATE.take(self.message_tat, now.duration_since(self.opened_at)) {
+                Ok(tat) => self.message_tat = tat,
+                Err(_) => return self.close(Close::RATE_LIMITED),
             }
         }
         match message {
             Incoming::Init { token } => {
-                if !matches!(self.phase, Phase::New { .. }) {
+                if !matches!(self.phase, Phase::AwaitingInit { .. }) {
                     return self.close(Close::SECOND_INIT);
                 }
                 self.phase = Phase::Authenticating;
@@ -237,56 +239,61 @@ impl Protocol {
             }
             Incoming::Subscribe { id, request } => self.subscribe(id, request),
             Incoming::Complete { id } => {
+                // An unknown id is not an error: the operation may have ended while the message was in flight.
                 let operation = self.by_id.get(&*id).copied();
                 operation.map(|operation| self.stop(operation)).into_iter().collect()
             }
             Incoming::Ping { payload } => pong(payload),
             Incoming::Pong => Vec::new(),
-            Incoming::Terminate => self.close(Close::GOODBYE),
+            Incoming::Terminate => self.close(Close::NORMAL),
         }
     }
 
     fn subscribe(&mut self, id: Arc<str>, request: Box<Request>) -> Vec<Action> {
-        if !matches!(self.phase, Phase::Open { .. }) {
+        if !matches!(self.phase, Phase::Acknowledged { .. }) {
             return self.close(Close::NOT_ACKNOWLEDGED);
         }
         if self.by_id.contains_key(&id) {
             return self.close(Close::id_in_use(&id));
         }
         if self.ids.len() >= OPERATIONS_MAX {
-            let message = format!("a socket has at most {OPERATIONS_MAX} operations at once");
+            let message = format!("a socket has at most {OPERATIONS_MAX} concurrent operations");
             let errors =
                 json!([{ "message": message, "extensions": { "code": Code::LimitExceeded.name() } }]);
             return vec![Action::Send(Outgoing::Error { id, errors: errors.to_string().into() })];
         }
-        self.started += 1;
-        let operation = Operation(self.started);
+        self.last_operation += 1;
+        let operation = Operation(self.last_operation);
         self.by_id.insert(id.clone(), operation);
         self.ids.insert(operation, id);
         vec![Action::Start(operation, request)]
     }
 
-    fn authenticated(&mut self, answer: Result<Option<Instant>, Refusal>, now: Instant) -> Vec<Action> {
+    fn on_authenticated(
+        &mut self,
+        answer: Result<Option<Instant>, InitRejection>,
+        now: Instant,
+    ) -> Vec<Action> {
         if !matches!(self.phase, Phase::Authenticating) {
             return Vec::new();
         }
         let expires_at = match answer {
             Ok(expires_at) => expires_at,
-            Err(Refusal::Token) => return self.reject(Close::FORBIDDEN),
-            Err(Refusal::TooManySockets) => return self.reject(Close::TOO_MANY_SOCKETS),
-            Err(Refusal::Unavailable) => return self.reject(Close::TRY_AGAIN),
+            Err(InitRejection::InvalidToken) => return self.reject(Close::FORBIDDEN),
+            Err(InitRejection::TooManySockets) => return self.reject(Close::TOO_MANY_SOCKETS),
+            Err(InitRejection::Unavailable) => return self.reject(Close::TRY_AGAIN),
         };
         if expires_at.is_some_and(|at| at <= now) {
             return self.reject(Close::EXPIRED);
         }
         let expiry = expires_at.map(|at| Expiry { at, announced: false });
-        self.phase = Phase::Open { ping_at: now + self.subprotocol.alive_every(), expiry };
+        self.phase = Phase::Acknowledged { ping_at: now + self.subprotocol.keep_alive_interval(), expiry };
         vec![Action::Send(Outgoing::Ack)]
     }
 
-    /// The client is told of the new end as it was of the old one.
-    fn renewed(&mut self, expires_at: Instant) -> Vec<Action> {
-        if let Phase::Open { expiry: Some(expiry), .. } = &mut self.phase
+    /// Moves the expiry. The client is notified before the new expiry too.
+    fn on_renewed(&mut self, expires_at: Instant) -> Vec<Action> {
+        if let Phase::Acknowledged { expiry: Some(expiry), .. } = &mut self.phase
             && expiry.at < expires_at
         {
             *expiry = Expiry { at: expires_at, announced: false };
@@ -294,23 +301,28 @@ impl Protocol {
         Vec::new()
     }
 
-    fn timer(&mut self, now: Instant) -> Vec<Action> {
+    fn on_timer(&mut self, now: Instant) -> Vec<Action> {
         match &mut self.phase {
-            Phase::New { until } if *until <= now => self.close(Close::INIT_TIMEOUT),
-            Phase::Open { expiry: Some(expiry), .. } if expiry.at <= now => self.close(Close::EXPIRED),
-            Phase::Open { .. } if self.heard_at + SILENCE_MAX <= now => self.close(Close::SILENT),
-            Phase::Open { ping_at, expiry } => {
+            Phase::AwaitingInit { until } if *until <= now => self.close(Close::INIT_TIMEOUT),
+            Phase::Acknowledged { expiry: Some(expiry), .. } if expiry.at <= now => {
+                self.close(Close::EXPIRED)
+            }
+            Phase::Acknowledged { .. } if self.last_frame_at + SILENCE_MAX <= now => {
+                self.close(Close::SILENT)
+            }
+            Phase::Acknowledged { ping_at, expiry } => {
                 let mut actions = Vec::new();
-                if let Some(expiry) = expiry.as_mut().filter(|it| !it.announced && notice(it.at) <= now) {
+                if let Some(expiry) = expiry.as_mut().filter(|it| !it.announced && notice_at(it.at) <= now) {
                     expiry.announced = true;
+                    // Rounded, because timers fire late: the client receives 30, not 29.
                     let expires_in_s = Some(expiry.at.duration_since(now).as_secs_f64().round() as u64);
                     actions.push(Action::Send(Outgoing::Ping { expires_in_s }));
                 }
                 if *ping_at <= now {
-                    *ping_at = now + self.subprotocol.alive_every();
+                    *ping_at = now + self.subprotocol.keep_alive_interval();
                     actions.push(Action::Send(Outgoing::Ping { expires_in_s: None }));
-                    if self.subprotocol == Subprotocol::Old {
-                        actions.push(Action::Probe);
+                    if self.subprotocol == Subprotocol::GraphqlWs {
+                        actions.push(Action::Ping);
                     }
                 }
                 actions
@@ -319,7 +331,7 @@ impl Protocol {
         }
     }
 
-    fn answer(&self, operation: Operation, outgoing: impl FnOnce(Arc<str>) -> Outgoing) -> Option<Action> {
+    fn reply(&self, operation: Operation, outgoing: impl FnOnce(Arc<str>) -> Outgoing) -> Option<Action> {
         self.ids.get(&operation).map(|id| Action::Send(outgoing(id.clone())))
     }
 
@@ -334,10 +346,10 @@ impl Protocol {
         }
     }
 
-    /// Closes instead of an acknowledgement.
+    /// Closes the socket instead of acknowledging the connection.
     fn reject(&mut self, close: Close) -> Vec<Action> {
-        let told = Action::Send(Outgoing::Rejection { reason: close.reason().into() });
-        [told].into_iter().chain(self.close(close)).collect()
+        let error = Action::Send(Outgoing::ConnectionError { reason: close.reason().into() });
+        [error].into_iter().chain(self.close(close)).collect()
     }
 
     fn close(&mut self, close: Close) -> Vec<Action> {
@@ -352,6 +364,6 @@ fn pong(payload: Option<Box<RawValue>>) -> Vec<Action> {
     vec![Action::Send(Outgoing::Pong { payload })]
 }
 
-fn notice(expires_at: Instant) -> Instant {
+fn notice_at(expires_at: Instant) -> Instant {
     expires_at.checked_sub(EXPIRY_NOTICE).unwrap_or(expires_at)
 }

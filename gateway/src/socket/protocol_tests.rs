@@ -1,4 +1,4 @@
-//! Every row of the WebSocket table against the machine, in each subprotocol.
+//! Tests of every row of the table in docs/protocol.md#websocket against the state machine, in both subprotocols.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     message::Outgoing,
-    protocol::{Action, FRAME_MAX, Input, OPERATIONS_MAX, Operation, Protocol, Refusal},
+    protocol::{Action, FRAME_MAX, InitRejection, Input, OPERATIONS_MAX, Operation, Protocol},
     subprotocol::Subprotocol,
 };
 
@@ -15,27 +15,27 @@ pub(super) const PING: &str = r#"{"type":"ping"}"#;
 const STOP: &str = r#"{"type":"stop","id":"0"}"#;
 
 pub(super) fn subscribe(subprotocol: Subprotocol, id: &str) -> String {
-    let kind = if subprotocol == Subprotocol::New { "subscribe" } else { "start" };
+    let kind = if subprotocol == Subprotocol::GraphqlTransportWs { "subscribe" } else { "start" };
     format!(r#"{{"type":"{kind}","id":"{id}","payload":{{"query":"{{me{{id}}}}"}}}}"#)
 }
 
 pub(super) fn complete(subprotocol: Subprotocol, id: &str) -> String {
-    let kind = if subprotocol == Subprotocol::New { "complete" } else { "stop" };
+    let kind = if subprotocol == Subprotocol::GraphqlTransportWs { "complete" } else { "stop" };
     format!(r#"{{"type":"{kind}","id":"{id}"}}"#)
 }
 
-/// A socket with a clock of its own.
+/// State machine with its own clock.
 pub(super) struct Socket {
     pub(super) subprotocol: Subprotocol,
     pub(super) protocol: Protocol,
     pub(super) now: Instant,
-    began: Instant,
+    opened_at: Instant,
 }
 
 impl Socket {
     pub(super) fn new(subprotocol: Subprotocol) -> Self {
         let now = Instant::now();
-        Self { subprotocol, protocol: Protocol::new(subprotocol, now), now, began: now }
+        Self { subprotocol, protocol: Protocol::new(subprotocol, now), now, opened_at: now }
     }
 
     pub(super) fn open(subprotocol: Subprotocol) -> Self {
@@ -51,20 +51,22 @@ impl Socket {
         socket
     }
 
-    /// Asks for an operation without looking at what comes of it.
-    fn ask(&mut self, id: &str) -> Vec<Action> {
+    /// Sends an operation and returns the actions, whatever they are.
+    fn subscribe(&mut self, id: &str) -> Vec<Action> {
         self.text(&subscribe(self.subprotocol, id))
     }
 
-    fn drop(&mut self, id: &str) -> Vec<Action> {
+    fn complete(&mut self, id: &str) -> Vec<Action> {
         self.text(&complete(self.subprotocol, id))
     }
 
-    /// The one message that is to be sent.
+    /// Returns the text of the only action, a message.
     fn sent(&self, actions: &[Action]) -> String {
         match actions {
-            [Action::Send(outgoing)] => outgoing.text(self.subprotocol).expect("the subprotocol has it"),
-            other => panic!("not one message: {other:?}"),
+            [Action::Send(outgoing)] => {
+                outgoing.text(self.subprotocol).expect("the subprotocol has this message")
+            }
+            other => panic!("expected one message: {other:?}"),
         }
     }
 
@@ -77,21 +79,21 @@ impl Socket {
     }
 
     fn start(&mut self, id: &str) -> Operation {
-        match self.ask(id)[..] {
+        match self.subscribe(id)[..] {
             [Action::Start(operation, _)] => operation,
             ref other => panic!("{other:?}"),
         }
     }
 
-    /// Lets time pass, timer by timer, and gives what was done, each with the second at which it was.
-    pub(super) fn pass(&mut self, duration_s: u64) -> Vec<(u64, Action)> {
+    /// Advances the clock from timer to timer. Returns the actions, each with the second of its timer.
+    pub(super) fn wait(&mut self, duration_s: u64) -> Vec<(u64, Action)> {
         let end = self.now + Duration::from_secs(duration_s);
         let mut done = Vec::new();
         while let Some(deadline) = self.protocol.deadline().filter(|deadline| *deadline <= end) {
             self.now = self.now.max(deadline);
-            let second = (self.now - self.began).as_secs();
+            let second = (self.now - self.opened_at).as_secs();
             done.extend(self.handle(Input::Timer).into_iter().map(|action| (second, action)));
-            assert!(done.len() < 1000, "the timer is always due");
+            assert!(done.len() < 1000, "the timer is due again immediately");
         }
         self.now = end;
         done
@@ -104,7 +106,7 @@ fn closed(actions: &[Action]) -> u16 {
             assert!(close.reason().len() < 100);
             close.code
         }
-        other => panic!("not closed: {other:?}"),
+        other => panic!("expected a close: {other:?}"),
     }
 }
 
@@ -112,32 +114,34 @@ fn closed(actions: &[Action]) -> u16 {
 fn without_connection_init_for_3_s_the_socket_closes_with_4408() {
     for subprotocol in Subprotocol::ALL {
         let mut socket = Socket::new(subprotocol);
-        assert!(socket.pass(2).is_empty());
-        let done = socket.pass(2);
+        assert!(socket.wait(2).is_empty());
+        let done = socket.wait(2);
         assert_eq!((done[0].0, closed(&[done.into_iter().next().expect("one").1])), (3, 4408));
     }
 }
 
 #[test]
-fn a_refused_client_is_told_why() {
+fn a_rejected_client_receives_the_reason() {
     let init = r#"{"type":"connection_init","payload":{"authorization":"Bearer t"}}"#;
     for subprotocol in Subprotocol::ALL {
-        for (refusal, code) in
-            [(Refusal::Token, 4403), (Refusal::TooManySockets, 4429), (Refusal::Unavailable, 1013)]
-        {
+        for (rejection, code) in [
+            (InitRejection::InvalidToken, 4403),
+            (InitRejection::TooManySockets, 4429),
+            (InitRejection::Unavailable, 1013),
+        ] {
             let mut socket = Socket::new(subprotocol);
             let actions = socket.text(init);
             let [Action::Authenticate(Some(token))] = &actions[..] else { panic!("{actions:?}") };
             assert_eq!(token.expose(), "t");
-            let actions = socket.handle(Input::Authenticated(Err(refusal)));
-            let [Action::Send(told), close @ Action::Close(_)] = &actions[..] else { panic!("{actions:?}") };
-            let told = told.text(subprotocol);
+            let actions = socket.handle(Input::Authenticated(Err(rejection)));
+            let [Action::Send(error), close @ Action::Close(_)] = &actions[..] else { panic!("{actions:?}") };
+            let error = error.text(subprotocol);
             assert_eq!(
-                told.is_some(),
-                subprotocol == Subprotocol::Old,
-                "the close is all that the new protocol has"
+                error.is_some(),
+                subprotocol == Subprotocol::GraphqlWs,
+                "graphql-transport-ws has only the close frame"
             );
-            assert!(told.is_none_or(|text| text.starts_with(r#"{"payload":{"message":""#)
+            assert!(error.is_none_or(|text| text.starts_with(r#"{"payload":{"message":""#)
                 && text.ends_with(r#""},"type":"connection_error"}"#)));
             assert_eq!(closed(std::slice::from_ref(close)), code);
         }
@@ -150,30 +154,30 @@ fn a_second_connection_init_closes_with_4429() {
         assert_eq!(closed(&Socket::open(subprotocol).text(INIT)), 4429);
         let mut early = Socket::new(subprotocol);
         early.text(INIT);
-        assert_eq!(closed(&early.text(INIT)), 4429, "also before the first is answered");
+        assert_eq!(closed(&early.text(INIT)), 4429, "also before the first is acknowledged");
     }
 }
 
 #[test]
 fn an_operation_before_the_ack_closes_with_4401() {
     for subprotocol in Subprotocol::ALL {
-        assert_eq!(closed(&Socket::new(subprotocol).ask("1")), 4401);
+        assert_eq!(closed(&Socket::new(subprotocol).subscribe("1")), 4401);
         let mut early = Socket::new(subprotocol);
         early.text(INIT);
-        assert_eq!(closed(&early.ask("1")), 4401);
-        assert!(early.handle(Input::Authenticated(Ok(None))).is_empty(), "a late answer opens nothing");
+        assert_eq!(closed(&early.subscribe("1")), 4401);
+        assert!(early.handle(Input::Authenticated(Ok(None))).is_empty(), "a late answer changes nothing");
     }
 }
 
 #[test]
-fn frames_of_the_old_protocol_wait_on_the_wire_for_the_ack() {
+fn frames_of_graphql_ws_are_not_read_before_the_ack() {
     for subprotocol in Subprotocol::ALL {
         let mut socket = Socket::new(subprotocol);
-        assert!(socket.protocol.listens());
+        assert!(socket.protocol.accepts_frames());
         socket.text(INIT);
-        assert_eq!(socket.protocol.listens(), subprotocol == Subprotocol::New);
+        assert_eq!(socket.protocol.accepts_frames(), subprotocol == Subprotocol::GraphqlTransportWs);
         socket.handle(Input::Authenticated(Ok(None)));
-        assert!(socket.protocol.listens());
+        assert!(socket.protocol.accepts_frames());
         socket.start("1");
     }
 }
@@ -181,7 +185,11 @@ fn frames_of_the_old_protocol_wait_on_the_wire_for_the_ack() {
 #[test]
 fn a_bad_message_closes_with_4400_in_every_phase() {
     for subprotocol in Subprotocol::ALL {
-        let other = if subprotocol == Subprotocol::New { Subprotocol::Old } else { Subprotocol::New };
+        let other = if subprotocol == Subprotocol::GraphqlTransportWs {
+            Subprotocol::GraphqlWs
+        } else {
+            Subprotocol::GraphqlTransportWs
+        };
         let bad = ["", "x", "[]", r#"{"type":"subscribe"}"#, r#"{"type":"start"}"#, r#"{"type":"data"}"#];
         for text in bad.map(str::to_owned).into_iter().chain([subscribe(other, "1"), complete(other, "1")]) {
             assert_eq!(closed(&Socket::new(subprotocol).text(&text)), 4400, "{text}");
@@ -198,67 +206,68 @@ fn an_id_in_use_closes_with_4409() {
         for id in ["1".to_owned(), "é".repeat(128)] {
             let mut socket = Socket::open(subprotocol);
             socket.start(&id);
-            assert_eq!(closed(&socket.ask(&id)), 4409);
+            assert_eq!(closed(&socket.subscribe(&id)), 4409);
         }
     }
 }
 
 #[test]
-fn a_refused_operation_is_an_error_and_its_id_is_free_again() {
+fn a_rejected_operation_is_an_error_and_its_id_can_be_reused() {
     for (subprotocol, payload) in [
-        (Subprotocol::New, r#"[{"message":"no"}]"#),
-        (Subprotocol::Old, r#"{"message":"no","errors":[{"message":"no"}]}"#),
+        (Subprotocol::GraphqlTransportWs, r#"[{"message":"no"}]"#),
+        (Subprotocol::GraphqlWs, r#"{"message":"no","errors":[{"message":"no"}]}"#),
     ] {
         let mut socket = Socket::open(subprotocol);
         let operation = socket.start("1");
-        let actions = socket.handle(Input::Refused(operation, r#"[{"message":"no"}]"#.into()));
+        let actions = socket.handle(Input::Rejected(operation, r#"[{"message":"no"}]"#.into()));
         let message: serde_json::Value = serde_json::from_str(&socket.sent(&actions)).expect("JSON");
         let payload: serde_json::Value = serde_json::from_str(payload).expect("JSON");
         assert_eq!(message, serde_json::json!({ "id": "1", "type": "error", "payload": payload }));
-        assert!(socket.handle(Input::Ended(operation)).is_empty(), "nothing follows an error");
+        assert!(socket.handle(Input::Completed(operation)).is_empty(), "nothing follows an error");
         socket.start("1");
     }
 }
 
 #[test]
-fn results_are_sent_in_order_and_an_end_is_told_once() {
-    for (subprotocol, kind) in [(Subprotocol::New, "next"), (Subprotocol::Old, "data")] {
+fn results_are_sent_and_complete_is_sent_once() {
+    for (subprotocol, kind) in [(Subprotocol::GraphqlTransportWs, "next"), (Subprotocol::GraphqlWs, "data")] {
         let mut socket = Socket::open(subprotocol);
         let operation = socket.start("a");
         let next = socket.handle(Input::Next(operation, r#"{"data":{}}"#.into()));
         assert_eq!(socket.sent(&next), format!(r#"{{"id":"a","type":"{kind}","payload":{{"data":{{}}}}}}"#));
-        let end = socket.handle(Input::Ended(operation));
+        let end = socket.handle(Input::Completed(operation));
         assert_eq!(socket.sent(&end), r#"{"id":"a","type":"complete"}"#);
-        assert!(socket.handle(Input::Ended(operation)).is_empty());
-        assert_eq!(socket.protocol.operations(), 0);
+        assert!(socket.handle(Input::Completed(operation)).is_empty());
+        assert_eq!(socket.protocol.operation_count(), 0);
     }
 }
 
 #[test]
-fn after_its_end_nothing_comes_for_an_id_and_it_is_free_again() {
+fn an_ended_id_receives_nothing_and_can_be_reused() {
     for subprotocol in Subprotocol::ALL {
         let mut socket = Socket::open(subprotocol);
         let first = socket.start("1");
-        assert!(matches!(socket.drop("1")[..], [Action::Stop(it)] if it == first));
-        assert!(socket.drop("1").is_empty(), "unknown ids are let pass");
+        assert!(matches!(socket.complete("1")[..], [Action::Stop(it)] if it == first));
+        assert!(socket.complete("1").is_empty(), "unknown ids are ignored");
         let second = socket.start("1");
         assert_ne!(first, second);
-        for late in [Input::Next(first, "{}".into()), Input::Refused(first, "[]".into()), Input::Ended(first)]
+        for late in
+            [Input::Next(first, "{}".into()), Input::Rejected(first, "[]".into()), Input::Completed(first)]
         {
-            assert!(socket.handle(late).is_empty(), "late results are not the new operation's");
+            assert!(socket.handle(late).is_empty(), "late results do not belong to the new operation");
         }
-        let end = socket.handle(Input::Ended(second));
+        let end = socket.handle(Input::Completed(second));
         assert_eq!(socket.sent(&end), r#"{"id":"1","type":"complete"}"#);
     }
 }
 
 #[test]
-fn ping_is_answered_by_pong_with_its_payload() {
+fn a_ping_is_answered_by_a_pong_with_its_payload() {
     for (mut socket, ping, pong) in [
-        (Socket::new(Subprotocol::New), PING, r#"{"type":"pong"}"#),
-        (Socket::open(Subprotocol::New), PING, r#"{"type":"pong"}"#),
+        (Socket::new(Subprotocol::GraphqlTransportWs), PING, r#"{"type":"pong"}"#),
+        (Socket::open(Subprotocol::GraphqlTransportWs), PING, r#"{"type":"pong"}"#),
         (
-            Socket::open(Subprotocol::New),
+            Socket::open(Subprotocol::GraphqlTransportWs),
             r#"{"type":"ping","payload":{"a":[1]}}"#,
             r#"{"type":"pong","payload":{"a":[1]}}"#,
         ),
@@ -269,48 +278,50 @@ fn ping_is_answered_by_pong_with_its_payload() {
 }
 
 #[test]
-fn a_client_of_the_old_protocol_that_says_goodbye_is_let_go() {
-    for mut socket in [Socket::new(Subprotocol::Old), Socket::open(Subprotocol::Old)] {
+fn connection_terminate_closes_with_1000() {
+    for mut socket in [Socket::new(Subprotocol::GraphqlWs), Socket::open(Subprotocol::GraphqlWs)] {
         assert_eq!(closed(&socket.text(r#"{"type":"connection_terminate"}"#)), 1000);
     }
 }
 
 #[test]
 fn a_silent_client_is_pinged_every_20_s_and_closed_after_40_s() {
-    let mut done = Socket::open(Subprotocol::New).pass(100);
+    let mut done = Socket::open(Subprotocol::GraphqlTransportWs).wait(100);
     let (second, close) = done.pop().expect("a close");
     assert_eq!((second, closed(&[close])), (40, 4408));
     assert!(matches!(done[..], [(20, Action::Send(Outgoing::Ping { expires_in_s: None }))]), "{done:?}");
 }
 
 #[test]
-fn a_silent_client_of_the_old_protocol_is_told_and_asked_every_10_s_and_closed_after_40_s() {
-    let mut done = Socket::open(Subprotocol::Old).pass(100);
+fn a_silent_client_of_graphql_ws_receives_ka_and_a_ping_every_10_s_and_is_closed_after_40_s() {
+    let mut done = Socket::open(Subprotocol::GraphqlWs).wait(100);
     let (second, close) = done.pop().expect("a close");
     assert_eq!((second, closed(&[close])), (40, 4408));
     for (pair, second) in done.chunks(2).zip([10, 20, 30]) {
-        let [(told_at, Action::Send(told)), (asked_at, Action::Probe)] = pair else { panic!("{pair:?}") };
-        assert_eq!((*told_at, *asked_at), (second, second));
-        assert_eq!(told.text(Subprotocol::Old).as_deref(), Some(r#"{"type":"ka"}"#));
+        let [(sent_at, Action::Send(sent)), (pinged_at, Action::Ping)] = pair else { panic!("{pair:?}") };
+        assert_eq!((*sent_at, *pinged_at), (second, second));
+        assert_eq!(sent.text(Subprotocol::GraphqlWs).as_deref(), Some(r#"{"type":"ka"}"#));
     }
     assert_eq!(done.len(), 6);
 }
 
 #[test]
-fn a_client_that_answers_lives_on() {
-    for (subprotocol, sign) in
-        [(Subprotocol::New, r#"{"type":"pong"}"#), (Subprotocol::New, PING), (Subprotocol::Old, STOP)]
-    {
+fn a_client_that_sends_frames_stays_connected() {
+    for (subprotocol, text) in [
+        (Subprotocol::GraphqlTransportWs, r#"{"type":"pong"}"#),
+        (Subprotocol::GraphqlTransportWs, PING),
+        (Subprotocol::GraphqlWs, STOP),
+    ] {
         for by_text in [true, false] {
             let mut socket = Socket::open(subprotocol);
             let mut pings = 0;
             for _ in 0..30 {
-                let done = socket.pass(20);
+                let done = socket.wait(20);
                 assert!(!done.iter().any(|(_, it)| matches!(it, Action::Close(_))));
                 pings += done.iter().filter(|(_, it)| matches!(it, Action::Send(_))).count();
-                socket.handle(if by_text { Input::Text(sign) } else { Input::Control });
+                socket.handle(if by_text { Input::Text(text) } else { Input::Control });
             }
-            assert_eq!(pings, if subprotocol == Subprotocol::New { 30 } else { 60 });
+            assert_eq!(pings, if subprotocol == Subprotocol::GraphqlTransportWs { 30 } else { 60 });
         }
     }
 }
@@ -324,18 +335,19 @@ fn a_frame_over_64_kb_closes_with_1009() {
 }
 
 #[test]
-fn the_51st_operation_is_refused_and_the_socket_lives() {
-    for (subprotocol, begin) in [(Subprotocol::New, r#""payload":[{"#), (Subprotocol::Old, r#""payload":{"#)]
+fn the_51st_operation_is_rejected_and_the_socket_stays_open() {
+    for (subprotocol, payload) in
+        [(Subprotocol::GraphqlTransportWs, r#""payload":[{"#), (Subprotocol::GraphqlWs, r#""payload":{"#)]
     {
         let mut socket = Socket::open(subprotocol);
         for number in 0..OPERATIONS_MAX {
             socket.start(&number.to_string());
         }
-        let refused = socket.ask("more");
-        let message = socket.sent(&refused);
-        assert!(message.starts_with(&format!(r#"{{"id":"more","type":"error",{begin}"#)), "{message}");
+        let rejected = socket.subscribe("more");
+        let message = socket.sent(&rejected);
+        assert!(message.starts_with(&format!(r#"{{"id":"more","type":"error",{payload}"#)), "{message}");
         assert!(message.contains("LIMIT_EXCEEDED"), "{message}");
-        socket.drop("7");
+        socket.complete("7");
         socket.start("more");
     }
 }
@@ -344,25 +356,25 @@ fn the_51st_operation_is_refused_and_the_socket_lives() {
 fn an_expiring_token_is_announced_30_s_before_and_closes_with_4403() {
     for subprotocol in Subprotocol::ALL {
         let mut socket = Socket::open_until(subprotocol, Some(100));
-        let mut told = Vec::new();
+        let mut done = Vec::new();
         for _ in 0..20 {
-            told.extend(socket.pass(10));
+            done.extend(socket.wait(10));
             socket.handle(Input::Control);
         }
-        let (second, close) = told.pop().expect("a close");
+        let (second, close) = done.pop().expect("a close");
         assert_eq!((second, closed(&[close])), (100, 4403));
-        let announces = |it: &Action| matches!(it, Action::Send(Outgoing::Ping { expires_in_s: Some(30) }));
+        let is_notice = |it: &Action| matches!(it, Action::Send(Outgoing::Ping { expires_in_s: Some(30) }));
         let notices: Vec<u64> =
-            told.iter().filter(|(_, it)| announces(it)).map(|(second, _)| *second).collect();
+            done.iter().filter(|(_, it)| is_notice(it)).map(|(second, _)| *second).collect();
         assert_eq!(notices, [70]);
     }
 }
 
 #[test]
-fn a_token_near_its_end_is_announced_at_once_and_one_past_it_is_refused() {
-    for (subprotocol, kind) in [(Subprotocol::New, "ping"), (Subprotocol::Old, "ka")] {
+fn a_token_about_to_expire_is_announced_immediately_and_an_expired_one_is_rejected() {
+    for (subprotocol, kind) in [(Subprotocol::GraphqlTransportWs, "ping"), (Subprotocol::GraphqlWs, "ka")] {
         let mut socket = Socket::open_until(subprotocol, Some(5));
-        let (_, notice) = socket.pass(4).into_iter().next().expect("a ping");
+        let (_, notice) = socket.wait(4).into_iter().next().expect("a ping");
         assert_eq!(socket.sent(&[notice]), format!(r#"{{"type":"{kind}","payload":{{"expiresIn":5}}}}"#));
         let mut late = Socket::new(subprotocol);
         late.text(INIT);
@@ -372,7 +384,7 @@ fn a_token_near_its_end_is_announced_at_once_and_one_past_it_is_refused() {
 }
 
 #[test]
-fn what_ends_a_socket_from_outside_has_its_code() {
+fn every_external_end_of_a_socket_has_its_code() {
     for subprotocol in Subprotocol::ALL {
         for (input, code) in
             [(Input::Revoked, 4401), (Input::Stalled, 1013), (Input::Restart, 1012), (Input::Malformed, 1002)]
@@ -380,9 +392,9 @@ fn what_ends_a_socket_from_outside_has_its_code() {
             let mut socket = Socket::open(subprotocol);
             let operation = socket.start("1");
             assert_eq!(closed(&socket.handle(input)), code);
-            assert_eq!((socket.protocol.operations(), socket.protocol.deadline()), (0, None));
+            assert_eq!((socket.protocol.operation_count(), socket.protocol.deadline()), (0, None));
             assert!(socket.handle(Input::Next(operation, "{}".into())).is_empty());
-            assert!(socket.text(INIT).is_empty(), "a closed socket says nothing");
+            assert!(socket.text(INIT).is_empty(), "a closed socket ignores input");
         }
     }
 }

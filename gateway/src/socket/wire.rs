@@ -1,5 +1,7 @@
-//! A WebSocket as the driver sees it: frames in, a few texts out, and whether it can take more. What is to be written is
-//! written while frames are read; nothing is lost where the driver turns to something else meanwhile.
+//! WebSocket connection with an output queue: the driver receives frames as [`Event`]s and queues messages.
+//!
+//! Queued messages are written while frames are read, and every wait is cancel safe. The connection also
+//! reports since when its client has accepted no byte.
 
 use std::{
     collections::VecDeque,
@@ -14,20 +16,21 @@ use axum::{
 };
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, sleep, timeout};
-use tungstenite::Error as SocketError;
+use tungstenite::{Error as SocketError, error::ProtocolError};
 
 use super::close::Close;
 use crate::connections::Written;
 
-/// Answers of the protocol that wait to be written before nothing more is read. Results do not wait here: their
-/// operations are not asked while anything does.
-const WAITING_MAX: usize = 16;
-/// How long a close may take to reach the client, and its answer to come back.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the connection is kept for a client whose frames cannot be read any more, so that it hears the reason.
+/// Length of the output queue at which reading pauses. Only the protocol's own answers queue up: operations are
+/// not polled while any output is pending.
+const QUEUE_MAX: usize = 16;
+/// Longest time for a close frame to reach the client and for its answer to arrive.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that a connection whose input cannot be read any more stays open after the close frame. Closing the TCP
+/// connection with unread input resets it, and the client might not receive the close frame.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// What the wire has to say.
+/// Event of a connection.
 #[derive(Debug)]
 pub enum Event {
     /// A text frame.
@@ -36,117 +39,133 @@ pub enum Event {
     Binary,
     /// A ping or a pong.
     Control,
-    /// A frame that is too long.
+    /// A frame over the size limit.
     TooLarge,
     /// A text frame that is not UTF-8.
-    NotText,
-    /// Not the WebSocket protocol.
+    InvalidUtf8,
+    /// Bytes that violate the WebSocket protocol.
     Malformed,
-    /// Everything has been written.
+    /// The output queue has been written and flushed.
     Written,
-    /// The client has closed, or is gone.
-    Gone,
+    /// The client has closed the socket or disconnected.
+    Disconnected,
 }
 
-/// One WebSocket.
+impl Event {
+    /// Converts the error of a read, after which no frame can be read.
+    pub fn from_read_error(error: &(dyn std::error::Error + 'static)) -> Self {
+        match error.downcast_ref::<SocketError>() {
+            Some(SocketError::Capacity(_)) => Self::TooLarge,
+            Some(SocketError::Utf8(_)) => Self::InvalidUtf8,
+            Some(SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Self::Disconnected,
+            Some(SocketError::Protocol(_) | SocketError::AttackAttempt) => Self::Malformed,
+            _ => Self::Disconnected,
+        }
+    }
+}
+
+/// One WebSocket connection.
 pub struct Wire {
     socket: WebSocket,
-    waiting: VecDeque<Message>,
+    queue: VecDeque<Message>,
     unflushed: bool,
     unreadable: bool,
-    moved: Moved,
+    progress: WriteProgress,
 }
 
-/// When a connection took something last.
-struct Moved {
+/// Time of a connection's last write progress, derived from its count of accepted bytes.
+struct WriteProgress {
     written: Written,
     seen: u64,
     at: Instant,
 }
 
-impl Moved {
+impl WriteProgress {
     fn new(written: Written) -> Self {
         Self { seen: written.get(), written, at: Instant::now() }
     }
 
-    /// As far as is known now.
-    fn at(&mut self) -> Instant {
+    /// Returns the time at which this method, or a write, last observed progress.
+    fn last(&mut self) -> Instant {
         let written = self.written.get();
         if self.seen != written {
-            (self.seen, self.at) = (written, Instant::now());
+            self.seen = written;
+            self.at = Instant::now();
         }
         self.at
     }
 }
 
 impl Wire {
-    /// Over a socket that was just opened, whose connection counts there.
+    /// Creates the connection over an open socket. `written` counts the bytes that its client accepts.
     pub fn new(socket: WebSocket, written: Written) -> Self {
-        let moved = Moved::new(written);
-        Self { socket, waiting: VecDeque::new(), unflushed: false, unreadable: false, moved }
+        let progress = WriteProgress::new(written);
+        Self { socket, queue: VecDeque::new(), unflushed: false, unreadable: false, progress }
     }
 
-    /// Has a text written.
+    /// Queues a text frame.
     pub fn send(&mut self, text: String) {
-        self.queue(Message::Text(text.into()));
+        self.enqueue(Message::Text(text.into()));
     }
 
-    /// Has a ping written, which every WebSocket client answers by itself.
-    pub fn probe(&mut self) {
-        self.queue(Message::Ping(Bytes::new()));
+    /// Queues a ping frame. Every WebSocket client answers it automatically.
+    pub fn ping(&mut self) {
+        self.enqueue(Message::Ping(Bytes::new()));
     }
 
-    /// Whether something is still to be written.
-    pub fn is_busy(&self) -> bool {
-        self.unflushed || !self.waiting.is_empty()
+    /// Returns true while output is pending.
+    pub fn has_pending_output(&self) -> bool {
+        self.unflushed || !self.queue.is_empty()
     }
 
-    /// Since when what is to be written does not move, as far as is known now: the client takes nothing, not even a part.
+    /// Returns the time since which the client has accepted no byte of the pending output. `None` without
+    /// pending output.
     pub fn stuck_since(&mut self) -> Option<Instant> {
-        self.is_busy().then(|| self.moved.at())
+        self.has_pending_output().then(|| self.progress.last())
     }
 
-    /// What happens next. Dropped while it waits, it loses nothing.
+    /// Waits for the next event. Cancel safe.
     pub async fn next(&mut self) -> Event {
         poll_fn(|context| self.poll(context)).await
     }
 
-    fn queue(&mut self, message: Message) {
-        if !self.is_busy() {
-            self.moved.at = Instant::now();
+    fn enqueue(&mut self, message: Message) {
+        // An idle connection made no progress because it had nothing to write: start the clock now.
+        if !self.has_pending_output() {
+            self.progress.at = Instant::now();
         }
-        self.waiting.push_back(message);
+        self.queue.push_back(message);
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {
-        if self.is_busy() {
+        if self.has_pending_output() {
             match self.poll_write(context) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Event::Written),
-                Poll::Ready(Err(_)) => return Poll::Ready(Event::Gone),
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::Disconnected),
                 Poll::Pending => {}
             }
         }
-        if self.unreadable || self.waiting.len() >= WAITING_MAX {
+        if self.unreadable || self.queue.len() >= QUEUE_MAX {
             return Poll::Pending;
         }
         Poll::Ready(match ready!(self.socket.poll_next_unpin(context)) {
             Some(Ok(Message::Text(text))) => Event::Text(text),
             Some(Ok(Message::Binary(_))) => Event::Binary,
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Event::Control,
-            Some(Ok(Message::Close(_))) | None => Event::Gone,
+            Some(Ok(Message::Close(_))) | None => Event::Disconnected,
             Some(Err(error)) => {
                 self.unreadable = true;
-                broken(error.into_inner().as_ref())
+                Event::from_read_error(error.into_inner().as_ref())
             }
         })
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
-        while !self.waiting.is_empty() {
+        while !self.queue.is_empty() {
             ready!(self.socket.poll_ready_unpin(context))?;
-            if let Some(message) = self.waiting.pop_front() {
+            if let Some(message) = self.queue.pop_front() {
                 self.unflushed = true;
-                self.moved.at = Instant::now();
+                self.progress.at = Instant::now();
                 self.socket.start_send_unpin(message)?;
             }
         }
@@ -155,11 +174,11 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Closes with this code and reason, after what is still to be written, and waits a moment for the client to do the
-    /// same: a connection that is cut while it sends may never hear the reason.
+    /// Writes the pending output and a close frame, then waits for the client's close frame. Gives up after
+    /// [`CLOSE_TIMEOUT`].
     pub async fn close(mut self, close: Close) {
         let frame = CloseFrame { code: close.code, reason: close.reason().into() };
-        self.waiting.push_back(Message::Close(Some(frame)));
+        self.queue.push_back(Message::Close(Some(frame)));
         let handshake = async {
             poll_fn(|context| self.poll_write(context)).await?;
             if self.unreadable {
@@ -170,27 +189,14 @@ impl Wire {
             }
             Ok::<_, axum::Error>(())
         };
-        // Whoever does not answer in time is cut off.
-        drop(timeout(CLOSE_PATIENCE, handshake).await);
+        // A client that does not answer in time is disconnected.
+        drop(timeout(CLOSE_TIMEOUT, handshake).await);
     }
 
-    /// Answers the client's own close.
-    pub async fn end(mut self) {
+    /// Answers the client's close frame.
+    pub async fn finish(mut self) {
         let answer = async { while let Some(Ok(_)) = self.socket.next().await {} };
-        drop(timeout(CLOSE_PATIENCE, answer).await);
-    }
-}
-
-/// What it means that no frame can be read any more.
-pub fn broken(error: &(dyn std::error::Error + 'static)) -> Event {
-    match error.downcast_ref::<SocketError>() {
-        Some(SocketError::Capacity(_)) => Event::TooLarge,
-        Some(SocketError::Utf8(_)) => Event::NotText,
-        Some(SocketError::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => {
-            Event::Gone
-        }
-        Some(SocketError::Protocol(_) | SocketError::AttackAttempt) => Event::Malformed,
-        _ => Event::Gone,
+        drop(timeout(CLOSE_TIMEOUT, answer).await);
     }
 }
 
@@ -201,14 +207,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_moves_with_every_byte_that_it_takes() {
-        let (written, begun) = (Written::default(), Instant::now());
-        let mut moved = Moved::new(written.clone());
+    async fn every_accepted_byte_is_progress() {
+        let written = Written::default();
+        let started = Instant::now();
+        let mut progress = WriteProgress::new(written.clone());
         advance(Duration::from_secs(20)).await;
-        assert_eq!(moved.at(), begun);
+        assert_eq!(progress.last(), started);
         written.add(1);
-        assert_eq!(moved.at(), begun + Duration::from_secs(20));
+        assert_eq!(progress.last(), started + Duration::from_secs(20));
         advance(Duration::from_secs(20)).await;
-        assert_eq!(moved.at(), begun + Duration::from_secs(20), "nothing more was taken");
+        assert_eq!(progress.last(), started + Duration::from_secs(20), "no further byte was accepted");
     }
 }

@@ -1,7 +1,8 @@
 //! GraphQL over WebSocket, on the path that GraphQL over HTTP uses too.
 //!
-//! The handshake checks the origin, the subprotocol and the quota of anonymous sockets. Each socket then has one task
-//! ([`driver`]), which carries out the actions that a state machine without I/O ([`protocol`]) decides on.
+//! The handshake checks the origin, the subprotocol and the quota of anonymous sockets. Each socket then
+//! has one task ([`driver`]), which carries out the actions that a state machine without I/O
+//! ([`protocol`]) decides on.
 
 pub mod close;
 mod driver;
@@ -42,8 +43,8 @@ use message::Token;
 use protocol::FRAME_MAX;
 use subprotocol::Subprotocol;
 
-/// Size of a socket's read buffer, in bytes. Frames are small and most sockets are idle: the library's default of 128 kB
-/// would be most of a socket's memory.
+/// Size of a socket's read buffer, in bytes. Frames are small and most sockets are idle: the library's
+/// default of 128 kB would be most of a socket's memory.
 pub const READ_BUFFER: usize = 1024;
 
 /// Middleware: answers WebSocket handshakes and passes every other request on.
@@ -83,8 +84,9 @@ impl Sockets {
         Self(Arc::new(services))
     }
 
-    /// Answers a handshake: 403 for an origin that is not allowed, 400 without a supported subprotocol, 503 while the
-    /// gateway stops or the quota of anonymous sockets is used up. Otherwise it switches protocols and starts the task.
+    /// Answers a handshake: 403 for an origin that is not allowed, 400 without a supported subprotocol,
+    /// 503 while the gateway stops or the quota of anonymous sockets is used up. Otherwise it switches
+    /// protocols and starts the task.
     fn upgrade(&self, parts: &request::Parts, upgrade: WebSocketUpgrade) -> Response {
         let headers = &parts.headers;
         if !self.0.origins.admit(headers) {

@@ -1,7 +1,7 @@
 //! Task of one socket: carries out the actions that the state machine ([`super::protocol`]) returns.
 //!
-//! The task owns the connection, the running operations and the permits of its client. All of them are released
-//! when it ends.
+//! The task owns the connection, the running operations and the permits of its client. All of them are
+//! released when it ends.
 
 use std::{future::pending, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -168,8 +168,8 @@ impl Driver {
         self.handle(Input::Authenticated(expires_at))
     }
 
-    /// Reports a newer expiry before the timer: an operation may have renewed the token, and the state machine does
-    /// not see it.
+    /// Reports a newer expiry before the timer: an operation may have renewed the token, and the state
+    /// machine does not see it.
     fn on_timer(&mut self) -> Step {
         let authenticated = self.authenticated.as_mut();
         if let Some(caller) = authenticated.and_then(|authenticated| authenticated.caller.as_mut()) {
@@ -216,8 +216,8 @@ impl Driver {
         let call = Call::new();
         let request_id = call.request_id.clone();
         let client = Client { caller, address: self.handshake.address };
-        // Boxed: the memory that the start needs is released before the first result, and a subscription may
-        // run for hours.
+        // Boxed: the memory that the start needs is released before the first result, and a subscription
+        // may run for hours.
         let events = stream::once(start(self.sockets.clone(), request, client, call).boxed()).flatten();
         // A panic that the pipeline does not catch ends its operation, not the socket.
         let events = AssertUnwindSafe(events).catch_unwind().map(move |event| {
@@ -252,8 +252,8 @@ async fn authenticate(sockets: Sockets, token: Option<Token>) -> Result<Authenti
     Ok(Authenticated { caller: Some(caller), expires_at, session: Some(session), _permit: Some(permit) })
 }
 
-/// Starts an operation and returns its events. Writes a line to the access log with the duration: of the execution
-/// for a query or a mutation, of the opening for a subscription.
+/// Starts an operation and returns its events. Writes a line to the access log with the duration: of the
+/// execution for a query or a mutation, of the opening for a subscription.
 async fn start(sockets: Sockets, mut request: Request, client: Client, call: Call) -> EventStream {
     let started = Instant::now();
     let span = tracing::info_span!("gateway.socket.operation", request_id = %call.request_id);

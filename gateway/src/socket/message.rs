@@ -1,7 +1,7 @@
 //! Messages of both subprotocols, parsed from text frames and written as text frames.
 //!
-//! Only this module knows the message types on the wire; the state machine ([`super::protocol`]) sees one set of
-//! messages for both subprotocols.
+//! Only this module knows the message types on the wire; the state machine ([`super::protocol`]) sees
+//! one set of messages for both subprotocols.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -60,14 +60,14 @@ pub enum Incoming {
 pub struct Token(String);
 
 impl Token {
-    /// Parses a header's value or a payload's field: a token with or without `Bearer`. Returns `None` if the token
-    /// is empty.
+    /// Parses a header's value or a payload's field: a token with or without `Bearer`. Returns `None` if
+    /// the token is empty.
     ///
     /// A value with another scheme is kept whole, and the authenticator rejects it.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        // Not `access::bearer_token`: that one ends the scheme at a space only. Clients of the payload may send
-        // any white space.
+        // Not `access::bearer_token`: that one ends the scheme at a space only. Clients of the payload
+        // may send any white space.
         let token = match text.split_once(char::is_whitespace) {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim_start(),
             _ => text,
@@ -75,8 +75,8 @@ impl Token {
         (!token.is_empty() && !token.eq_ignore_ascii_case("bearer")).then(|| Self(token.to_owned()))
     }
 
-    /// Parses the authorization header. A header that is not text and a repeated header give an invalid token, so
-    /// the client is rejected instead of being treated as anonymous.
+    /// Parses the authorization header. A header that is not text and a repeated header give an invalid
+    /// token, so the client is rejected instead of being treated as anonymous.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         match (values.next()?.to_str(), values.next()) {
@@ -102,8 +102,8 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Operation of a client, in the shape of GraphQL over HTTP. `Debug` shows only the operation's name: the rest may
-/// hold secrets.
+/// Operation of a client, in the shape of GraphQL over HTTP. `Debug` shows only the operation's name:
+/// the rest may hold secrets.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
@@ -133,8 +133,8 @@ impl Request {
         persisted || self.query.is_some() || self.document_id.is_some()
     }
 
-    /// Removes the token from the extensions and returns it. It has the same names as in `connection_init`. After
-    /// this, the request contains no secret of the connection.
+    /// Removes the token from the extensions and returns it. It has the same names as in
+    /// `connection_init`. After this, the request contains no secret of the connection.
     pub fn take_token(&mut self) -> Option<Token> {
         let extensions = self.extensions.as_mut()?;
         let found = find_token(extensions);
@@ -327,8 +327,8 @@ impl Outgoing {
     }
 }
 
-/// Returns the error payload of `graphql-ws`: one object, the first error, with all errors in its member `errors`.
-/// Clients of that subprotocol look at `errors` first.
+/// Returns the error payload of `graphql-ws`: one object, the first error, with all errors in its member
+/// `errors`. Clients of that subprotocol look at `errors` first.
 fn graphql_ws_error(errors: &str) -> String {
     let all: Vec<Map<String, Value>> = serde_json::from_str(errors).unwrap_or_default();
     let mut first = all.first().cloned().unwrap_or_default();

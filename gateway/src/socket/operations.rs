@@ -1,6 +1,6 @@
-//! Running operations of one socket, polled round-robin: an operation that produced a result moves to the back
-//! of the queue. A stream that always has a result therefore cannot starve the others. The driver polls only
-//! while the socket can take a result.
+//! Running operations of one socket, polled round-robin: an operation that produced a result moves to
+//! the back of the queue. A stream that always has a result therefore cannot starve the others. The
+//! driver polls only while the socket can take a result.
 
 use std::{
     collections::VecDeque,
@@ -25,7 +25,8 @@ pub enum OperationEvent {
     Completed,
 }
 
-/// Events of one operation: results, or one rejection. The end of the stream is [`OperationEvent::Completed`].
+/// Events of one operation: results, or one rejection. The end of the stream is
+/// [`OperationEvent::Completed`].
 pub type EventStream = Pin<Box<dyn Stream<Item = OperationEvent> + Send>>;
 
 /// The running operations of one socket.

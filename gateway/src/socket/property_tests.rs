@@ -1,4 +1,5 @@
-//! Property tests of the state machine: it keeps its invariants under any sequence of inputs, in both subprotocols.
+//! Property tests of the state machine: it keeps its invariants under any sequence of inputs, in both
+//! subprotocols.
 
 use std::time::Duration;
 
@@ -27,7 +28,11 @@ enum Step {
 fn messages(subprotocol: Subprotocol) -> impl Strategy<Value = String> {
     let ids = prop_oneof![Just("1"), Just("2"), Just(""), Just("\\u0000"), Just("ü\\\"")];
     // A few messages belong to the other subprotocol.
-    let spoken = prop_oneof![20 => Just(subprotocol), 1 => Just(Subprotocol::GraphqlTransportWs), 1 => Just(Subprotocol::GraphqlWs)];
+    let spoken = prop_oneof![
+        20 => Just(subprotocol),
+        1 => Just(Subprotocol::GraphqlTransportWs),
+        1 => Just(Subprotocol::GraphqlWs),
+    ];
     let keep_alive = if subprotocol == Subprotocol::GraphqlTransportWs { PING } else { INIT };
     let valid = prop_oneof![
         6 => (spoken.clone(), ids.clone()).prop_map(|(spoken, id)| subscribe(spoken, id)),
@@ -165,7 +170,8 @@ proptest! {
             for action in apply(&step, &mut socket, &model) {
                 model.observe(&action, text);
             }
-            prop_assert_eq!(socket.protocol.operation_count(), if model.closed { 0 } else { model.running.len() });
+            let running = if model.closed { 0 } else { model.running.len() };
+            prop_assert_eq!(socket.protocol.operation_count(), running);
         }
     }
 

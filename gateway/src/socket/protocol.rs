@@ -1,8 +1,8 @@
-//! State machine of one socket: takes what happened ([`Input`]) and returns what to do ([`Action`]). It does no
-//! I/O and reads no clock; the driver ([`super::driver`]) carries its actions out.
+//! State machine of one socket: takes what happened ([`Input`]) and returns what to do ([`Action`]). It
+//! does no I/O and reads no clock; the driver ([`super::driver`]) carries its actions out.
 //!
-//! It promises that no input makes it panic, that an id receives nothing after its end, and that every way to
-//! end a socket has its close code (docs/protocol.md#websocket).
+//! It promises that no input makes it panic, that an id receives nothing after its end, and that every
+//! way to end a socket has its close code (docs/protocol.md#websocket).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,8 +35,8 @@ pub const OPERATIONS_MAX: usize = 50;
 /// Rate limit of a client's messages. `connection_init` and `pong` are not counted.
 pub const MESSAGE_RATE: Rate = Rate::new(20, Duration::from_secs(1), 100);
 
-/// Number of an operation on its socket. Unlike the client's ids, numbers are never reused: an event that arrives
-/// late cannot be taken for one of a newer operation with the same id.
+/// Number of an operation on its socket. Unlike the client's ids, numbers are never reused: an event
+/// that arrives late cannot be taken for one of a newer operation with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Operation(u64);
 
@@ -164,8 +164,9 @@ impl Protocol {
         }
     }
 
-    /// Returns true if the driver may read frames now. A client of `graphql-ws` starts operations without waiting
-    /// for the acknowledgement: until its token is verified they stay unread, in the socket's receive buffer.
+    /// Returns true if the driver may read frames now. A client of `graphql-ws` starts operations
+    /// without waiting for the acknowledgement: until its token is verified they stay unread, in the
+    /// socket's receive buffer.
     pub fn accepts_frames(&self) -> bool {
         self.subprotocol == Subprotocol::GraphqlTransportWs || !matches!(self.phase, Phase::Authenticating)
     }
@@ -239,7 +240,8 @@ impl Protocol {
             }
             Incoming::Subscribe { id, request } => self.subscribe(id, request),
             Incoming::Complete { id } => {
-                // An unknown id is not an error: the operation may have ended while the message was in flight.
+                // An unknown id is not an error: the operation may have ended while the message was in
+                // flight.
                 let operation = self.by_id.get(&*id).copied();
                 operation.map(|operation| self.stop(operation)).into_iter().collect()
             }

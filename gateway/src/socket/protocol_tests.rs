@@ -1,4 +1,5 @@
-//! Tests of every row of the table in docs/protocol.md#websocket against the state machine, in both subprotocols.
+//! Tests of every row of the table in docs/protocol.md#websocket against the state machine, in both
+//! subprotocols.
 
 use std::time::Duration;
 

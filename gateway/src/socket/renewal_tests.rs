@@ -1,4 +1,5 @@
-//! Tests of token renewal on an open socket and of the rate limits, against the state machine and real sockets.
+//! Tests of token renewal on an open socket and of the rate limits, against the state machine and real
+//! sockets.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -125,7 +126,8 @@ async fn a_socket_and_its_subscriptions_continue_with_a_newer_token() {
     client.query_with_token(NAME, json!(format!("Bearer {newer}"))).await;
     assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
     assert_eq!(client.hear().await, json!({ "id": "1", "type": "complete" }));
-    // At the expiry of the old token the new expiry is announced, because it is less than 30 seconds away too.
+    // At the expiry of the old token the new expiry is announced, because it is less than 30 seconds
+    // away too.
     let notice = client.hear().await;
     assert!(
         notice["payload"]["expiresIn"].as_u64().is_some_and(|left_s| (2..=4).contains(&left_s)),

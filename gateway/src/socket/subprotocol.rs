@@ -1,5 +1,5 @@
-//! The two supported subprotocols. They differ in their message types and in what their clients rely on; the
-//! state machine ([`super::protocol`]) serves both.
+//! The two supported subprotocols. They differ in their message types and in what their clients rely on;
+//! the state machine ([`super::protocol`]) serves both.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use std::time::Duration;
 pub enum Subprotocol {
     /// `graphql-transport-ws`, spoken by the npm package `graphql-ws`.
     GraphqlTransportWs,
-    /// `graphql-ws`, spoken by the npm package `subscriptions-transport-ws`: GraphQL Playground and older Apollo
-    /// clients.
+    /// `graphql-ws`, spoken by the npm package `subscriptions-transport-ws`: GraphQL Playground and
+    /// older Apollo clients.
     GraphqlWs,
 }
 
@@ -31,8 +31,9 @@ impl Subprotocol {
             .find_map(|name| Self::ALL.into_iter().find(|subprotocol| subprotocol.name().as_bytes() == name))
     }
 
-    /// Returns the interval of the gateway's keep-alive messages. Clients of `graphql-ws` drop a connection that
-    /// receives none within their `timeout`: 30 s by default, 20 s in GraphQL Playground.
+    /// Returns the interval of the gateway's keep-alive messages. Clients of `graphql-ws` drop a
+    /// connection that receives none within their `timeout`: 30 s by default, 20 s in GraphQL
+    /// Playground.
     pub fn keep_alive_interval(self) -> Duration {
         match self {
             Self::GraphqlTransportWs => Duration::from_secs(20),

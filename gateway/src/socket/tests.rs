@@ -359,8 +359,8 @@ async fn a_client_that_does_not_read_is_disconnected_and_delays_no_other() {
         client.result("u").await;
     }
     let mut version = 0;
-    // Repeats until the buffers between both ends are full. Pending frames are merged, so the number of changes
-    // that this takes is unauthenticated.
+    // Repeats until the buffers between both ends are full. Pending frames are merged, so the number of
+    // changes that this takes is unknown.
     while gauges.sum("gateway_sockets") == 2.0 {
         assert!(version < 20_000, "the stalled client is never disconnected");
         for _ in 0..200 {
@@ -372,8 +372,8 @@ async fn a_client_that_does_not_read_is_disconnected_and_delays_no_other() {
                 version * 1000,
                 "the reader does not wait for the stalled client"
             );
-            // Both clients send frames, so neither is closed for silence on a slow machine. The send fails once
-            // the stalled client is disconnected.
+            // Both clients send frames, so neither is closed for silence on a slow machine. The send
+            // fails once the stalled client is disconnected.
             for client in [&mut stalled, &mut reader] {
                 drop(client.socket.send(Message::text(r#"{"type":"pong"}"#)).await);
             }

@@ -21,13 +21,13 @@ use tungstenite::{Error as SocketError, error::ProtocolError};
 use super::close::Close;
 use crate::connections::Written;
 
-/// Length of the output queue at which reading pauses. Only the protocol's own answers queue up: operations are
-/// not polled while any output is pending.
+/// Length of the output queue at which reading pauses. Only the protocol's own answers queue up:
+/// operations are not polled while any output is pending.
 const QUEUE_MAX: usize = 16;
 /// Longest time for a close frame to reach the client and for its answer to arrive.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time that a connection whose input cannot be read any more stays open after the close frame. Closing the TCP
-/// connection with unread input resets it, and the client might not receive the close frame.
+/// Time that a connection whose input cannot be read any more stays open after the close frame. Closing
+/// the TCP connection with unread input resets it, and the client might not receive the close frame.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// Event of a connection.

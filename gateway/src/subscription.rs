@@ -1,5 +1,8 @@
-//! Subscriptions, for every transport: an operation is first run with a probe that tells what it subscribes to, then once
-//! for each frame of the hub. What is executed and serialised is shared by all who would get the same bytes.
+//! Execution of subscriptions, for every transport.
+//!
+//! An operation is executed once with a probe, which finds the field that it subscribes to, and then
+//! once for each frame of the hub. Streams that receive equal results share one execution
+//! ([`result_cache`]).
 
 pub mod log_reader;
 pub mod resolver_input;
@@ -15,8 +18,8 @@ use resilience::Backoff;
 use telemetry::Call;
 use tracing::Instrument;
 
-use resolver_input::{Frame, ResolverInput, Start};
-use result_cache::{CachedResult, Key, ResultCache};
+use resolver_input::{Frame, Probe, ResolverInput, Target};
+use result_cache::{FrameResult, Key, ResultCache};
 
 use crate::{
     client::caller::Caller,
@@ -28,27 +31,28 @@ use crate::{
     version::Version,
 };
 
-/// One result of a subscription.
+/// Result of a subscription.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload {
     /// The response, as JSON.
     pub json: Arc<str>,
-    /// The version to resume from, where the stream can be resumed. It is in the response as `extensions.cursor` too.
+    /// Version to resume from, also in the response as `extensions.cursor`. `None` if the stream cannot
+    /// be resumed.
     pub cursor: Option<Version>,
 }
 
 impl fmt::Debug for Payload {
-    /// Without what is in it.
+    /// Omits the response: it may hold message texts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Payload").field("cursor", &self.cursor).finish_non_exhaustive()
     }
 }
 
-/// Opens subscriptions. Cheap to clone.
+/// Opens subscriptions. Cheap to clone; clones share their state.
 #[derive(Clone)]
-pub struct Subscriptions(Arc<Parts>);
+pub struct Subscriptions(Arc<State>);
 
-struct Parts {
+struct State {
     pipeline: Pipeline,
     hubs: Hubs,
     seen_versions: SeenVersions,
@@ -56,15 +60,18 @@ struct Parts {
 }
 
 impl Subscriptions {
-    /// Over these hubs. What is pushed raises the seen_versions.
+    /// Creates subscriptions over these hubs. Every sent version of the unread counts is recorded in
+    /// `seen_versions`.
     pub fn new(pipeline: Pipeline, hubs: Hubs, seen_versions: SeenVersions) -> Self {
-        Self(Arc::new(Parts { pipeline, hubs, seen_versions, result_cache: ResultCache::new() }))
+        Self(Arc::new(State { pipeline, hubs, seen_versions, result_cache: ResultCache::new() }))
     }
 
-    /// Opens the stream of an admitted subscription. It takes as long as the services that know its beginning are away.
+    /// Opens the stream of an admitted subscription. Waits while a service that it needs is unavailable.
     ///
     /// # Errors
-    /// As clients are shown them: where nobody is signed in, an argument is out of its bounds, or there is nothing to see.
+    /// In the form that clients receive: UNAUTHENTICATED without a caller, the code of the resolver for
+    /// an invalid argument, NOT_FOUND for a dialog that the caller cannot see, GRAPHQL_VALIDATION_FAILED
+    /// if the operation does not execute exactly one field.
     pub async fn open(
         &self,
         admitted: Admitted,
@@ -74,10 +81,11 @@ impl Subscriptions {
         self.open_after(None, admitted, caller, call).await
     }
 
-    /// As [`Subscriptions::open`], after the result with this cursor: the field's `since`, where the operation gives none.
+    /// Like [`Subscriptions::open`], and resumes after the result with this cursor. The argument `since`
+    /// of the operation takes precedence.
     ///
     /// # Errors
-    /// As there, and BAD_USER_INPUT for a cursor that is none.
+    /// Those of [`Subscriptions::open`], and BAD_USER_INPUT if the cursor is not a version.
     pub async fn open_after(
         &self,
         cursor: Option<&str>,
@@ -85,42 +93,43 @@ impl Subscriptions {
         caller: Option<Caller>,
         call: Call,
     ) -> Result<Stream, Vec<ServerError>> {
-        // A deadline is one of the request; the stream goes on.
+        // The deadline is that of the request, and the stream outlives it.
         let call = Call { deadline: None, ..call };
-        let start = self.probe(&admitted, caller.clone(), &call).await?;
-        let shown = |error: Error| vec![error.into_server_error(&call.request_id)];
-        let caller = caller.ok_or_else(|| shown(Error::sign_in()))?;
-        let start = start.after(cursor).map_err(shown)?;
-        let source = self.source(start, &caller, &call).await.map_err(shown)?;
+        let target = self.probe(&admitted, caller.clone(), &call).await?;
+        let server_errors = |error: Error| vec![error.into_server_error(&call.request_id)];
+        let caller = caller.ok_or_else(|| server_errors(Error::sign_in()))?;
+        let target = target.resume_after(cursor).map_err(server_errors)?;
+        let source = self.source(target, &caller, &call).await.map_err(server_errors)?;
         let gauge = metrics::gauge!("gateway_subscriptions", "field" => source.field());
-        let private = resolver_input::looks_beyond(admitted.document());
+        let calls_services = resolver_input::calls_services(admitted.document());
         Ok(Stream {
             subscriptions: self.clone(),
             admitted,
             caller,
             call,
             source,
-            private,
+            calls_services,
             failing: None,
-            _counted: GaugeGuard::of(gauge),
+            _gauge: GaugeGuard::of(gauge),
         })
     }
 
-    /// What the operation subscribes to.
+    /// Executes the operation with a probe and returns its target.
     async fn probe(
         &self,
         admitted: &Admitted,
         caller: Option<Caller>,
         call: &Call,
-    ) -> Result<Start, Vec<ServerError>> {
-        let (feed, started) = ResolverInput::probe();
-        let response = self.0.pipeline.frame(admitted, feed, caller, call.clone()).await;
+    ) -> Result<Target, Vec<ServerError>> {
+        let probe = Probe::default();
+        let input = ResolverInput::Probe(probe.clone());
+        let response = self.0.pipeline.frame(admitted, input, caller, call.clone()).await;
         if let Some(response) = response.filter(Response::is_err) {
             return Err(response.errors);
         }
-        let mut started = std::mem::take(&mut *started.lock());
-        match (started.pop(), started.is_empty()) {
-            (Some(start), true) => Ok(start),
+        let mut targets = probe.take_targets();
+        match (targets.pop(), targets.is_empty()) {
+            (Some(target), true) => Ok(target),
             _ => {
                 let error = Error::new(
                     Code::GraphqlValidationFailed,
@@ -131,21 +140,23 @@ impl Subscriptions {
         }
     }
 
-    async fn source(&self, start: Start, caller: &Caller, call: &Call) -> Result<Source, Error> {
+    async fn source(&self, target: Target, caller: &Caller, call: &Call) -> Result<Source, Error> {
         let stream_caller = StreamCaller::new(caller, call);
+        // Before the log is followed, an event between the initial state and the log's end would be missed.
         self.0.hubs.following().await;
-        Ok(match start {
-            Start::Unread { since } => Source::Unread(self.0.hubs.unread.subscribe(caller.user, since)),
-            Start::Messages { dialog, since } => {
+        Ok(match target {
+            Target::Unread { since } => Source::Unread(self.0.hubs.unread.subscribe(caller.user, since)),
+            Target::Messages { dialog, since } => {
                 Source::Messages(dialog, self.0.hubs.messages.subscribe(&stream_caller, dialog, since).await?)
             }
-            Start::ReadStates { dialog } => {
+            Target::ReadStates { dialog } => {
                 Source::ReadStates(dialog, self.0.hubs.read_states.subscribe(&stream_caller, dialog).await?)
             }
         })
     }
 }
 
+/// Subscription to a hub.
 enum Source {
     Unread(unread::Subscription),
     Messages(proto::DialogId, messages::Subscription),
@@ -153,7 +164,7 @@ enum Source {
 }
 
 impl Source {
-    /// What was given last could not be shown: all of it comes again.
+    /// Requests the whole state as the next frame, because the last frame could not be sent.
     fn resync(&mut self) {
         match self {
             Self::Unread(subscription) => subscription.resync(),
@@ -162,7 +173,7 @@ impl Source {
         }
     }
 
-    /// Whether nobody else gets what this one gets: there is nothing to result_cache then.
+    /// Returns true if no other stream receives the same frames, so that caching their results is useless.
     fn is_only_one(&self) -> bool {
         match self {
             Self::Unread(subscription) => subscription.is_only_one(),
@@ -191,24 +202,25 @@ impl Source {
     }
 }
 
-/// An open subscription. Dropped, it costs nothing any more.
+/// An open subscription. Dropping it unsubscribes.
 pub struct Stream {
     subscriptions: Subscriptions,
     admitted: Admitted,
     caller: Caller,
     call: Call,
     source: Source,
-    private: bool,
-    /// While nothing can be shown.
+    calls_services: bool,
+    /// Delay between executions while results have errors and no data.
     failing: Option<Backoff>,
-    _counted: GaugeGuard,
+    _gauge: GaugeGuard,
 }
 
 impl Stream {
-    /// The next result, made from the newest state when it is asked for. `None`: there will be none.
+    /// Waits for the next result, which reflects the newest state. Returns `None` when the stream has
+    /// ended.
     ///
-    /// A frame of which nothing could be shown is told once, without a cursor, and made good: what comes next is the whole
-    /// state, as soon as it can be shown.
+    /// A frame whose result has errors and no data is sent once, without a cursor. Executions are then
+    /// repeated with a backoff, and the next result is the whole state.
     pub async fn next(&mut self) -> Option<Payload> {
         loop {
             if let Some(backoff) = &mut self.failing {
@@ -224,57 +236,61 @@ impl Stream {
             let field = self.source.field();
             let cursor = frame.cursor();
             let unread = if let Frame::Unread(frame) = &frame { Some(frame.version) } else { None };
-            // Boxed: a stream waits far longer than it works, and what work takes is given back meanwhile.
-            let made = Box::pin(self.made(frame, cursor)).await;
-            if made.failed {
+            // Boxed: a stream is idle most of the time, and its memory does not include that of an
+            // execution.
+            let result = Box::pin(self.result(frame, cursor)).await;
+            if result.is_failure {
                 self.source.resync();
                 if self.failing.is_some() {
                     continue;
                 }
                 self.failing = Some(hub::backoff());
-                return Some(Payload { json: made.json, cursor: None });
+                return Some(Payload { json: result.json, cursor: None });
             }
             self.failing = None;
             if let Some(version) = unread {
                 self.subscriptions.0.seen_versions.raise(self.caller.user, version);
             }
             metrics::counter!("gateway_frames_total", "field" => field).increment(1);
-            return Some(Payload { json: made.json, cursor });
+            return Some(Payload { json: result.json, cursor });
         }
     }
 
-    /// The results as a stream for `futures`.
+    /// Converts to a [`futures_util::Stream`] of results.
     pub fn into_stream(self) -> impl futures_util::Stream<Item = Payload> + Send {
         stream::unfold(self, |mut stream| async move { stream.next().await.map(|payload| (payload, stream)) })
     }
 
-    /// The result of one frame, shared with whoever else would get the same. One that looks beyond the frame is not: it
-    /// may have changed meanwhile, and whoever makes it waits for services, with this reader's token.
-    async fn made(&self, frame: Frame, cursor: Option<Version>) -> CachedResult {
-        if self.private || self.source.is_only_one() {
+    /// Returns the result of one frame, shared with the streams that receive the same. A result that
+    /// needs service calls is never shared: it depends on the caller's token and on the time of the
+    /// calls.
+    async fn result(&self, frame: Frame, cursor: Option<Version>) -> FrameResult {
+        if self.calls_services || self.source.is_only_one() {
             return self.execute(frame, cursor).await;
         }
         let key = Key::new(self.admitted.operation_key().clone(), &frame, self.caller.user);
         self.subscriptions.0.result_cache.get(key, self.execute(frame, cursor)).await
     }
 
-    /// The response to one frame.
-    async fn execute(&self, frame: Frame, cursor: Option<Version>) -> CachedResult {
-        let feed = ResolverInput::frame(frame);
+    /// Executes the operation for one frame.
+    async fn execute(&self, frame: Frame, cursor: Option<Version>) -> FrameResult {
+        let input = ResolverInput::frame(frame);
         let span = tracing::info_span!("gateway.live.frame", request_id = %self.call.request_id);
         let work = self.subscriptions.0.pipeline.frame(
             &self.admitted,
-            feed,
+            input,
             Some(self.caller.clone()),
             self.call.clone(),
         );
         let response = work.instrument(span).await;
         let mut response = response.unwrap_or_default();
-        let (erred, failed) = (response.is_err(), response.is_err() && response.data == Value::Null);
-        if let Some(cursor) = cursor.filter(|_| !failed) {
+        let has_errors = response.is_err();
+        let is_failure = has_errors && response.data == Value::Null;
+        // Without a cursor, a client that reconnects does not resume after a frame that it never received.
+        if let Some(cursor) = cursor.filter(|_| !is_failure) {
             response.extensions.insert("cursor".to_owned(), Value::from(cursor.to_string()));
         }
-        let json = serde_json::to_string(&response).expect("a response has string keys alone");
-        CachedResult { json: json.into(), erred, failed }
+        let json = serde_json::to_string(&response).expect("a response has only string keys");
+        FrameResult { json: json.into(), has_errors, is_failure }
     }
 }

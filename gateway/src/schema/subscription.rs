@@ -10,7 +10,7 @@ use super::{DialogUnread, Message, ReadState, Scope, page};
 use crate::{
     error::{Code, Error},
     hub::{messages, unread},
-    subscription::resolver_input::{Frame, ResolverInput, Start},
+    subscription::resolver_input::{Frame, ResolverInput, Target},
     version::Version,
 };
 
@@ -98,7 +98,7 @@ impl Subscription {
         Scope::of(ctx).caller()?;
         let since = since.map(|text| text.parse()).transpose();
         let since = since.map_err(|_| Error::input("`since` is not a version"))?;
-        let frame = ResolverInput::begin(ctx, Start::Unread { since })?;
+        let frame = ResolverInput::frame_for(ctx, Target::Unread { since })?;
         at_most_one(frame.as_deref().map(UnreadEvent::try_from))
     }
 
@@ -117,7 +117,7 @@ impl Subscription {
         Scope::of(ctx).caller()?;
         let dialog = dialog_id.parse().map_err(|_| no_such_dialog())?;
         let since = since.as_deref().map(parse_dialog_version).transpose()?;
-        let frame = ResolverInput::begin(ctx, Start::Messages { dialog, since })?;
+        let frame = ResolverInput::frame_for(ctx, Target::Messages { dialog, since })?;
         at_most_one(frame.as_deref().map(MessageEvent::try_from))
     }
 
@@ -126,7 +126,7 @@ impl Subscription {
     async fn read_states(&self, ctx: &Context<'_>, dialog_id: ID) -> Result<AtMostOne<ReadState>, Error> {
         Scope::of(ctx).caller()?;
         let dialog = dialog_id.parse().map_err(|_| no_such_dialog())?;
-        let frame = ResolverInput::begin(ctx, Start::ReadStates { dialog })?;
+        let frame = ResolverInput::frame_for(ctx, Target::ReadStates { dialog })?;
         at_most_one(frame.as_deref().map(|frame| match frame {
             Frame::ReadState(_, state) => Ok(ReadState { user: state.user, read_seq: state.read_seq }),
             _ => Err(other_stream()),

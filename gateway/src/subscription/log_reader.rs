@@ -1,6 +1,8 @@
-//! The one consumer of the log in a gateway: it feeds the hubs, and tells which sessions are over. It begins at the log's
-//! end, and the gateway is not ready before its place is taken and the sessions revoked until then are known. Where the place
-//! is lost, what streams and sessions have missed is asked for.
+//! Consumer of the event log: applies events to the hubs and revokes sessions. A gateway has one.
+//!
+//! It starts at the end of the log. The gateway is not ready before the end is found and the sessions
+//! revoked until then are loaded. When the log has discarded events before they were read, the reader
+//! loads the revoked sessions again and the hubs load the state of their subscribers.
 
 use std::time::Duration;
 
@@ -18,34 +20,35 @@ use crate::{
     },
 };
 
-/// What a gateway reads.
+/// Topics that a gateway consumes.
 const TOPICS: [&str; 4] = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Deadline of a call to auth.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whom the log is read for.
+/// Reads the event log for the hubs and the revoked sessions of a gateway.
 #[derive(Clone)]
 pub struct LogReader {
-    /// Those who watch.
+    /// Hubs that receive the events.
     pub hubs: Hubs,
-    /// The sessions that are over.
+    /// Revoked sessions of the gateway.
     pub revoked: RevokedSessions,
-    /// The services.
+    /// Services that the gateway calls on its own behalf.
     pub service: Service,
-    /// This reader's own say in the gateway's readiness.
+    /// Readiness of this reader.
     pub component: Component,
 }
 
 impl LogReader {
-    /// Follows the log until shut down.
+    /// Follows the log until the shutdown.
     pub async fn run(self, log: Log, shutdown: CancellationToken) {
         shutdown.run_until_cancelled(self.follow(log)).await;
     }
 
     async fn follow(&self, log: Log) {
-        let mut tail = self.begin(&log).await;
+        let mut tail = self.open_tail(&log).await;
         self.hubs.set_following();
-        self.learn_revoked().await;
+        // After the tail is open: a session revoked between the two steps is in the list or in the tail.
+        self.load_revoked_sessions().await;
         self.component.ready();
         let mut backoff = hub::backoff();
         loop {
@@ -54,40 +57,40 @@ impl LogReader {
                     backoff.reset();
                     if next.skipped {
                         self.hubs.resync();
-                        self.learn_revoked().await;
+                        self.load_revoked_sessions().await;
                     }
                     self.component.ready();
-                    next.records.iter().for_each(|record| self.read(record));
+                    next.records.iter().for_each(|record| self.apply_record(record));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the log cannot be read; live frames wait");
-                    self.component.degraded("the log cannot be read");
+                    tracing::warn!(%error, "the event log cannot be read, live updates are delayed");
+                    self.component.degraded("the event log cannot be read");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
         }
     }
 
-    /// Takes a place at the log's end.
-    async fn begin(&self, log: &Log) -> Tail {
+    /// Opens a tail at the end of the log. Retries until it succeeds.
+    async fn open_tail(&self, log: &Log) -> Tail {
         let mut backoff = hub::backoff();
         loop {
             match log.tail(&TOPICS).await {
                 Ok(tail) => return tail,
                 Err(error) => {
-                    tracing::warn!(%error, "the log's end cannot be found");
-                    self.component.not_ready("the log's end cannot be found");
+                    tracing::warn!(%error, "the end of the log cannot be found");
+                    self.component.not_ready("the end of the log cannot be found");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
         }
     }
 
-    /// Asks auth for the sessions that were revoked before the place was taken.
-    async fn learn_revoked(&self) {
+    /// Loads the revoked sessions from auth. Retries until it succeeds.
+    async fn load_revoked_sessions(&self) {
         let mut backoff = hub::backoff();
         loop {
-            let call = self.service.call(PATIENCE);
+            let call = self.service.call(CALL_TIMEOUT);
             let reply = self.service.peers.auth(&call).revoked(auth::RevokedRequest {}).await;
             let sessions = reply.map(|reply| {
                 reply
@@ -100,27 +103,27 @@ impl LogReader {
             match sessions {
                 Ok(sessions) => return self.revoked.revoke(sessions),
                 Err(status) => {
-                    tracing::warn!(error = %status, "revoked sessions cannot be asked for");
-                    self.component.not_ready("revoked sessions cannot be asked for");
+                    tracing::warn!(error = %status, "revoked sessions cannot be requested");
+                    self.component.not_ready("revoked sessions cannot be requested");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
         }
     }
 
-    fn read(&self, record: &Record) {
-        let told = Kind::decode(&record.payload).ok_or(InvalidId).and_then(|kind| self.tell(&kind));
-        if told.is_err() {
-            // Whoever applies it durably has put it among the dead letters; there is nothing to show.
+    fn apply_record(&self, record: &Record) {
+        let applied = Kind::decode(&record.payload).ok_or(InvalidId).and_then(|kind| self.apply(&kind));
+        if applied.is_err() {
+            // Not a dead letter here: the service that applies the event durably has written one.
             tracing::warn!(
                 topic = record.topic,
                 offset = record.offset,
-                "a record that cannot be read is passed over"
+                "a record that cannot be decoded is skipped"
             );
         }
     }
 
-    fn tell(&self, kind: &Kind) -> Result<(), InvalidId> {
+    fn apply(&self, kind: &Kind) -> Result<(), InvalidId> {
         match kind {
             Kind::SessionRevoked(event) => self.revoked.revoke(SessionId::parse_all(&event.session_ids)?),
             Kind::UnreadChanged(event) => self.hubs.unread.apply(event)?,

@@ -1,10 +1,13 @@
-//! What the resolvers of subscriptions are given: a probe, into which they write what is subscribed to, or one frame,
-//! which they turn into one result. So they do no I/O, and whatever is valid GraphQL works on every stream.
+//! Input of the resolvers of subscription fields, in the data of their request.
+//!
+//! A probe records the [`Target`] of each executed field. A frame is the input of one result. The resolvers
+//! themselves therefore do no I/O, and aliases, fragments and directives work as in a query.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_graphql::Context;
 use async_graphql_parser::types::{ExecutableDocument, Selection, SelectionSet};
+use parking_lot::Mutex;
 use proto::DialogId;
 
 use crate::{
@@ -13,34 +16,34 @@ use crate::{
     version::Version,
 };
 
-/// What an operation subscribes to.
+/// Target of a subscription: its field, with the arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Start {
-    /// The caller's counters.
+pub enum Target {
+    /// The caller's unread counts.
     Unread {
-        /// The version that the caller has.
+        /// Version of the client's state.
         since: Option<Version>,
     },
     /// The messages of a dialog.
     Messages {
-        /// Of which dialog.
+        /// The dialog.
         dialog: DialogId,
-        /// The version that the caller has; number 0: from the beginning.
+        /// Version of the client's state. Number 0 replays from the start.
         since: Option<Version>,
     },
     /// The read states of a dialog.
     ReadStates {
-        /// Of which dialog.
+        /// The dialog.
         dialog: DialogId,
     },
 }
 
-impl Start {
-    /// After the result with this cursor, where nothing else is said.
+impl Target {
+    /// Resumes after the result with this cursor, unless the operation itself has the argument `since`.
     ///
     /// # Errors
-    /// BAD_USER_INPUT where it is no version.
-    pub fn after(mut self, cursor: Option<&str>) -> Result<Self, Error> {
+    /// BAD_USER_INPUT if the cursor is not a version.
+    pub fn resume_after(mut self, cursor: Option<&str>) -> Result<Self, Error> {
         if let (
             Self::Unread { since: since @ None } | Self::Messages { since: since @ None, .. },
             Some(cursor),
@@ -53,19 +56,19 @@ impl Start {
     }
 }
 
-/// A frame of a hub.
+/// Frame of a hub.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Frame {
-    /// Of the caller's counters.
+    /// Frame of the caller's unread counts.
     Unread(unread::frame::Frame),
-    /// Of the messages of a dialog.
+    /// Frame of the messages of a dialog.
     Message(DialogId, messages::frame::Frame),
-    /// Of the read states of a dialog.
+    /// Frame of the read states of a dialog.
     ReadState(DialogId, read_states::ReadState),
 }
 
 impl Frame {
-    /// The version to resume from after it.
+    /// Returns the version to resume from after this frame. `None` if its stream cannot be resumed.
     pub fn cursor(&self) -> Option<Version> {
         match self {
             Self::Unread(frame) => Some(frame.version),
@@ -75,56 +78,52 @@ impl Frame {
     }
 }
 
-/// What the resolvers are given, in the request's data.
+/// Input of a subscription's resolvers, in the request's data.
 #[derive(Debug, Clone)]
 pub enum ResolverInput {
-    /// To be told what is subscribed to.
-    Probe(Started),
-    /// To be turned into a result.
+    /// The resolver records its target.
+    Probe(Probe),
+    /// The resolver returns this frame.
     Frame(Arc<Frame>),
 }
 
-/// What a probe was told.
+/// Targets that the resolvers of one execution recorded. Clones share their state.
 #[derive(Debug, Clone, Default)]
-pub struct Started(Arc<Mutex<Vec<Start>>>);
+pub struct Probe(Arc<Mutex<Vec<Target>>>);
 
-impl Started {
-    /// What was written until now.
-    pub fn lock(&self) -> MutexGuard<'_, Vec<Start>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Probe {
+    /// Removes and returns the recorded targets.
+    pub fn take_targets(&self) -> Vec<Target> {
+        std::mem::take(&mut *self.0.lock())
     }
 }
 
 impl ResolverInput {
-    /// A probe, and where it writes.
-    pub fn probe() -> (Self, Started) {
-        let started = Started::default();
-        (Self::Probe(started.clone()), started)
-    }
-
-    /// One frame.
+    /// Creates the input for one frame.
     pub fn frame(frame: Frame) -> Self {
         Self::Frame(Arc::new(frame))
     }
 
-    /// For a resolver: tells a probe what is subscribed to, or gives the frame.
+    /// Called by a resolver: returns the frame, or records the target in a probe and returns `None`.
     ///
     /// # Errors
-    /// INTERNAL where a subscription is executed like a query.
-    pub fn begin(ctx: &Context<'_>, start: Start) -> Result<Option<Arc<Frame>>, Error> {
+    /// INTERNAL if the request has no input.
+    pub fn frame_for(ctx: &Context<'_>, target: Target) -> Result<Option<Arc<Frame>>, Error> {
         match ctx.data::<Self>() {
-            Ok(Self::Probe(started)) => {
-                started.lock().push(start);
+            Ok(Self::Probe(probe)) => {
+                probe.0.lock().push(target);
                 Ok(None)
             }
             Ok(Self::Frame(frame)) => Ok(Some(frame.clone())),
-            Err(_) => Err(Error::internal("a subscription without a feed")),
+            Err(_) => Err(Error::internal("a subscription was executed without input")),
         }
     }
 }
 
-/// The fields that show what is in a frame, and nothing that depends on whose token asks for more.
-const OF_FRAMES: &[&str] = &[
+/// Fields that a frame answers. The other fields call services with the caller's token. A new field
+/// counts as one of the others until it is listed here: sharing its results between users could reveal
+/// them.
+const FRAME_FIELDS: &[&str] = &[
     "__typename",
     "changed",
     "createdAt",
@@ -151,22 +150,22 @@ const OF_FRAMES: &[&str] = &[
     "version",
 ];
 
-/// Whether an operation asks for anything that is not in the frames themselves, as `sender` or `dialog`. Its results are
-/// shared by the same person's sockets only.
-pub fn looks_beyond(document: &ExecutableDocument) -> bool {
+/// Returns true if an operation selects a field that calls services, for example `sender` or `dialog`.
+/// The results of such an operation are not shared between streams.
+pub fn calls_services(document: &ExecutableDocument) -> bool {
     let operations = document.operations.iter().map(|(_, operation)| &operation.node.selection_set.node);
     let fragments = document.fragments.values().map(|fragment| &fragment.node.selection_set.node);
-    operations.chain(fragments).any(selects_beyond)
+    operations.chain(fragments).any(selects_service_fields)
 }
 
-fn selects_beyond(set: &SelectionSet) -> bool {
+fn selects_service_fields(set: &SelectionSet) -> bool {
     set.items.iter().any(|selection| match &selection.node {
         Selection::Field(field) => {
-            !OF_FRAMES.contains(&field.node.name.node.as_str())
-                || selects_beyond(&field.node.selection_set.node)
+            !FRAME_FIELDS.contains(&field.node.name.node.as_str())
+                || selects_service_fields(&field.node.selection_set.node)
         }
         Selection::FragmentSpread(_) => false,
-        Selection::InlineFragment(fragment) => selects_beyond(&fragment.node.selection_set.node),
+        Selection::InlineFragment(fragment) => selects_service_fields(&fragment.node.selection_set.node),
     })
 }
 
@@ -177,30 +176,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_counts_where_the_operation_says_nothing_else() {
-        let (dialog, own, other) = (DialogId::now(), Version::new(1, 4), Some(Version::new(1, 2)));
-        let started = |start: Start, cursor| start.after(cursor);
-        for (start, resumed) in [
-            (Start::Unread { since: None }, Start::Unread { since: Some(own) }),
-            (Start::Unread { since: other }, Start::Unread { since: other }),
-            (Start::Messages { dialog, since: None }, Start::Messages { dialog, since: Some(own) }),
-            (Start::Messages { dialog, since: other }, Start::Messages { dialog, since: other }),
-            (Start::ReadStates { dialog }, Start::ReadStates { dialog }),
+    fn the_cursor_is_used_unless_the_operation_has_since() {
+        let dialog = DialogId::now();
+        let cursor = Version::new(1, 4);
+        let other = Some(Version::new(1, 2));
+        for (target, resumed) in [
+            (Target::Unread { since: None }, Target::Unread { since: Some(cursor) }),
+            (Target::Unread { since: other }, Target::Unread { since: other }),
+            (Target::Messages { dialog, since: None }, Target::Messages { dialog, since: Some(cursor) }),
+            (Target::Messages { dialog, since: other }, Target::Messages { dialog, since: other }),
+            (Target::ReadStates { dialog }, Target::ReadStates { dialog }),
         ] {
-            assert_eq!(started(start.clone(), None), Ok(start.clone()));
-            assert_eq!(started(start, Some("1-4")), Ok(resumed));
+            assert_eq!(target.clone().resume_after(None), Ok(target.clone()));
+            assert_eq!(target.resume_after(Some("1-4")), Ok(resumed));
         }
-        let strange = started(Start::Unread { since: None }, Some("yesterday")).expect_err("refused");
-        assert_eq!(strange.code(), crate::error::Code::BadUserInput);
+        let error =
+            Target::Unread { since: None }.resume_after(Some("yesterday")).expect_err("not a version");
+        assert_eq!(error.code(), crate::error::Code::BadUserInput);
         assert!(
-            started(Start::ReadStates { dialog }, Some("yesterday")).is_ok(),
-            "there is nothing to resume"
+            Target::ReadStates { dialog }.resume_after(Some("yesterday")).is_ok(),
+            "this stream cannot be resumed"
         );
     }
 
     #[test]
-    fn only_what_is_in_the_frames_is_shared_between_people() {
-        for (text, beyond) in [
+    fn only_operations_that_frames_answer_are_shared_between_users() {
+        for (text, expected) in [
             ("subscription { messages(dialogId: 1) { kind message { id text senderId status } } }", false),
             (
                 "subscription { m: messages(dialogId: 1) { ...F } } fragment F on MessageEvent { version }",
@@ -209,14 +210,15 @@ mod tests {
             ("subscription { messages(dialogId: 1) { message { sender { id } } } }", true),
             ("subscription { messages(dialogId: 1) { message { text: sender { id } } } }", true),
             (
-                "subscription { messages(dialogId: 1) { ...F } } fragment F on MessageEvent { message { ... { sender { id } } } }",
+                "subscription { messages(dialogId: 1) { ...F } } \
+                 fragment F on MessageEvent { message { ... { sender { id } } } }",
                 true,
             ),
             ("subscription { readStates(dialogId: 1) { userId readSeq } }", false),
             ("subscription { readStates(dialogId: 1) { user { name } } }", true),
             ("subscription { messages(dialogId: 1) { message { anythingNew } } }", true),
         ] {
-            assert_eq!(looks_beyond(&parse_query(text).expect(text)), beyond, "{text}");
+            assert_eq!(calls_services(&parse_query(text).expect(text)), expected, "{text}");
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Results that several streams would make alike: executed and serialised once, by whoever comes first, and kept for a
-//! moment in a bounded place.
+//! Cache of subscription results that are equal for several streams.
+//!
+//! Each result is executed and serialised once, by the first stream that needs it. Results expire soon
+//! and the cache is limited in size.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,20 +15,22 @@ use crate::{
     version::Version,
 };
 
-/// What is kept at most, in bytes: results, and the documents that they are kept under.
-const KEPT_BYTES: u64 = 32 << 20;
-/// What a result weighs beside that.
-const WEIGHT_BYTES: usize = 512;
-/// How long: whoever comes later is far behind the others.
-const KEPT_FOR: Duration = Duration::from_secs(30);
+/// Maximum size of the cache in bytes: results, and the documents in their keys.
+const CACHE_MAX_BYTES: u64 = 32 << 20;
+/// Overhead of one entry, in bytes.
+const ENTRY_BYTES: usize = 512;
+/// Life of a result. A stream that needs an older frame is far behind the others and executes it itself.
+const RESULT_TTL: Duration = Duration::from_secs(30);
 
-/// What makes two results alike.
+/// Key of a result: two streams with equal keys receive equal results.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     operation: OperationKey,
     frame: FrameKey,
 }
 
+/// Part of a frame that decides its content. `author` is in the key because only a message's author sees
+/// why it failed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum FrameKey {
     Unread { user: UserId, kind: unread::frame::Kind, previous: Option<Version>, version: Version },
@@ -35,7 +39,7 @@ enum FrameKey {
 }
 
 impl Key {
-    /// The key of this operation's result for a frame that a user gets.
+    /// Returns the key of an operation's result for a frame that is sent to `user`.
     pub fn new(operation: OperationKey, frame: &Frame, user: UserId) -> Self {
         let frame = match frame {
             Frame::Unread(it) => {
@@ -52,38 +56,39 @@ impl Key {
     }
 }
 
-/// A result.
+/// Result of one frame.
 #[derive(Debug, Clone)]
-pub struct CachedResult {
-    /// The response.
+pub struct FrameResult {
+    /// The response, as JSON.
     pub json: Arc<str>,
-    /// There are errors in it, which may be over in a moment.
-    pub erred: bool,
-    /// There is nothing else in it.
-    pub failed: bool,
+    /// The response contains errors, which may be temporary.
+    pub has_errors: bool,
+    /// The response contains errors and no data.
+    pub is_failure: bool,
 }
 
-/// The results that are shared. Cheap to clone; all clones are one.
+/// The cache. Cheap to clone; clones share their state.
 #[derive(Clone)]
-pub struct ResultCache(Cache<Key, CachedResult>);
+pub struct ResultCache(Cache<Key, FrameResult>);
 
 impl ResultCache {
-    /// None yet.
+    /// Creates an empty cache.
     pub fn new() -> Self {
-        let weigher = |key: &Key, made: &CachedResult| {
-            u32::try_from(key.operation.size_bytes() + made.json.len() + WEIGHT_BYTES).unwrap_or(u32::MAX)
+        let weigher = |key: &Key, result: &FrameResult| {
+            u32::try_from(key.operation.size_bytes() + result.json.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
         };
-        Self(Cache::builder().max_capacity(KEPT_BYTES).time_to_live(KEPT_FOR).weigher(weigher).build())
+        Self(Cache::builder().max_capacity(CACHE_MAX_BYTES).time_to_live(RESULT_TTL).weigher(weigher).build())
     }
 
-    /// The result under this key, made by `make` where nobody is making it already. One with errors goes to those who were
-    /// waiting for it, and no further.
-    pub async fn get(&self, key: Key, make: impl Future<Output = CachedResult>) -> CachedResult {
-        let made = async {
-            let made = make.await;
-            if made.erred { Err(made) } else { Ok(made) }
+    /// Returns the result of a key. On a miss runs `execute`, unless another call for the key is running
+    /// already: then waits for its result. A result with errors goes to the waiting calls and is not
+    /// cached.
+    pub async fn get(&self, key: Key, execute: impl Future<Output = FrameResult>) -> FrameResult {
+        let load = async {
+            let result = execute.await;
+            if result.has_errors { Err(result) } else { Ok(result) }
         };
-        self.0.try_get_with(key, made).await.unwrap_or_else(|erred| (*erred).clone())
+        self.0.try_get_with(key, load).await.unwrap_or_else(|failed| (*failed).clone())
     }
 }
 
@@ -95,44 +100,47 @@ mod tests {
     use crate::hub::read_states::ReadState;
 
     fn key(document: &str, read_seq: i64) -> Key {
-        let (dialog, user) = (DialogId::now(), UserId::now());
+        let dialog = DialogId::now();
+        let user = UserId::now();
         let operation_key = OperationKey::new(document.into(), None, &Variables::default());
         Key::new(operation_key, &Frame::ReadState(dialog, ReadState { user, read_seq }), user)
     }
 
-    fn made(json: &str, erred: bool) -> CachedResult {
-        CachedResult { json: json.into(), erred, failed: erred }
+    fn result(json: &str, has_errors: bool) -> FrameResult {
+        FrameResult { json: json.into(), has_errors, is_failure: has_errors }
     }
 
     #[tokio::test]
-    async fn what_is_alike_is_made_once_and_one_with_errors_is_not_kept() {
-        let (result_cache, key) = (ResultCache::new(), key("{ a }", 1));
-        let slow = |made: CachedResult| async {
+    async fn equal_results_are_executed_once_and_results_with_errors_are_not_cached() {
+        let result_cache = ResultCache::new();
+        let key = key("{ a }", 1);
+        let slow = |result: FrameResult| async {
             tokio::task::yield_now().await;
-            made
+            result
         };
         let both = tokio::join!(
-            result_cache.get(key.clone(), slow(made("first", true))),
-            result_cache.get(key.clone(), slow(made("second", true)))
+            result_cache.get(key.clone(), slow(result("first", true))),
+            result_cache.get(key.clone(), slow(result("second", true)))
         );
         assert_eq!((&*both.0.json, &*both.1.json), ("first", "first"));
-        assert_eq!(&*result_cache.get(key.clone(), slow(made("third", false))).await.json, "third");
-        assert_eq!(&*result_cache.get(key.clone(), slow(made("fourth", false))).await.json, "third");
+        assert_eq!(&*result_cache.get(key.clone(), slow(result("third", false))).await.json, "third");
+        assert_eq!(&*result_cache.get(key.clone(), slow(result("fourth", false))).await.json, "third");
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_bounded_however_large_the_documents_or_the_results_are() {
+    async fn the_cache_is_limited_for_large_documents_and_for_large_results() {
         for (document_bytes, result_bytes) in [(60_000, 10), (10, 60_000)] {
             let result_cache = ResultCache::new();
-            let (document, result) = ("x".repeat(document_bytes), "y".repeat(result_bytes));
+            let document = "x".repeat(document_bytes);
+            let json = "y".repeat(result_bytes);
             for read_seq in 0..1_000 {
-                let made = result_cache.get(key(&document, read_seq), async { made(&result, false) }).await;
-                assert_eq!(made.json.len(), result_bytes);
+                let cached = result_cache.get(key(&document, read_seq), async { result(&json, false) }).await;
+                assert_eq!(cached.json.len(), result_bytes);
             }
             result_cache.0.run_pending_tasks().await;
-            assert!(result_cache.0.weighted_size() <= KEPT_BYTES);
-            let kept = result_cache.0.entry_count();
-            assert!((400..600).contains(&kept), "32 MB hold some 550 of them: {kept}");
+            assert!(result_cache.0.weighted_size() <= CACHE_MAX_BYTES);
+            let entries = result_cache.0.entry_count();
+            assert!((400..600).contains(&entries), "32 MB hold some 550 entries: {entries}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Subscriptions streams through a running gateway: over services that answer, lag, are away and come back.
+//! Tests of subscriptions through a running gateway: services that answer, lag, and are unavailable for
+//! a time.
 
 use std::{pin::pin, time::Duration};
 
@@ -21,8 +22,10 @@ use crate::{
     testing::{RunningGateway, SocketClient},
 };
 
-const UNREAD: &str = "subscription($since: String) { unread(since: $since) { kind version previousVersion total changed { dialogId unread } } }";
-const MESSAGES: &str = "subscription($id: ID!, $since: String) { messages(dialogId: $id, since: $since) { kind version message { id text status failureReason } } }";
+const UNREAD: &str = "subscription($since: String) { \
+    unread(since: $since) { kind version previousVersion total changed { dialogId unread } } }";
+const MESSAGES: &str = "subscription($id: ID!, $since: String) { \
+    messages(dialogId: $id, since: $since) { kind version message { id text status failureReason } } }";
 const READ_STATES: &str = "subscription($id: ID!) { readStates(dialogId: $id) { userId readSeq } }";
 
 fn row(dialog: DialogId, unread: i64) -> counter::Row {
@@ -44,21 +47,22 @@ fn changed(user: UserId, version: i64, dialog: DialogId, unread: i64, was: i64) 
 async fn unread(client: &mut SocketClient, id: &str) -> Value {
     let payload = client.result(id).await;
     let frame = payload["data"]["unread"].clone();
-    assert_eq!(payload["extensions"]["cursor"], frame["version"], "every result says where to resume");
+    assert_eq!(payload["extensions"]["cursor"], frame["version"], "every result has a cursor");
     frame
 }
 
 async fn message(client: &mut SocketClient, id: &str) -> Value {
     let payload = client.result(id).await;
     let frame = payload["data"]["messages"].clone();
-    assert_eq!(payload["extensions"]["cursor"], frame["version"], "every result says where to resume");
+    assert_eq!(payload["extensions"]["cursor"], frame["version"], "every result has a cursor");
     frame
 }
 
 #[tokio::test]
-async fn counters_come_with_a_snapshot_and_then_with_every_change() {
+async fn unread_counts_start_with_a_snapshot_and_continue_with_every_change() {
     let gateway = RunningGateway::start().await;
-    let (user, dialog) = (UserId::now(), DialogId::now());
+    let user = UserId::now();
+    let dialog = DialogId::now();
     gateway.services().unread.insert(user, (4, vec![row(dialog, 2)]));
     let mut client = gateway.sign_in(user).await;
     client.subscribe("u", UNREAD, json!({})).await;
@@ -80,9 +84,10 @@ async fn counters_come_with_a_snapshot_and_then_with_every_change() {
 }
 
 #[tokio::test]
-async fn who_comes_back_with_the_newest_version_is_current() {
+async fn a_client_that_resumes_from_the_newest_version_is_current() {
     let gateway = RunningGateway::start().await;
-    let (user, dialog) = (UserId::now(), DialogId::now());
+    let user = UserId::now();
+    let dialog = DialogId::now();
     gateway.services().unread.insert(user, (4, vec![row(dialog, 2)]));
     let mut client = gateway.sign_in(user).await;
     for (since, kind) in [("1-4", "CURRENT"), ("1-3", "SNAPSHOT"), ("1-9", "SNAPSHOT"), ("0-4", "SNAPSHOT")] {
@@ -94,9 +99,10 @@ async fn who_comes_back_with_the_newest_version_is_current() {
 }
 
 #[tokio::test]
-async fn who_looks_beyond_a_frame_asks_with_a_token_of_its_own() {
+async fn a_result_that_needs_service_calls_is_executed_for_each_stream() {
     let gateway = RunningGateway::start().await;
-    let (user, dialog) = (UserId::now(), DialogId::now());
+    let user = UserId::now();
+    let dialog = DialogId::now();
     let query = "subscription { unread { version changed { unread dialog { id } } } }";
     let mut clients = Vec::new();
     for _ in 0..10 {
@@ -111,11 +117,15 @@ async fn who_looks_beyond_a_frame_asks_with_a_token_of_its_own() {
         assert_eq!(payload["data"]["unread"]["version"], "1-1");
         assert_eq!(payload["data"]["unread"]["changed"][0], json!({ "unread": 1, "dialog": null }));
     }
-    assert_eq!(gateway.called("Get"), 10, "none waits for another's, and none is told what another saw");
+    assert_eq!(
+        gateway.called("Get"),
+        10,
+        "no stream waits for another, and none receives the data of another"
+    );
 }
 
 #[tokio::test]
-async fn a_stream_that_begins_while_the_counters_are_away_begins_when_they_are_back() {
+async fn a_stream_opened_while_the_counter_is_unavailable_starts_when_it_answers() {
     let gateway = RunningGateway::start().await;
     gateway.services().away.insert("Snapshots");
     let mut client = gateway.sign_in(UserId::now()).await;
@@ -126,9 +136,10 @@ async fn a_stream_that_begins_while_the_counters_are_away_begins_when_they_are_b
 }
 
 #[tokio::test]
-async fn what_the_log_has_lost_is_made_good_by_a_snapshot() {
+async fn a_gap_in_the_versions_is_followed_by_a_snapshot() {
     let gateway = RunningGateway::start().await;
-    let (user, dialog) = (UserId::now(), DialogId::now());
+    let user = UserId::now();
+    let dialog = DialogId::now();
     let mut client = gateway.sign_in(user).await;
     client.subscribe("u", UNREAD, json!({})).await;
     unread(&mut client, "u").await;
@@ -141,37 +152,38 @@ async fn what_the_log_has_lost_is_made_good_by_a_snapshot() {
     );
 }
 
-/// A dialog of two people, at version 3.
-struct Talk {
+/// A dialog of two users, at version 3.
+struct DialogFixture {
     id: DialogId,
     ann: UserId,
     bob: UserId,
 }
 
-impl Talk {
-    fn begin(gateway: &RunningGateway) -> Self {
-        let talk = Self { id: DialogId::now(), ann: UserId::now(), bob: UserId::now() };
+impl DialogFixture {
+    fn create(gateway: &RunningGateway) -> Self {
+        let dialog = Self { id: DialogId::now(), ann: UserId::now(), bob: UserId::now() };
         let mut services = gateway.services();
-        services.dialogs.insert(talk.id, (3, Vec::new()));
-        services.members.insert(talk.id, vec![(talk.ann, 0), (talk.bob, 0)]);
-        talk
+        services.dialogs.insert(dialog.id, (3, Vec::new()));
+        services.members.insert(dialog.id, vec![(dialog.ann, 0), (dialog.bob, 0)]);
+        dialog
     }
 
     fn variables(&self) -> Value {
         json!({ "id": self.id.to_string() })
     }
 
-    async fn watch(&self, gateway: &RunningGateway, who: UserId, query: &str) -> SocketClient {
-        let mut client = gateway.sign_in(who).await;
-        gateway.services().caller = Some(who);
+    /// Subscribes a user to the dialog, as the operation `s`.
+    async fn subscribe(&self, gateway: &RunningGateway, user: UserId, query: &str) -> SocketClient {
+        let mut client = gateway.sign_in(user).await;
+        gateway.services().caller = Some(user);
         client.subscribe("s", query, self.variables()).await;
         client
     }
 
-    /// Stores a message of Ann's, or what has become of it, and gives the version.
+    /// Stores a message of Ann, or its new status, and returns the dialog's version.
     fn store(&self, gateway: &RunningGateway, id: MessageId, status: Status) -> i64 {
         let mut services = gateway.services();
-        let (version, messages) = services.dialogs.get_mut(&self.id).expect("it has begun");
+        let (version, messages) = services.dialogs.get_mut(&self.id).expect("the dialog exists");
         *version += 1;
         messages.retain(|message| message.id != id.bytes());
         let mut message = dialog::Message {
@@ -205,34 +217,39 @@ impl Talk {
 
     async fn fail(&self, gateway: &RunningGateway, id: MessageId) {
         let version = self.store(gateway, id, Status::Failed);
-        let (dialog_id, message_id) = (self.id.bytes(), id.bytes());
+        let dialog_id = self.id.bytes();
+        let message_id = id.bytes();
         let failed = events::MessageFailed { dialog_id, version, message_id, ..Default::default() };
         gateway.emit(Kind::MessageFailed(failed)).await;
     }
 
-    async fn leave(&self, gateway: &RunningGateway, who: UserId) {
+    async fn leave(&self, gateway: &RunningGateway, user: UserId) {
         let version = {
             let mut services = gateway.services();
-            services.members.get_mut(&self.id).expect("it has begun").retain(|(user, _)| *user != who);
-            let (version, _) = services.dialogs.get_mut(&self.id).expect("it has begun");
+            services
+                .members
+                .get_mut(&self.id)
+                .expect("the dialog exists")
+                .retain(|(member, _)| *member != user);
+            let (version, _) = services.dialogs.get_mut(&self.id).expect("the dialog exists");
             *version += 1;
             *version
         };
-        let left = events::ParticipantLeft { dialog_id: self.id.bytes(), version, user_id: who.bytes() };
+        let left = events::ParticipantLeft { dialog_id: self.id.bytes(), version, user_id: user.bytes() };
         gateway.emit(Kind::ParticipantLeft(left)).await;
     }
 }
 
 #[tokio::test]
-async fn a_message_is_fetched_once_and_only_its_author_reads_why_it_failed() {
+async fn a_message_is_fetched_once_and_only_its_author_receives_the_failure_reason() {
     let gateway = RunningGateway::start().await;
-    let talk = Talk::begin(&gateway);
-    let mut ann = talk.watch(&gateway, talk.ann, MESSAGES).await;
+    let fixture = DialogFixture::create(&gateway);
+    let mut ann = fixture.subscribe(&gateway, fixture.ann, MESSAGES).await;
     let first = message(&mut ann, "s").await;
     assert_eq!(first, json!({ "kind": "CURRENT", "version": "1-3", "message": null }));
-    let mut bob = talk.watch(&gateway, talk.bob, MESSAGES).await;
+    let mut bob = fixture.subscribe(&gateway, fixture.bob, MESSAGES).await;
     message(&mut bob, "s").await;
-    let id = talk.send(&gateway).await;
+    let id = fixture.send(&gateway).await;
     for client in [&mut ann, &mut bob] {
         let frame = message(client, "s").await;
         let shown =
@@ -240,61 +257,65 @@ async fn a_message_is_fetched_once_and_only_its_author_reads_why_it_failed() {
         assert_eq!(frame, json!({ "kind": "SENT", "version": "1-4", "message": shown }));
     }
     assert_eq!(gateway.called("Live"), 1);
-    talk.fail(&gateway, id).await;
-    let (own, others) = (message(&mut ann, "s").await, message(&mut bob, "s").await);
+    fixture.fail(&gateway, id).await;
+    let author = message(&mut ann, "s").await;
+    let other = message(&mut bob, "s").await;
     let failed = |text, reason: Value| {
         let shown =
             json!({ "id": id.to_string(), "text": text, "status": "FAILED", "failureReason": reason });
         json!({ "kind": "FAILED", "version": "1-5", "message": shown })
     };
-    assert_eq!(own, failed("hello", json!("full")));
-    assert_eq!(others, failed("", Value::Null));
+    assert_eq!(author, failed("hello", json!("full")));
+    assert_eq!(other, failed("", Value::Null));
 }
 
 #[tokio::test]
-async fn what_a_token_opens_is_not_shared_with_other_people() {
+async fn results_that_depend_on_the_token_are_not_shared() {
     let gateway = RunningGateway::start().await;
-    let talk = Talk::begin(&gateway);
+    let fixture = DialogFixture::create(&gateway);
     let query = "subscription($id: ID!) { messages(dialogId: $id) { kind message { sender { name } } } }";
     let mut clients = Vec::new();
-    for who in [talk.ann, talk.bob, talk.bob] {
-        let mut client = talk.watch(&gateway, who, query).await;
+    for user in [fixture.ann, fixture.bob, fixture.bob] {
+        let mut client = fixture.subscribe(&gateway, user, query).await;
         client.result("s").await;
         clients.push(client);
     }
-    talk.send(&gateway).await;
+    fixture.send(&gateway).await;
     for client in &mut clients {
         assert_eq!(client.result("s").await["data"]["messages"]["message"]["sender"]["name"], "somebody");
     }
-    assert_eq!((gateway.called("Live"), gateway.called("Users")), (1, 3), "each asks with its own");
+    assert_eq!(
+        (gateway.called("Live"), gateway.called("Users")),
+        (1, 3),
+        "each stream calls with its own token"
+    );
 }
 
 #[tokio::test]
-async fn messages_wait_for_a_dialog_service_that_is_away() {
+async fn messages_wait_for_an_unavailable_dialog_service() {
     let gateway = RunningGateway::start().await;
-    let talk = Talk::begin(&gateway);
-    let mut bob = talk.watch(&gateway, talk.bob, MESSAGES).await;
+    let fixture = DialogFixture::create(&gateway);
+    let mut bob = fixture.subscribe(&gateway, fixture.bob, MESSAGES).await;
     message(&mut bob, "s").await;
     gateway.services().away.insert("Live");
-    talk.send(&gateway).await;
+    fixture.send(&gateway).await;
     bob.is_quiet().await;
     gateway.services().away.clear();
     assert_eq!(message(&mut bob, "s").await["kind"], "SENT");
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_back_is_told_what_it_has_missed() {
+async fn a_client_that_resumes_receives_the_changes_that_it_missed() {
     let gateway = RunningGateway::start().await;
-    let talk = Talk::begin(&gateway);
-    let (kept, lost) = (MessageId::now(), MessageId::now());
-    talk.store(&gateway, kept, Status::Committed);
-    talk.store(&gateway, lost, Status::Failed);
+    let fixture = DialogFixture::create(&gateway);
+    fixture.store(&gateway, MessageId::now(), Status::Committed);
+    fixture.store(&gateway, MessageId::now(), Status::Failed);
     for (since, kinds) in
         [("1-3", &["COMMITTED", "FAILED"][..]), ("0", &["COMMITTED"]), ("1-5", &["CURRENT"])]
     {
-        let mut bob = gateway.sign_in(talk.bob).await;
-        gateway.services().caller = Some(talk.bob);
-        bob.subscribe("s", MESSAGES, json!({ "id": talk.id.to_string(), "since": since })).await;
+        let mut bob = gateway.sign_in(fixture.bob).await;
+        gateway.services().caller = Some(fixture.bob);
+        bob.subscribe("s", MESSAGES, json!({ "id": fixture.id.to_string(), "since": since })).await;
         for kind in kinds {
             let frame = message(&mut bob, "s").await;
             assert_eq!(frame["kind"], **kind, "{since}: {frame}");
@@ -305,122 +326,128 @@ async fn a_reader_that_comes_back_is_told_what_it_has_missed() {
 }
 
 #[tokio::test]
-async fn where_too_much_is_replayed_already_a_reader_loads_the_history_instead() {
+async fn a_client_loads_the_history_when_the_replay_budget_is_exhausted() {
     let gateway = RunningGateway::start().await;
-    let talk = Talk::begin(&gateway);
-    talk.store(&gateway, MessageId::now(), Status::Committed);
-    let back = async |since: &str| {
-        let mut bob = gateway.sign_in(talk.bob).await;
-        gateway.services().caller = Some(talk.bob);
-        bob.subscribe("s", MESSAGES, json!({ "id": talk.id.to_string(), "since": since })).await;
+    let fixture = DialogFixture::create(&gateway);
+    fixture.store(&gateway, MessageId::now(), Status::Committed);
+    let resume = async |since: &str| {
+        let mut bob = gateway.sign_in(fixture.bob).await;
+        gateway.services().caller = Some(fixture.bob);
+        bob.subscribe("s", MESSAGES, json!({ "id": fixture.id.to_string(), "since": since })).await;
         message(&mut bob, "s").await["kind"].clone()
     };
-    let held = gateway.app.log_reader.hubs.messages.exhaust_replay_budget();
-    assert_eq!((back("0").await, back("1-5").await), (json!("RESET"), json!("CURRENT")));
-    drop(held);
-    assert_eq!(back("0").await, "COMMITTED");
-    let all_is_given = || async { gateway.app.log_reader.hubs.messages.replay_budget_is_free() };
-    testkit::eventually("what was replayed is let go", all_is_given).await;
+    let permit = gateway.app.log_reader.hubs.messages.exhaust_replay_budget();
+    assert_eq!((resume("0").await, resume("1-5").await), (json!("RESET"), json!("CURRENT")));
+    drop(permit);
+    assert_eq!(resume("0").await, "COMMITTED");
+    let budget_is_free = || async { gateway.app.log_reader.hubs.messages.replay_budget_is_free() };
+    testkit::eventually("the replay budget is free", budget_is_free).await;
 }
 
 #[tokio::test]
-async fn strangers_find_nothing_and_who_leaves_is_told_that_it_is_over() {
+async fn non_participants_are_rejected_and_leaving_completes_the_streams() {
     let gateway = RunningGateway::start().await;
-    let talk = Talk::begin(&gateway);
+    let fixture = DialogFixture::create(&gateway);
     for query in [MESSAGES, READ_STATES] {
-        let mut stranger = talk.watch(&gateway, UserId::now(), query).await;
-        let refused = stranger.hear().await;
+        let mut outsider = fixture.subscribe(&gateway, UserId::now(), query).await;
+        let rejected = outsider.hear().await;
         assert_eq!(
-            (&refused["type"], &refused["payload"][0]["extensions"]["code"]),
+            (&rejected["type"], &rejected["payload"][0]["extensions"]["code"]),
             (&json!("error"), &json!("NOT_FOUND"))
         );
     }
-    let mut ann = talk.watch(&gateway, talk.ann, MESSAGES).await;
+    let mut ann = fixture.subscribe(&gateway, fixture.ann, MESSAGES).await;
     message(&mut ann, "s").await;
-    let mut bob = talk.watch(&gateway, talk.bob, MESSAGES).await;
+    let mut bob = fixture.subscribe(&gateway, fixture.bob, MESSAGES).await;
     message(&mut bob, "s").await;
-    bob.subscribe("r", READ_STATES, talk.variables()).await;
+    bob.subscribe("r", READ_STATES, fixture.variables()).await;
     bob.result("r").await;
     bob.result("r").await;
-    talk.leave(&gateway, talk.bob).await;
-    let mut over = vec![bob.hear().await, bob.hear().await];
-    over.sort_by_key(|message| message["id"].to_string());
-    assert_eq!(over, [json!({ "id": "r", "type": "complete" }), json!({ "id": "s", "type": "complete" })]);
-    talk.send(&gateway).await;
+    fixture.leave(&gateway, fixture.bob).await;
+    let mut completed = vec![bob.hear().await, bob.hear().await];
+    completed.sort_by_key(|message| message["id"].to_string());
+    assert_eq!(
+        completed,
+        [json!({ "id": "r", "type": "complete" }), json!({ "id": "s", "type": "complete" })]
+    );
+    fixture.send(&gateway).await;
     assert_eq!(message(&mut ann, "s").await["kind"], "SENT");
     bob.is_quiet().await;
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn who_has_left_reads_no_receipts_though_the_counters_have_not_heard_of_it() {
+async fn a_user_who_left_is_rejected_even_before_the_counter_knows() {
     let gateway = RunningGateway::start().await;
-    let talk = Talk::begin(&gateway);
-    gateway.services().gone.push(talk.bob);
-    let mut bob = talk.watch(&gateway, talk.bob, READ_STATES).await;
-    let refused = bob.hear().await;
-    assert_eq!(refused["payload"][0]["extensions"]["code"], "NOT_FOUND", "{refused}");
+    let fixture = DialogFixture::create(&gateway);
+    gateway.services().gone.push(fixture.bob);
+    let mut bob = fixture.subscribe(&gateway, fixture.bob, READ_STATES).await;
+    let rejected = bob.hear().await;
+    assert_eq!(rejected["payload"][0]["extensions"]["code"], "NOT_FOUND", "{rejected}");
     assert_eq!(gateway.called("ReadStates"), 0);
     gateway.services().gone.clear();
-    let mut back = talk.watch(&gateway, talk.bob, READ_STATES).await;
-    back.result("s").await;
+    let mut rejoined = fixture.subscribe(&gateway, fixture.bob, READ_STATES).await;
+    rejoined.result("s").await;
 }
 
 #[tokio::test]
-async fn read_states_begin_with_everyones_and_go_on_with_every_move() {
+async fn read_states_start_with_all_participants_and_continue_with_every_advance() {
     let gateway = RunningGateway::start().await;
-    let talk = Talk::begin(&gateway);
-    let mut ann = talk.watch(&gateway, talk.ann, READ_STATES).await;
+    let fixture = DialogFixture::create(&gateway);
+    let mut ann = fixture.subscribe(&gateway, fixture.ann, READ_STATES).await;
     let mut all = [ann.result("s").await, ann.result("s").await];
     all.sort_by_key(|payload| payload["data"]["readStates"]["userId"].to_string());
-    assert_eq!(all[0]["data"]["readStates"], json!({ "userId": talk.ann.to_string(), "readSeq": 0 }));
-    assert_eq!(all[0]["extensions"], Value::Null, "there is nothing to resume from");
+    assert_eq!(all[0]["data"]["readStates"], json!({ "userId": fixture.ann.to_string(), "readSeq": 0 }));
+    assert_eq!(all[0]["extensions"], Value::Null, "the stream cannot be resumed from here");
     for read_seq in [3, 2, 3, 5] {
-        let (dialog_id, user_id) = (talk.id.bytes(), talk.bob.bytes());
+        let dialog_id = fixture.id.bytes();
+        let user_id = fixture.bob.bytes();
         gateway.emit(Kind::ReadMarked(events::ReadMarked { dialog_id, user_id, read_seq })).await;
     }
     let mut last = 0;
     while last < 5 {
         let state = ann.result("s").await["data"]["readStates"].clone();
-        assert_eq!(state["userId"], talk.bob.to_string());
+        assert_eq!(state["userId"], fixture.bob.to_string());
         let read_seq = state["readSeq"].as_i64().expect("a number");
-        assert!(read_seq > last, "never back, never twice");
+        assert!(read_seq > last, "it only rises");
         last = read_seq;
     }
 }
 
 #[tokio::test]
-async fn nothing_is_asked_for_a_stream_before_the_log_is_followed() {
+async fn a_stream_does_not_open_before_the_log_is_followed() {
     let gateway = RunningGateway::start().await;
-    let (hubs, pipeline) = (Hubs::new(&gateway.app.log_reader.service), &gateway.app.endpoint.pipeline);
+    let hubs = Hubs::new(&gateway.app.log_reader.service);
+    let pipeline = &gateway.app.endpoint.pipeline;
     let subscriptions = Subscriptions::new(pipeline.clone(), hubs.clone(), SeenVersions::default());
-    let (user, session) = (UserId::now(), SessionId::now());
+    let user = UserId::now();
+    let session = SessionId::now();
     let caller = Caller { user, session, expires_at_s: 0, authorization: Authorization::new("Bearer x", 0) };
     let client = Client { caller: Some(caller.clone()), address: [127, 0, 0, 1].into() };
-    let incoming = OperationRequest { query: Some(UNREAD.to_owned()), ..OperationRequest::default() };
-    let admitted = pipeline.admit(incoming, &client, &Call::new()).await.expect("it is valid");
+    let request = OperationRequest { query: Some(UNREAD.to_owned()), ..OperationRequest::default() };
+    let admitted = pipeline.admit(request, &client, &Call::new()).await.expect("valid operation");
     let mut opening = pin!(subscriptions.open(admitted, Some(caller), Call::new()));
     let early = timeout(Duration::from_millis(200), opening.as_mut()).await;
-    assert!(early.is_err(), "what happens before the place in the log is taken would be missed");
+    assert!(early.is_err(), "events before the end of the log is found would be missed");
     hubs.set_following();
     assert!(opening.await.is_ok());
 }
 
 #[tokio::test]
-async fn where_events_are_missing_every_stream_is_told_the_state_of_now() {
+async fn a_resync_sends_the_current_state_to_every_stream() {
     let gateway = RunningGateway::start().await;
-    let talk = Talk::begin(&gateway);
+    let fixture = DialogFixture::create(&gateway);
     let dialog = DialogId::now();
-    gateway.services().unread.insert(talk.ann, (4, vec![row(dialog, 2)]));
-    let mut counters = gateway.sign_in(talk.ann).await;
+    gateway.services().unread.insert(fixture.ann, (4, vec![row(dialog, 2)]));
+    let mut counters = gateway.sign_in(fixture.ann).await;
     counters.subscribe("u", UNREAD, json!({})).await;
     assert_eq!(unread(&mut counters, "u").await["total"], 2);
-    let mut messages = talk.watch(&gateway, talk.ann, MESSAGES).await;
+    let mut messages = fixture.subscribe(&gateway, fixture.ann, MESSAGES).await;
     assert_eq!(message(&mut messages, "s").await["kind"], "CURRENT");
-    let mut receipts = talk.watch(&gateway, talk.ann, READ_STATES).await;
-    let people = [receipts.result("s").await, receipts.result("s").await];
-    // What nobody hears of.
-    gateway.services().unread.insert(talk.ann, (6, vec![row(dialog, 5)]));
+    let mut receipts = fixture.subscribe(&gateway, fixture.ann, READ_STATES).await;
+    let states = [receipts.result("s").await, receipts.result("s").await];
+    // A change without an event.
+    gateway.services().unread.insert(fixture.ann, (6, vec![row(dialog, 5)]));
     gateway.app.log_reader.hubs.resync();
     let frame = unread(&mut counters, "u").await;
     assert_eq!(
@@ -428,12 +455,12 @@ async fn where_events_are_missing_every_stream_is_told_the_state_of_now() {
         (&json!("SNAPSHOT"), &json!("1-6"), &json!(5))
     );
     assert_eq!(message(&mut messages, "s").await["kind"], "RESET");
-    for _ in &people {
+    for _ in &states {
         assert!(receipts.result("s").await["data"]["readStates"]["readSeq"].is_number());
     }
     counters.is_quiet().await;
     messages.is_quiet().await;
-    gateway.emit(changed(talk.ann, 7, dialog, 6, 5)).await;
+    gateway.emit(changed(fixture.ann, 7, dialog, 6, 5)).await;
     let frame = unread(&mut counters, "u").await;
     assert_eq!(
         (&frame["kind"], &frame["previousVersion"], &frame["total"]),
@@ -442,9 +469,10 @@ async fn where_events_are_missing_every_stream_is_told_the_state_of_now() {
 }
 
 #[tokio::test]
-async fn a_frame_that_cannot_be_shown_is_told_without_a_cursor_and_made_good() {
+async fn a_failed_frame_has_no_cursor_and_is_followed_by_a_snapshot() {
     let gateway = RunningGateway::start().await;
-    let (user, dialog) = (UserId::now(), DialogId::now());
+    let user = UserId::now();
+    let dialog = DialogId::now();
     let mut client = gateway.sign_in(user).await;
     let query = "subscription { unread { kind version total changed { unread dialog { id } } } }";
     client.subscribe("u", query, json!({})).await;
@@ -457,26 +485,31 @@ async fn a_frame_that_cannot_be_shown_is_told_without_a_cursor_and_made_good() {
     assert_eq!(
         (&failed["data"], &failed["extensions"]),
         (&Value::Null, &Value::Null),
-        "there is nothing to resume from"
+        "the stream cannot be resumed from here"
     );
     client.is_quiet().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let tries = gateway.called("Get");
-    assert!(tries <= 10, "{tries} tries: each waits twice as long as the one before");
+    let attempts = gateway.called("Get");
+    assert!(attempts <= 10, "{attempts} attempts: the backoff doubles");
     gateway.services().broken.clear();
-    let good = unread(&mut client, "u").await;
+    let recovered = unread(&mut client, "u").await;
     assert_eq!(
-        (&good["kind"], &good["version"], &good["total"]),
+        (&recovered["kind"], &recovered["version"], &recovered["total"]),
         (&json!("SNAPSHOT"), &json!("1-1"), &json!(1))
     );
-    assert_eq!(good["changed"], json!([{ "unread": 1, "dialog": null }]), "nothing of it is lost");
+    assert_eq!(
+        recovered["changed"],
+        json!([{ "unread": 1, "dialog": null }]),
+        "the snapshot contains the failed change"
+    );
     client.is_quiet().await;
 }
 
 #[tokio::test]
-async fn a_query_after_a_push_is_at_least_as_new() {
+async fn a_query_after_a_frame_is_at_least_as_new() {
     let gateway = RunningGateway::start().await;
-    let (user, dialog) = (UserId::now(), DialogId::now());
+    let user = UserId::now();
+    let dialog = DialogId::now();
     let mut client = gateway.sign_in_with(&gateway.token(user, SessionId::now(), 300)).await;
     client.subscribe("u", UNREAD, json!({})).await;
     unread(&mut client, "u").await;
@@ -486,6 +519,6 @@ async fn a_query_after_a_push_is_at_least_as_new() {
     assert_eq!(
         client.result("q").await["data"]["unread"]["version"],
         "1-1",
-        "the played counter answers what is asked for"
+        "the fake counter answers with the requested version"
     );
 }

@@ -1,7 +1,8 @@
-//! Puts the pages at `/` and `/playground` into `OUT_DIR/ide`, where the crate embeds them from. A folder web/dist that is
-//! newer than its sources is taken as it is (that is how an image without Node gets the pages); else, where Node and npm are
-//! there, they are built. Whatever goes wrong here costs the pages and never the build: the binary then shows a plain one
-//! that says how.
+//! Writes the pages at `/` and `/playground` into `OUT_DIR/ide`, from which the crate embeds them.
+//!
+//! A folder web/dist that is newer than its sources is copied; a container image is built this way,
+//! without Node. Otherwise the pages are built with Node and npm. A failure does not fail the build: the
+//! binary then contains a plain page that explains how to build the pages.
 
 use std::{
     env, fs, io,
@@ -11,11 +12,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// What the pages are made of, in web/. A change in any of them builds them anew.
+/// Sources of the pages, in web/. A change of any of them rebuilds the pages.
 const SOURCES: [&str; 5] = ["src", "build.mjs", "package.json", "package-lock.json", ".npmrc"];
 
-/// How long npm and the bundler may take, each.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Longest run time of each command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let web = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../web");
@@ -28,9 +29,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for source in SOURCES {
         println!("cargo:rerun-if-changed={}", web.join(source).display());
     }
-    let ready = web.join("dist/index.html");
-    if ready.exists() {
-        println!("cargo:rerun-if-changed={}", ready.display());
+    let built = web.join("dist/index.html");
+    if built.exists() {
+        println!("cargo:rerun-if-changed={}", built.display());
     }
 
     if target.exists() {
@@ -40,14 +41,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if env::var("TIDINGS_WEB").is_ok_and(|value| value == "skip") {
         return Ok(());
     }
-    let outcome = if modified(&ready) >= newest(&web) {
+    let outcome = if modified(&built) >= newest(&web) {
         copy(&web.join("dist"), &target)
     } else {
         build(&web, &target)
     };
     if let Err(reason) = outcome {
         println!(
-            "cargo:warning=the pages at / and /playground will be plain ones ({reason}); `make web` tries again"
+            "cargo:warning=the pages at / and /playground are not built ({reason}); `make web` tries again"
         );
         fs::remove_dir_all(&target)?;
         fs::create_dir_all(&target)?;
@@ -56,7 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn build(web: &Path, target: &Path) -> Result<(), String> {
-    if !works("node") || !works("npm") {
+    if !is_installed("node") || !is_installed("npm") {
         return Err("node and npm are not installed".into());
     }
     let installed = web.join("node_modules/.package-lock.json");
@@ -70,19 +71,20 @@ fn build(web: &Path, target: &Path) -> Result<(), String> {
             "--no-fund",
             "--loglevel=error",
         ]);
-        // A closed network says so at once, or never: a few short tries, then the plain page.
+        // Few and short retries: without network access the build must not wait for long.
         install.args(["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]);
         run(install.current_dir(web), "npm ci")?;
     }
     run(Command::new("node").arg("build.mjs").arg(target).current_dir(web), "the bundler")
 }
 
-fn works(program: &str) -> bool {
+fn is_installed(program: &str) -> bool {
     let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     version.is_ok_and(|status| status.success())
 }
 
-/// Runs a command with its output in a file (a pipe nobody reads would stop it) and says the last line of it on failure.
+/// Runs a command with its output in a file, because a pipe that is not read would block it. Returns the
+/// first line with an error on failure.
 fn run(command: &mut Command, name: &str) -> Result<(), String> {
     let log = PathBuf::from(env::var("OUT_DIR").map_err(|error| error.to_string())?).join("ide.log");
     let started = fs::File::create(&log).and_then(|file| {
@@ -95,7 +97,7 @@ fn run(command: &mut Command, name: &str) -> Result<(), String> {
     }
     let output = fs::read_to_string(&log).unwrap_or_default();
     let line = output.lines().find(|line| line.to_lowercase().contains("error")).unwrap_or("no message");
-    Err(format!("{name} failed, {line}; all of it is in {}", log.display()))
+    Err(format!("{name} failed, {line}; the full output is in {}", log.display()))
 }
 
 fn wait(child: &mut Child) -> io::Result<ExitStatus> {
@@ -104,10 +106,10 @@ fn wait(child: &mut Child) -> io::Result<ExitStatus> {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > COMMAND_TIMEOUT {
             child.kill()?;
             child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long and was stopped"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the command timed out and was killed"));
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -118,7 +120,8 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
         fs::create_dir_all(to).and_then(|()| fs::read_dir(from)).and_then(|entries| entries.collect());
     let entries: Vec<fs::DirEntry> = copied.map_err(|error| format!("{}: {error}", from.display()))?;
     for entry in entries {
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        let path = entry.path();
+        let target = to.join(entry.file_name());
         if path.is_dir() {
             copy(&path, &target)?;
         } else {
@@ -130,11 +133,11 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
 
 fn newest(web: &Path) -> SystemTime {
     let inside = fs::read_dir(web.join("src")).into_iter().flatten().flatten().map(|entry| entry.path());
-    let all = inside.chain(SOURCES.map(|source| web.join(source)));
-    all.map(|path| modified(&path)).max().unwrap_or(SystemTime::UNIX_EPOCH)
+    let sources = inside.chain(SOURCES.map(|source| web.join(source)));
+    sources.map(|path| modified(&path)).max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// When a file was last changed; a missing one never was.
+/// Returns the time of a file's last change, the epoch for a missing file.
 fn modified(path: &Path) -> SystemTime {
     fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -1,12 +1,11 @@
 //! Tests of the subprotocol `graphql-ws` over real sockets: the behaviour that its clients rely on.
 
-use std::time::Duration;
-
 use futures_util::SinkExt;
 use proto::{SessionId, UserId};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::renewal_tests::advance;
 use crate::testing::{Gauges, RunningGateway, SocketClient};
 
 const GRAPHQL_WS: &str = "graphql-ws";
@@ -143,9 +142,7 @@ async fn an_idle_client_receives_ka_and_a_ping_and_a_silent_one_is_disconnected(
     let mut client = sign_in(&gateway).await;
     let silent = sign_in(&gateway).await;
     for _ in 0..8 {
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(10)).await;
-        tokio::time::resume();
+        advance(10).await;
         // The client library answers the ping frame while the test reads; the client sends nothing else.
         assert_eq!(client.hear().await, json!({ "type": "ka" }));
         assert!(matches!(client.next().await, Message::Ping(_)));

@@ -1,4 +1,4 @@
-//! Embedded migrations are read again when their folder changes.
+//! Rebuilds the crate when a migration changes: `sqlx::migrate!` embeds them without telling cargo.
 fn main() {
     println!("cargo:rerun-if-changed=migrations");
 }

@@ -1,14 +1,20 @@
-//! The unread of people who were asked about lately, so that reading a badge costs no query. Promise: what is held at a
-//! version is what the database had at that version. The order of rows is advisory: a row that grew comes first.
+//! Cache of unread counts, so that reading a user's counts takes no SQL query.
 //!
-//! A miss leaves a stub with a ticket before the database is read, and only the fill with that ticket replaces it. An event
-//! applies only to rows of the version before it; anything else makes them a stub ([`crate::slot`]).
+//! Promise: the rows cached at a version are the rows that the database had at that version (I8). The
+//! order of rows is advisory: rows whose count grew come first.
+//!
+//! Flow: a miss leaves a stub with a ticket before the database is read, and only the fill with that
+//! ticket replaces the stub. The writer applies each UnreadChanged event to an entry that has exactly
+//! the version before it; otherwise the entry becomes a stub. [`entry`] holds these rules, [`memory`]
+//! and [`redis`] the two stores.
 
+pub(crate) mod entry;
 mod hash;
 #[cfg(test)]
 pub(crate) mod histories;
-mod map;
-mod remote;
+pub(crate) mod loader;
+mod memory;
+mod redis;
 
 use std::time::Instant;
 
@@ -17,109 +23,119 @@ use events::Log;
 use proto::{UserId, events::event::Kind};
 use tokio_util::sync::CancellationToken;
 
-pub use map::Map;
-pub use remote::Redis;
+pub use memory::MemoryCache;
+pub use redis::RedisCache;
 
-use crate::{event::MAX, slot::Delta, unread::Unread};
+use crate::{event::NUMBER_MAX, unread::Unread};
+use entry::Delta;
 
-/// The cache of counters. Cheap to clone.
+/// Cache of unread counts. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Cache {
-    /// A bounded map in this process.
-    Map(Map),
-    /// Redis, which all processes of the counter share.
-    Redis(Redis),
+    /// Bounded map in this process.
+    Memory(MemoryCache),
+    /// Redis, shared by all processes of the counter.
+    Redis(RedisCache),
 }
 
-/// What is wrong with a cache; the counters are read from the database meanwhile.
+/// Error of a cache. Requests never see it: they read the database instead.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// A URL that names no Redis.
+pub enum CacheError {
+    /// The URL is not a valid Redis URL.
     #[error(transparent)]
     Url(#[from] redis_link::InvalidUrl),
-    /// Redis is away, slow or refuses.
+    /// Redis is unavailable, did not answer in time, or returned an error.
     #[error(transparent)]
-    Redis(#[from] redis::RedisError),
-    /// The cache's writer has lost its place in the log: what was held before is not read, until it is gone.
-    #[error("the cache is closed: its writer has lost its place in the log")]
+    Redis(#[from] ::redis::RedisError),
+    /// The writer missed events of the log. The cache is not used until every entry from before has
+    /// expired.
+    #[error("cache closed: its writer missed events, entries from before have not expired yet")]
     Closed,
 }
 
-/// The place that a miss has taken for its fill.
+/// Permission of one miss to fill its stub; `None` if the cache is not in use. (Memcache calls this a
+/// lease token.)
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ticket(Option<u64>);
+pub(crate) struct FillTicket(Option<u64>);
 
 impl Cache {
-    /// A bounded map in this process, closed until events come in.
+    /// Creates a bounded map in this process. It stays empty until [`crate::App::run`] follows the log.
     pub fn in_process() -> Self {
-        Self::Map(Map::new())
+        Self::Memory(MemoryCache::new())
     }
 
-    /// The Redis at a `redis:` URL, which need not be there yet. One Redis, or one numbered database of it, belongs to one
-    /// counter database.
+    /// Creates a cache in the Redis at a `redis:` URL. Connects on first use, so Redis may be
+    /// unavailable now.
+    ///
+    /// One Redis, or one numbered database of it, belongs to one counter database. Two counters would
+    /// take each other's versions for their own.
     ///
     /// # Errors
-    /// [`Trouble::Url`], which does not repeat the URL: there may be a password in it.
-    pub fn redis(url: &str) -> Result<Self, Trouble> {
-        Redis::open(url).map(Self::Redis)
+    /// [`CacheError::Url`] if the URL is invalid. The error does not repeat the URL, which may hold a
+    /// password.
+    pub fn redis(url: &str) -> Result<Self, CacheError> {
+        RedisCache::open(url).map(Self::Redis)
     }
 
-    /// Whether it can be used.
+    /// Checks that the cache is in use, for readiness.
     ///
     /// # Errors
-    /// What is wrong, for people.
-    pub async fn check(&self) -> Result<(), Trouble> {
+    /// [`CacheError::Redis`] if Redis does not answer; [`CacheError::Closed`] after missed events.
+    pub async fn check(&self) -> Result<(), CacheError> {
         match self {
-            Self::Map(_) => Ok(()),
+            Self::Memory(_) => Ok(()),
             Self::Redis(redis) => redis.check().await,
         }
     }
 
-    /// The whole state of a user, where it is held.
+    /// Returns all unread rows of a user, if cached.
     pub(crate) async fn get(&self, user_id: UserId) -> Option<Unread> {
-        let begun = Instant::now();
+        let start = Instant::now();
         let unread = match self {
-            Self::Map(map) => map.get(user_id).await,
+            Self::Memory(memory) => memory.get(user_id).await,
             Self::Redis(redis) => redis.get(user_id).await,
         };
-        metrics::histogram!("counter_cache_seconds").record(begun.elapsed());
+        metrics::histogram!("counter_cache_seconds").record(start.elapsed());
         metrics::counter!("counter_cache_total", "hit" => if unread.is_some() { "yes" } else { "no" })
             .increment(1);
         unread
     }
 
-    /// Takes the place of a fill. To be called before the database is read.
-    pub(crate) async fn miss(&self, user_id: UserId) -> Ticket {
-        Ticket(match self {
-            Self::Map(map) => map.miss(user_id).await,
+    /// Leaves a stub for a fill. Call it before the database is read: an event between the two then
+    /// shows at the stub.
+    pub(crate) async fn miss(&self, user_id: UserId) -> FillTicket {
+        FillTicket(match self {
+            Self::Memory(memory) => memory.miss(user_id).await,
             Self::Redis(redis) => redis.miss(user_id).await,
         })
     }
 
-    /// Puts what the database had into the place that was taken, where it still is.
-    pub(crate) async fn fill(&self, user_id: UserId, ticket: Ticket, unread: &Unread) {
-        let Ticket(Some(ticket)) = ticket else { return };
+    /// Replaces the stub that [`Cache::miss`] left with rows from the database, if the stub is still
+    /// there.
+    pub(crate) async fn fill(&self, user_id: UserId, ticket: FillTicket, unread: &Unread) {
+        let FillTicket(Some(ticket)) = ticket else { return };
         match self {
-            Self::Map(map) => map.fill(user_id, ticket, unread).await,
+            Self::Memory(memory) => memory.fill(user_id, ticket, unread).await,
             Self::Redis(redis) => redis.fill(user_id, ticket, unread).await,
         }
     }
 
-    /// Applies the steps of users' versions as they are told, until shut down.
+    /// Runs the writer, which applies UnreadChanged events to the cache, until shut down.
     pub(crate) async fn run(&self, log: &Log, db: &Db, shutdown: CancellationToken) {
         match self {
-            Self::Map(map) => map.run(log, shutdown).await,
+            Self::Memory(memory) => memory.run(log, shutdown).await,
             Self::Redis(redis) => redis.run(log, db, shutdown).await,
         }
     }
 }
 
-/// The step of a user's version that a record tells. Our own outbox writes nothing else to this topic; what is of a later
-/// build, or out of its bounds, is for a later build's cache.
-fn step(payload: &[u8]) -> Option<(UserId, Delta)> {
-    let Some(Kind::UnreadChanged(event)) = Kind::read(payload) else { return None };
-    let bounded = |number: i64| (0..=MAX).contains(&number);
-    let bounds = [event.epoch, event.version, event.previous].into_iter().all(bounded);
-    let step = (UserId::parse(&event.user_id).ok()?, Delta::try_from(&event).ok()?);
-    bounds.then_some(step)
+/// Decodes the payload of a record into a change of one user's rows. Returns `None` for other events and
+/// invalid values: only a newer build writes them, and its own cache applies them.
+fn parse_delta(payload: &[u8]) -> Option<(UserId, Delta)> {
+    let Some(Kind::UnreadChanged(event)) = Kind::decode(payload) else { return None };
+    let within_limit = |number: i64| (0..=NUMBER_MAX).contains(&number);
+    if ![event.epoch, event.version, event.previous].into_iter().all(within_limit) {
+        return None;
+    }
+    Some((UserId::parse(&event.user_id).ok()?, Delta::try_from(&event).ok()?))
 }

@@ -1,59 +1,63 @@
-//! Counting: the events of auth and dialog, in batches, from the log into the counters. Effects, replies and offset are one
-//! transaction; what can never be applied goes to the dead letters and holds up nothing.
+//! Consumer of the events of auth and dialog: applies each batch, and writes effects, saga replies and
+//! offsets in one transaction. An event that can never be applied becomes a dead letter and does not
+//! stop the others.
 
 use std::collections::HashMap;
 
 use db::Tx;
 use events::{Apply, BoxError, Headers, Record};
-use proto::{DialogId, events::DeadLetter};
+use proto::{DialogId, dead_letter::Origin, events::DeadLetter};
 
 use crate::{
     event,
-    kernel::Input,
-    publish::{self, Dead},
+    kernel::{Input, ledger::Divergence},
+    publish::{self, DeadLetterWithHeaders},
     store,
 };
 
-/// The consumer's name: its offsets are kept under it.
+/// Name of the consumer, under which its offsets are stored.
 pub(crate) const CONSUMER: &str = "counter";
 
-/// Applies events of auth and dialog.
+/// Handler of the consumer.
 #[derive(Debug)]
-pub(crate) struct Count;
+pub(crate) struct Handler;
 
-impl Apply for Count {
+impl Apply for Handler {
     #[tracing::instrument(name = "counter.count", skip_all, fields(records = records.len()))]
     async fn apply(&self, tx: &mut Tx, records: &[Record]) -> Result<(), BoxError> {
-        let mut dead = Vec::new();
-        let (mut inputs, mut origins) = (Vec::new(), Vec::new());
+        let mut dead_letters = Vec::new();
+        let mut inputs = Vec::new();
+        // The record of each input, by the same index.
+        let mut origins = Vec::new();
         for record in records {
-            match event::read(&record.payload) {
+            match event::decode(&record.payload) {
                 Ok(Some(input)) => {
                     inputs.push(input);
                     origins.push(record);
                 }
                 Ok(None) => {}
-                Err(impossible) => dead.push(dead_letter(record, &impossible.to_string())),
+                Err(invalid) => dead_letters.push(dead_letter(record, invalid.to_string())),
             }
         }
-        let done = store::transact(tx, &inputs).await?;
-        for at in &done.effects.divergences {
-            dead.push(dead_letter(origins[*at], "another message is known at this place of the dialog"));
+        let outcome = store::transact(tx, &inputs).await?;
+        for index in &outcome.effects.divergences {
+            dead_letters.push(dead_letter(origins[*index], Divergence.to_string()));
         }
-        for at in &done.refused {
-            dead.push(dead_letter(origins[*at], "the database refuses it"));
+        for index in &outcome.refused {
+            dead_letters.push(dead_letter(origins[*index], "refused by the database"));
         }
         let causes = causes(&inputs, &origins);
         let epoch = store::epoch(tx).await?;
-        let cause = |dialog_id, seq| {
+        let headers_of = |dialog_id, seq| {
             causes.get(&(dialog_id, seq)).map(|headers| (*headers).clone()).unwrap_or_default()
         };
-        publish::publish(tx, epoch, done.effects, dead, cause).await?;
+        publish::append(tx, epoch, outcome.effects, dead_letters, headers_of).await?;
         Ok(())
     }
 }
 
-/// The cause of each message, and of the newest change of each dialog.
+/// Returns the headers of each message's record by dialog and `seq`, and of the last record of each
+/// dialog without `seq`.
 fn causes<'a>(inputs: &[Input], origins: &[&'a Record]) -> HashMap<(DialogId, Option<i64>), &'a Headers> {
     let mut causes = HashMap::new();
     for (input, record) in inputs.iter().zip(origins) {
@@ -67,15 +71,12 @@ fn causes<'a>(inputs: &[Input], origins: &[&'a Record]) -> HashMap<(DialogId, Op
     causes
 }
 
-fn dead_letter(record: &Record, error: &str) -> Dead {
-    let letter = DeadLetter {
-        topic: record.topic.to_owned(),
-        partition: i32::try_from(record.partition).unwrap_or(-1),
-        offset: record.offset,
-        consumer: CONSUMER.to_owned(),
-        error: error.to_owned(),
-        key: record.key.clone(),
-        payload: record.payload.to_vec(),
+fn dead_letter(record: &Record, error: impl Into<String>) -> DeadLetterWithHeaders {
+    let origin = Origin {
+        topic: record.topic,
+        position: Some((record.partition, record.offset)),
+        key: &record.key,
+        payload: &record.payload,
     };
-    (letter, record.headers.clone())
+    (DeadLetter::new(CONSUMER, origin, error), record.headers.clone())
 }

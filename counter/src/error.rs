@@ -1,42 +1,53 @@
-//! What can go wrong with a call, by what its caller can do about it, and the one match to the statuses of the wire. The
-//! texts are written for people; nothing from below is among them.
+//! Error of an operation: one variant per reaction of the caller, and the only mapping to gRPC statuses.
+//! Messages are written for clients; the text of a lower layer is logged, never sent.
 
 use std::sync::Arc;
 
 use tonic::Status;
 
-/// An error of an operation.
+/// Error of an operation.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A value out of its bounds.
+pub(crate) enum Error {
+    /// A value outside its limits; the text names the limit.
     #[error("{0}")]
     Invalid(&'static str),
-    /// A version that the counters never gave to anyone.
-    #[error("this version is of the future")]
+    /// A version that is newer than the database.
+    #[error("version is newer than the current state")]
     Future,
-    /// The dialog service could not say what is missing.
-    #[error("dialog did not answer: {0}")]
+    /// An event or change that can never be applied.
+    #[error(transparent)]
+    InvalidEvent(#[from] crate::event::InvalidEvent),
+    /// Load shed: too many concurrent reads of the database.
+    #[error("too many concurrent reads, retry later")]
+    Busy,
+    /// The dialog service did not return the missing changes.
+    #[error("call to the dialog service failed: {0}")]
     Dialog(#[source] Status),
-    /// The dialog service knows less than what it has told before: its past is not the one that was counted.
-    #[error("dialog knows version {head} where {missing} is missing")]
+    /// The dialog service is at a version below one that it has published: its past is not the one that
+    /// was counted.
+    #[error("dialog service is at version {head}, version {missing} is missing")]
     Behind {
-        /// The first version that is missing.
+        /// First missing version.
         missing: i64,
-        /// The newest version that dialog knows.
+        /// Newest version of the dialog service.
         head: i64,
     },
-    /// What another service tells is out of its bounds.
-    #[error(transparent)]
-    Impossible(#[from] crate::event::Impossible),
-    /// Too many read the database at this moment.
-    #[error("counters are busy at the moment")]
-    Busy,
-    /// What those were told who asked for the same at the same time.
+    /// Error of a load shared with concurrent requests for the same user.
     #[error(transparent)]
     Shared(#[from] Arc<Error>),
-    /// The database's own.
+    /// Database error.
     #[error(transparent)]
     Database(#[from] db::Error),
+}
+
+impl Error {
+    /// Returns the error itself, or the one behind a shared load.
+    fn source_error(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.source_error(),
+            error => error,
+        }
+    }
 }
 
 impl From<proto::InvalidId> for Error {
@@ -46,25 +57,20 @@ impl From<proto::InvalidId> for Error {
 }
 
 impl From<Error> for Status {
+    /// Maps each variant to its code. A failure of this service is logged here, once.
     fn from(error: Error) -> Self {
-        Self::from(&error)
-    }
-}
-
-impl From<&Error> for Status {
-    fn from(error: &Error) -> Self {
+        let error = error.source_error();
         match error {
-            Error::Shared(error) => Self::from(&**error),
-            Error::Busy => Self::unavailable(error.to_string()),
-            Error::Invalid(_) | Error::Future | Error::Impossible(_) => {
+            Error::Invalid(_) | Error::Future | Error::InvalidEvent(_) => {
                 Self::invalid_argument(error.to_string())
             }
+            Error::Busy => Self::unavailable(error.to_string()),
             Error::Database(db::Error::Unavailable(source)) => {
-                tracing::warn!(%source, "the database is unavailable");
-                Self::unavailable("counters cannot be reached at the moment")
+                tracing::warn!(%source, "database unavailable");
+                Self::unavailable("unread counts are temporarily unavailable")
             }
-            Error::Dialog(_) | Error::Behind { .. } | Error::Database(_) => {
-                tracing::error!(%error, "an operation failed");
+            Error::Dialog(_) | Error::Behind { .. } | Error::Shared(_) | Error::Database(_) => {
+                tracing::error!(%error, "operation failed");
                 Self::internal("internal error")
             }
         }
@@ -78,14 +84,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_has_its_code_and_no_text_from_below() {
+    fn each_error_maps_to_its_code_and_hides_lower_layers() {
         for (error, code) in [
             (Error::Invalid("x"), Code::InvalidArgument),
             (proto::InvalidId.into(), Code::InvalidArgument),
             (Error::Future, Code::InvalidArgument),
             (Error::Dialog(Status::unavailable("secret")), Code::Internal),
             (Error::Behind { missing: 3, head: 2 }, Code::Internal),
-            (Error::Impossible(crate::event::Impossible("a seq is not a seq")), Code::InvalidArgument),
+            (Error::InvalidEvent(crate::event::InvalidEvent("seq must be a number")), Code::InvalidArgument),
             (Error::Busy, Code::Unavailable),
             (Arc::new(Error::Future).into(), Code::InvalidArgument),
             (Error::Database(db::Error::Refused("secret".to_owned())), Code::Internal),

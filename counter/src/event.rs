@@ -1,5 +1,6 @@
-//! Events of the log and changes that dialog tells, as the counter's own inputs. What is out of its bounds is impossible:
-//! no service of ours writes it, and no repetition makes it right.
+//! Decoder of events and of the dialog service's changes into inputs of the kernel. All values are
+//! checked here; the kernel and the store rely on it. An invalid event becomes a dead letter, since no
+//! service writes it and no retry can apply it.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -11,31 +12,33 @@ use proto::{
 
 use crate::kernel::{Change, Input, ledger::Message};
 
-/// Seqs, versions and times fit into a JSON number, and their sums into 64 bits.
-pub const MAX: i64 = 1 << 53;
+/// Maximum of sequence numbers, versions and times: every value up to it is exact in a JSON number, and
+/// sums of a thousand values fit into 64 bits.
+pub(crate) const NUMBER_MAX: i64 = 1 << 53;
 
-/// Why an event can never be applied.
+/// Event that can never be applied. The text names the field and its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Impossible(pub(crate) &'static str);
+pub struct InvalidEvent(pub(crate) &'static str);
 
-impl From<proto::InvalidId> for Impossible {
+impl From<proto::InvalidId> for InvalidEvent {
     fn from(_: proto::InvalidId) -> Self {
-        Self("an id does not have 16 bytes")
+        Self("an id must have 16 bytes")
     }
 }
 
-/// Reads the payload of a record. `None`: nothing that concerns the counter.
+/// Decodes the payload of a record. Returns `None` for an event that does not concern the counter.
 ///
 /// # Errors
-/// [`Impossible`] for what belongs into the dead letters.
-pub fn read(payload: &[u8]) -> Result<Option<Input>, Impossible> {
-    let kind = Kind::read(payload).ok_or(Impossible("this is no event that this build knows"))?;
+/// [`InvalidEvent`] if the payload is malformed, of an unknown type, of another topic, or has a value
+/// outside its limits.
+pub fn decode(payload: &[u8]) -> Result<Option<Input>, InvalidEvent> {
+    let kind = Kind::decode(payload).ok_or(InvalidEvent("unknown or malformed event"))?;
     let (dialog_id, version, change) = match &kind {
         Kind::UserRegistered(event) => return Ok(Some(Input::Registered(UserId::parse(&event.user_id)?))),
         Kind::UserLoggedIn(_) | Kind::UserRenamed(_) | Kind::SessionRevoked(_) => return Ok(None),
-        Kind::DialogCreated(event) => (&event.dialog_id, event.version, Change::Nothing),
-        Kind::MessageCommitted(event) => (&event.dialog_id, event.version, Change::Nothing),
+        Kind::DialogCreated(event) => (&event.dialog_id, event.version, Change::VersionOnly),
+        Kind::MessageCommitted(event) => (&event.dialog_id, event.version, Change::VersionOnly),
         Kind::ParticipantJoined(event) => {
             (&event.dialog_id, event.version, joined(&event.user_id, event.version, event.joined_seq)?)
         }
@@ -56,36 +59,39 @@ pub fn read(payload: &[u8]) -> Result<Option<Input>, Impossible> {
         | Kind::CountRefused(_)
         | Kind::ReadMarked(_)
         | Kind::UnreadChanged(_)
-        | Kind::DeadLetter(_) => return Err(Impossible("this event does not belong into this topic")),
+        | Kind::DeadLetter(_) => return Err(InvalidEvent("event of another topic")),
     };
-    let version = Some(positive(version, "a version is not between 1 and 2^53")?);
+    let version = Some(positive(version, "version must be between 1 and 2^53")?);
     Ok(Some(Input::Dialog { dialog_id: DialogId::parse(dialog_id)?, version, change }))
 }
 
-/// A message sent, without its place in the log: to be settled.
+/// Converts a message that the dialog service asks to settle. The input has no version: it does not come
+/// from the log, so it neither opens nor closes a gap.
 ///
 /// # Errors
-/// [`Impossible`] where it is out of bounds.
-pub fn settled(event: &MessageSent) -> Result<Input, Impossible> {
+/// [`InvalidEvent`] if a value is outside its limits.
+pub(crate) fn from_settle(event: &MessageSent) -> Result<Input, InvalidEvent> {
     let change = sent(event)?;
     Ok(Input::Dialog { dialog_id: DialogId::parse(&event.dialog_id)?, version: None, change })
 }
 
-/// What a row of dialog amounts to that looks like this now.
+/// Converts a changed row of the dialog service, fetched by a repair, into the inputs that lead to its
+/// current state.
 ///
 /// # Errors
-/// [`Impossible`] where it is out of bounds.
-pub fn repaired(dialog_id: DialogId, change: &DialogChange) -> Result<Vec<Input>, Impossible> {
-    let version = positive(change.version, "a version is not between 1 and 2^53")?;
-    let changes = match change.row.as_ref().ok_or(Impossible("a change without a row"))? {
-        Row::Message(row) => message_repaired(row)?,
-        Row::Membership(row) => vec![membership_repaired(row, version)?],
+/// [`InvalidEvent`] if a value is missing or outside its limits.
+pub(crate) fn from_change(dialog_id: DialogId, change: &DialogChange) -> Result<Vec<Input>, InvalidEvent> {
+    let version = positive(change.version, "version must be between 1 and 2^53")?;
+    let changes = match change.row.as_ref().ok_or(InvalidEvent("a change must have a row"))? {
+        Row::Message(row) => message_changes(row)?,
+        Row::Membership(row) => vec![membership_change(row, version)?],
     };
     Ok(changes.into_iter().map(|change| Input::Dialog { dialog_id, version: None, change }).collect())
 }
 
-/// A pending message wants its answer even where it is deleted, and a deletion that comes first counts nothing.
-fn message_repaired(row: &MessageChange) -> Result<Vec<Change>, Impossible> {
+/// A message that is pending and deleted gives two inputs. Its saga still waits for a reply, so it is
+/// sent too; the deletion comes first, so that it never counts.
+fn message_changes(row: &MessageChange) -> Result<Vec<Change>, InvalidEvent> {
     let message = message(&row.message_id, row.seq, &row.sender_id)?;
     let sent = Change::Sent(message, time(row.created_at_us)?);
     Ok(match (row.status(), row.deleted) {
@@ -93,40 +99,44 @@ fn message_repaired(row: &MessageChange) -> Result<Vec<Change>, Impossible> {
         (Status::Pending, true) => vec![Change::Deleted(message), sent],
         (Status::Committed, true) => vec![Change::Deleted(message)],
         (Status::Pending | Status::Committed, false) => vec![sent],
-        (Status::Unspecified, _) => return Err(Impossible("a message without a status")),
+        (Status::Unspecified, _) => return Err(InvalidEvent("a message must have a status")),
     })
 }
 
-fn membership_repaired(row: &MembershipChange, version: i64) -> Result<Change, Impossible> {
+fn membership_change(row: &MembershipChange, version: i64) -> Result<Change, InvalidEvent> {
     if row.left {
         return Ok(Change::Left { user_id: UserId::parse(&row.user_id)?, version });
     }
     joined(&row.user_id, version, row.joined_seq)
 }
 
-fn joined(user_id: &[u8], version: i64, joined_seq: i64) -> Result<Change, Impossible> {
-    if !(0..=MAX).contains(&joined_seq) {
-        return Err(Impossible("a joined_seq is not between 0 and 2^53"));
+fn joined(user_id: &[u8], version: i64, joined_seq: i64) -> Result<Change, InvalidEvent> {
+    if !(0..=NUMBER_MAX).contains(&joined_seq) {
+        return Err(InvalidEvent("joined_seq must be between 0 and 2^53"));
     }
     Ok(Change::Joined { user_id: UserId::parse(user_id)?, version, joined_seq })
 }
 
-fn sent(event: &MessageSent) -> Result<Change, Impossible> {
+fn sent(event: &MessageSent) -> Result<Change, InvalidEvent> {
     let message = message(&event.message_id, event.seq, &event.sender_id)?;
     Ok(Change::Sent(message, time(event.created_at_us)?))
 }
 
-fn message(id: &[u8], seq: i64, author_id: &[u8]) -> Result<Message, Impossible> {
-    let seq = positive(seq, "a seq is not between 1 and 2^53")?;
+fn message(id: &[u8], seq: i64, author_id: &[u8]) -> Result<Message, InvalidEvent> {
+    let seq = positive(seq, "seq must be between 1 and 2^53")?;
     Ok(Message { seq, id: MessageId::parse(id)?, author_id: UserId::parse(author_id)? })
 }
 
-fn time(at_us: i64) -> Result<i64, Impossible> {
-    if (0..=MAX).contains(&at_us) { Ok(at_us) } else { Err(Impossible("a time is not between 0 and 2^53")) }
+fn time(at_us: i64) -> Result<i64, InvalidEvent> {
+    if (0..=NUMBER_MAX).contains(&at_us) {
+        Ok(at_us)
+    } else {
+        Err(InvalidEvent("time must be between 0 and 2^53"))
+    }
 }
 
-fn positive(number: i64, otherwise: &'static str) -> Result<i64, Impossible> {
-    if (1..=MAX).contains(&number) { Ok(number) } else { Err(Impossible(otherwise)) }
+fn positive(number: i64, otherwise: &'static str) -> Result<i64, InvalidEvent> {
+    if (1..=NUMBER_MAX).contains(&number) { Ok(number) } else { Err(InvalidEvent(otherwise)) }
 }
 
 #[cfg(test)]
@@ -151,51 +161,54 @@ mod tests {
         DialogChange { version, row: Some(row) }
     }
 
-    fn of(inputs: Vec<Input>) -> Vec<Change> {
+    fn changes(inputs: Vec<Input>) -> Vec<Change> {
         let change = |input| match input {
             Input::Dialog { change, version: None, .. } => change,
-            other => panic!("a repair moves no version: {other:?}"),
+            other => panic!("a repaired change has no version: {other:?}"),
         };
         inputs.into_iter().map(change).collect()
     }
 
     #[test]
-    fn an_event_of_a_dialog_is_a_step_of_its_version() {
+    fn an_event_carries_the_version_of_its_dialog() {
         let payload = Kind::MessageSent(message_sent(7, 9)).payload();
         let Ok(Some(Input::Dialog { version: Some(9), change: Change::Sent(message, 5), .. })) =
-            read(&payload)
+            decode(&payload)
         else {
-            panic!("{:?}", read(&payload))
+            panic!("{:?}", decode(&payload))
         };
         assert_eq!(message.seq, 7);
         let committed = MessageCommitted { dialog_id: vec![1; 16], version: 3, ..Default::default() };
-        let input = read(&Kind::MessageCommitted(committed).payload()).unwrap();
-        assert!(matches!(input, Some(Input::Dialog { version: Some(3), change: Change::Nothing, .. })));
+        let input = decode(&Kind::MessageCommitted(committed).payload()).unwrap();
+        assert!(matches!(input, Some(Input::Dialog { version: Some(3), change: Change::VersionOnly, .. })));
         let renamed = Kind::UserRenamed(UserRenamed { user_id: vec![1; 16] });
-        assert_eq!(read(&renamed.payload()), Ok(None));
+        assert_eq!(decode(&renamed.payload()), Ok(None));
     }
 
     #[test]
-    fn what_is_out_of_bounds_is_impossible() {
-        for sent in
-            [message_sent(0, 1), message_sent(MAX + 1, 1), message_sent(1, 0), message_sent(1, i64::MAX)]
-        {
-            read(&Kind::MessageSent(sent).payload()).unwrap_err();
+    fn a_value_outside_its_limits_is_invalid() {
+        for sent in [
+            message_sent(0, 1),
+            message_sent(NUMBER_MAX + 1, 1),
+            message_sent(1, 0),
+            message_sent(1, i64::MAX),
+        ] {
+            decode(&Kind::MessageSent(sent).payload()).unwrap_err();
         }
         let short = MessageSent { sender_id: vec![3; 15], ..message_sent(1, 1) };
-        read(&Kind::MessageSent(short).payload()).unwrap_err();
-        let before_everything = MessageSent { created_at_us: -1, ..message_sent(1, 1) };
-        settled(&before_everything).unwrap_err();
+        decode(&Kind::MessageSent(short).payload()).unwrap_err();
+        let before_1970 = MessageSent { created_at_us: -1, ..message_sent(1, 1) };
+        from_settle(&before_1970).unwrap_err();
         let joined =
             ParticipantJoined { dialog_id: vec![1; 16], version: 1, user_id: vec![1; 16], joined_seq: -1 };
-        read(&Kind::ParticipantJoined(joined).payload()).unwrap_err();
-        read(b"\xff\xff").unwrap_err();
-        read(&Kind::Counted(Counted::default()).payload()).unwrap_err();
+        decode(&Kind::ParticipantJoined(joined).payload()).unwrap_err();
+        decode(b"\xff\xff").unwrap_err();
+        decode(&Kind::Counted(Counted::default()).payload()).unwrap_err();
     }
 
     #[test]
-    fn a_row_of_dialog_is_what_its_events_amount_to() {
-        let at = DialogId::now();
+    fn a_changed_row_becomes_the_inputs_that_lead_to_it() {
+        let dialog_id = DialogId::now();
         let row = |status: Status, deleted| {
             let row = MessageChange {
                 message_id: vec![2; 16],
@@ -206,7 +219,7 @@ mod tests {
                 deleted,
                 created_at_us: 5,
             };
-            repaired(at, &change(4, Row::Message(row))).map(of)
+            from_change(dialog_id, &change(4, Row::Message(row))).map(changes)
         };
         assert!(matches!(row(Status::Pending, false).unwrap()[..], [Change::Sent(..)]));
         assert!(matches!(row(Status::Committed, false).unwrap()[..], [Change::Sent(..)]));
@@ -216,9 +229,10 @@ mod tests {
         assert!(matches!(row(Status::Failed, true).unwrap()[..], [Change::Failed(_)]));
         row(Status::Unspecified, false).unwrap_err();
         let membership = |left| MembershipChange { user_id: vec![3; 16], joined_seq: 6, left };
-        let of = |left| of(repaired(at, &change(4, Row::Membership(membership(left)))).unwrap());
-        assert!(matches!(of(false)[..], [Change::Joined { version: 4, joined_seq: 6, .. }]));
-        assert!(matches!(of(true)[..], [Change::Left { version: 4, .. }]));
-        repaired(at, &DialogChange { version: 1, row: None }).unwrap_err();
+        let changed =
+            |left| changes(from_change(dialog_id, &change(4, Row::Membership(membership(left)))).unwrap());
+        assert!(matches!(changed(false)[..], [Change::Joined { version: 4, joined_seq: 6, .. }]));
+        assert!(matches!(changed(true)[..], [Change::Left { version: 4, .. }]));
+        from_change(dialog_id, &DialogChange { version: 1, row: None }).unwrap_err();
     }
 }

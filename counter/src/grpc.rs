@@ -1,4 +1,5 @@
-//! The wire of the counters: requests into the domain's types within their bounds, answers and errors back.
+//! gRPC interface: authenticates the caller, parses requests into domain types within their limits, and
+//! encodes answers and errors.
 
 use events::Headers;
 use proto::{
@@ -14,26 +15,26 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     App, Error,
-    event::MAX,
+    event::NUMBER_MAX,
     read, settle,
-    unread::{self, ROWS, Row, Snapshot, StatesPage, Version},
+    unread::{self, ROWS_MAX, ReadStatesPage, Row, Snapshot, Version},
 };
 
-/// Pages of one call, at most.
-const PAGES: usize = 100;
+/// Maximum number of pages in one call.
+const PAGES_MAX: usize = 100;
 
 #[tonic::async_trait]
 impl Counters for App {
     async fn unread(&self, request: Request<UnreadRequest>) -> Result<Response<UnreadReply>, Status> {
         let user_id = self.caller(&request).await?;
         let request = request.into_inner();
-        let first = page(request.first)?;
-        let at_least = request.at_least.as_ref().map(version);
-        let unread = unread::of(&self.fills, user_id, first, at_least).await?;
+        let first = page_size(request.first)?;
+        let at_least = request.at_least.as_ref().map(parse_version);
+        let unread = unread::load(&self.loader, user_id, first, at_least).await?;
         Ok(Response::new(UnreadReply {
-            version: Some(version_wire(unread.version)),
+            version: Some(encode_version(unread.version)),
             total: unread.total,
-            rows: unread.rows.iter().map(row).collect(),
+            rows: unread.rows.iter().map(encode_row).collect(),
             truncated: unread.truncated,
         }))
     }
@@ -41,13 +42,13 @@ impl Counters for App {
     async fn rows(&self, request: Request<RowsRequest>) -> Result<Response<RowsReply>, Status> {
         let user_id = self.caller(&request).await?;
         let request = request.into_inner();
-        at_most(request.dialog_ids.len(), ROWS, "at most 1,000 dialogs at once")?;
+        at_most(request.dialog_ids.len(), ROWS_MAX, "at most 1,000 dialogs at once")?;
         let dialogs = DialogId::parse_all(&request.dialog_ids).map_err(Error::from)?;
-        let at_least = request.at_least.as_ref().map(version);
+        let at_least = request.at_least.as_ref().map(parse_version);
         let (version, rows) = unread::rows(&self.db, user_id, &dialogs, at_least).await?;
         Ok(Response::new(RowsReply {
-            rows: rows.iter().map(row).collect(),
-            version: Some(version_wire(version)),
+            rows: rows.iter().map(encode_row).collect(),
+            version: Some(encode_version(version)),
         }))
     }
 
@@ -56,14 +57,14 @@ impl Counters for App {
         let headers = Headers::from(&Call::of(&request));
         let request = request.into_inner();
         let dialog_id = DialogId::parse(&request.dialog_id).map_err(Error::from)?;
-        if !(0..=MAX).contains(&request.seq) {
+        if !(0..=NUMBER_MAX).contains(&request.seq) {
             return Err(Error::Invalid("a seq is between 0 and 2^53").into());
         }
         let marked = read::mark(&self.db, user_id, dialog_id, request.seq, headers).await?;
         Ok(Response::new(MarkReadReply {
-            version: Some(version_wire(marked.version)),
+            version: Some(encode_version(marked.version)),
             total: marked.total,
-            row: Some(row(&marked.row)),
+            row: Some(encode_row(&marked.row)),
         }))
     }
 
@@ -73,8 +74,8 @@ impl Counters for App {
     ) -> Result<Response<ReadStatesReply>, Status> {
         let user_id = self.caller(&request).await?;
         let request = request.into_inner();
-        at_most(request.pages.len(), PAGES, "at most 100 pages at once")?;
-        let pages = request.pages.iter().map(states_page).collect::<Result<Vec<_>, _>>()?;
+        at_most(request.pages.len(), PAGES_MAX, "at most 100 pages at once")?;
+        let pages = request.pages.iter().map(read_states_page).collect::<Result<Vec<_>, _>>()?;
         let states = unread::read_states(&self.db, user_id, &pages).await?;
         let state =
             |(user_id, read_seq): (UserId, i64)| wire::ReadState { user_id: user_id.bytes(), read_seq };
@@ -91,21 +92,21 @@ impl Counters for App {
     ) -> Result<Response<SnapshotsReply>, Status> {
         self.guard.service(request.metadata())?;
         let request = request.into_inner();
-        at_most(request.of.len(), ROWS, "at most 1,000 users at once")?;
-        let of = request
+        at_most(request.of.len(), ROWS_MAX, "at most 1,000 users at once")?;
+        let requests = request
             .of
             .iter()
-            .map(|of| Ok((UserId::parse(&of.user_id)?, of.since.as_ref().map(version))))
+            .map(|of| Ok((UserId::parse(&of.user_id)?, of.since.as_ref().map(parse_version))))
             .collect::<Result<Vec<_>, Error>>()?;
-        let snapshots = unread::snapshots(&self.db, &of).await?;
-        Ok(Response::new(SnapshotsReply { snapshots: snapshots.into_iter().map(snapshot).collect() }))
+        let snapshots = unread::snapshots(&self.db, &requests).await?;
+        Ok(Response::new(SnapshotsReply { snapshots: snapshots.into_iter().map(encode_snapshot).collect() }))
     }
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleReply>, Status> {
         self.guard.service(request.metadata())?;
         let headers = Headers::from(&Call::of(&request));
         let messages = request.into_inner().messages;
-        at_most(messages.len(), ROWS, "at most 1,000 messages at once")?;
+        at_most(messages.len(), ROWS_MAX, "at most 1,000 messages at once")?;
         let outcomes = settle::settle(&self.db, messages, headers).await?;
         let outcome = |outcome| match outcome {
             settle::Outcome::Counted => wire::Outcome { counted: true, refused: None },
@@ -117,34 +118,36 @@ impl Counters for App {
 }
 
 impl App {
+    /// Returns the user of the request's access token.
     async fn caller<T>(&self, request: &Request<T>) -> Result<UserId, Status> {
         Ok(UserId::new(self.guard.caller(request.metadata()).await?.user))
     }
 }
 
-fn at_most(len: usize, bound: usize, otherwise: &'static str) -> Result<(), Error> {
-    if len <= bound { Ok(()) } else { Err(Error::Invalid(otherwise)) }
+fn at_most(len: usize, max: usize, message: &'static str) -> Result<(), Error> {
+    if len <= max { Ok(()) } else { Err(Error::Invalid(message)) }
 }
 
-fn page(first: i32) -> Result<usize, Error> {
-    let within = |first: &usize| (1..=ROWS).contains(first);
+fn page_size(first: i32) -> Result<usize, Error> {
+    let within = |first: &usize| (1..=ROWS_MAX).contains(first);
     usize::try_from(first).ok().filter(within).ok_or(Error::Invalid("first is between 1 and 1,000"))
 }
 
-fn states_page(asked: &wire::ReadStatesPage) -> Result<StatesPage, Error> {
-    let after = asked.after_user_id.as_deref().map(UserId::parse).transpose()?;
-    Ok(StatesPage { dialog_id: DialogId::parse(&asked.dialog_id)?, first: page(asked.first)? as i64, after })
+fn read_states_page(request: &wire::ReadStatesPage) -> Result<ReadStatesPage, Error> {
+    let dialog_id = DialogId::parse(&request.dialog_id)?;
+    let after = request.after_user_id.as_deref().map(UserId::parse).transpose()?;
+    Ok(ReadStatesPage { dialog_id, first: page_size(request.first)? as i64, after })
 }
 
-fn version(wire: &wire::Version) -> Version {
+fn parse_version(wire: &wire::Version) -> Version {
     Version { epoch: wire.epoch, number: wire.number }
 }
 
-fn version_wire(version: Version) -> wire::Version {
+fn encode_version(version: Version) -> wire::Version {
     wire::Version { epoch: version.epoch, number: version.number }
 }
 
-fn row(row: &Row) -> wire::Row {
+fn encode_row(row: &Row) -> wire::Row {
     wire::Row {
         dialog_id: row.dialog_id.bytes(),
         unread: row.unread,
@@ -153,13 +156,13 @@ fn row(row: &Row) -> wire::Row {
     }
 }
 
-fn snapshot(snapshot: Snapshot) -> wire::Snapshot {
+fn encode_snapshot(snapshot: Snapshot) -> wire::Snapshot {
     wire::Snapshot {
         user_id: snapshot.user_id.bytes(),
-        version: Some(version_wire(snapshot.unread.version)),
+        version: Some(encode_version(snapshot.unread.version)),
         total: snapshot.unread.total,
         current: snapshot.current,
-        rows: snapshot.unread.rows.iter().map(row).collect(),
+        rows: snapshot.unread.rows.iter().map(encode_row).collect(),
         truncated: snapshot.unread.truncated,
     }
 }

@@ -1,18 +1,55 @@
-//! The rules of counting as one pure function: state and events in, state and effects out, no I/O and no clock. The store
-//! does the same in sets of SQL, and a test drives both with the same histories.
+//! Counting rules as a pure function: a transaction of inputs and the state go in, the new state and its
+//! effects come out. No I/O, no clock, no randomness.
 //!
-//! Promises, after every transaction: `unread` is the number of counted ledger rows by others above a member's pointers;
-//! nothing is clamped; `read_seq` never goes back; a user's version steps by one where any of the user's numbers moved.
+//! `store.rs` applies the same rules in sets of SQL. A test runs random histories through both and
+//! compares state and effects after every transaction, so this module is the specification of the SQL.
+//!
+//! # Why a ledger
+//!
+//! The log delivers each event at least once, possibly out of order and with gaps. A counter that is
+//! incremented per message and reset per read diverges under these conditions. The kernel therefore
+//! keeps one ledger entry per message (absent, counted or void, never backwards) and one read pointer
+//! per member, and defines every count by them.
+//!
+//! # Rules
+//!
+//! A message *counts* for a member if all of these hold: the member has joined and not left, is not the
+//! author, `joined_seq < seq` and `read_seq < seq`.
+//!
+//! | input | effect |
+//! |---|---|
+//! | sent, absent from the ledger | entry counted; `unread + 1` for members for whom the message counts |
+//! | refused, deleted or failed | entry void; `unread - 1` for these members if the entry was counted |
+//! | read up to X | `read_seq = max(read_seq, X)`; `unread` counted again |
+//! | joined or left, at a newer membership version | membership replaced; `unread` counted again |
+//! | any input applied before | no change; a sent message gets the same saga reply again |
+//!
+//! *Counted again* means set to its definition, I1 below, from the ledger and the member's pointers.
+//!
+//! # Invariants, after every transaction
+//!
+//! * I1: `unread` is the number of counted entries that count for the member.
+//! * I2: `unread` is never negative. Nothing is clamped: a wrong number must show, not hide.
+//! * I5: `read_seq` never decreases.
+//! * I6: a ledger entry only moves absent → counted → void. Steps may be skipped, none is undone.
+//! * I7: a user's version increases by exactly one in each transaction that changes `unread` or
+//!   `read_seq` of that user, and stays the same otherwise. Applying all changes in version order to an
+//!   empty state yields the state.
+//! * I12: inputs commute and may repeat. Only versions of users, reasons of void entries, and which of
+//!   two messages claims a `seq` depend on the order.
+//!
+//! The numbers are those of ARCHITECTURE.md, which lists the invariants of all services; docs/design.md
+//! explains the ledger and its locks.
 
 pub mod applied;
 pub mod ledger;
 
 #[cfg(test)]
-mod check;
-#[cfg(test)]
 mod faults;
 #[cfg(test)]
 pub(crate) mod history;
+#[cfg(test)]
+mod invariants;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
@@ -23,111 +60,117 @@ use std::collections::BTreeMap;
 use proto::{DialogId, MessageId, UserId};
 
 use applied::Applied;
-use ledger::{Entry, Message, Standing, Why};
+use ledger::{Entry, EntryState, Message, VoidReason};
 
-/// Everything that the counter knows.
+/// Reason of a message that the dialog service reports as failed and whose refusal this database does
+/// not have, for example after a restore.
+pub const FAILED_BEFORE: &str = "the message has failed before";
+
+/// Complete state of the counter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// Dialogs by id.
     pub dialogs: BTreeMap<DialogId, Dialog>,
-    /// The versions of users; absent is 0.
+    /// Version of each user's counts; an absent user has version 0.
     pub users: BTreeMap<UserId, i64>,
 }
 
-/// One dialog.
+/// State of one dialog.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dialog {
-    /// What became of its messages, by seq.
+    /// Ledger entries by `seq`.
     pub ledger: BTreeMap<i64, Entry>,
-    /// Everyone who ever took part or read.
+    /// Members by user id. A member is never removed: one who left keeps the read pointer.
     pub members: BTreeMap<UserId, Member>,
-    /// How far its events were applied.
+    /// Versions of the dialog that were applied.
     pub applied: Applied,
 }
 
-/// A person's row of a dialog.
+/// A user's counts in one dialog.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Member {
-    /// The dialog's version at the last change of the membership.
+    /// Dialog version of the newest membership change applied; older changes are ignored.
     pub version: i64,
-    /// Whether the person takes part.
+    /// Current membership.
     pub membership: Membership,
-    /// Everything up to here is read.
+    /// Read pointer: every message up to and including this `seq` is read. It may be ahead of the
+    /// ledger.
     pub read_seq: i64,
-    /// Counted messages by others above both pointers.
+    /// Number of messages that count for this member.
     pub unread: i64,
 }
 
-/// Whether a person takes part.
+/// Membership of a user in a dialog.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Membership {
-    /// The person has read, and the join is still on its way: counts nothing.
+    /// The user has read, but the join has not been applied yet. No message counts.
     #[default]
     Unknown,
-    /// Since the message of this seq: those above it count.
+    /// The user takes part since the message of this `seq`; only messages above it count.
     Joined(i64),
-    /// Not any more: counts nothing.
+    /// The user has left. No message counts.
     Left,
 }
 
-/// Something that happened.
+/// One input of the kernel: an event of the log, a repaired or settled change, or a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A user exists.
+    /// A user was registered.
     Registered(UserId),
-    /// Something happened in a dialog.
+    /// A dialog changed.
     Dialog {
-        /// Where.
+        /// Dialog that changed.
         dialog_id: DialogId,
-        /// The dialog's version, of an event of the log. A settled or repaired change has none.
+        /// Version of the dialog that the event created. `None` for reads and for settled and repaired
+        /// changes, which do not come from the log.
         version: Option<i64>,
-        /// What.
+        /// The change itself.
         change: Change,
     },
 }
 
-/// What happened in a dialog.
+/// Change of a dialog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing that counts; its version was seen.
-    Nothing,
-    /// A message was sent, at this time in microseconds.
+    /// A change without effect on counts, such as a new title. Only its version is recorded.
+    VersionOnly,
+    /// A message was sent, with its time in microseconds since the Unix epoch.
     Sent(Message, i64),
-    /// A message was sent that the database refuses to count, for this reason.
+    /// A message was sent and the database refused to count it, for this reason.
     Refused(Message, String),
     /// A message was deleted.
     Deleted(Message),
     /// A message has failed.
     Failed(Message),
-    /// A person takes part, since this version of the dialog and after the message of `joined_seq`.
+    /// A user joined.
     Joined {
-        /// Who.
+        /// The new participant.
         user_id: UserId,
-        /// The membership's version.
+        /// Version of the membership: the dialog's version after the join.
         version: i64,
-        /// The newest message at that time.
+        /// `seq` of the newest message at the time of the join.
         joined_seq: i64,
     },
-    /// A person takes part no longer.
+    /// A user left.
     Left {
-        /// Who.
+        /// The former participant.
         user_id: UserId,
-        /// The membership's version.
+        /// Version of the membership: the dialog's version after the user left.
         version: i64,
     },
-    /// A person has read everything up to a seq, which need not be known yet.
+    /// A user read all messages up to a `seq`, which may be above everything in the ledger.
     Read {
-        /// Who.
+        /// The reader.
         user_id: UserId,
-        /// Up to where, included.
+        /// Last `seq` read, inclusive.
         up_to: i64,
     },
-    /// Everything up to this version was asked from dialog and applied.
+    /// All changes up to and including this version were fetched from the dialog service and applied.
     Repaired(i64),
 }
 
 impl Change {
-    /// The message that it is about.
+    /// Returns the message that changes, if any.
     pub fn message(&self) -> Option<&Message> {
         match self {
             Self::Sent(message, _)
@@ -138,7 +181,7 @@ impl Change {
         }
     }
 
-    /// The person that it is about.
+    /// Returns the user whose membership or read pointer changes, if any.
     pub fn user(&self) -> Option<UserId> {
         match self {
             Self::Joined { user_id, .. } | Self::Left { user_id, .. } | Self::Read { user_id, .. } => {
@@ -149,100 +192,92 @@ impl Change {
     }
 }
 
-/// What the world is told of a transaction.
+/// Effects of one transaction, to be published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// An answer to each message sent, in order.
-    pub answers: Vec<Answer>,
-    /// Read pointers that moved, by user and dialog.
-    pub reads: Vec<Reading>,
-    /// Users whose numbers moved, by user.
+    /// A reply for each message sent, in the order of the inputs.
+    pub replies: Vec<SagaReply>,
+    /// Read pointers that moved, sorted by user and dialog.
+    pub read_marks: Vec<ReadMark>,
+    /// Changes of users' counts, sorted by user; at most one for each user.
     pub changes: Vec<UnreadChange>,
-    /// Which of the events name a message at a place that another message has: for the dead letters.
+    /// Indexes of inputs whose message claims a `seq` that another message has. They become dead
+    /// letters.
     pub divergences: Vec<usize>,
 }
 
-/// The saga's reply.
+/// Reply to the message's saga: counted or refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// The dialog.
+pub struct SagaReply {
+    /// Dialog of the message.
     pub dialog_id: DialogId,
-    /// The message's place.
+    /// Sequence number of the message.
     pub seq: i64,
     /// The message.
     pub message_id: MessageId,
-    /// Why it is not counted. A deleted message is answered as counted.
+    /// Reason of the refusal; `None` if the message was counted. A deleted message is reported as
+    /// counted, since its author did send it.
     pub refused: Option<String>,
 }
 
-/// A read pointer that moved.
+/// Read pointer that moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
-    /// Who.
+pub struct ReadMark {
+    /// The reader.
     pub user_id: UserId,
-    /// Where.
+    /// Dialog that was read.
     pub dialog_id: DialogId,
-    /// Up to where, included.
+    /// New pointer, inclusive.
     pub read_seq: i64,
 }
 
-/// One step of a user's version.
+/// One version step of a user's counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadChange {
-    /// Whose.
+    /// User whose counts changed.
     pub user_id: UserId,
-    /// The version after the step; before it, one less.
+    /// Version after the change; the previous version is one less.
     pub version: i64,
-    /// The rows that moved, newest activity first.
+    /// Rows that changed, newest activity first.
     pub rows: Vec<ChangedRow>,
 }
 
-/// A row that moved, in absolute numbers.
+/// Counts of one dialog that changed, as absolute numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedRow {
     /// The dialog.
     pub dialog_id: DialogId,
-    /// Unread now.
+    /// Unread messages after the change.
     pub unread: i64,
-    /// Unread before the step.
+    /// Unread messages before the change. The difference keeps a client's total exact.
     pub was: i64,
-    /// Read up to here.
+    /// Read pointer after the change.
     pub read_seq: i64,
-    /// The newest message seen in the dialog.
+    /// Newest message of the dialog in the ledger. Advisory: it may change without a version step.
     pub last_seq: i64,
 }
 
-/// Applies the events of one transaction.
+/// Applies one transaction of inputs to the state and returns its effects.
 pub fn transact(state: &mut State, inputs: &[Input]) -> Effects {
-    transact_by(state, inputs, apply)
+    transact_with(state, inputs, apply)
 }
 
-/// What a transaction notes down to tell its effects at the end.
-#[derive(Debug, Default)]
-pub(crate) struct Journal {
-    /// Which event is being applied.
-    at: usize,
-    effects: Effects,
-    /// `unread` and `read_seq` of every row touched, as they were before the transaction.
-    before: BTreeMap<(UserId, DialogId), (i64, i64)>,
-}
-
-/// [`transact`] with the rules given, so that tests can plant faults in them.
-pub(crate) fn transact_by(
+/// Runs [`transact`] with a replacement of [`apply`], so that tests can inject faults.
+pub(crate) fn transact_with(
     state: &mut State,
     inputs: &[Input],
-    mut rules: impl FnMut(&mut State, &Input, &mut Journal),
+    mut rules: impl FnMut(&mut State, &Input, &mut EffectRecorder),
 ) -> Effects {
-    let mut journal = Journal::default();
-    for (at, input) in inputs.iter().enumerate() {
-        journal.at = at;
-        rules(state, input, &mut journal);
+    let mut recorder = EffectRecorder::default();
+    for (index, input) in inputs.iter().enumerate() {
+        recorder.input = index;
+        rules(state, input, &mut recorder);
     }
-    journal.conclude(state)
+    recorder.finish(state)
 }
 
-/// The rules, for one event.
-pub(crate) fn apply(state: &mut State, input: &Input, journal: &mut Journal) {
+/// Applies one input. Every branch is idempotent.
+pub(crate) fn apply(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     let (dialog_id, version, change) = match input {
         Input::Registered(user_id) => {
             state.users.entry(*user_id).or_default();
@@ -252,132 +287,156 @@ pub(crate) fn apply(state: &mut State, input: &Input, journal: &mut Journal) {
     };
     let dialog = state.dialogs.entry(dialog_id).or_default();
     if let Some(version) = version {
-        dialog.applied.see(*version);
+        dialog.applied.record_version(*version);
     }
     match change {
-        Change::Nothing => {}
+        Change::VersionOnly => {}
         Change::Sent(message, at_us) => {
-            if dialog.send(dialog_id, message, Standing::Counted, journal) {
+            let counted = dialog.send(dialog_id, message, EntryState::Counted, recorder);
+            // A refused message is not visible, so it is no activity that would move the dialog up in
+            // lists.
+            if counted {
                 dialog.applied.last_at_us = dialog.applied.last_at_us.max(*at_us);
             }
         }
         Change::Refused(message, reason) => {
-            dialog.send(dialog_id, message, Standing::Void(Why::Refused(reason.clone())), journal);
+            dialog.send(dialog_id, message, EntryState::refused(reason), recorder);
         }
         Change::Deleted(message) => {
-            dialog.move_to(dialog_id, message, Standing::Void(Why::Deleted), journal);
+            dialog.advance(dialog_id, message, EntryState::Void(VoidReason::Deleted), recorder);
         }
         Change::Failed(message) => {
-            dialog.move_to(
-                dialog_id,
-                message,
-                Standing::Void(Why::Refused(FAILED_BEFORE.to_owned())),
-                journal,
-            );
+            dialog.advance(dialog_id, message, EntryState::refused(FAILED_BEFORE), recorder);
         }
         Change::Joined { user_id, version, joined_seq } => {
-            dialog.change_membership(dialog_id, *user_id, *version, Membership::Joined(*joined_seq), journal);
+            dialog.set_membership(dialog_id, *user_id, *version, Membership::Joined(*joined_seq), recorder);
         }
         Change::Left { user_id, version } => {
-            dialog.change_membership(dialog_id, *user_id, *version, Membership::Left, journal);
+            dialog.set_membership(dialog_id, *user_id, *version, Membership::Left, recorder);
         }
-        Change::Read { user_id, up_to } => dialog.read(dialog_id, *user_id, *up_to, journal),
-        Change::Repaired(head) => dialog.applied.repair(*head),
-    }
-}
-
-/// The reason of a message that dialog says has failed and whose refusal this database does not remember.
-pub const FAILED_BEFORE: &str = "the message has failed before";
-
-impl Member {
-    /// Whether a message counts for this person.
-    fn awaits(&self, user_id: UserId, seq: i64, author_id: UserId) -> bool {
-        matches!(self.membership, Membership::Joined(joined_seq) if joined_seq < seq)
-            && self.read_seq < seq
-            && user_id != author_id
-    }
-
-    fn recount(&mut self, user_id: UserId, ledger: &BTreeMap<i64, Entry>) {
-        let counted = ledger.iter().filter(|(_, entry)| entry.standing == Standing::Counted);
-        self.unread =
-            counted.filter(|(seq, entry)| self.awaits(user_id, **seq, entry.author_id)).count() as i64;
+        Change::Read { user_id, up_to } => dialog.read(dialog_id, *user_id, *up_to, recorder),
+        Change::Repaired(head) => dialog.applied.mark_repaired(*head),
     }
 }
 
 impl Dialog {
-    /// Moves a message towards a standing and answers where it stands; says whether the answer is "counted".
-    fn send(&mut self, dialog_id: DialogId, message: &Message, to: Standing, journal: &mut Journal) -> bool {
-        if !self.move_to(dialog_id, message, to, journal) {
-            return false;
-        }
-        let refused = match &self.ledger[&message.seq].standing {
-            Standing::Void(Why::Refused(reason)) => Some(reason.clone()),
-            Standing::Counted | Standing::Void(Why::Deleted) => None,
-        };
-        let counted = refused.is_none();
-        journal.effects.answers.push(Answer { dialog_id, seq: message.seq, message_id: message.id, refused });
-        counted
-    }
-
-    /// Moves a message towards a standing, with everyone's unread; false where another message has its place.
-    fn move_to(
+    /// Moves a sent message's entry towards `to` and records the saga's reply. Returns true if the reply
+    /// is "counted". The reply states the entry's state, not the requested one: a repeated event gets
+    /// the same reply again.
+    fn send(
         &mut self,
         dialog_id: DialogId,
         message: &Message,
-        to: Standing,
-        journal: &mut Journal,
+        to: EntryState,
+        recorder: &mut EffectRecorder,
     ) -> bool {
-        let Ok(step) = ledger::step(self.ledger.get(&message.seq), message, to) else {
-            journal.effects.divergences.push(journal.at);
+        if !self.advance(dialog_id, message, to, recorder) {
+            return false;
+        }
+        let refused = self.ledger[&message.seq].state.refusal().map(str::to_owned);
+        let counted = refused.is_none();
+        let reply = SagaReply { dialog_id, seq: message.seq, message_id: message.id, refused };
+        recorder.effects.replies.push(reply);
+        counted
+    }
+
+    /// Moves a message's entry towards `to` and adjusts `unread` of every member for whom the message
+    /// counts. Records a divergence and returns false if another message has this `seq`.
+    fn advance(
+        &mut self,
+        dialog_id: DialogId,
+        message: &Message,
+        to: EntryState,
+        recorder: &mut EffectRecorder,
+    ) -> bool {
+        let Ok(transition) = ledger::transition(self.ledger.get(&message.seq), message, to) else {
+            recorder.effects.divergences.push(recorder.input);
             return false;
         };
-        self.applied.see_message(message.seq);
-        self.ledger.insert(message.seq, step.entry);
-        if step.delta != 0 {
+        self.applied.record_message(message.seq);
+        self.ledger.insert(message.seq, transition.entry);
+        if transition.delta != 0 {
             for (user_id, member) in &mut self.members {
-                if member.awaits(*user_id, message.seq, message.author_id) {
-                    journal.touch(*user_id, dialog_id, member);
-                    member.unread += step.delta;
+                if member.counts(*user_id, message.seq, message.author_id) {
+                    recorder.record_before(*user_id, dialog_id, member);
+                    member.unread += transition.delta;
                 }
             }
         }
         true
     }
 
-    fn change_membership(
+    /// Replaces a membership if `version` is newer, and counts the member's row again.
+    fn set_membership(
         &mut self,
         dialog_id: DialogId,
         user_id: UserId,
         version: i64,
         membership: Membership,
-        journal: &mut Journal,
+        recorder: &mut EffectRecorder,
     ) {
         let member = self.members.entry(user_id).or_default();
         if version > member.version {
-            journal.touch(user_id, dialog_id, member);
-            (member.version, member.membership) = (version, membership);
+            recorder.record_before(user_id, dialog_id, member);
+            member.version = version;
+            member.membership = membership;
             member.recount(user_id, &self.ledger);
         }
     }
 
-    fn read(&mut self, dialog_id: DialogId, user_id: UserId, up_to: i64, journal: &mut Journal) {
+    /// Moves a read pointer forward and counts the member's row again. A read that moves nothing creates
+    /// no row.
+    fn read(&mut self, dialog_id: DialogId, user_id: UserId, up_to: i64, recorder: &mut EffectRecorder) {
         let read_seq = self.members.get(&user_id).map_or(0, |member| member.read_seq);
         if up_to > read_seq {
             let member = self.members.entry(user_id).or_default();
-            journal.touch(user_id, dialog_id, member);
+            recorder.record_before(user_id, dialog_id, member);
             member.read_seq = up_to;
             member.recount(user_id, &self.ledger);
         }
     }
 }
 
-impl Journal {
-    /// To be called before a row is changed.
-    pub(crate) fn touch(&mut self, user_id: UserId, dialog_id: DialogId, member: &Member) {
+impl Member {
+    /// Returns true if a counted message of this `seq` and author is unread for this member: the
+    /// predicate of all rules.
+    fn counts(&self, user_id: UserId, seq: i64, author_id: UserId) -> bool {
+        matches!(self.membership, Membership::Joined(joined_seq) if joined_seq < seq)
+            && self.read_seq < seq
+            && user_id != author_id
+    }
+
+    /// Sets `unread` by its definition (I1). An increment would not do: the pointers that decide have
+    /// moved.
+    fn recount(&mut self, user_id: UserId, ledger: &BTreeMap<i64, Entry>) {
+        let counted = ledger.iter().filter(|(_, entry)| entry.state == EntryState::Counted);
+        self.unread =
+            counted.filter(|(seq, entry)| self.counts(user_id, **seq, entry.author_id)).count() as i64;
+    }
+}
+
+/// Collects the effects of one transaction: replies and divergences as they occur, changed rows by
+/// comparing each touched row with its values before the transaction.
+#[derive(Debug, Default)]
+pub(crate) struct EffectRecorder {
+    /// Index of the input that is being applied.
+    input: usize,
+    effects: Effects,
+    /// `unread` and `read_seq` of every touched row before the transaction.
+    before: BTreeMap<(UserId, DialogId), (i64, i64)>,
+}
+
+impl EffectRecorder {
+    /// Records a row's values before the transaction. Call it before each change of a row; only the
+    /// first call counts.
+    pub(crate) fn record_before(&mut self, user_id: UserId, dialog_id: DialogId, member: &Member) {
         self.before.entry((user_id, dialog_id)).or_insert((member.unread, member.read_seq));
     }
 
-    fn conclude(mut self, state: &mut State) -> Effects {
+    /// Compares the touched rows with their values before, increments the version of each user with a
+    /// changed row, and returns all effects. A row that ends with its former values is no change,
+    /// whatever happened in between.
+    fn finish(mut self, state: &mut State) -> Effects {
         for ((user_id, dialog_id), (was, was_read)) in self.before {
             let dialog = &state.dialogs[&dialog_id];
             let Member { unread, read_seq, .. } = dialog.members[&user_id];
@@ -385,7 +444,7 @@ impl Journal {
                 continue;
             }
             if read_seq != was_read {
-                self.effects.reads.push(Reading { user_id, dialog_id, read_seq });
+                self.effects.read_marks.push(ReadMark { user_id, dialog_id, read_seq });
             }
             if self.effects.changes.last().is_none_or(|change| change.user_id != user_id) {
                 let version = state.users.entry(user_id).or_default();
@@ -393,7 +452,7 @@ impl Journal {
                 self.effects.changes.push(UnreadChange { user_id, version: *version, rows: Vec::new() });
             }
             let row = ChangedRow { dialog_id, unread, was, read_seq, last_seq: dialog.applied.last_seq };
-            self.effects.changes.last_mut().expect("pushed above").rows.push(row);
+            self.effects.changes.last_mut().expect("a change of this user was pushed above").rows.push(row);
         }
         for change in &mut self.effects.changes {
             change.rows.sort_by_key(|row| (-state.dialogs[&row.dialog_id].applied.last_at_us, row.dialog_id));

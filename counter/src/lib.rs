@@ -1,22 +1,21 @@
-//! The counter: unread counts, exact after every transaction, and the pointers of who has read up to where. It counts what
-//! auth and dialog tell through the log, replies to the sagas of messages, and tells every change of a person's numbers.
+//! Counter service: unread counts and read pointers, exact after every transaction.
 //!
-//! The rules are in [`kernel`]; the store does the same in SQL.
+//! It consumes the events of auth and dialog from the event log, replies to the sagas of messages, and
+//! publishes every change of a user's counts. [`kernel`] holds the counting rules; the store implements
+//! them in SQL.
 
 mod cache;
 mod count;
 mod error;
 pub mod event;
-mod fills;
 mod grpc;
 pub mod kernel;
 mod publish;
-pub mod read;
+mod read;
 mod repair;
-pub mod settle;
-mod slot;
+mod settle;
 mod store;
-pub mod unread;
+mod unread;
 
 use access::{Guard, ServiceToken};
 use db::Db;
@@ -25,46 +24,49 @@ use proto::{Peer, counter::counters_server::CountersServer, topic};
 use telemetry::readiness::Component;
 use tokio_util::sync::CancellationToken;
 
-pub use cache::{Cache, Trouble};
-pub use error::Error;
-use fills::Fills;
+use cache::loader::Loader;
+use error::Error;
 
-/// This service's migrations; its database needs those of `db` and `events` too.
+pub use cache::{Cache, CacheError};
+
+/// Migrations of the counter's database, to be applied after those of `db` and `events`.
 pub static MIGRATIONS: db::Migrations = db::Migrations {
     sqlite: sqlx::migrate!("./migrations/sqlite"),
     postgres: sqlx::migrate!("./migrations/postgres"),
 };
 
-/// The counter service. Cheap to clone.
+/// Counter service. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
     db: Db,
     log: Log,
     cache: Cache,
-    fills: Fills,
+    loader: Loader,
     guard: Guard,
     service_token: ServiceToken,
 }
 
 impl App {
-    /// The service over its migrated database; the guard knows who calls, and the token is shown to dialog.
+    /// Creates the service on a migrated database. `guard` authenticates callers; `service_token`
+    /// authenticates the service's own calls to dialog.
     pub fn new(db: Db, log: Log, cache: Cache, guard: Guard, service_token: ServiceToken) -> Self {
-        let fills = Fills::new(db.clone(), cache.clone());
-        Self { db, log, cache, fills, guard, service_token }
+        let loader = Loader::new(db.clone(), cache.clone());
+        Self { db, log, cache, loader, guard, service_token }
     }
 
-    /// The generated server.
+    /// Returns the gRPC server.
     pub fn server(&self) -> CountersServer<Self> {
         CountersServer::new(self.clone())
             .max_decoding_message_size(proto::REQUEST_MAX_BYTES)
-            .max_encoding_message_size(proto::ANSWER_MAX_BYTES)
+            .max_encoding_message_size(proto::RESPONSE_MAX_BYTES)
     }
 
-    /// Counts the events of the log, keeps the cache and asks dialog for what is missing, until shut down.
+    /// Runs the consumer, the cache's writer and the repair of gaps until shut down.
     ///
     /// # Errors
-    /// [`Stopped`] where the log is not the one that was counted before: counting has stopped, told in one log line and
-    /// by the component at that time, while everything else went on until shut down.
+    /// [`Stopped`] if the log is not the one that was consumed before. Counting then stops at once, with
+    /// an error line and a degraded `component`. Reads, cache and repair continue, so the error is
+    /// returned only after the shutdown.
     pub async fn run(
         &self,
         dialog: Peer,
@@ -73,7 +75,7 @@ impl App {
     ) -> Result<(), Stopped> {
         component.ready();
         let topics = &[topic::AUTH, topic::DIALOG];
-        let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, count::Count);
+        let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, count::Handler);
         let repair =
             repair::Repair { db: self.db.clone(), dialog, service_token: self.service_token.clone() };
         let counting = Box::pin(async {

@@ -1,50 +1,60 @@
-//! What a transaction tells the world, written to the outbox in the same transaction.
+//! Publication: appends the effects of a transaction and its dead letters to the outbox, in the same
+//! transaction.
 
 use db::{Error, Tx};
 use events::{Event, Headers, outbox};
 use proto::{
-    DialogId, UserId,
+    DialogId,
     events::{CountRefused, Counted, DeadLetter, ReadMarked, UnreadChanged, UnreadRow, event::Kind},
     topic,
 };
 use uuid::Uuid;
 
-use crate::kernel::{Answer, Effects, Reading, UnreadChange};
+use crate::kernel::{Effects, ReadMark, SagaReply, UnreadChange};
 
-/// Something that can never be applied, with its cause.
-pub(crate) type Dead = (DeadLetter, Headers);
+/// Dead letter with the headers of its event.
+pub(crate) type DeadLetterWithHeaders = (DeadLetter, Headers);
 
-/// Appends the effects: answers and read pointers by dialog, then the steps of users' versions, then dead letters. `cause`
-/// says which request stands behind a message of a dialog, or behind the dialog's newest change.
-pub(crate) async fn publish(
+/// Appends saga replies and read marks by dialog, then changes by user, then dead letters.
+///
+/// `headers_of` returns the headers of the request that caused an effect: of the message with a `seq`,
+/// or of the dialog's newest change if there is no `seq`.
+///
+/// # Errors
+/// Errors of the database.
+pub(crate) async fn append(
     tx: &mut Tx,
     epoch: i64,
     effects: Effects,
-    dead: Vec<Dead>,
-    cause: impl Fn(DialogId, Option<i64>) -> Headers,
+    dead_letters: Vec<DeadLetterWithHeaders>,
+    headers_of: impl Fn(DialogId, Option<i64>) -> Headers,
 ) -> Result<(), Error> {
     let mut events = Vec::new();
-    for answer in effects.answers {
-        let headers = cause(answer.dialog_id, Some(answer.seq));
-        events.push(event(topic::COUNTER, answer.dialog_id.to_string(), 0, answered(answer), headers));
+    for reply in effects.replies {
+        let headers = headers_of(reply.dialog_id, Some(reply.seq));
+        events.push(event(topic::COUNTER, reply.dialog_id.to_string(), 0, saga_reply(reply), headers));
     }
-    for reading in effects.reads {
-        let headers = cause(reading.dialog_id, None);
-        events.push(event(topic::COUNTER, reading.dialog_id.to_string(), 0, marked(&reading), headers));
+    for mark in effects.read_marks {
+        let headers = headers_of(mark.dialog_id, None);
+        events.push(event(topic::COUNTER, mark.dialog_id.to_string(), 0, read_marked(&mark), headers));
     }
     for change in effects.changes {
-        let headers = change.rows.first().map(|row| cause(row.dialog_id, None)).unwrap_or_default();
-        let (user_id, version) = (change.user_id, change.version);
-        events.push(event(topic::UNREAD, user_id.to_string(), version, changed(epoch, change), headers));
+        // A change may have several causes; one of them, the newest activity, stands for all.
+        let headers = change.rows.first().map(|row| headers_of(row.dialog_id, None)).unwrap_or_default();
+        let key = change.user_id.to_string();
+        let version = change.version;
+        events.push(event(topic::UNREAD, key, version, unread_changed(epoch, change), headers));
     }
-    for (letter, headers) in dead {
+    for (letter, headers) in dead_letters {
         metrics::counter!("dead_letters_total", "consumer" => letter.consumer.clone()).increment(1);
         tracing::error!(
+            consumer = letter.consumer,
             topic = letter.topic,
+            partition = letter.partition,
             offset = letter.offset,
             key = letter.key,
             error = letter.error,
-            "an event that cannot be applied goes to the dead letters"
+            "an event that cannot be applied was moved to the dead letters"
         );
         events.push(event(topic::DEAD, letter.key.clone(), 0, Kind::DeadLetter(letter), headers));
     }
@@ -63,26 +73,28 @@ fn event(topic: &'static str, key: String, version: i64, kind: Kind, headers: He
     }
 }
 
-/// The saga's reply.
-pub(crate) fn answered(answer: Answer) -> Kind {
-    let (dialog_id, seq, message_id) = (answer.dialog_id.bytes(), answer.seq, answer.message_id.bytes());
-    match answer.refused {
+/// Encodes the reply to a message's saga.
+pub(crate) fn saga_reply(reply: SagaReply) -> Kind {
+    let dialog_id = reply.dialog_id.bytes();
+    let message_id = reply.message_id.bytes();
+    let seq = reply.seq;
+    match reply.refused {
         None => Kind::Counted(Counted { dialog_id, seq, message_id }),
         Some(reason) => Kind::CountRefused(CountRefused { dialog_id, seq, message_id, reason }),
     }
 }
 
-/// A read pointer that moved.
-pub(crate) fn marked(reading: &Reading) -> Kind {
+/// Encodes a read pointer that moved.
+pub(crate) fn read_marked(mark: &ReadMark) -> Kind {
     Kind::ReadMarked(ReadMarked {
-        dialog_id: reading.dialog_id.bytes(),
-        user_id: UserId::bytes(reading.user_id),
-        read_seq: reading.read_seq,
+        dialog_id: mark.dialog_id.bytes(),
+        user_id: mark.user_id.bytes(),
+        read_seq: mark.read_seq,
     })
 }
 
-/// A step of a user's version.
-pub(crate) fn changed(epoch: i64, change: UnreadChange) -> Kind {
+/// Encodes a change of a user's counts.
+pub(crate) fn unread_changed(epoch: i64, change: UnreadChange) -> Kind {
     let rows = change.rows.into_iter().map(|row| UnreadRow {
         dialog_id: row.dialog_id.bytes(),
         unread: row.unread,

@@ -1,4 +1,5 @@
-//! Reading: a person's pointer of a dialog moves forward, never back, and may run ahead of what the counters have seen.
+//! Read pointers: `markRead` moves a user's pointer in a dialog forward, never back. The pointer may be
+//! ahead of the messages that the counter has applied.
 
 use db::Db;
 use events::Headers;
@@ -11,38 +12,42 @@ use crate::{
     unread::{Row, Version},
 };
 
-/// The state after a read.
+/// State after [`mark`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marked {
-    /// The user's version.
-    pub version: Version,
-    /// The user's total.
-    pub total: i64,
-    /// The dialog's row.
-    pub row: Row,
+pub(crate) struct Marked {
+    pub(crate) version: Version,
+    /// Unread messages of the user in all dialogs.
+    pub(crate) total: i64,
+    /// The user's counts in the dialog.
+    pub(crate) row: Row,
 }
 
-/// Moves the pointer to `seq` where it is not there yet. Whether the person takes part is for the dialog service to say;
-/// a row whose join is still on its way keeps the pointer and counts nothing.
+/// Moves the user's read pointer to `seq` unless it is there already, and returns the state after the
+/// call. Safe to repeat.
+///
+/// Membership is not checked: the dialog service has done that. If the join has not been applied yet,
+/// the row keeps the pointer and counts nothing.
 ///
 /// # Errors
-/// As the database has them; to be repeated without harm.
+/// [`Error::Invalid`] if a constraint of the database refuses the new counts; [`Error::Database`].
 #[tracing::instrument(name = "counter.read.mark", skip_all, fields(%user_id, %dialog_id, seq))]
-pub async fn mark(
+pub(crate) async fn mark(
     db: &Db,
     user_id: UserId,
     dialog_id: DialogId,
     seq: i64,
     headers: Headers,
 ) -> Result<Marked, Error> {
-    // A pointer never goes back: what it has passed needs no lock and no write.
+    // A pointer never goes back, so a read of what is already read needs no lock and no write.
     let mut tx = db.snapshot().await?;
-    let row = store::pointer(&mut tx, user_id, dialog_id).await?;
+    let row = store::row(&mut tx, user_id, dialog_id).await?;
     let (version, total) = store::version(&mut tx, user_id).await?;
     tx.rollback().await?;
     if seq <= row.read_seq {
         return Ok(Marked { version, total, row });
     }
+    // Detached from the request: a client that disconnects must not cancel the transaction halfway
+    // (docs/decisions/0002-no-begin-is-cancelled.md).
     db.detach(write(db.clone(), user_id, dialog_id, seq, headers)).await
 }
 
@@ -55,13 +60,15 @@ async fn write(
 ) -> Result<Marked, Error> {
     let mut tx = db.begin().await?;
     let input = Input::Dialog { dialog_id, version: None, change: Change::Read { user_id, up_to: seq } };
-    let done = store::transact(&mut tx, &[input]).await?;
-    if !done.refused.is_empty() {
-        return Err(Error::Invalid(store::REFUSED));
+    let outcome = store::transact(&mut tx, &[input]).await?;
+    if !outcome.refused.is_empty() {
+        return Err(Error::Invalid(store::REFUSAL_REASON));
     }
+    // Read under the locks of this transaction: the answer is exactly the state that the events
+    // announce.
     let (version, total) = store::version(&mut tx, user_id).await?;
-    let row = store::pointer(&mut tx, user_id, dialog_id).await?;
-    publish::publish(&mut tx, version.epoch, done.effects, Vec::new(), |_, _| headers.clone()).await?;
+    let row = store::row(&mut tx, user_id, dialog_id).await?;
+    publish::append(&mut tx, version.epoch, outcome.effects, Vec::new(), |_, _| headers.clone()).await?;
     tx.commit().await?;
     Ok(Marked { version, total, row })
 }

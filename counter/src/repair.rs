@@ -1,5 +1,6 @@
-//! Repair: events of a dialog that never came are made good by what dialog says its rows look like now. Nothing is locked
-//! while it is asked; everything it tells is applied before the hole is taken for closed.
+//! Repair of gaps: fetches the changes of dialogs with missing versions from the dialog service and
+//! applies them. No lock is held during a call, and a gap is closed only when all changes up to the
+//! dialog's head have been applied.
 
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use db::Db;
 use events::Headers;
 use proto::{
     DialogId, Peer,
+    dead_letter::Origin,
     dialog::{ChangesSinceReply, ChangesSinceRequest, dialogs_client::DialogsClient},
     events::DeadLetter,
     topic,
 };
+use resilience::Backoff;
 use telemetry::Call;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,18 +25,18 @@ use crate::{
     publish, store,
 };
 
-/// How often dialogs with holes are looked for.
-const EVERY: Duration = Duration::from_secs(1);
-/// Where no hole could be closed, the next look comes later and later, up to this.
+/// Delay between two searches for gaps.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum delay while no gap can be closed.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// Dialogs of one look.
-const DIALOGS: i64 = 100;
-/// Changes of one call.
-const CHANGES: i32 = 1_000;
-/// How long dialog may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of dialogs found by one search.
+const DIALOGS_MAX: i64 = 100;
+/// Maximum number of changes in one call.
+const CHANGES_MAX: i32 = 1_000;
+/// Timeout of one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks dialog for what is missing.
+/// Background task that closes gaps.
 #[derive(Debug)]
 pub(crate) struct Repair {
     pub(crate) db: Db,
@@ -42,37 +45,51 @@ pub(crate) struct Repair {
 }
 
 impl Repair {
-    /// Looks for holes and closes them, until shut down.
+    /// Searches for dialogs with gaps and closes them, until shut down.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let below_all = DialogId::new(uuid::Uuid::nil());
-        let (mut pause, mut after) = (EVERY, below_all);
-        while shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            let found = match store::incomplete(&self.db, after, DIALOGS).await {
+        let first_page = DialogId::new(uuid::Uuid::nil());
+        let mut after = first_page;
+        let mut delay = INTERVAL;
+        // The delay before the first retry is already twice the interval.
+        let mut backoff = Backoff::new(INTERVAL * 2, BACKOFF_MAX);
+        while shutdown.run_until_cancelled(tokio::time::sleep(delay)).await.is_some() {
+            let found = match store::incomplete(&self.db, after, DIALOGS_MAX).await {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(%error, "dialogs with holes could not be looked up");
+                    tracing::warn!(%error, "search for missing events failed");
                     continue;
                 }
             };
             metrics::gauge!("counter_incomplete_dialogs").set(found.len() as f64);
-            let (mut closed, mut failed) = (0, 0);
+            let mut closed = 0;
+            let mut failed = 0;
             for (dialog_id, missing) in &found {
                 match shutdown.run_until_cancelled(self.close(*dialog_id, missing)).await {
                     None => return,
                     Some(Ok(())) => closed += 1,
                     Some(Err(error)) => {
                         failed += 1;
-                        tracing::error!(%dialog_id, %error, "a hole in a dialog's events could not be closed");
+                        tracing::error!(%dialog_id, %error, "repair of missing events failed");
                     }
                 }
             }
-            pause = if failed > 0 && closed == 0 { (pause * 2).min(BACKOFF_MAX) } else { EVERY };
-            let more = found.last().filter(|_| found.len() as i64 == DIALOGS);
-            after = more.map_or(below_all, |(dialog_id, _)| *dialog_id);
+            delay = if failed > 0 && closed == 0 {
+                backoff.next_delay()
+            } else {
+                backoff.reset();
+                INTERVAL
+            };
+            // Continue after the last dialog of a full page, so that dialogs that keep failing do not
+            // hide the others.
+            let last = found.last().filter(|_| found.len() as i64 == DIALOGS_MAX);
+            after = last.map_or(first_page, |(dialog_id, _)| *dialog_id);
         }
     }
 
-    /// Asks for everything since the first hole, up to the dialog's head, and applies it page by page.
+    /// Fetches all changes since the first gap, up to the dialog's head, and applies them page by page.
+    ///
+    /// It reads to the head, not to the end of the gap: a row of the dialog service shows only its last
+    /// change, so a missing version may have been replaced by one above the gap.
     #[tracing::instrument(name = "counter.repair", skip_all, fields(%dialog_id))]
     async fn close(&self, dialog_id: DialogId, missing: &Missing) -> Result<(), Error> {
         let Some(first) = missing.first() else { return Ok(()) };
@@ -80,33 +97,33 @@ impl Repair {
         loop {
             let call = Call::new()
                 .with_authorization(&self.service_token.header())
-                .with_deadline(Instant::now() + TIMEOUT);
+                .with_deadline(Instant::now() + CALL_TIMEOUT);
             let headers = Headers::from(&call);
-            let request = ChangesSinceRequest { dialog_id: dialog_id.bytes(), since, limit: CHANGES };
+            let request = ChangesSinceRequest { dialog_id: dialog_id.bytes(), since, limit: CHANGES_MAX };
             let mut client = DialogsClient::with_interceptor(self.dialog.clone(), call)
-                .max_decoding_message_size(proto::ANSWER_MAX_BYTES)
+                .max_decoding_message_size(proto::RESPONSE_MAX_BYTES)
                 .max_encoding_message_size(proto::REQUEST_MAX_BYTES);
             let reply = client.changes_since(request).await.map_err(Error::Dialog)?.into_inner();
             if reply.head < first {
                 return Err(Error::Behind { missing: first, head: reply.head });
             }
-            let last = reply.changes.len() < usize::try_from(CHANGES).expect("a small number");
+            let last = reply.changes.len() < usize::try_from(CHANGES_MAX).expect("1,000 fits into a usize");
             let newest = reply.changes.iter().map(|change| change.version).max().unwrap_or(since);
             let head = reply.head;
             self.db.detach(apply(self.db.clone(), dialog_id, reply, last, headers)).await?;
             if last {
-                tracing::info!(from = first, head, "a hole in a dialog's events is closed");
+                tracing::info!(from = first, head, "missing events repaired");
                 return Ok(());
             }
             if newest <= since {
-                return Err(event::Impossible("changes that do not go on").into());
+                return Err(event::InvalidEvent("a full page of changes must advance the version").into());
             }
             since = newest;
         }
     }
 }
 
-/// Applies a page under the locks; after the last one, everything up to the head is there.
+/// Applies one page under the locks. The last page also closes the gaps up to the head.
 async fn apply(
     db: Db,
     dialog_id: DialogId,
@@ -116,28 +133,22 @@ async fn apply(
 ) -> Result<(), Error> {
     let mut inputs = Vec::new();
     for change in &reply.changes {
-        inputs.extend(event::repaired(dialog_id, change)?);
+        inputs.extend(event::from_change(dialog_id, change)?);
     }
     if last {
         inputs.push(Input::Dialog { dialog_id, version: None, change: Change::Repaired(reply.head) });
     }
     let mut tx = db.begin().await?;
-    let done = store::transact(&mut tx, &inputs).await?;
-    let dead = done.effects.divergences.iter().chain(&done.refused).map(|at| {
-        let letter = DeadLetter {
-            topic: topic::DIALOG.to_owned(),
-            partition: -1,
-            offset: -1,
-            consumer: count::CONSUMER.to_owned(),
-            error: format!("a repair could not apply {:?}", inputs[*at]),
-            key: dialog_id.to_string(),
-            payload: Vec::new(),
-        };
-        (letter, headers.clone())
+    let outcome = store::transact(&mut tx, &inputs).await?;
+    let key = dialog_id.to_string();
+    let dead_letters = outcome.effects.divergences.iter().chain(&outcome.refused).map(|index| {
+        let origin = Origin { topic: topic::DIALOG, position: None, key: &key, payload: &[] };
+        let error = format!("repair could not apply {:?}", inputs[*index]);
+        (DeadLetter::new(count::CONSUMER, origin, error), headers.clone())
     });
-    let dead = dead.collect();
+    let dead_letters = dead_letters.collect();
     let epoch = store::epoch(&mut tx).await?;
-    publish::publish(&mut tx, epoch, done.effects, dead, |_, _| headers.clone()).await?;
+    publish::append(&mut tx, epoch, outcome.effects, dead_letters, |_, _| headers.clone()).await?;
     tx.commit().await?;
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! Settling: what became of messages that wait too long for their saga's reply. What was never seen is applied now, under
-//! the same locks as an event of the log, without moving the dialog's version.
+//! Settlement: reports the outcome of messages whose saga reply is overdue. A message that was never
+//! seen is applied now, under the same locks as an event of the log, without moving the dialog's applied
+//! version.
 
 use std::collections::HashMap;
 
@@ -7,77 +8,78 @@ use db::Db;
 use events::Headers;
 use proto::{
     MessageId,
+    dead_letter::Origin,
     events::{DeadLetter, MessageSent, event::Kind},
     topic,
 };
 
-use crate::{Error, count, event, publish, store};
+use crate::{Error, count, event, kernel::ledger::Divergence, publish, store};
 
-/// What became of a message.
+/// Outcome of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is counted, or was deleted: it stands.
+pub(crate) enum Outcome {
+    /// The message is counted, or was deleted.
     Counted,
-    /// It was refused, for this reason.
+    /// The message was refused for this reason.
     Refused(String),
-    /// Another message has its place, or it is out of bounds: nobody can say. Operators are told.
+    /// The message is invalid, or another message has its `seq`. It stays PENDING and is a dead letter
+    /// for operators.
     Unknown,
 }
 
-/// Tells what became of the messages, in the order asked. One that is out of bounds goes to the dead letters and holds up
-/// no other.
+/// Returns the outcomes of the messages in the order of the request. An invalid message becomes a dead
+/// letter and does not affect the others. Safe to repeat.
 ///
 /// # Errors
-/// As the database has them; to be repeated without harm.
+/// [`Error::Database`].
 #[tracing::instrument(name = "counter.settle", skip_all, fields(messages = messages.len()))]
-pub async fn settle(db: &Db, messages: Vec<MessageSent>, headers: Headers) -> Result<Vec<Outcome>, Error> {
+pub(crate) async fn settle(
+    db: &Db,
+    messages: Vec<MessageSent>,
+    headers: Headers,
+) -> Result<Vec<Outcome>, Error> {
+    // Detached from the request, as every write (docs/decisions/0002-no-begin-is-cancelled.md).
     db.detach(write(db.clone(), messages, headers)).await
 }
 
 async fn write(db: Db, messages: Vec<MessageSent>, headers: Headers) -> Result<Vec<Outcome>, Error> {
-    let (mut inputs, mut origins, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut inputs = Vec::new();
+    let mut origins = Vec::new();
+    let mut dead_letters = Vec::new();
     for message in &messages {
-        match event::settled(message) {
+        match event::from_settle(message) {
             Ok(input) => {
                 inputs.push(input);
                 origins.push(message);
             }
-            Err(impossible) => dead.push((dead_letter(message, &impossible.to_string()), headers.clone())),
+            Err(invalid) => dead_letters.push((dead_letter(message, &invalid), headers.clone())),
         }
     }
     let mut tx = db.begin().await?;
-    let mut done = store::transact(&mut tx, &inputs).await?;
-    // The reply is the answer of this call.
-    let answers = std::mem::take(&mut done.effects.answers).into_iter();
-    let answers: HashMap<MessageId, Option<String>> =
-        answers.map(|answer| (answer.message_id, answer.refused)).collect();
-    let divergent = done.effects.divergences.iter().map(|at| {
-        (dead_letter(origins[*at], "another message is known at this place of the dialog"), headers.clone())
-    });
-    dead.extend(divergent);
+    let mut outcome = store::transact(&mut tx, &inputs).await?;
+    // The replies answer this call; they are not published too.
+    let replies = std::mem::take(&mut outcome.effects.replies).into_iter();
+    let replies: HashMap<MessageId, Option<String>> =
+        replies.map(|reply| (reply.message_id, reply.refused)).collect();
+    let divergent = outcome.effects.divergences.iter();
+    dead_letters.extend(divergent.map(|index| (dead_letter(origins[*index], &Divergence), headers.clone())));
     let epoch = store::epoch(&mut tx).await?;
-    publish::publish(&mut tx, epoch, done.effects, dead, |_, _| headers.clone()).await?;
+    publish::append(&mut tx, epoch, outcome.effects, dead_letters, |_, _| headers.clone()).await?;
     tx.commit().await?;
-    let outcome = |message: &MessageSent| match MessageId::parse(&message.message_id)
+    let outcome_of = |message: &MessageSent| match MessageId::parse(&message.message_id)
         .ok()
-        .and_then(|id| answers.get(&id))
+        .and_then(|id| replies.get(&id))
     {
         Some(None) => Outcome::Counted,
         Some(Some(reason)) => Outcome::Refused(reason.clone()),
         None => Outcome::Unknown,
     };
-    Ok(messages.iter().map(outcome).collect())
+    Ok(messages.iter().map(outcome_of).collect())
 }
 
-/// A message that came by a call has no place in the log.
-fn dead_letter(message: &MessageSent, why: &str) -> DeadLetter {
-    DeadLetter {
-        topic: topic::DIALOG.to_owned(),
-        partition: -1,
-        offset: -1,
-        consumer: count::CONSUMER.to_owned(),
-        error: format!("settled: {why}"),
-        key: uuid::Uuid::from_slice(&message.dialog_id).map(|id| id.to_string()).unwrap_or_default(),
-        payload: Kind::MessageSent(message.clone()).payload(),
-    }
+fn dead_letter(message: &MessageSent, error: &dyn std::error::Error) -> DeadLetter {
+    let key = uuid::Uuid::from_slice(&message.dialog_id).map(|id| id.to_string()).unwrap_or_default();
+    let payload = Kind::MessageSent(message.clone()).payload();
+    let origin = Origin { topic: topic::DIALOG, position: None, key: &key, payload: &payload };
+    DeadLetter::new(count::CONSUMER, origin, format!("settlement: {error}"))
 }

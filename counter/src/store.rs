@@ -1,13 +1,29 @@
-//! The rules of [`crate::kernel`] in SQL: the events of a transaction applied in sets, and every read. What a transaction
-//! may change is locked first, in statements of their own and sorted by key: the rows of `dialog_applied`, then those of
-//! `user_version`. Only then pointers are read and the ledger is counted, so that no statement computes from what another
-//! transaction is about to change.
+//! Store: the rules of [`crate::kernel`] in SQL, applied to sets of rows, and all queries.
+//!
+//! A transaction has four stages: lock ([`lock`]), read the counts before ([`counters`]), apply the
+//! inputs in batches ([`apply`]), and compare the counts to step versions and create effects.
+//!
+//! # Locks
+//!
+//! Every writer locks first and computes later, in separate statements, and always in this order:
+//!
+//! 1. the `dialog_applied` rows of all dialogs of the transaction, sorted by dialog id;
+//! 2. the `user_version` rows of all users whose counts may change, sorted by user id. From then on each
+//!    of these users' total and version belong together, whatever transactions in other dialogs do.
+//!
+//! Separate statements, because under READ COMMITTED a statement that waits for a row lock re-reads only
+//! that row; every other row is seen as of the statement's start. A statement that both locks and counts
+//! therefore misses what the transaction it waited for has written. `anomaly_tests.rs` shows the lost
+//! counts. Sorted, because two transactions that lock the same rows in different orders deadlock.
+//!
+//! Rows of `member_counter` and `ledger` need no separate locks: the transaction that holds the lock on a
+//! dialog's row is the only writer of its ledger and its members.
 
 #[cfg(test)]
 mod anomaly_tests;
+mod apply;
+mod counters;
 mod lock;
-mod number;
-mod part;
 mod query;
 #[cfg(test)]
 mod race_tests;
@@ -23,91 +39,96 @@ use db::{Error, Tx};
 use proto::{DialogId, UserId};
 
 pub(crate) use query::{
-    epoch, incomplete, memberships, pointer, read_states, rows_of, unread, unread_of_many, version, versions,
+    epoch, incomplete, memberships, read_states, row, rows, unread, unread_of_many, version, versions,
 };
 
-use crate::kernel::{Change, ChangedRow, Effects, Input, Reading, UnreadChange, applied::Applied};
+use crate::kernel::{Change, ChangedRow, Effects, Input, ReadMark, UnreadChange, applied::Applied};
 
-/// What the author of a refused message is told.
-pub(crate) const REFUSED: &str = "a limit of the counters does not allow it";
+/// Reason of a refusal, shown to the author of the message.
+pub(crate) const REFUSAL_REASON: &str = "a limit of the unread counters was exceeded";
 
-/// What a transaction did.
+/// Result of a transaction.
 #[derive(Debug, Default)]
-pub(crate) struct Done {
-    /// What the world is told.
+pub(crate) struct Outcome {
+    /// Effects to be published.
     pub(crate) effects: Effects,
-    /// Which of the events the database refused although they are no new messages: for the dead letters.
+    /// Indexes of inputs that the database refused, other than new messages. They become dead letters.
     pub(crate) refused: Vec<usize>,
 }
 
-/// What a transaction may change.
+/// Rows that a transaction may change.
 #[derive(Debug, Default)]
 struct Scope {
+    /// All dialogs of the transaction.
     dialogs: BTreeSet<DialogId>,
-    /// Dialogs whose messages change: the numbers of all their members may move.
-    crowds: BTreeSet<DialogId>,
-    /// Rows that an event names.
-    rows: BTreeSet<(UserId, DialogId)>,
-    /// Users that an event names.
+    /// Dialogs with a changed message: the counts of all their members may change.
+    message_dialogs: BTreeSet<DialogId>,
+    /// Members named by an input (joins, leaves and reads).
+    members: BTreeSet<(UserId, DialogId)>,
+    /// Users named by an input.
     users: BTreeSet<UserId>,
 }
 
-/// Applies the events of one transaction, as [`crate::kernel::transact`] does: lock, compute, write. What the database
-/// refuses is found by halving; the rest applies.
+/// Applies one transaction of inputs, as [`crate::kernel::transact`] does. An input that the database
+/// refuses is found by bisection; the others apply.
 ///
 /// # Errors
-/// As the database has them, refusals excepted: the transaction is to be repeated.
-pub(crate) async fn transact(tx: &mut Tx, inputs: &[Input]) -> Result<Done, Error> {
+/// Errors of the database other than refusals: the transaction must be rolled back and may be repeated.
+pub(crate) async fn transact(tx: &mut Tx, inputs: &[Input]) -> Result<Outcome, Error> {
     let scope = Scope::of(inputs);
+    // Dialogs before users, see the module documentation. With the dialogs locked no member is added or
+    // removed, so the second statement finds all users.
     let mut applied = lock::dialogs(tx, &scope).await?;
     lock::users(tx, &scope).await?;
-    let before = number::read(tx, &scope).await?;
+    let before = counters::load(tx, &scope).await?;
     for input in inputs {
         if let Input::Dialog { dialog_id, version, change } = input {
             let applied = applied.entry(*dialog_id).or_default();
             if let Some(version) = version {
-                applied.see(*version);
+                applied.record_version(*version);
             }
             if let Change::Repaired(head) = change {
-                applied.repair(*head);
+                applied.mark_repaired(*head);
             }
         }
     }
-    let mut done = Done::default();
-    for range in parts(inputs) {
-        apply(tx, inputs, range, &mut applied, &mut done).await?;
+    let mut outcome = Outcome::default();
+    for range in batches(inputs) {
+        apply_bisecting(tx, inputs, range, &mut applied, &mut outcome).await?;
     }
     lock::write_applied(tx, &applied).await?;
-    let after = number::read(tx, &scope).await?;
-    conclude(tx, &before, &after, &applied, &mut done.effects).await?;
-    Ok(done)
+    let after = counters::load(tx, &scope).await?;
+    step_versions(tx, &before, &after, &applied, &mut outcome.effects).await?;
+    Ok(outcome)
 }
 
-/// Applies one part; where the database refuses it, its halves; where it refuses a single event, notes that down.
-async fn apply(
+/// Applies one batch. If the database refuses it, applies its halves; a refused batch of one input is
+/// turned into a refusal of its message, or noted as refused.
+async fn apply_bisecting(
     tx: &mut Tx,
     inputs: &[Input],
     range: Range<usize>,
     applied: &mut BTreeMap<DialogId, Applied>,
-    done: &mut Done,
+    outcome: &mut Outcome,
 ) -> Result<(), Error> {
-    let mut open = vec![range];
-    while let Some(range) = open.pop() {
-        let mut result = attempt(tx, &inputs[range.clone()]).await;
+    let mut pending = vec![range];
+    while let Some(range) = pending.pop() {
+        let mut result = try_batch(tx, &inputs[range.clone()]).await;
         if let (Err(Error::Refused(rule)), 1) = (&result, range.len()) {
-            tracing::warn!(rule, input = ?inputs[range.start], "the database refuses to count");
+            tracing::warn!(rule, input = ?inputs[range.start], "input refused by the database");
             metrics::counter!("counter_refused_total").increment(1);
-            result = match refused(&inputs[range.start]) {
-                Some(void) => attempt(tx, &[void]).await,
+            result = match refusal(&inputs[range.start]) {
+                Some(refusal) => try_batch(tx, &[refusal]).await,
                 None => result,
             };
         }
         match result {
-            Ok(outcome) => outcome.conclude(range.start, applied, done),
-            Err(Error::Refused(_)) if range.len() == 1 => done.refused.push(range.start),
+            Ok(effects) => effects.merge_into(range.start, applied, outcome),
+            Err(Error::Refused(_)) if range.len() == 1 => outcome.refused.push(range.start),
             Err(Error::Refused(_)) => {
                 let middle = range.start + range.len() / 2;
-                open.extend([middle..range.end, range.start..middle]);
+                // A stack: the first half, pushed last, is applied first, so inputs keep their order.
+                pending.extend([middle..range.end, range.start..middle]);
             }
             Err(error) => return Err(error),
         }
@@ -115,71 +136,74 @@ async fn apply(
     Ok(())
 }
 
-/// What becomes of an event that the database refuses: a message sent is void; anything else is impossible.
-fn refused(input: &Input) -> Option<Input> {
+/// Returns the refusal of a sent message; `None` for other inputs, which cannot be refused.
+fn refusal(input: &Input) -> Option<Input> {
     match input {
         Input::Dialog { dialog_id, change: Change::Sent(message, _), .. } => {
-            let change = Change::Refused(*message, REFUSED.to_owned());
+            let change = Change::Refused(*message, REFUSAL_REASON.to_owned());
             Some(Input::Dialog { dialog_id: *dialog_id, version: None, change })
         }
         _ => None,
     }
 }
 
-async fn attempt(tx: &mut Tx, inputs: &[Input]) -> Result<part::Outcome, Error> {
+/// Applies one batch under a savepoint, so that a refusal leaves the transaction usable and its locks
+/// held.
+async fn try_batch(tx: &mut Tx, inputs: &[Input]) -> Result<apply::BatchEffects, Error> {
     tx.savepoint().await?;
-    match part::apply(tx, inputs).await {
-        Ok(outcome) => tx.release().await.map(|()| outcome),
+    match apply::batch(tx, inputs).await {
+        Ok(effects) => tx.release_savepoint().await.map(|()| effects),
         Err(Error::Refused(rule)) => {
-            tx.undo().await?;
+            tx.rollback_to_savepoint().await?;
             Err(Error::Refused(rule))
         }
         Err(error) => Err(error),
     }
 }
 
-/// Cuts the events into parts in which no message is both counted and made void: within a part the order of events does
-/// not matter to what the database may refuse.
-fn parts(inputs: &[Input]) -> Vec<Range<usize>> {
-    let mut parts = Vec::new();
+/// Cuts the inputs into batches in which no message changes twice in different ways. A batch is written
+/// as a set with one transition per message, and the database must be able to refuse each transition.
+fn batches(inputs: &[Input]) -> Vec<Range<usize>> {
+    let mut batches = Vec::new();
     let mut seen: BTreeMap<(DialogId, i64), &Change> = BTreeMap::new();
     let mut start = 0;
-    for (at, input) in inputs.iter().enumerate() {
+    for (index, input) in inputs.iter().enumerate() {
         let Input::Dialog { dialog_id, change, .. } = input else { continue };
         let Some(message) = change.message() else { continue };
         if seen.get(&(*dialog_id, message.seq)).is_some_and(|other| *other != change) {
-            parts.push(start..at);
-            start = at;
+            batches.push(start..index);
+            start = index;
             seen.clear();
         }
         seen.insert((*dialog_id, message.seq), change);
     }
     if start < inputs.len() {
-        parts.push(start..inputs.len());
+        batches.push(start..inputs.len());
     }
-    parts
+    batches
 }
 
-/// One step of the version of every user whose numbers moved, and the effects that tell of it.
-async fn conclude(
+/// Increments the version of every user whose counts changed (I7), and adds the changes to the effects.
+async fn step_versions(
     tx: &mut Tx,
-    before: &number::Numbers,
-    after: &number::Numbers,
+    before: &counters::Counters,
+    after: &counters::Counters,
     applied: &BTreeMap<DialogId, Applied>,
     effects: &mut Effects,
 ) -> Result<(), Error> {
     let mut rows: BTreeMap<UserId, Vec<ChangedRow>> = BTreeMap::new();
-    for ((user_id, dialog_id), &(unread, read_seq)) in after {
-        let (was, was_read) = before.get(&(*user_id, *dialog_id)).copied().unwrap_or_default();
-        if (was, was_read) == (unread, read_seq) {
+    for (&(user_id, dialog_id), now) in after {
+        let was = before.get(&(user_id, dialog_id)).copied().unwrap_or_default();
+        if was == *now {
             continue;
         }
-        if was_read != read_seq {
-            effects.reads.push(Reading { user_id: *user_id, dialog_id: *dialog_id, read_seq });
+        let read_seq = now.read_seq;
+        if was.read_seq != read_seq {
+            effects.read_marks.push(ReadMark { user_id, dialog_id, read_seq });
         }
-        let last_seq = applied[dialog_id].last_seq;
-        let row = ChangedRow { dialog_id: *dialog_id, unread, was, read_seq, last_seq };
-        rows.entry(*user_id).or_default().push(row);
+        let last_seq = applied[&dialog_id].last_seq;
+        let row = ChangedRow { dialog_id, unread: now.unread, was: was.unread, read_seq, last_seq };
+        rows.entry(user_id).or_default().push(row);
     }
     let versions = lock::step(tx, rows.keys().copied()).await?;
     effects.changes = rows
@@ -203,11 +227,11 @@ impl Scope {
                 Input::Dialog { dialog_id, change, .. } => {
                     scope.dialogs.insert(*dialog_id);
                     if change.message().is_some() {
-                        scope.crowds.insert(*dialog_id);
+                        scope.message_dialogs.insert(*dialog_id);
                     }
                     if let Some(user_id) = change.user() {
                         scope.users.insert(user_id);
-                        scope.rows.insert((user_id, *dialog_id));
+                        scope.members.insert((user_id, *dialog_id));
                     }
                 }
             }

@@ -1,109 +1,109 @@
-//! Reading the counters: the unread of one person, of many dialogs, of many people at once, and who has read up to where.
-//! An answer carries the version it belongs to and is never older than the one that is asked for.
+//! Queries: unread counts of one user, rows of given dialogs, snapshots of many users, and read pointers
+//! of members. Every answer carries the version that it belongs to, and is never older than the version
+//! that the client asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use db::Db;
 use proto::{DialogId, UserId};
 
-use crate::{Error, fills::Fills, store};
+use crate::{Error, cache::loader::Loader, store};
 
-/// Dialogs of one answer, at most.
-pub const ROWS: usize = 1_000;
+/// Maximum number of dialogs in an answer.
+pub(crate) const ROWS_MAX: usize = 1_000;
 
-/// A version of a user's counters: versions of a later epoch are later.
+/// Version of a user's counts. Versions are ordered by epoch, then by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Version {
-    /// Raised when the past is replaced.
-    pub epoch: i64,
-    /// Steps by one with every change.
-    pub number: i64,
+pub(crate) struct Version {
+    /// Raised when the past is replaced, for example by a restore.
+    pub(crate) epoch: i64,
+    /// Incremented by every transaction that changes the user's counts.
+    pub(crate) number: i64,
 }
 
-/// A person's numbers of one dialog.
+/// A user's counts in one dialog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// The dialog.
-    pub dialog_id: DialogId,
-    /// Messages by others that are not read.
-    pub unread: i64,
-    /// Read up to here.
-    pub read_seq: i64,
-    /// The newest message that the counters have seen.
-    pub last_seq: i64,
+pub(crate) struct Row {
+    pub(crate) dialog_id: DialogId,
+    pub(crate) unread: i64,
+    /// Read pointer, inclusive.
+    pub(crate) read_seq: i64,
+    /// Newest message that the counter has seen; it may be ahead of `version` in an answer.
+    pub(crate) last_seq: i64,
 }
 
-/// A person's unread, whole or in part.
+/// A user's unread counts, complete or the first rows of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread {
-    /// What it belongs to.
-    pub version: Version,
-    /// The exact sum, over all dialogs.
-    pub total: i64,
-    /// Dialogs with something unread, newest activity first.
-    pub rows: Vec<Row>,
-    /// More dialogs have something unread.
-    pub truncated: bool,
+pub(crate) struct Unread {
+    pub(crate) version: Version,
+    /// Exact sum over all dialogs, including those that are not in `rows`.
+    pub(crate) total: i64,
+    /// Dialogs with unread messages, newest activity first.
+    pub(crate) rows: Vec<Row>,
+    /// True if more dialogs have unread messages.
+    pub(crate) truncated: bool,
 }
 
-/// A person's state as a stream needs it.
+/// A user's counts for a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Whose.
-    pub user_id: UserId,
-    /// The state; without rows where it is `current`.
-    pub unread: Unread,
-    /// The version that the asker has is the newest.
-    pub current: bool,
+pub(crate) struct Snapshot {
+    pub(crate) user_id: UserId,
+    /// Counts; without rows if `current`.
+    pub(crate) unread: Unread,
+    /// True if the subscriber already has the newest version.
+    pub(crate) current: bool,
 }
 
-/// A page of read pointers.
+/// Request for a page of read pointers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatesPage {
-    /// Where.
-    pub dialog_id: DialogId,
-    /// How many.
-    pub first: i64,
-    /// Above this user.
-    pub after: Option<UserId>,
+pub(crate) struct ReadStatesPage {
+    pub(crate) dialog_id: DialogId,
+    /// Page size.
+    pub(crate) first: i64,
+    /// Last user of the previous page.
+    pub(crate) after: Option<UserId>,
 }
 
-/// Who has read up to where, by user.
-pub type ReadStates = Vec<(UserId, i64)>;
+/// Users with their read pointers, sorted by user.
+pub(crate) type ReadStates = Vec<(UserId, i64)>;
 
-/// The `first` dialogs with something unread, newest activity first, and the exact total.
+/// Returns the `first` dialogs with unread messages, newest activity first, and the exact total.
 ///
 /// # Errors
-/// [`Error::Future`] where `at_least` was never given to anyone; [`Error::Busy`]; else as the database has them.
+/// [`Error::Future`] if `at_least` is newer than the database; [`Error::Busy`]; [`Error::Database`]. A
+/// load shared with other requests returns its error inside [`Error::Shared`].
 #[tracing::instrument(name = "counter.unread.of", skip_all, fields(%user_id))]
-pub async fn of(
-    fills: &Fills,
+pub(crate) async fn load(
+    loader: &Loader,
     user_id: UserId,
     first: usize,
     at_least: Option<Version>,
 ) -> Result<Unread, Error> {
-    let unread = fills.unread(user_id, at_least).await?;
-    never_older(unread.version, at_least)?;
-    Ok(cut(unread, first))
+    let unread = loader.unread(user_id, at_least).await?;
+    require(unread.version, at_least)?;
+    Ok(truncate(unread, first))
 }
 
-fn cut(mut unread: Unread, first: usize) -> Unread {
+fn truncate(mut unread: Unread, first: usize) -> Unread {
     unread.truncated = unread.rows.len() > first;
     unread.rows.truncate(first);
     unread
 }
 
-/// The database is the newest there is: a version above its own is of the future or of a past that was lost.
-fn never_older(version: Version, at_least: Option<Version>) -> Result<(), Error> {
+/// Fails if the database is older than `at_least`. Nothing is newer than the database, so such a version
+/// was invented by the client or was lost in a restore; waiting for it would not help.
+fn require(version: Version, at_least: Option<Version>) -> Result<(), Error> {
     if Some(version) < at_least { Err(Error::Future) } else { Ok(()) }
 }
 
-/// The caller's rows of these dialogs; those in which the caller does not take part are left out. In no order.
+/// Returns the caller's rows of these dialogs in no particular order, without dialogs that the caller is
+/// not a participant of. Reads the database in one snapshot, not the cache, which has no rows without
+/// unread messages.
 ///
 /// # Errors
-/// As [`of`].
+/// [`Error::Future`] if `at_least` is newer than the database; [`Error::Database`].
 #[tracing::instrument(name = "counter.unread.rows", skip_all, fields(%user_id))]
-pub async fn rows(
+pub(crate) async fn rows(
     db: &Db,
     user_id: UserId,
     dialogs: &[DialogId],
@@ -111,67 +111,73 @@ pub async fn rows(
 ) -> Result<(Version, Vec<Row>), Error> {
     let mut tx = db.snapshot().await?;
     let (version, _) = store::version(&mut tx, user_id).await?;
-    let rows = store::rows_of(&mut tx, user_id, dialogs).await?;
+    let rows = store::rows(&mut tx, user_id, dialogs).await?;
     tx.rollback().await?;
-    never_older(version, at_least)?;
+    require(version, at_least)?;
     Ok((version, rows))
 }
 
-/// The states of many people in the order asked; without rows where `since` is the newest version.
+/// Returns the counts of many users in the order of the request; without rows for a user whose `since`
+/// is the newest version. Reads the database: a subscription starts from the newest state, not from one
+/// that the cache may hold.
 ///
 /// # Errors
-/// As the database has them.
-#[tracing::instrument(name = "counter.unread.snapshots", skip_all, fields(users = of.len()))]
-pub async fn snapshots(db: &Db, of: &[(UserId, Option<Version>)]) -> Result<Vec<Snapshot>, Error> {
-    let users: Vec<UserId> = of.iter().map(|(user_id, _)| *user_id).collect();
+/// [`Error::Database`].
+#[tracing::instrument(name = "counter.unread.snapshots", skip_all, fields(users = requests.len()))]
+pub(crate) async fn snapshots(
+    db: &Db,
+    requests: &[(UserId, Option<Version>)],
+) -> Result<Vec<Snapshot>, Error> {
+    let users: Vec<UserId> = requests.iter().map(|(user_id, _)| *user_id).collect();
     let mut tx = db.snapshot().await?;
     let versions = store::versions(&mut tx, &users).await?;
     let versions: BTreeMap<UserId, (Version, i64)> =
         versions.into_iter().map(|(user_id, version, total)| (user_id, (version, total))).collect();
-    let behind: Vec<UserId> = of
+    let outdated: Vec<UserId> = requests
         .iter()
         .filter(|(user_id, since)| *since != Some(versions[user_id].0))
         .map(|(user_id, _)| *user_id)
         .collect();
     let mut rows: BTreeMap<UserId, Vec<Row>> = BTreeMap::new();
-    if !behind.is_empty() {
-        for (user_id, row) in store::unread_of_many(&mut tx, &behind, ROWS as i64 + 1).await? {
+    if !outdated.is_empty() {
+        for (user_id, row) in store::unread_of_many(&mut tx, &outdated, ROWS_MAX as i64 + 1).await? {
             rows.entry(user_id).or_default().push(row);
         }
     }
     tx.rollback().await?;
-    Ok(of
+    Ok(requests
         .iter()
         .map(|(user_id, since)| {
             let (version, total) = versions[user_id];
             let current = *since == Some(version);
             let rows = if current { Vec::new() } else { rows.get(user_id).cloned().unwrap_or_default() };
-            let unread = cut(Unread { version, total, rows, truncated: false }, ROWS);
+            let unread = truncate(Unread { version, total, rows, truncated: false }, ROWS_MAX);
             Snapshot { user_id: *user_id, unread, current }
         })
         .collect())
 }
 
-/// Pages of read pointers in the order asked; `None` for a dialog that the caller does not take part in.
+/// Returns pages of read pointers in the order of the request; `None` for a dialog that the caller is
+/// not a participant of, the same as for one that does not exist.
 ///
 /// # Errors
-/// As the database has them.
+/// [`Error::Database`].
 #[tracing::instrument(name = "counter.read.states", skip_all, fields(%user_id, pages = pages.len()))]
-pub async fn read_states(
+pub(crate) async fn read_states(
     db: &Db,
     user_id: UserId,
-    pages: &[StatesPage],
+    pages: &[ReadStatesPage],
 ) -> Result<Vec<Option<ReadStates>>, Error> {
     let dialogs: Vec<DialogId> = pages.iter().map(|page| page.dialog_id).collect();
     let mut tx = db.snapshot().await?;
     let own: BTreeSet<DialogId> = store::memberships(&mut tx, user_id, &dialogs).await?.into_iter().collect();
-    let open: Vec<(usize, &StatesPage)> =
+    let visible: Vec<(usize, &ReadStatesPage)> =
         pages.iter().enumerate().filter(|(_, page)| own.contains(&page.dialog_id)).collect();
     let mut answers: Vec<Option<ReadStates>> =
         pages.iter().map(|page| own.contains(&page.dialog_id).then(Vec::new)).collect();
-    if !open.is_empty() {
-        for (place, user_id, read_seq) in store::read_states(&mut tx, &open).await? {
-            if let Some(Some(states)) = answers.get_mut(place) {
+    if !visible.is_empty() {
+        for (index, user_id, read_seq) in store::read_states(&mut tx, &visible).await? {
+            if let Some(Some(states)) = answers.get_mut(index) {
                 states.push((user_id, read_seq));
             }
         }

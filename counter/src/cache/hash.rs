@@ -1,86 +1,84 @@
-//! A slot as a hash in Redis: the commands that change it by the script, and how it is read. The script is `slot.lua`,
-//! which keeps the rules of [`crate::slot`].
+//! Cache entry as a hash in Redis: builds the commands that change it and decodes its fields. The script
+//! `entry.lua` implements the rules of [`super::entry`].
 
 use std::time::Duration;
 
 use proto::UserId;
 use redis::{Cmd, Pipeline, Script, cmd, pipe};
 
-use crate::{
-    slot::{Delta, Slot},
-    unread::{ROWS, Row, Unread, Version},
-};
+use super::entry::{Delta, Entry};
+use crate::unread::{ROWS_MAX, Row, Unread, Version};
 
-/// How long a slot lives after its fill: what nobody asks for goes away, and nothing is older than this whatever becomes of
-/// its events.
-pub(super) const LIFE: Duration = Duration::from_secs(600);
-/// What every key begins with.
-const PREFIX: &str = "tidings:unread:";
+/// Time to live of an entry from its creation. Nothing extends it, so entries of inactive users
+/// disappear, and entries restored from an old Redis snapshot are out of date for at most this long.
+pub(super) const TTL: Duration = Duration::from_secs(600);
+const KEY_PREFIX: &str = "tidings:unread:";
 
 /// Fields of a hash with their values.
 pub(super) type Fields = Vec<(String, String)>;
 
-/// The commands of slots.
+/// Builder of the commands on entries.
 #[derive(Debug, Clone)]
-pub(super) struct Hash {
-    source: String,
+pub(super) struct Commands {
+    script: String,
     sha: String,
 }
 
-impl Hash {
+impl Commands {
     pub(super) fn new() -> Self {
-        Self::running(include_str!("slot.lua"), LIFE)
+        Self::with_script(include_str!("entry.lua"), TTL)
     }
 
-    /// With other rules, for tests that see them caught.
-    pub(super) fn running(rules: &str, life: Duration) -> Self {
-        let source = format!("local LIFE_MS, ROWS = {}, {ROWS}\n{rules}", life.as_millis());
-        let sha = Script::new(&source).get_hash().to_owned();
-        Self { source, sha }
+    /// Builds the commands of another script, so that tests can inject faults.
+    pub(super) fn with_script(script: &str, ttl: Duration) -> Self {
+        let script = format!("local TTL_MS, ROWS_MAX = {}, {ROWS_MAX}\n{script}", ttl.as_millis());
+        let sha = Script::new(&script).get_hash().to_owned();
+        Self { script, sha }
     }
 
-    /// Loads the script, which a server forgets when it ends.
+    /// Loads the script. Redis loses it on a restart and on `SCRIPT FLUSH`.
     pub(super) fn load(&self) -> Cmd {
         let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg(&self.source);
+        load.arg("LOAD").arg(&self.script);
         load
     }
 
-    /// Reads everything.
+    /// Reads all fields of a user's entry.
     pub(super) fn read(&self, user_id: UserId) -> Cmd {
         let mut read = cmd("HGETALL");
         read.arg(key(user_id));
         read
     }
 
-    /// [`Slot::miss`].
+    /// Calls [`Entry::miss`].
     pub(super) fn miss(&self, user_id: UserId, ticket: u64) -> Cmd {
         let mut call = self.call(user_id, "miss");
         call.arg(ticket);
         call
     }
 
-    /// [`Slot::fill`].
+    /// Calls [`Entry::fill`].
     pub(super) fn fill(&self, user_id: UserId, ticket: u64, unread: &Unread) -> Cmd {
         let mut call = self.call(user_id, "fill");
-        call.arg(ticket).arg(version(unread.version));
+        call.arg(ticket).arg(encode_version(unread.version));
         for row in &unread.rows {
             call.arg(row.dialog_id.to_string()).arg(row.unread).arg(row.read_seq).arg(row.last_seq);
         }
         call
     }
 
-    /// [`Slot::apply`].
+    /// Calls [`Entry::apply`].
     pub(super) fn apply(&self, user_id: UserId, delta: &Delta) -> Cmd {
         let mut call = self.call(user_id, "apply");
-        call.arg(version(delta.version)).arg(version(delta.previous));
+        call.arg(encode_version(delta.version)).arg(encode_version(delta.previous));
         for (row, was) in &delta.rows {
             call.arg(row.dialog_id.to_string()).arg(*was).arg(row.unread).arg(row.read_seq).arg(row.last_seq);
         }
         call
     }
 
-    /// [`Slot::apply`] for many, in order and in one round trip, whether the script is loaded or not.
+    /// Calls [`Entry::apply`] for many deltas, in order and in one round trip. Loads the script first,
+    /// since a pipeline cannot retry the calls that find no script.
     pub(super) fn apply_all<'a>(&self, deltas: impl Iterator<Item = &'a (UserId, Delta)>) -> Pipeline {
         let mut all = pipe();
         all.add_command(self.load()).ignore();
@@ -97,34 +95,38 @@ impl Hash {
     }
 }
 
-/// Where a user's slot is.
+/// Returns the key of a user's entry.
 pub(super) fn key(user_id: UserId) -> String {
-    format!("{PREFIX}{user_id}")
+    format!("{KEY_PREFIX}{user_id}")
 }
 
-fn version(version: Version) -> String {
+fn encode_version(version: Version) -> String {
     format!("{}-{}", version.epoch, version.number)
 }
 
-/// The slot of these fields; `None` where there is none, or none that this build understands.
-pub(super) fn decode(fields: &[(String, String)]) -> Option<Slot> {
-    let (mut floor, mut held, mut ticket, mut rows) = (None, None, None, Vec::new());
+/// Decodes the fields of an entry. Returns `None` if there is no entry, or one that this build does not
+/// understand.
+pub(super) fn decode(fields: &[(String, String)]) -> Option<Entry> {
+    let mut min_version = None;
+    let mut version = None;
+    let mut ticket = None;
+    let mut rows = Vec::new();
     for (field, value) in fields {
         match field.as_str() {
-            "floor" => floor = Some(parse_version(value)?),
-            "version" => held = Some(parse_version(value)?),
+            "floor" => min_version = Some(parse_version(value)?),
+            "version" => version = Some(parse_version(value)?),
             "ticket" => ticket = Some(value.parse().ok()?),
             "newest" => {}
             dialog_id => rows.push(parse_row(dialog_id, value)?),
         }
     }
-    if let Some(floor) = floor {
-        return Some(Slot::Stub { ticket, floor });
+    if let Some(min_version) = min_version {
+        return Some(Entry::Stub { ticket, min_version });
     }
     rows.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
     let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     let total = rows.iter().map(|row| row.unread).sum();
-    Some(Slot::Held(Unread { version: held?, total, rows, truncated: false }.into()))
+    Some(Entry::Filled(Unread { version: version?, total, rows, truncated: false }.into()))
 }
 
 fn parse_version(text: &str) -> Option<Version> {
@@ -135,7 +137,10 @@ fn parse_version(text: &str) -> Option<Version> {
 fn parse_row(dialog_id: &str, value: &str) -> Option<(i64, Row)> {
     let mut numbers = value.split(' ').map(str::parse);
     let mut next = || numbers.next()?.ok();
-    let (rank, unread, read_seq, last_seq) = (next()?, next()?, next()?, next()?);
+    let rank = next()?;
+    let unread = next()?;
+    let read_seq = next()?;
+    let last_seq = next()?;
     Some((rank, Row { dialog_id: dialog_id.parse().ok()?, unread, read_seq, last_seq }))
 }
 
@@ -145,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    fn decoded(fields: &[(&str, &str)]) -> Option<Slot> {
+    fn decoded(fields: &[(&str, &str)]) -> Option<Entry> {
         decode(
             &fields
                 .iter()
@@ -155,22 +160,23 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_read_by_rank_and_what_is_not_understood_is_not_there() {
+    fn rows_are_sorted_by_rank_and_an_unknown_format_is_a_miss() {
         let [a, b] = [DialogId::now(), DialogId::now()];
-        let (first, second) = (a.to_string(), b.to_string());
+        let first = a.to_string();
+        let second = b.to_string();
         let row = |dialog_id, unread| Row { dialog_id, unread, read_seq: 3, last_seq: 9 };
         let version = Version { epoch: 2, number: 7 };
         let rows = vec![row(b, 4), row(a, 1)];
-        let held = Slot::Held(Unread { version, total: 5, rows, truncated: false }.into());
+        let filled = Entry::Filled(Unread { version, total: 5, rows, truncated: false }.into());
         let fields = [("version", "2-7"), (&*first, "9 1 3 9"), ("newest", "10"), (&*second, "10 4 3 9")];
-        assert_eq!(decoded(&fields), Some(held));
-        let stub = |ticket| Some(Slot::Stub { ticket, floor: version });
+        assert_eq!(decoded(&fields), Some(filled));
+        let stub = |ticket| Some(Entry::Stub { ticket, min_version: version });
         assert_eq!(decoded(&[("floor", "2-7")]), stub(None));
         assert_eq!(decoded(&[("floor", "2-7"), ("ticket", "18446744073709551615")]), stub(Some(u64::MAX)));
-        for strange in
+        for malformed in
             [&[][..], &[("newest", "1")], &[("version", "2")], &[("version", "2-7"), ("x", "1 1 1 1")]]
         {
-            assert_eq!(decoded(strange), None, "{strange:?}");
+            assert_eq!(decoded(malformed), None, "{malformed:?}");
         }
         assert_eq!(decoded(&[("version", "2-7"), (&*first, "1 2 3")]), None);
     }

@@ -1,54 +1,56 @@
-//! Random histories of one user's place in the cache, played on the rules of [`crate::slot`] and on the script in a real
-//! Redis: after every step both must hold the same, and what is held at a version must be what the database had.
+//! Random histories of one cache entry, run on the rules of [`super::entry`] and on the script in a real
+//! Redis. After every step both must have the same entry, and its rows must be those that the database
+//! had at its version.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use proto::{DialogId, UserId};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use redis::{Client, aio::MultiplexedConnection};
 use uuid::Uuid;
 
-use super::hash::{self, Fields, Hash};
-use crate::{
-    slot::{Delta, Slot},
-    unread::{ROWS, Row, Unread, Version},
+use super::{
+    entry::{Delta, Entry},
+    hash::{self, Commands, Fields},
 };
+use crate::unread::{ROWS_MAX, Row, Unread, Version};
 
+/// Number of steps in a history.
 const STEPS: usize = 60;
 
-/// What happens to the place.
+/// Operation on the entry.
 pub(crate) enum Step {
     Miss(u64),
-    /// What a miss has read from the database, possibly long ago.
+    /// Rows that a miss read from the database, possibly several versions ago.
     Fill(u64, Unread),
-    /// An event.
-    Tell(Delta),
-    /// Evicted, expired or flushed.
-    Gone,
+    /// An event of the log.
+    Apply(Delta),
+    /// Eviction, expiry or flush.
+    Remove,
 }
 
-/// Writes, misses, fills that come late, events that come late, again, out of order or never, epochs that are raised over
-/// an older state, and evictions, in any order.
+/// Random sequence of misses, late fills, evictions, and events that are late, repeated, reordered or
+/// lost, while the database changes and its epoch is raised after restores.
 pub(crate) struct History {
     pub(crate) steps: Vec<Step>,
     database: Database,
 }
 
-/// The database of one user: the rows at every version, and the steps between them.
+/// Simulated database of one user: the rows at every version, and the deltas between versions.
 struct Database {
     states: BTreeMap<Version, BTreeMap<DialogId, Row>>,
     now: Version,
-    told: Vec<Delta>,
+    deltas: Vec<Delta>,
 }
 
-/// The rules of the slot, or others that are to be caught.
-pub(crate) type Apply = fn(&Slot, &Delta) -> Option<Slot>;
-pub(crate) type Fill = fn(&Slot, u64, &Unread) -> Option<Slot>;
+/// Rules of an entry, or a faulty replacement.
+pub(crate) type Apply = fn(&Entry, &Delta) -> Option<Entry>;
+pub(crate) type Fill = fn(&Entry, u64, &Unread) -> Option<Entry>;
 
 impl Database {
     fn new() -> Self {
         let now = Version { epoch: 1, number: 0 };
-        Self { states: BTreeMap::from([(now, BTreeMap::new())]), now, told: Vec::new() }
+        Self { states: BTreeMap::from([(now, BTreeMap::new())]), now, deltas: Vec::new() }
     }
 
     fn write(&mut self, rng: &mut SmallRng) {
@@ -66,16 +68,17 @@ impl Database {
             state.insert(dialog_id, row);
             rows.push((row, was));
         }
-        let (version, previous) = (Version { number: self.now.number + 1, ..self.now }, self.now);
+        let previous = self.now;
+        let version = Version { number: previous.number + 1, ..previous };
         self.states.insert(version, state);
-        self.told.push(Delta { version, previous, rows });
+        self.deltas.push(Delta { version, previous, rows });
         self.now = version;
     }
 
-    /// A backup is restored.
-    fn raise_epoch(&mut self, rng: &mut SmallRng) {
+    /// Restores a random older version and raises the epoch.
+    fn restore(&mut self, rng: &mut SmallRng) {
         let known: Vec<Version> = self.states.keys().copied().collect();
-        let backup = known.choose(rng).expect("there is one from the beginning");
+        let backup = known.choose(rng).expect("the initial version is known");
         self.now = Version { epoch: self.now.epoch + 1, number: backup.number };
         self.states.insert(self.now, self.states[backup].clone());
     }
@@ -90,8 +93,10 @@ impl Database {
 impl History {
     pub(crate) fn random(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let (mut steps, mut database) = (Vec::new(), Database::new());
-        let (mut tickets, mut next) = (0, 0);
+        let mut steps = Vec::new();
+        let mut database = Database::new();
+        let mut tickets = 0;
+        let mut next = 0;
         let mut read: Vec<(u64, Option<Unread>)> = Vec::new();
         while steps.len() < STEPS {
             match rng.random_range(0..20) {
@@ -110,69 +115,74 @@ impl History {
                     let done: Vec<usize> = (0..read.len()).filter(|n| read[*n].1.is_some()).collect();
                     if let Some(n) = done.choose(&mut rng) {
                         let (ticket, unread) = read.remove(*n);
-                        steps.push(Step::Fill(ticket, unread.expect("it is done")));
+                        steps.push(Step::Fill(ticket, unread.expect("only completed reads are chosen")));
                     }
                 }
                 14..=17 => {
-                    // The log is read in order; after a crash some of it again, and some of it may be gone.
+                    // The log is read in order. After a crash some events are read again, and some may
+                    // have been removed.
                     next = match rng.random_range(0..20) {
                         0 | 1 => next - next.min(3),
                         2 => next + 1,
                         _ => next,
                     };
-                    if let Some(delta) = database.told.get(next) {
-                        steps.push(Step::Tell(delta.clone()));
+                    if let Some(delta) = database.deltas.get(next) {
+                        steps.push(Step::Apply(delta.clone()));
                         next += 1;
                     }
                 }
-                18 => steps.push(Step::Gone),
-                _ if rng.random_range(0..4) == 0 => database.raise_epoch(&mut rng),
+                18 => steps.push(Step::Remove),
+                _ if rng.random_range(0..4) == 0 => database.restore(&mut rng),
                 _ => {}
             }
         }
         Self { steps, database }
     }
 
-    /// What is there after every step.
-    pub(crate) fn play(&self, apply: Apply, fill: Fill) -> Vec<Option<Slot>> {
-        let mut slot: Option<Slot> = None;
+    /// Runs the history on the given rules. Returns the entry after every step.
+    pub(crate) fn run(&self, apply: Apply, fill: Fill) -> Vec<Option<Entry>> {
+        let mut entry: Option<Entry> = None;
         let step = |step: &Step| {
-            slot = match (step, slot.take()) {
-                (Step::Miss(ticket), slot) => Some(Slot::miss(slot.as_ref(), *ticket)),
-                (Step::Fill(ticket, unread), Some(slot)) => fill(&slot, *ticket, unread).or(Some(slot)),
-                (Step::Tell(delta), Some(slot)) => apply(&slot, delta).or(Some(slot)),
-                (Step::Gone | Step::Fill(..) | Step::Tell(_), _) => None,
+            entry = match (step, entry.take()) {
+                (Step::Miss(ticket), entry) => Some(Entry::miss(entry.as_ref(), *ticket)),
+                (Step::Fill(ticket, unread), Some(entry)) => fill(&entry, *ticket, unread).or(Some(entry)),
+                (Step::Apply(delta), Some(entry)) => apply(&entry, delta).or(Some(entry)),
+                (Step::Remove | Step::Fill(..) | Step::Apply(_), _) => None,
             };
-            slot.clone()
+            entry.clone()
         };
         self.steps.iter().map(step).collect()
     }
 
-    /// How often something was held; `None` where that is not what the database had at that version.
-    pub(crate) fn answers(&self, slots: &[Option<Slot>]) -> Option<usize> {
-        let held: Vec<Unread> = slots.iter().flatten().filter_map(Slot::unread).collect();
-        held.iter().all(|unread| self.had(unread)).then_some(held.len())
+    /// Counts the entries with rows. Returns `None` if the rows of one are not those of its version.
+    pub(crate) fn count_hits(&self, entries: &[Option<Entry>]) -> Option<usize> {
+        let cached: Vec<Unread> = entries.iter().flatten().filter_map(Entry::unread).collect();
+        cached.iter().all(|unread| self.is_correct(unread)).then_some(cached.len())
     }
 
-    fn had(&self, unread: &Unread) -> bool {
+    fn is_correct(&self, unread: &Unread) -> bool {
         let mut sorted = unread.clone();
         sorted.rows.sort_by_key(|row| row.dialog_id);
         self.database.read(unread.version) == Some(sorted)
     }
 
-    /// What is in Redis after every step.
-    async fn play_there(&self, redis: &mut MultiplexedConnection, hash: &Hash) -> Vec<Option<Slot>> {
+    /// Runs the history on Redis. Returns the entry after every step.
+    async fn run_on_redis(
+        &self,
+        redis: &mut MultiplexedConnection,
+        commands: &Commands,
+    ) -> Vec<Option<Entry>> {
         let user_id = UserId::now();
         let mut all = redis::pipe();
-        all.add_command(hash.load()).ignore();
+        all.add_command(commands.load()).ignore();
         for step in &self.steps {
             let command = match step {
-                Step::Miss(ticket) => hash.miss(user_id, *ticket),
-                Step::Fill(ticket, unread) => hash.fill(user_id, *ticket, unread),
-                Step::Tell(delta) => hash.apply(user_id, delta),
-                Step::Gone => redis::Cmd::del(hash::key(user_id)),
+                Step::Miss(ticket) => commands.miss(user_id, *ticket),
+                Step::Fill(ticket, unread) => commands.fill(user_id, *ticket, unread),
+                Step::Apply(delta) => commands.apply(user_id, delta),
+                Step::Remove => redis::Cmd::del(hash::key(user_id)),
             };
-            all.add_command(command).ignore().add_command(hash.read(user_id));
+            all.add_command(command).ignore().add_command(commands.read(user_id));
         }
         all.add_command(redis::Cmd::del(hash::key(user_id))).ignore();
         let fields: Vec<Fields> = all.query_async(redis).await.expect("Redis answers");
@@ -180,78 +190,81 @@ impl History {
     }
 }
 
-/// A connection to the Redis of the tests.
+/// Connects to the Redis of the tests, if there is one.
 async fn redis() -> Option<MultiplexedConnection> {
     let client = Client::open(testkit::redis_url()?).expect("TEST_REDIS_URL is a URL");
     Some(client.get_multiplexed_async_connection().await.expect("TEST_REDIS_URL answers"))
 }
 
 #[tokio::test]
-async fn the_script_does_what_the_rules_say_after_every_step() {
+async fn the_script_agrees_with_the_rules_after_every_step() {
     const HISTORIES: u64 = 3_000;
     let Some(mut redis) = redis().await else { return };
-    let hash = Hash::new();
-    let mut answers = 0;
+    let commands = Commands::new();
+    let mut hits = 0;
     for seed in 0..HISTORIES {
         let history = History::random(seed);
-        let (here, there) =
-            (history.play(Slot::apply, Slot::fill), history.play_there(&mut redis, &hash).await);
-        for (at, (here, there)) in here.iter().zip(&there).enumerate() {
-            assert_eq!(there, here, "seed {seed}, after step {at}");
+        let expected = history.run(Entry::apply, Entry::fill);
+        let found = history.run_on_redis(&mut redis, &commands).await;
+        for (index, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            assert_eq!(found, expected, "seed {seed}, after step {index}");
         }
-        assert_eq!(here.len(), there.len());
-        answers += history.answers(&there).unwrap_or_else(|| panic!("wrong rows with seed {seed}"));
+        assert_eq!(expected.len(), found.len());
+        hits += history.count_hits(&found).unwrap_or_else(|| panic!("wrong rows with seed {seed}"));
     }
-    println!("{HISTORIES} histories of {STEPS} steps on Redis, {answers} answers compared");
-    assert!(answers > 10_000, "the cache held something often enough: {answers}");
+    println!("{HISTORIES} histories of {STEPS} steps on Redis, {hits} hits compared");
+    assert!(hits > 10_000, "too few hits to test anything: {hits}");
 }
 
 #[tokio::test]
-async fn a_script_with_other_rules_is_caught() {
+async fn a_faulty_script_is_found() {
     let Some(mut redis) = redis().await else { return };
-    // Without the last three an old state may stay, which is right at its version still: only the comparison shows them.
-    for (what, is_wrong, rule, planted) in [
+    // The last three faults keep old rows at their right version, so only the comparison with the rules
+    // finds them.
+    for (fault, is_wrong, rule, replacement) in [
         ("newer wins", true, "if held ~= previous then return stub(version) end", ""),
-        ("a repeated event counts", false, "held and below(held, version)", "held"),
+        ("a repeated event is applied", false, "held and below(held, version)", "held"),
         ("any fill wins", false, "known[2] ~= ticket or below(version, known[1])", "false"),
-        ("a fill below the floor wins", false, " or below(version, known[1])", ""),
+        ("a fill below the minimum version wins", false, " or below(version, known[1])", ""),
     ] {
-        let rules = include_str!("slot.lua");
-        assert_eq!(rules.matches(rule).count(), 1, "{what}: the rule is there");
-        let hash = Hash::running(&rules.replace(rule, planted), std::time::Duration::from_secs(60));
-        let (mut differs, mut wrong) = (0, 0);
+        let script = include_str!("entry.lua");
+        assert_eq!(script.matches(rule).count(), 1, "{fault}: the script has the rule");
+        let script = script.replace(rule, replacement);
+        let commands = Commands::with_script(&script, Duration::from_secs(60));
+        let mut differs = 0;
+        let mut wrong = 0;
         for seed in 0..300 {
             let history = History::random(seed);
-            let there = history.play_there(&mut redis, &hash).await;
-            differs += u32::from(there != history.play(Slot::apply, Slot::fill));
-            wrong += u32::from(history.answers(&there).is_none());
+            let found = history.run_on_redis(&mut redis, &commands).await;
+            differs += u32::from(found != history.run(Entry::apply, Entry::fill));
+            wrong += u32::from(history.count_hits(&found).is_none());
         }
-        println!("{what}: caught in {differs} of 300 histories, wrong at a version in {wrong}");
-        assert!(differs > 0, "{what}: it does not do what the rules say");
-        assert_eq!(wrong > 0, is_wrong, "{what}: wrong rows at a version in {wrong}");
+        println!("{fault}: found in {differs} of 300 histories, wrong rows in {wrong}");
+        assert!(differs > 0, "{fault}: the script agrees with the rules");
+        assert_eq!(wrong > 0, is_wrong, "{fault}: wrong rows at a version in {wrong} histories");
     }
 }
 
 #[tokio::test]
-async fn a_slot_goes_in_time_and_more_than_a_thousand_rows_are_not_held() {
+async fn an_entry_expires_and_more_than_a_thousand_rows_are_not_cached() {
     let Some(mut redis) = redis().await else { return };
     let user_id = UserId::now();
     let row =
         |n: u128| Row { dialog_id: DialogId::new(Uuid::from_u128(n)), unread: 1, read_seq: 0, last_seq: 0 };
     let version = |number| Version { epoch: 1, number };
-    let rows: Vec<Row> = (0..ROWS as u128).map(row).collect();
+    let rows: Vec<Row> = (0..ROWS_MAX as u128).map(row).collect();
     let full = Unread { version: version(1), total: 1_000, rows, truncated: false };
     let more = Delta { version: version(2), previous: version(1), rows: vec![(row(5_000), 0)] };
-    let hash = Hash::running(include_str!("slot.lua"), std::time::Duration::from_millis(300));
+    let commands = Commands::with_script(include_str!("entry.lua"), Duration::from_millis(300));
     let mut steps = redis::pipe();
-    steps.add_command(hash.load()).ignore().add_command(hash.miss(user_id, 1)).ignore();
-    steps.add_command(hash.fill(user_id, 1, &full)).ignore().add_command(hash.read(user_id));
-    steps.add_command(hash.apply(user_id, &more)).ignore().add_command(hash.read(user_id));
+    steps.add_command(commands.load()).ignore().add_command(commands.miss(user_id, 1)).ignore();
+    steps.add_command(commands.fill(user_id, 1, &full)).ignore().add_command(commands.read(user_id));
+    steps.add_command(commands.apply(user_id, &more)).ignore().add_command(commands.read(user_id));
     let read: Vec<Fields> = steps.query_async(&mut redis).await.unwrap();
-    assert_eq!(hash::decode(&read[0]), Some(Slot::Held(full.into())), "in order");
-    assert_eq!(hash::decode(&read[1]), Some(Slot::Stub { ticket: None, floor: version(2) }));
-    testkit::eventually("the stub is gone", || async {
-        hash.read(user_id).query_async::<Fields>(&mut redis.clone()).await.unwrap().is_empty()
+    assert_eq!(hash::decode(&read[0]), Some(Entry::Filled(full.into())), "in order");
+    assert_eq!(hash::decode(&read[1]), Some(Entry::Stub { ticket: None, min_version: version(2) }));
+    testkit::eventually("the stub has expired", || async {
+        commands.read(user_id).query_async::<Fields>(&mut redis.clone()).await.unwrap().is_empty()
     })
     .await;
 }

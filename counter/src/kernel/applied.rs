@@ -1,49 +1,54 @@
-//! How far a dialog's events were applied: the newest version seen, and the versions below it that were not. A hole does
-//! not stop a dialog, since applying events commutes; it is kept here until the events come late or are asked for.
+//! Applied versions of a dialog: the newest version seen, and the ranges below it that are missing.
+//!
+//! A gap does not stop a dialog, since applying events commutes (I12). Missing ranges are kept until
+//! their events arrive late, or until `repair.rs` fetches the changes from the dialog service.
 
 use serde::{Deserialize, Serialize};
 
-/// Ranges kept apart; beyond that the oldest two become one, which asks for more than is missing and loses nothing.
-const RANGES: usize = 64;
+/// Maximum number of ranges kept. Beyond it the two oldest are merged, and the range between them counts
+/// as missing too: a repair then fetches more than needed, but no missing version is forgotten.
+const RANGES_MAX: usize = 64;
 
-/// What was applied of a dialog.
+/// Versions of a dialog that were applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// The newest version seen.
+    /// Newest version seen.
     pub version: i64,
-    /// The newest message seen, counted or void.
+    /// Newest message in the ledger, counted or void.
     pub last_seq: i64,
-    /// The newest time of a message that was answered as counted.
+    /// Newest time of a message whose saga reply was "counted", in microseconds since the Unix epoch.
+    /// Lists are sorted by it.
     pub last_at_us: i64,
-    /// The versions below `version` that were not seen.
+    /// Versions below `version` that were not seen.
     pub missing: Missing,
 }
 
-/// Ranges of versions, both ends included, ascending, with room between them.
+/// Missing versions as inclusive ranges, ascending and not adjacent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing(pub(super) Vec<(i64, i64)>);
 
 impl Applied {
-    /// An event of this version came.
-    pub fn see(&mut self, version: i64) {
+    /// Records the version of an applied event: fills a gap, or opens one if versions were skipped.
+    pub fn record_version(&mut self, version: i64) {
         if version <= self.version {
             self.missing.remove(version);
         } else {
             if version > self.version + 1 {
                 self.missing.0.push((self.version + 1, version - 1));
-                self.missing.bound();
+                self.missing.limit();
             }
             self.version = version;
         }
     }
 
-    /// A message of this seq came.
-    pub fn see_message(&mut self, seq: i64) {
+    /// Records the `seq` of an applied message.
+    pub fn record_message(&mut self, seq: i64) {
         self.last_seq = self.last_seq.max(seq);
     }
 
-    /// Everything up to `head` was asked for and applied.
-    pub fn repair(&mut self, head: i64) {
+    /// Removes all gaps up to and including `head`: the dialog service was asked for these changes and
+    /// all were applied. `version` stays: only events of the log move it.
+    pub fn mark_repaired(&mut self, head: i64) {
         self.missing.0.retain_mut(|(from, to)| {
             *from = (*from).max(head + 1);
             *from <= *to
@@ -52,26 +57,28 @@ impl Applied {
 }
 
 impl Missing {
-    /// The first version that is missing.
+    /// Returns the lowest missing version.
     pub fn first(&self) -> Option<i64> {
         self.0.first().map(|(from, _)| *from)
     }
 
-    /// Whether nothing is missing.
+    /// Returns true if no version is missing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     fn remove(&mut self, version: i64) {
-        let Some(at) = self.0.iter().position(|(from, to)| (*from..=*to).contains(&version)) else { return };
-        let (from, to) = self.0.remove(at);
+        let Some(index) = self.0.iter().position(|(from, to)| (*from..=*to).contains(&version)) else {
+            return;
+        };
+        let (from, to) = self.0.remove(index);
         let rest = [(from, version - 1), (version + 1, to)];
-        self.0.splice(at..at, rest.into_iter().filter(|(from, to)| from <= to));
-        self.bound();
+        self.0.splice(index..index, rest.into_iter().filter(|(from, to)| from <= to));
+        self.limit();
     }
 
-    fn bound(&mut self) {
-        if self.0.len() > RANGES {
+    fn limit(&mut self) {
+        if self.0.len() > RANGES_MAX {
             let (from, _) = self.0.remove(0);
             self.0[0].0 = from;
         }
@@ -84,12 +91,12 @@ mod tests {
 
     fn after(versions: &[i64]) -> Applied {
         let mut applied = Applied::default();
-        versions.iter().for_each(|version| applied.see(*version));
+        versions.iter().for_each(|version| applied.record_version(*version));
         applied
     }
 
     #[test]
-    fn holes_open_and_close() {
+    fn gaps_open_and_close() {
         assert!(after(&[1, 2, 3]).missing.is_empty());
         assert_eq!(after(&[1, 5]).missing, Missing(vec![(2, 4)]));
         assert_eq!(after(&[1, 5, 3]).missing, Missing(vec![(2, 2), (4, 4)]));
@@ -98,19 +105,23 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_clears_up_to_its_head() {
+    fn a_repair_closes_gaps_up_to_its_head() {
         let mut applied = after(&[2, 6, 9]);
-        applied.repair(7);
+        applied.mark_repaired(7);
         assert_eq!((applied.version, &applied.missing), (9, &Missing(vec![(8, 8)])));
-        applied.repair(100);
-        assert_eq!((applied.version, applied.missing.is_empty()), (9, true), "the version is what was seen");
+        applied.mark_repaired(100);
+        assert_eq!(
+            (applied.version, applied.missing.is_empty()),
+            (9, true),
+            "a repair does not move the version"
+        );
     }
 
     #[test]
-    fn ten_thousand_holes_are_kept_in_a_bounded_space() {
+    fn ten_thousand_gaps_take_bounded_space() {
         let every_other: Vec<i64> = (1..=10_000).map(|n| n * 2).collect();
         let applied = after(&every_other);
-        assert_eq!(applied.missing.0.len(), RANGES);
-        assert_eq!(applied.missing.first(), Some(1), "nothing that is missing is forgotten");
+        assert_eq!(applied.missing.0.len(), RANGES_MAX);
+        assert_eq!(applied.missing.first(), Some(1), "no missing version is forgotten");
     }
 }

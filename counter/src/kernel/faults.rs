@@ -1,44 +1,45 @@
-//! Faults planted in the rules, each as a closure around them, and each caught within a few hundred histories.
+//! Mutation tests of the rules: each fault wraps [`apply`], and the invariant checker must find it
+//! within a few hundred random histories.
 
 use proto::{DialogId, UserId};
 
 use super::{
-    Change, Input, Journal, Member, Membership, State, apply, check, history,
-    ledger::{Message, Standing},
+    Change, EffectRecorder, Input, Member, Membership, State, apply, history, invariants,
+    ledger::{EntryState, Message},
 };
 
-/// Histories within which every fault must show.
-const BOUND: u64 = 500;
+/// Number of histories within which every fault must be found.
+const HISTORIES: u64 = 500;
 
-type Rules = fn(&mut State, &Input, &mut Journal);
+type Rules = fn(&mut State, &Input, &mut EffectRecorder);
 
 const FAULTS: [(&str, Rules); 13] = [
-    ("a message counts for those who have read past it", no_unread_predicate),
-    ("a deletion takes back what was read", deletion_without_predicate),
-    ("a deletion that comes first leaves no tombstone", no_tombstone),
+    ("a message counts for members who have read past it", no_unread_predicate),
+    ("a deletion subtracts messages that were read", deletion_without_predicate),
+    ("a deletion that arrives first leaves no tombstone", no_tombstone),
     ("reading resets to zero", reset_to_zero),
-    ("a repeated message counts again", no_repetition_check),
-    ("a deletion repeated takes back again", repeated_deletion),
+    ("a repeated message counts twice", no_repetition_check),
+    ("a repeated deletion subtracts twice", repeated_deletion),
     ("the author's own message counts", author_counted),
     ("the read pointer goes back", pointer_goes_back),
-    ("a stale join brings back who has left", stale_join),
-    ("a join counts from the beginning", join_from_the_beginning),
-    ("who has left goes on counting", leave_is_forgotten),
+    ("a stale join restores a member who has left", stale_join),
+    ("a join counts messages before it", join_from_the_beginning),
+    ("messages count for a member who has left", leave_is_forgotten),
     ("a refused message counts", refusal_ignored),
-    ("a row is changed behind the journal", silent_change),
+    ("a row is changed without being recorded", silent_change),
 ];
 
 #[test]
-fn every_planted_fault_is_caught() {
+fn every_injected_fault_is_found() {
     for (fault, rules) in FAULTS {
-        let caught = (0..BOUND).find(|seed| check::history(&history::random(*seed, 1), rules).is_err());
-        assert!(caught.is_some(), "in {BOUND} histories nobody noticed that {fault}");
+        let found = (0..HISTORIES).find(|seed| invariants::check(&history::random(*seed, 1), rules).is_err());
+        assert!(found.is_some(), "not found in {HISTORIES} histories: {fault}");
     }
 }
 
 #[test]
-fn the_rules_without_a_fault_pass_the_same_histories() {
-    assert!((0..BOUND).all(|seed| check::history(&history::random(seed, 1), apply).is_ok()));
+fn the_unchanged_rules_pass_the_same_histories() {
+    assert!((0..HISTORIES).all(|seed| invariants::check(&history::random(seed, 1), apply).is_ok()));
 }
 
 fn dialog_of(input: &Input) -> Option<(DialogId, &Change)> {
@@ -48,153 +49,154 @@ fn dialog_of(input: &Input) -> Option<(DialogId, &Change)> {
     }
 }
 
-/// Adds to the unread of those members for whom `whom` says so, properly noted down.
+/// Adds `delta` to `unread` of every member that `selects` accepts, and records the rows.
 fn add(
     state: &mut State,
-    journal: &mut Journal,
+    recorder: &mut EffectRecorder,
     at: DialogId,
     delta: i64,
-    whom: impl Fn(UserId, &Member) -> bool,
+    selects: impl Fn(UserId, &Member) -> bool,
 ) {
     for (user_id, member) in &mut state.dialogs.entry(at).or_default().members {
-        if whom(*user_id, member) {
-            journal.touch(*user_id, at, member);
+        if selects(*user_id, member) {
+            recorder.record_before(*user_id, at, member);
             member.unread += delta;
         }
     }
 }
 
-fn standing(state: &State, at: DialogId, message: &Message) -> Option<Standing> {
-    state.dialogs.get(&at)?.ledger.get(&message.seq).map(|entry| entry.standing.clone())
+fn entry_state(state: &State, at: DialogId, message: &Message) -> Option<EntryState> {
+    state.dialogs.get(&at)?.ledger.get(&message.seq).map(|entry| entry.state.clone())
 }
 
-fn no_unread_predicate(state: &mut State, input: &Input, journal: &mut Journal) {
+fn no_unread_predicate(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     if let Some((at, Change::Sent(message, _))) = dialog_of(input)
-        && standing(state, at, message).is_none()
+        && entry_state(state, at, message).is_none()
     {
-        add(state, journal, at, 1, |user_id, member| {
+        add(state, recorder, at, 1, |user_id, member| {
             user_id != message.author_id
                 && member.membership != Membership::Left
                 && member.read_seq >= message.seq
         });
     }
-    apply(state, input, journal);
+    apply(state, input, recorder);
 }
 
-fn deletion_without_predicate(state: &mut State, input: &Input, journal: &mut Journal) {
+fn deletion_without_predicate(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     if let Some((at, Change::Deleted(message))) = dialog_of(input)
-        && standing(state, at, message) == Some(Standing::Counted)
+        && entry_state(state, at, message) == Some(EntryState::Counted)
     {
-        add(state, journal, at, -1, |_, member| member.read_seq >= message.seq && member.unread > 0);
+        add(state, recorder, at, -1, |_, member| member.read_seq >= message.seq && member.unread > 0);
     }
-    apply(state, input, journal);
+    apply(state, input, recorder);
 }
 
-fn no_tombstone(state: &mut State, input: &Input, journal: &mut Journal) {
+fn no_tombstone(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     if let Some((at, Change::Deleted(message))) = dialog_of(input)
-        && standing(state, at, message).is_none()
+        && entry_state(state, at, message).is_none()
     {
         return;
     }
-    apply(state, input, journal);
+    apply(state, input, recorder);
 }
 
-fn reset_to_zero(state: &mut State, input: &Input, journal: &mut Journal) {
-    apply(state, input, journal);
+fn reset_to_zero(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
+    apply(state, input, recorder);
     if let Some((at, Change::Read { user_id, .. })) = dialog_of(input) {
-        add(state, journal, at, 0, |who, _| who == *user_id);
+        add(state, recorder, at, 0, |who, _| who == *user_id);
         if let Some(member) = state.dialogs.entry(at).or_default().members.get_mut(user_id) {
             member.unread = 0;
         }
     }
 }
 
-fn no_repetition_check(state: &mut State, input: &Input, journal: &mut Journal) {
+fn no_repetition_check(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     if let Some((at, Change::Sent(message, _))) = dialog_of(input)
-        && standing(state, at, message) == Some(Standing::Counted)
+        && entry_state(state, at, message) == Some(EntryState::Counted)
     {
-        add(state, journal, at, 1, |user_id, member| {
+        add(state, recorder, at, 1, |user_id, member| {
             user_id != message.author_id
                 && matches!(member.membership, Membership::Joined(joined_seq) if joined_seq < message.seq)
                 && member.read_seq < message.seq
         });
     }
-    apply(state, input, journal);
+    apply(state, input, recorder);
 }
 
-fn repeated_deletion(state: &mut State, input: &Input, journal: &mut Journal) {
+fn repeated_deletion(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     if let Some((at, Change::Deleted(message))) = dialog_of(input)
-        && matches!(standing(state, at, message), Some(Standing::Void(_)))
+        && matches!(entry_state(state, at, message), Some(EntryState::Void(_)))
     {
-        add(state, journal, at, -1, |_, member| member.unread > 0 && member.read_seq < message.seq);
+        add(state, recorder, at, -1, |_, member| member.unread > 0 && member.read_seq < message.seq);
     }
-    apply(state, input, journal);
+    apply(state, input, recorder);
 }
 
-fn author_counted(state: &mut State, input: &Input, journal: &mut Journal) {
+fn author_counted(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     if let Some((at, Change::Sent(message, _))) = dialog_of(input)
-        && standing(state, at, message).is_none()
+        && entry_state(state, at, message).is_none()
     {
-        add(state, journal, at, 1, |user_id, member| {
+        add(state, recorder, at, 1, |user_id, member| {
             user_id == message.author_id && matches!(member.membership, Membership::Joined(_))
         });
     }
-    apply(state, input, journal);
+    apply(state, input, recorder);
 }
 
-fn pointer_goes_back(state: &mut State, input: &Input, journal: &mut Journal) {
+fn pointer_goes_back(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     if let Some((at, Change::Read { user_id, up_to })) = dialog_of(input)
         && let Some(member) = state.dialogs.entry(at).or_default().members.get_mut(user_id)
         && *up_to > 0
         && member.read_seq > *up_to
     {
-        journal.touch(*user_id, at, member);
+        recorder.record_before(*user_id, at, member);
         member.read_seq = up_to - 1;
     }
-    apply(state, input, journal);
+    apply(state, input, recorder);
 }
 
-fn stale_join(state: &mut State, input: &Input, journal: &mut Journal) {
+fn stale_join(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     if let Some((at, Change::Joined { user_id, .. })) = dialog_of(input)
         && let Some(member) = state.dialogs.entry(at).or_default().members.get_mut(user_id)
     {
         member.version = 0;
     }
-    apply(state, input, journal);
+    apply(state, input, recorder);
 }
 
-fn join_from_the_beginning(state: &mut State, input: &Input, journal: &mut Journal) {
+fn join_from_the_beginning(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     let mut input = input.clone();
     if let Input::Dialog { change: Change::Joined { joined_seq, .. }, .. } = &mut input {
         *joined_seq = 0;
     }
-    apply(state, &input, journal);
+    apply(state, &input, recorder);
 }
 
-fn leave_is_forgotten(state: &mut State, input: &Input, journal: &mut Journal) {
+fn leave_is_forgotten(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     match input {
         Input::Dialog { dialog_id, version, change: Change::Left { .. } } => {
-            let nothing = Input::Dialog { dialog_id: *dialog_id, version: *version, change: Change::Nothing };
-            apply(state, &nothing, journal);
+            let nothing =
+                Input::Dialog { dialog_id: *dialog_id, version: *version, change: Change::VersionOnly };
+            apply(state, &nothing, recorder);
         }
-        _ => apply(state, input, journal),
+        _ => apply(state, input, recorder),
     }
 }
 
-fn refusal_ignored(state: &mut State, input: &Input, journal: &mut Journal) {
+fn refusal_ignored(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
     let mut input = input.clone();
     if let Input::Dialog { change, .. } = &mut input
         && let Change::Refused(message, _) = change
     {
         *change = Change::Sent(*message, 0);
     }
-    apply(state, &input, journal);
+    apply(state, &input, recorder);
 }
 
-fn silent_change(state: &mut State, input: &Input, journal: &mut Journal) {
-    let mut unnoticed = Journal::default();
+fn silent_change(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
+    let mut discarded = EffectRecorder::default();
     match dialog_of(input) {
-        Some((_, Change::Deleted(_))) => apply(state, input, &mut unnoticed),
-        _ => apply(state, input, journal),
+        Some((_, Change::Deleted(_))) => apply(state, input, &mut discarded),
+        _ => apply(state, input, recorder),
     }
 }

@@ -1,97 +1,109 @@
-//! Random histories: a small world of people, dialogs and messages, and a bad road from it to the counter, on which events
-//! are lost, doubled, swapped and bundled. The same seed gives the same history.
+//! Generator of random histories: simulated dialogs, whose events reach the counter lost, repeated,
+//! reordered and grouped into transactions. The same seed gives the same history.
 
 use proto::{DialogId, MessageId, UserId};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use uuid::Uuid;
 
 use super::{Change, Input, ledger::Message};
-use crate::store::REFUSED;
+use crate::store::REFUSAL_REASON;
 
-/// Whose messages the counter refuses, in every history: a rule that a database can check too.
-pub(crate) const OUTCAST: UserId = UserId::new(Uuid::max());
+/// Author whose messages the counter refuses in every history. A database constraint can express this
+/// rule too.
+pub(crate) const REFUSED_AUTHOR: UserId = UserId::new(Uuid::max());
 
-/// What reaches the counter.
+/// Inputs as they reach the counter.
 pub(crate) struct History {
-    /// Events as they come, bundled into transactions.
+    /// Inputs in their order of arrival, grouped into transactions.
     pub(crate) transactions: Vec<Vec<Input>>,
-    /// The same events in another order, one by one.
+    /// The same inputs in another order, to be applied one by one.
     pub(crate) reordered: Vec<Input>,
-    /// Two messages claim one place: the first to come has it, so that order matters.
+    /// Two messages claim one `seq`. The first to arrive keeps it, so the order matters.
     pub(crate) diverges: bool,
-    /// A repair clears ranges that are missing at its time, so that order matters to them.
+    /// The history has repairs. A repair closes the gaps of its time, so the order matters to `missing`.
     pub(crate) repairs: bool,
 }
 
-/// One dialog, as the dialog service would keep it.
-struct World {
+/// One dialog, as the dialog service stores it.
+struct SimulatedDialog {
     dialog_id: DialogId,
     users: Vec<UserId>,
     log: Vec<Input>,
-    /// Who takes part, and the version and seq of the last change.
-    memberships: Vec<(UserId, bool, i64, i64)>,
-    messages: Vec<Sent>,
+    memberships: Vec<SimulatedMember>,
+    messages: Vec<SimulatedMessage>,
+}
+
+/// Newest membership of one user.
+#[derive(Clone, Copy)]
+struct SimulatedMember {
+    user_id: UserId,
+    joined: bool,
+    version: i64,
+    joined_seq: i64,
 }
 
 #[derive(Clone, Copy)]
-struct Sent {
+struct SimulatedMessage {
     message: Message,
     at_us: i64,
     deleted: bool,
     failed: bool,
 }
 
-/// The history of this seed. Scopes share no people and no dialogs, so that many fit in one database.
+/// Returns the history of this seed. Histories of different scopes share no users and no dialogs, so one
+/// database can hold many of them.
 pub(crate) fn random(seed: u64, scope: u64) -> History {
     let mut rng = SmallRng::seed_from_u64(seed);
     let id = |kind: u64, n: usize| Uuid::from_u64_pair(scope << 8 | kind, n as u64 + 1);
     let users: Vec<_> = (0..rng.random_range(2..=4)).map(|n| UserId::new(id(1, n))).collect();
     let mut events: Vec<Input> = users.iter().copied().map(Input::Registered).collect();
-    let (mut diverges, mut repairs) = (false, false);
+    let mut diverges = false;
+    let mut repairs = false;
     for n in 0..rng.random_range(1..=2) {
-        let mut world = World::new(DialogId::new(id(2, n)), users.clone(), &mut rng);
+        let mut dialog = SimulatedDialog::new(DialogId::new(id(2, n)), users.clone(), &mut rng);
         for _ in 0..rng.random_range(3..=9) {
-            world.step(&mut rng);
+            dialog.step(&mut rng);
         }
-        events.extend(world.asides(&mut rng));
+        events.extend(dialog.calls(&mut rng));
         if rng.random_bool(0.05) {
-            diverges |= world.contradict(&mut events, &mut rng);
+            diverges |= dialog.diverge(&mut events, &mut rng);
         }
-        let (lost, doubled) = (*[0.0, 0.0, 0.15].choose(&mut rng).unwrap(), rng.random_range(0.0..0.4));
-        for event in &world.log {
-            let copies = if rng.random_bool(lost) { 0 } else { 1 + usize::from(rng.random_bool(doubled)) };
+        let lost = *[0.0, 0.0, 0.15].choose(&mut rng).unwrap();
+        let repeated = rng.random_range(0.0..0.4);
+        for event in &dialog.log {
+            let copies = if rng.random_bool(lost) { 0 } else { 1 + usize::from(rng.random_bool(repeated)) };
             events.extend(std::iter::repeat_n(event, copies).cloned());
         }
         if rng.random_bool(0.2) {
             repairs = true;
-            events.extend(world.repair());
+            events.extend(dialog.repair());
         }
     }
-    let transactions = bundle(disorder(&events, &mut rng), &mut rng);
+    let transactions = group(reorder(&events, &mut rng), &mut rng);
     let mut reordered = events;
     shuffle(&mut reordered, 1_000.0, &mut rng);
     History { transactions, reordered, diverges, repairs }
 }
 
-fn disorder(events: &[Input], rng: &mut SmallRng) -> Vec<Input> {
+fn reorder(events: &[Input], rng: &mut SmallRng) -> Vec<Input> {
     let mut events = events.to_vec();
     let reach = *[0.0, 3.0, 8.0, 1_000.0].choose(rng).unwrap();
     shuffle(&mut events, reach, rng);
     events
 }
 
-/// Moves every event by up to `reach` places, more or less.
+/// Moves every event by up to about `reach` positions.
 fn shuffle(events: &mut Vec<Input>, reach: f64, rng: &mut SmallRng) {
     let mut keyed: Vec<(f64, Input)> = events
         .drain(..)
         .enumerate()
-        .map(|(at, event)| (at as f64 + rng.random::<f64>() * reach, event))
+        .map(|(index, event)| (index as f64 + rng.random::<f64>() * reach, event))
         .collect();
     keyed.sort_by(|a, b| a.0.total_cmp(&b.0));
     events.extend(keyed.into_iter().map(|(_, event)| event));
 }
 
-fn bundle(events: Vec<Input>, rng: &mut SmallRng) -> Vec<Vec<Input>> {
+fn group(events: Vec<Input>, rng: &mut SmallRng) -> Vec<Vec<Input>> {
     let mut transactions: Vec<Vec<Input>> = Vec::new();
     let mut room = 0;
     for event in events {
@@ -99,23 +111,23 @@ fn bundle(events: Vec<Input>, rng: &mut SmallRng) -> Vec<Vec<Input>> {
             transactions.push(Vec::new());
             room = if rng.random_bool(0.7) { 1 } else { rng.random_range(2..=6) };
         }
-        transactions.last_mut().expect("pushed above").push(event);
+        transactions.last_mut().expect("a transaction was pushed above").push(event);
         room -= 1;
     }
     transactions
 }
 
-impl World {
+impl SimulatedDialog {
     fn new(dialog_id: DialogId, users: Vec<UserId>, rng: &mut SmallRng) -> Self {
-        let mut world =
+        let mut dialog =
             Self { dialog_id, log: Vec::new(), memberships: Vec::new(), messages: Vec::new(), users };
-        world.emit(Change::Nothing);
-        for user_id in world.users.clone() {
+        dialog.emit(Change::VersionOnly);
+        for user_id in dialog.users.clone() {
             if rng.random_bool(0.8) {
-                world.join(user_id);
+                dialog.join(user_id);
             }
         }
-        world
+        dialog
     }
 
     fn version(&self) -> i64 {
@@ -132,25 +144,28 @@ impl World {
             0..=11 => self.send(rng),
             12..=14 => self.delete(rng),
             15..=17 => {
-                let user_id = *self.users.choose(rng).expect("there are people");
-                match self.memberships.iter().find(|membership| membership.0 == user_id) {
-                    Some((_, true, ..)) => self.leave(user_id),
+                let user_id = *self.users.choose(rng).expect("a dialog has users");
+                match self.memberships.iter().find(|member| member.user_id == user_id) {
+                    Some(member) if member.joined => self.leave(user_id),
                     _ => self.join(user_id),
                 }
             }
-            _ => self.emit(Change::Nothing),
+            _ => self.emit(Change::VersionOnly),
         }
     }
 
     fn send(&mut self, rng: &mut SmallRng) {
-        let author_id =
-            if rng.random_bool(0.12) { OUTCAST } else { *self.users.choose(rng).expect("there are people") };
+        let author_id = if rng.random_bool(0.12) {
+            REFUSED_AUTHOR
+        } else {
+            *self.users.choose(rng).expect("a dialog has users")
+        };
         let seq = self.messages.len() as i64 + 1;
         let id = MessageId::new(Uuid::from_u64_pair(self.dialog_id.uuid().as_u64_pair().0, rng.random()));
         let message = Message { seq, id, author_id };
         let at_us = 1_000 * seq + rng.random_range(0..1_500);
-        let failed = author_id == OUTCAST && rng.random_bool(0.7);
-        self.messages.push(Sent { message, at_us, deleted: false, failed });
+        let failed = author_id == REFUSED_AUTHOR && rng.random_bool(0.7);
+        self.messages.push(SimulatedMessage { message, at_us, deleted: false, failed });
         self.emit(sent(message, at_us));
         if failed {
             self.emit(Change::Failed(message));
@@ -158,8 +173,8 @@ impl World {
     }
 
     fn delete(&mut self, rng: &mut SmallRng) {
-        let alive: Vec<usize> = (0..self.messages.len()).filter(|n| !self.messages[*n].deleted).collect();
-        if let Some(n) = alive.choose(rng) {
+        let remaining: Vec<usize> = (0..self.messages.len()).filter(|n| !self.messages[*n].deleted).collect();
+        if let Some(n) = remaining.choose(rng) {
             self.messages[*n].deleted = true;
             self.emit(Change::Deleted(self.messages[*n].message));
         }
@@ -168,42 +183,43 @@ impl World {
     fn join(&mut self, user_id: UserId) {
         let joined_seq = self.messages.len() as i64;
         let version = self.version() + 1;
-        self.set_membership((user_id, true, version, joined_seq));
+        self.set_membership(SimulatedMember { user_id, joined: true, version, joined_seq });
         self.emit(Change::Joined { user_id, version, joined_seq });
     }
 
     fn leave(&mut self, user_id: UserId) {
         let version = self.version() + 1;
-        self.set_membership((user_id, false, version, 0));
+        self.set_membership(SimulatedMember { user_id, joined: false, version, joined_seq: 0 });
         self.emit(Change::Left { user_id, version });
     }
 
-    fn set_membership(&mut self, membership: (UserId, bool, i64, i64)) {
-        self.memberships.retain(|(user_id, ..)| *user_id != membership.0);
-        self.memberships.push(membership);
+    fn set_membership(&mut self, member: SimulatedMember) {
+        self.memberships.retain(|other| other.user_id != member.user_id);
+        self.memberships.push(member);
     }
 
-    /// What reaches the counter beside the log: reads, partial, stale and ahead of everything, and settled messages.
-    fn asides(&self, rng: &mut SmallRng) -> Vec<Input> {
+    /// Inputs that arrive in calls: reads (partial, stale, and ahead of the ledger) and settled
+    /// messages.
+    fn calls(&self, rng: &mut SmallRng) -> Vec<Input> {
         let dialog_id = self.dialog_id;
-        let aside = |change| Input::Dialog { dialog_id, version: None, change };
+        let call = |change| Input::Dialog { dialog_id, version: None, change };
         let last = self.messages.len() as i64;
-        let mut asides = Vec::new();
+        let mut calls = Vec::new();
         for _ in 0..rng.random_range(0..=5) {
-            let user_id = *self.users.choose(rng).expect("there are people");
-            asides.push(aside(Change::Read { user_id, up_to: rng.random_range(0..=last + 1) }));
+            let user_id = *self.users.choose(rng).expect("a dialog has users");
+            calls.push(call(Change::Read { user_id, up_to: rng.random_range(0..=last + 1) }));
         }
-        asides.extend(
+        calls.extend(
             self.messages
                 .iter()
                 .filter(|_| rng.random_bool(0.05))
-                .map(|each| aside(sent(each.message, each.at_us))),
+                .map(|each| call(sent(each.message, each.at_us))),
         );
-        asides
+        calls
     }
 
-    /// Another message claims a place; false where there is none.
-    fn contradict(&self, events: &mut Vec<Input>, rng: &mut SmallRng) -> bool {
+    /// Adds a second message with a used `seq`. Returns false if the dialog has no messages.
+    fn diverge(&self, events: &mut Vec<Input>, rng: &mut SmallRng) -> bool {
         let Some(each) = self.messages.choose(rng) else { return false };
         let message = Message { id: MessageId::new(Uuid::from_u64_pair(7, rng.random())), ..each.message };
         let change = if rng.random_bool(0.5) { sent(message, each.at_us) } else { Change::Deleted(message) };
@@ -211,10 +227,10 @@ impl World {
         true
     }
 
-    /// What dialog would answer when asked for everything.
+    /// Changes that the dialog service returns for a repair from the first version.
     fn repair(&self) -> Vec<Input> {
         let mut changes = Vec::new();
-        for &(user_id, joined, version, joined_seq) in &self.memberships {
+        for &SimulatedMember { user_id, joined, version, joined_seq } in &self.memberships {
             changes.push(match joined {
                 true => Change::Joined { user_id, version, joined_seq },
                 false => Change::Left { user_id, version },
@@ -238,8 +254,8 @@ impl World {
 }
 
 fn sent(message: Message, at_us: i64) -> Change {
-    if message.author_id == OUTCAST {
-        Change::Refused(message, REFUSED.to_owned())
+    if message.author_id == REFUSED_AUTHOR {
+        Change::Refused(message, REFUSAL_REASON.to_owned())
     } else {
         Change::Sent(message, at_us)
     }

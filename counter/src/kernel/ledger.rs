@@ -1,82 +1,114 @@
-//! The ledger: what became of every message, by dialog and seq. A row goes from absent to counted to void; steps may be
-//! skipped and none is undone. It is the record that makes repetition harmless and the source of every recount.
+//! Ledger: one entry per message of a dialog, by `seq`. The entry makes repeated events harmless, is the
+//! source of every recount, and answers why a message counts or not.
+//!
+//! ```text
+//! absent ──sent──▶ counted ──deleted, failed──▶ void
+//!    └─────────refused, deleted, failed───────────▲
+//! ```
+//!
+//! `void` is final: a deletion that arrives before its message leaves a void entry, and the message then
+//! counts nothing.
 
 use proto::{MessageId, UserId};
 
-/// A message as the counter knows it: never its words.
+/// Identity of a message. The counter never holds its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message {
-    /// Its place in the dialog, from 1, without gaps.
+    /// Sequence number in the dialog: from 1, without gaps.
     pub seq: i64,
-    /// Which message has that place.
+    /// Id of the message with this sequence number.
     pub id: MessageId,
-    /// Whose own unread it never touches.
+    /// Author, for whom the message is never unread.
     pub author_id: UserId,
 }
 
-/// A row of the ledger.
+/// Ledger entry of one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Which message has the seq, for ever.
+    /// Message that has this `seq`. The first message applied keeps it.
     pub message_id: MessageId,
-    /// Its author.
+    /// Author of the message.
     pub author_id: UserId,
-    /// Where it stands.
-    pub standing: Standing,
+    /// Current state.
+    pub state: EntryState,
 }
 
-/// Where a message stands. [`Standing::Void`] is final.
+/// State of a ledger entry. [`EntryState::Void`] is final.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// It counts for those who have not read it.
+pub enum EntryState {
+    /// The message counts for every member who has not read it.
     Counted,
-    /// It counts for nobody.
-    Void(Why),
+    /// The message counts for no member.
+    Void(VoidReason),
 }
 
-/// Why a message is void.
+/// Reason of a void entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
-    /// The database refused to count it, for this reason: the message is FAILED.
+pub enum VoidReason {
+    /// The counter refused the message for this reason, which its author sees; the message becomes
+    /// FAILED.
     Refused(String),
-    /// It was deleted.
+    /// The message was deleted.
     Deleted,
 }
 
-/// What a step of the ledger did.
+impl EntryState {
+    /// Creates the state of a refused message.
+    pub fn refused(reason: &str) -> Self {
+        Self::Void(VoidReason::Refused(reason.to_owned()))
+    }
+
+    /// Returns the reason of a refusal; `None` for counted and deleted messages, which the saga reports
+    /// as counted.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Void(VoidReason::Refused(reason)) => Some(reason),
+            Self::Counted | Self::Void(VoidReason::Deleted) => None,
+        }
+    }
+}
+
+/// Result of [`transition`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// The row after it.
+pub struct Transition {
+    /// Entry after the transition.
     pub entry: Entry,
-    /// Whether the row differs from before.
-    pub moved: bool,
-    /// What the step adds to the unread of those whom the message counts for: 1, 0 or −1.
+    /// True if the entry differs from the one before and must be written.
+    pub changed: bool,
+    /// Amount to add to `unread` of each member for whom the message counts: 1, 0 or -1.
     pub delta: i64,
 }
 
-/// Another message has the place already: the services disagree about the past. A dead letter and an alarm.
+/// Another message, or another author, is known at this `seq`: counter and dialog service disagree about
+/// the past. The event becomes a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("another message is known at this place of the dialog")]
+#[error("seq belongs to another message of the dialog")]
 pub struct Divergence;
 
-/// Moves the row of a message towards `to`, as far as that is allowed.
+/// Moves the entry of a message towards `to`. A transition that is not allowed leaves the entry
+/// unchanged.
 ///
 /// # Errors
-/// [`Divergence`] where the row is another message's.
-pub fn step(row: Option<&Entry>, message: &Message, to: Standing) -> Result<Step, Divergence> {
-    let Some(row) = row else {
-        let delta = i64::from(to == Standing::Counted);
-        let entry = Entry { message_id: message.id, author_id: message.author_id, standing: to };
-        return Ok(Step { entry, moved: true, delta });
+/// [`Divergence`] if the entry belongs to another message.
+pub fn transition(
+    entry: Option<&Entry>,
+    message: &Message,
+    to: EntryState,
+) -> Result<Transition, Divergence> {
+    let Some(entry) = entry else {
+        let delta = i64::from(to == EntryState::Counted);
+        let entry = Entry { message_id: message.id, author_id: message.author_id, state: to };
+        return Ok(Transition { entry, changed: true, delta });
     };
-    if row.message_id != message.id || row.author_id != message.author_id {
+    if entry.message_id != message.id || entry.author_id != message.author_id {
         return Err(Divergence);
     }
-    match (&row.standing, to) {
-        (Standing::Counted, to @ Standing::Void(_)) => {
-            Ok(Step { entry: Entry { standing: to, ..row.clone() }, moved: true, delta: -1 })
+    match (&entry.state, to) {
+        (EntryState::Counted, to @ EntryState::Void(_)) => {
+            Ok(Transition { entry: Entry { state: to, ..entry.clone() }, changed: true, delta: -1 })
         }
-        _ => Ok(Step { entry: row.clone(), moved: false, delta: 0 }),
+        // Void keeps its first reason: a message refused and then deleted is still answered as refused.
+        _ => Ok(Transition { entry: entry.clone(), changed: false, delta: 0 }),
     }
 }
 
@@ -85,27 +117,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_may_be_skipped_and_none_is_undone() {
+    fn transitions_may_be_skipped_and_none_is_undone() {
         let message = Message { seq: 1, id: MessageId::now(), author_id: UserId::now() };
-        let deleted = Standing::Void(Why::Deleted);
-        let counted = step(None, &message, Standing::Counted).unwrap();
+        let deleted = EntryState::Void(VoidReason::Deleted);
+        let counted = transition(None, &message, EntryState::Counted).unwrap();
         assert_eq!(counted.delta, 1);
-        let void = step(Some(&counted.entry), &message, deleted.clone()).unwrap();
-        assert_eq!((void.delta, &void.entry.standing), (-1, &deleted));
-        let again = step(Some(&void.entry), &message, Standing::Counted).unwrap();
-        assert_eq!((again.moved, again.delta, &again.entry), (false, 0, &void.entry));
-        let other_why = step(Some(&void.entry), &message, Standing::Void(Why::Refused("no".into()))).unwrap();
-        assert_eq!(other_why.entry, void.entry, "void is final, its reason too");
-        assert_eq!(step(None, &message, deleted).unwrap().delta, 0, "what never counted is not taken back");
+        let void = transition(Some(&counted.entry), &message, deleted.clone()).unwrap();
+        assert_eq!((void.delta, &void.entry.state), (-1, &deleted));
+        let repeated = transition(Some(&void.entry), &message, EntryState::Counted).unwrap();
+        assert_eq!((repeated.changed, repeated.delta, &repeated.entry), (false, 0, &void.entry));
+        let refused = transition(Some(&void.entry), &message, EntryState::refused("no")).unwrap();
+        assert_eq!(refused.entry, void.entry, "void is final, and so is its reason");
+        let tombstone = transition(None, &message, deleted).unwrap();
+        assert_eq!(tombstone.delta, 0, "a message that never counted is not subtracted");
     }
 
     #[test]
-    fn a_place_belongs_to_one_message_for_ever() {
+    fn a_seq_belongs_to_its_first_message() {
         let message = Message { seq: 1, id: MessageId::now(), author_id: UserId::now() };
-        let row = step(None, &message, Standing::Counted).unwrap().entry;
+        let entry = transition(None, &message, EntryState::Counted).unwrap().entry;
         let other = Message { id: MessageId::now(), ..message };
-        assert_eq!(step(Some(&row), &other, Standing::Counted), Err(Divergence));
-        let forged = Message { author_id: UserId::now(), ..message };
-        assert_eq!(step(Some(&row), &forged, Standing::Void(Why::Deleted)), Err(Divergence));
+        assert_eq!(transition(Some(&entry), &other, EntryState::Counted), Err(Divergence));
+        let other_author = Message { author_id: UserId::now(), ..message };
+        let deleted = EntryState::Void(VoidReason::Deleted);
+        assert_eq!(transition(Some(&entry), &other_author, deleted), Err(Divergence));
     }
 }

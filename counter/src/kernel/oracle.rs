@@ -1,5 +1,5 @@
-//! What the counters must be, worked out the long way: from everything that ever came, from the beginning, each number by
-//! its definition. It shares no rule with the kernel.
+//! Oracle: computes the expected dialogs from the complete list of inputs, each number by its definition
+//! and without intermediate state. It shares no rule with the kernel.
 
 use std::collections::BTreeSet;
 
@@ -8,18 +8,18 @@ use proto::{DialogId, UserId};
 use super::{
     Change, Dialog, FAILED_BEFORE, Input, Member, Membership, State,
     applied::{Applied, Missing},
-    ledger::{Entry, Message, Standing, Why},
+    ledger::{Entry, EntryState, Message, VoidReason},
 };
 
-/// The dialogs after these events.
+/// Returns the dialogs after these inputs. Versions of users are not computed.
 pub(super) fn expected(history: &[Input]) -> State {
     let mut state = State::default();
     let dialogs: BTreeSet<DialogId> =
-        history.iter().filter_map(|input| of(input).map(|(dialog_id, ..)| dialog_id)).collect();
+        history.iter().filter_map(|input| dialog_of(input).map(|(dialog_id, ..)| dialog_id)).collect();
     for dialog_id in dialogs {
         let events: Vec<(Option<i64>, &Change)> = history
             .iter()
-            .filter_map(of)
+            .filter_map(dialog_of)
             .filter(|(dialog, ..)| *dialog == dialog_id)
             .map(|(_, version, change)| (version, change))
             .collect();
@@ -28,7 +28,7 @@ pub(super) fn expected(history: &[Input]) -> State {
     state
 }
 
-fn of(input: &Input) -> Option<(DialogId, Option<i64>, &Change)> {
+fn dialog_of(input: &Input) -> Option<(DialogId, Option<i64>, &Change)> {
     match input {
         Input::Registered(_) => None,
         Input::Dialog { dialog_id, version, change } => Some((*dialog_id, *version, change)),
@@ -41,9 +41,9 @@ fn dialog(events: &[(Option<i64>, &Change)]) -> Dialog {
         events.iter().filter_map(|(_, change)| message(change).map(|message| (message, *change))).collect();
     for (first, _) in &messages {
         dialog.ledger.entry(first.seq).or_insert_with(|| {
-            let fate: Vec<&Change> =
+            let changes: Vec<&Change> =
                 messages.iter().filter(|(each, _)| *each == *first).map(|(_, change)| *change).collect();
-            Entry { message_id: first.id, author_id: first.author_id, standing: standing(&fate) }
+            Entry { message_id: first.id, author_id: first.author_id, state: entry_state(&changes) }
         });
     }
     let users: BTreeSet<UserId> = events.iter().filter_map(|(_, change)| user(change)).collect();
@@ -73,32 +73,37 @@ fn user(change: &Change) -> Option<UserId> {
     }
 }
 
-/// Void where anything ever made it void; the first thing that did is the reason.
-fn standing(fate: &[&Change]) -> Standing {
-    for (at, change) in fate.iter().enumerate() {
+/// Void if any change of the message makes it void, for the reason of the first such change. A refusal
+/// counts only as the first change: a message counted once is not refused later.
+fn entry_state(changes: &[&Change]) -> EntryState {
+    for (index, change) in changes.iter().enumerate() {
         match change {
-            Change::Refused(_, reason) if at == 0 => return Standing::Void(Why::Refused(reason.clone())),
-            Change::Deleted(_) => return Standing::Void(Why::Deleted),
-            Change::Failed(_) => return Standing::Void(Why::Refused(FAILED_BEFORE.to_owned())),
+            Change::Refused(_, reason) if index == 0 => {
+                return EntryState::Void(VoidReason::Refused(reason.clone()));
+            }
+            Change::Deleted(_) => return EntryState::Void(VoidReason::Deleted),
+            Change::Failed(_) => return EntryState::Void(VoidReason::Refused(FAILED_BEFORE.to_owned())),
             _ => {}
         }
     }
-    Standing::Counted
+    EntryState::Counted
 }
 
 fn member(user_id: UserId, events: &[(Option<i64>, &Change)], dialog: &Dialog) -> Member {
     let mut member = Member::default();
     for (_, change) in events {
         match change {
-            Change::Joined { user_id: who, version, joined_seq }
-                if *who == user_id && *version > member.version =>
+            Change::Joined { user_id: other, version, joined_seq }
+                if *other == user_id && *version > member.version =>
             {
-                (member.version, member.membership) = (*version, Membership::Joined(*joined_seq));
+                member.version = *version;
+                member.membership = Membership::Joined(*joined_seq);
             }
-            Change::Left { user_id: who, version } if *who == user_id && *version > member.version => {
-                (member.version, member.membership) = (*version, Membership::Left);
+            Change::Left { user_id: other, version } if *other == user_id && *version > member.version => {
+                member.version = *version;
+                member.membership = Membership::Left;
             }
-            Change::Read { user_id: who, up_to } if *who == user_id => {
+            Change::Read { user_id: other, up_to } if *other == user_id => {
                 member.read_seq = member.read_seq.max(*up_to)
             }
             _ => {}
@@ -106,8 +111,8 @@ fn member(user_id: UserId, events: &[(Option<i64>, &Change)], dialog: &Dialog) -
     }
     if let Membership::Joined(joined_seq) = member.membership {
         for (seq, entry) in &dialog.ledger {
-            let theirs = entry.author_id != user_id && entry.standing == Standing::Counted;
-            member.unread += i64::from(theirs && *seq > joined_seq && *seq > member.read_seq);
+            let by_other = entry.author_id != user_id && entry.state == EntryState::Counted;
+            member.unread += i64::from(by_other && *seq > joined_seq && *seq > member.read_seq);
         }
     }
     member
@@ -115,8 +120,9 @@ fn member(user_id: UserId, events: &[(Option<i64>, &Change)], dialog: &Dialog) -
 
 fn applied(events: &[(Option<i64>, &Change)], dialog: &Dialog) -> Applied {
     let mut missing = BTreeSet::new();
-    let (mut newest, mut last_at_us) = (0, 0);
-    for (at, (version, change)) in events.iter().enumerate() {
+    let mut newest = 0;
+    let mut last_at_us = 0;
+    for (index, (version, change)) in events.iter().enumerate() {
         if let Some(version) = version {
             missing.extend(newest + 1..*version);
             missing.remove(version);
@@ -126,10 +132,10 @@ fn applied(events: &[(Option<i64>, &Change)], dialog: &Dialog) -> Applied {
             missing.retain(|version| version > head);
         }
         if let Change::Sent(message, at_us) = change {
-            let of_this = |each: &&Change| self::message(each).is_some_and(|other| other == message);
+            let same_message = |each: &&Change| self::message(each).is_some_and(|other| other == message);
             let so_far: Vec<&Change> =
-                events[..=at].iter().map(|(_, change)| *change).filter(of_this).collect();
-            let refused = matches!(standing(&so_far), Standing::Void(Why::Refused(_)));
+                events[..=index].iter().map(|(_, change)| *change).filter(same_message).collect();
+            let refused = matches!(entry_state(&so_far), EntryState::Void(VoidReason::Refused(_)));
             if !refused && dialog.ledger[&message.seq].message_id == message.id {
                 last_at_us = last_at_us.max(*at_us);
             }

@@ -1,13 +1,13 @@
-//! Random histories against the oracle, with the invariants checked after every transaction.
+//! Property tests: random histories against the oracle and the invariants of [`super`].
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
-use super::{Membership, State, apply, check, history, transact};
+use super::{Membership, State, apply, history, invariants, transact};
 
-/// How many histories `cargo test` runs.
+/// Number of histories that `cargo test` runs.
 const HISTORIES: u64 = 100_000;
 
 #[test]
@@ -24,25 +24,27 @@ fn a_hundred_thousand_histories_keep_every_invariant() {
                 }
                 let history = history::random(seed, 1);
                 transactions += history.transactions.len();
-                if let Err(broken) = check::history(&history, apply) {
-                    panic!("history {seed}: {broken}");
+                if let Err(violation) = invariants::check(&history, apply) {
+                    panic!("history {seed}: {violation}");
                 }
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers
             .into_iter()
-            .map(|worker| worker.join().expect("an invariant is broken, as printed above"))
+            .map(|worker| worker.join().expect("an invariant is violated, see the message above"))
             .sum()
     });
     assert!(
         transactions as u64 > HISTORIES * 10,
-        "the histories are long enough to mean something: {transactions}"
+        "the histories are too short to test anything: {transactions} transactions"
     );
 }
 
 #[test]
-fn histories_hold_everything_that_may_go_wrong() {
+fn random_histories_contain_every_kind_of_disturbance() {
+    // Divergences, repairs, refusals, gaps, counts above one, members who left, changes with several
+    // rows.
     let mut seen = [0_u32; 7];
     for seed in 0..2_000 {
         let history = history::random(seed, 1);
@@ -55,7 +57,7 @@ fn histories_hold_everything_that_may_go_wrong() {
         seen[0] += u32::from(history.diverges && effects.iter().any(|each| !each.divergences.is_empty()));
         seen[1] += u32::from(history.repairs);
         seen[2] +=
-            u32::from(effects.iter().any(|each| each.answers.iter().any(|answer| answer.refused.is_some())));
+            u32::from(effects.iter().any(|each| each.replies.iter().any(|reply| reply.refused.is_some())));
         seen[3] += u32::from(state.dialogs.values().any(|dialog| !dialog.applied.missing.is_empty()));
         seen[4] += u32::from(members().any(|member| member.unread > 1));
         seen[5] += u32::from(members().any(|member| member.membership == Membership::Left));

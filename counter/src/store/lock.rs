@@ -1,5 +1,9 @@
-//! The locking statements, sorted by key: a row that does not exist cannot be locked, so they make it. And the writes of
-//! the rows that were locked.
+//! Locking statements, and the writes of the rows that they lock. Lock order and reasons are in
+//! [`super`].
+//!
+//! A row that does not exist cannot be locked, so each statement is an upsert that creates missing rows
+//! and writes the key of existing ones unchanged. `order by` makes every transaction lock in the order
+//! of the keys.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +14,15 @@ use serde_json::{Value, json};
 use super::Scope;
 use crate::kernel::applied::{Applied, Missing};
 
-/// Locks the dialogs and reads how far their events were applied.
+/// Locks the transaction's dialogs and returns their applied versions.
 pub(super) async fn dialogs(tx: &mut Tx, scope: &Scope) -> Result<BTreeMap<DialogId, Applied>, Error> {
     if scope.dialogs.is_empty() {
         return Ok(BTreeMap::new());
     }
+    // Locks: the `dialog_applied` rows of all dialogs of the transaction, by dialog id. Before
+    // everything else, and in a separate statement: the statements that follow start after the lock is
+    // granted, so they see what the last writer of these dialogs has committed. `returning` gives the
+    // newest version of each locked row.
     let lock = query(
         "insert into dialog_applied (dialog_id)
          select id from rows($1: id uuid) as r where true order by id
@@ -28,19 +36,24 @@ pub(super) async fn dialogs(tx: &mut Tx, scope: &Scope) -> Result<BTreeMap<Dialo
                 version: row.get("version")?,
                 last_seq: row.get("last_seq")?,
                 last_at_us: row.get("last_at_us")?,
-                missing: missing(&row.get::<String>("missing")?),
+                missing: parse_missing(&row.get::<String>("missing")?),
             };
             Ok((DialogId::new(row.get("dialog_id")?), applied))
         })
         .collect()
 }
 
-/// Locks every user whose version may step: those named, and those who take part where messages change. To be called
-/// with the dialogs locked, since nobody joins or leaves then.
+/// Locks every user whose version may step: the users named by inputs, and the members of dialogs with
+/// changed messages. Call it after [`dialogs`], which keeps members from being added or removed.
 pub(super) async fn users(tx: &mut Tx, scope: &Scope) -> Result<(), Error> {
-    if scope.users.is_empty() && scope.crowds.is_empty() {
+    if scope.users.is_empty() && scope.message_dialogs.is_empty() {
         return Ok(());
     }
+    // Locks: the `user_version` rows of all these users, by user id, after the dialogs. A separate
+    // statement: it starts when the dialogs are locked, so its join sees the members that the previous
+    // holders of those locks have committed. Transactions in different dialogs meet here if they change
+    // the same user; sorted, they wait and do not deadlock, and `step` later updates the rows in any
+    // order.
     let lock = query(
         "insert into user_version (user_id)
          select user_id from (
@@ -53,10 +66,10 @@ pub(super) async fn users(tx: &mut Tx, scope: &Scope) -> Result<(), Error> {
          on conflict (user_id) do update set user_id = excluded.user_id",
     );
     let named = ids(scope.users.iter().map(|id| id.uuid()));
-    lock.bind(named).bind(ids(scope.crowds.iter().map(|id| id.uuid()))).execute(tx).await.map(drop)
+    lock.bind(named).bind(ids(scope.message_dialogs.iter().map(|id| id.uuid()))).execute(tx).await.map(drop)
 }
 
-/// Writes how far the dialogs' events were applied.
+/// Writes the applied versions of the dialogs, whose rows are locked.
 pub(super) async fn write_applied(tx: &mut Tx, applied: &BTreeMap<DialogId, Applied>) -> Result<(), Error> {
     if applied.is_empty() {
         return Ok(());
@@ -69,10 +82,11 @@ pub(super) async fn write_applied(tx: &mut Tx, applied: &BTreeMap<DialogId, Appl
                 "version": applied.version,
                 "last_seq": applied.last_seq,
                 "last_at_us": applied.last_at_us,
-                "missing": serde_json::to_string(&applied.missing).expect("pairs of numbers are JSON"),
+                "missing": serde_json::to_string(&applied.missing).expect("pairs of integers are valid JSON"),
             })
         })
         .collect();
+    // No new lock: `dialogs` has locked exactly these rows.
     let update = query(
         "update dialog_applied
          set version = r.version, last_seq = r.last_seq, last_at_us = r.last_at_us, missing = r.missing
@@ -82,7 +96,7 @@ pub(super) async fn write_applied(tx: &mut Tx, applied: &BTreeMap<DialogId, Appl
     update.bind(Value::Array(rows)).execute(tx).await.map(drop)
 }
 
-/// One step of the versions of these users; their versions after it.
+/// Increments the versions of these users, whose rows are locked, and returns the new versions.
 pub(super) async fn step(
     tx: &mut Tx,
     users: impl Iterator<Item = UserId>,
@@ -91,6 +105,7 @@ pub(super) async fn step(
     if users == Value::Array(Vec::new()) {
         return Ok(BTreeMap::new());
     }
+    // No new lock: `users` has locked these rows and possibly more.
     let step = query(
         "update user_version set version = user_version.version + 1
          from rows($1: id uuid) as r where user_version.user_id = r.id
@@ -100,12 +115,12 @@ pub(super) async fn step(
     rows.iter().map(|row| Ok((UserId::new(row.get("user_id")?), row.get("version")?))).collect()
 }
 
-/// Ids as the rows of a set.
+/// Encodes ids as the rows of a set.
 pub(super) fn ids(ids: impl Iterator<Item = uuid::Uuid>) -> Value {
     Value::Array(ids.map(|id| json!({ "id": id })).collect())
 }
 
-/// Reads the ranges back. Only [`write_applied`] writes them.
-pub(super) fn missing(text: &str) -> Missing {
-    serde_json::from_str(text).expect("the column holds what this module has written")
+/// Parses the column `missing`, which only [`write_applied`] writes.
+pub(super) fn parse_missing(text: &str) -> Missing {
+    serde_json::from_str(text).expect("the column holds ranges that write_applied has encoded")
 }

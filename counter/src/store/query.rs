@@ -1,4 +1,5 @@
-//! Reads. Those that answer with a version run in a snapshot transaction, so that rows and version belong together.
+//! Queries, without locks. A query that returns a version runs in a snapshot transaction, so that its
+//! rows belong to that version.
 
 use db::{Db, Error, Row, Tx, query};
 use proto::{DialogId, UserId};
@@ -7,12 +8,12 @@ use serde_json::{Value, json};
 use super::lock;
 use crate::{kernel::applied::Missing, unread};
 
-/// The epoch of versions.
+/// Returns the epoch of versions.
 pub(crate) async fn epoch(tx: &mut Tx) -> Result<i64, Error> {
     query("select number from epoch").one(tx).await?.get("number")
 }
 
-/// The user's version, and the exact total of the user's unread.
+/// Returns a user's version and exact total. A user without a row has version 0.
 pub(crate) async fn version(tx: &mut Tx, user_id: UserId) -> Result<(unread::Version, i64), Error> {
     let select = query(
         "select e.number as epoch, coalesce(v.version, 0) as version,
@@ -24,7 +25,7 @@ pub(crate) async fn version(tx: &mut Tx, user_id: UserId) -> Result<(unread::Ver
     Ok((unread::Version { epoch: row.get("epoch")?, number: row.get("version")? }, row.get("total")?))
 }
 
-/// The user's dialogs with something unread, newest activity first.
+/// Returns a user's dialogs with unread messages, newest activity first.
 pub(crate) async fn unread(tx: &mut Tx, user_id: UserId, limit: i64) -> Result<Vec<unread::Row>, Error> {
     let select = query(
         "select m.dialog_id, m.unread, m.read_seq, a.last_seq
@@ -33,11 +34,11 @@ pub(crate) async fn unread(tx: &mut Tx, user_id: UserId, limit: i64) -> Result<V
          order by a.last_at_us desc, m.dialog_id limit $2",
     );
     let rows = select.bind(user_id.uuid()).bind(limit).all(tx).await?;
-    rows.iter().map(row).collect()
+    rows.iter().map(decode).collect()
 }
 
-/// The user's rows of these dialogs; those in which the user does not take part are left out.
-pub(crate) async fn rows_of(
+/// Returns a user's rows of these dialogs, without dialogs that the user is not a participant of.
+pub(crate) async fn rows(
     tx: &mut Tx,
     user_id: UserId,
     dialogs: &[DialogId],
@@ -51,11 +52,11 @@ pub(crate) async fn rows_of(
     );
     let dialogs = lock::ids(dialogs.iter().map(|id| id.uuid()));
     let rows = select.bind(user_id.uuid()).bind(dialogs).all(tx).await?;
-    rows.iter().map(row).collect()
+    rows.iter().map(decode).collect()
 }
 
-/// The user's row of a dialog, whether the user takes part or not; zeros where there is none.
-pub(crate) async fn pointer(tx: &mut Tx, user_id: UserId, dialog_id: DialogId) -> Result<unread::Row, Error> {
+/// Returns a user's row of a dialog, participant or not; zeros if there is none.
+pub(crate) async fn row(tx: &mut Tx, user_id: UserId, dialog_id: DialogId) -> Result<unread::Row, Error> {
     let select = query(
         "select $2 as dialog_id, coalesce(m.unread, 0) as unread, coalesce(m.read_seq, 0) as read_seq,
              coalesce(a.last_seq, 0) as last_seq
@@ -63,10 +64,10 @@ pub(crate) async fn pointer(tx: &mut Tx, user_id: UserId, dialog_id: DialogId) -
          left join member_counter m on m.user_id = $1 and m.dialog_id = $2
          left join dialog_applied a on a.dialog_id = $2",
     );
-    row(&select.bind(user_id.uuid()).bind(dialog_id.uuid()).one(tx).await?)
+    decode(&select.bind(user_id.uuid()).bind(dialog_id.uuid()).one(tx).await?)
 }
 
-fn row(row: &Row) -> Result<unread::Row, Error> {
+fn decode(row: &Row) -> Result<unread::Row, Error> {
     Ok(unread::Row {
         dialog_id: DialogId::new(row.get("dialog_id")?),
         unread: row.get("unread")?,
@@ -75,7 +76,8 @@ fn row(row: &Row) -> Result<unread::Row, Error> {
     })
 }
 
-/// Versions and totals of these users, in no order; a user that nobody knows has version 0.
+/// Returns versions and totals of these users, in no particular order. A user without a row has version
+/// 0.
 pub(crate) async fn versions(
     tx: &mut Tx,
     users: &[UserId],
@@ -96,7 +98,8 @@ pub(crate) async fn versions(
         .collect()
 }
 
-/// The dialogs with something unread of many users, newest activity first, at most `limit` of each.
+/// Returns the dialogs with unread messages of many users, newest activity first, at most `limit` for
+/// each user.
 pub(crate) async fn unread_of_many(
     tx: &mut Tx,
     users: &[UserId],
@@ -114,10 +117,10 @@ pub(crate) async fn unread_of_many(
          where place <= $2 order by user_id, place",
     );
     let rows = select.bind(lock::ids(users.iter().map(|id| id.uuid()))).bind(limit).all(tx).await?;
-    rows.iter().map(|each| Ok((UserId::new(each.get("user_id")?), row(each)?))).collect()
+    rows.iter().map(|each| Ok((UserId::new(each.get("user_id")?), decode(each)?))).collect()
 }
 
-/// Which of these dialogs the user takes part in.
+/// Returns those of the dialogs that the user is a participant of.
 pub(crate) async fn memberships(
     tx: &mut Tx,
     user_id: UserId,
@@ -133,10 +136,11 @@ pub(crate) async fn memberships(
     rows.iter().map(|row| Ok(DialogId::new(row.get("dialog_id")?))).collect()
 }
 
-/// Pages of who has read up to where, by user: the page's place, the user, the pointer.
+/// Returns pages of read pointers: for each row the index of its page, the user and the pointer. Sorted
+/// by page and user.
 pub(crate) async fn read_states(
     tx: &mut Tx,
-    pages: &[(usize, &unread::StatesPage)],
+    pages: &[(usize, &unread::ReadStatesPage)],
 ) -> Result<Vec<(usize, UserId, i64)>, Error> {
     let select = query(
         "select place, user_id, read_seq from (
@@ -148,22 +152,22 @@ pub(crate) async fn read_states(
          ) as ranked
          where number <= size order by place, user_id",
     );
-    let pages = pages.iter().map(|(place, page)| {
+    let pages = pages.iter().map(|(index, page)| {
         json!({
-            "place": place, "dialog_id": page.dialog_id.uuid(), "size": page.first,
+            "place": index, "dialog_id": page.dialog_id.uuid(), "size": page.first,
             "above": page.after.map(UserId::uuid),
         })
     });
     let rows = select.bind(Value::Array(pages.collect())).all(tx).await?;
     rows.iter()
         .map(|row| {
-            let place = usize::try_from(row.get::<i64>("place")?).unwrap_or(usize::MAX);
-            Ok((place, UserId::new(row.get("user_id")?), row.get("read_seq")?))
+            let index = usize::try_from(row.get::<i64>("place")?).unwrap_or(usize::MAX);
+            Ok((index, UserId::new(row.get("user_id")?), row.get("read_seq")?))
         })
         .collect()
 }
 
-/// Dialogs with missing versions after this one, by id.
+/// Returns dialogs with missing versions, by id, after this one.
 pub(crate) async fn incomplete(
     db: &Db,
     after: DialogId,
@@ -175,6 +179,8 @@ pub(crate) async fn incomplete(
     );
     let rows = select.bind(after.uuid()).bind(limit).all(db).await?;
     rows.iter()
-        .map(|row| Ok((DialogId::new(row.get("dialog_id")?), lock::missing(&row.get::<String>("missing")?))))
+        .map(|row| {
+            Ok((DialogId::new(row.get("dialog_id")?), lock::parse_missing(&row.get::<String>("missing")?)))
+        })
         .collect()
 }

@@ -1,5 +1,6 @@
-//! SQL = kernel: the same random histories through both, the tables and the outbox compared after every transaction. Many
-//! histories run side by side in one database, so that transactions hold many dialogs and users.
+//! Comparison of store and kernel: random histories run through both, and state, effects and outbox are
+//! compared after every transaction. Many histories share a database, so that transactions hold many
+//! dialogs and users.
 
 use std::collections::BTreeMap;
 
@@ -14,35 +15,35 @@ use crate::{
     kernel::{
         self, Change, Dialog, Effects, Input, Member, Membership, State,
         applied::Applied,
-        history::{self, OUTCAST},
-        ledger::{Entry, Standing, Why},
+        history::{self, REFUSED_AUTHOR},
+        ledger::{Entry, EntryState, VoidReason},
     },
     publish,
 };
 
-/// How many histories run on every database.
+/// Number of histories that run on every kind of database.
 const HISTORIES: u64 = 2_000;
-/// How many of them share a database.
-const TOGETHER: u64 = 50;
+/// Number of histories that share a database.
+const GROUP: u64 = 50;
 
-/// Fresh databases with all tables.
+/// Creates an empty database of every kind with all tables.
 pub(crate) async fn databases() -> Vec<TestDb> {
     testkit::databases(&[&db::MIGRATIONS, &events::MIGRATIONS, &MIGRATIONS]).await
 }
 
-/// Databases that refuse to count messages of the outcast.
-async fn strict() -> Vec<TestDb> {
+/// Creates databases with a constraint that refuses to count messages of [`REFUSED_AUTHOR`].
+async fn databases_with_refusals() -> Vec<TestDb> {
     let databases = databases().await;
     for test in &databases {
         let mut tx = test.db.begin().await.unwrap();
         let rule = match tx.dialect() {
             Dialect::Sqlite => {
-                "create trigger outcast before insert on ledger
+                "create trigger refused_author before insert on ledger
                  when new.state = 'counted' and new.author_id = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
-                 begin select raise(abort, 'outcast'); end"
+                 begin select raise(abort, 'refused_author'); end"
             }
             Dialect::Postgres => {
-                "alter table ledger add constraint outcast
+                "alter table ledger add constraint refused_author
                  check (state <> 'counted' or author_id <> 'ffffffff-ffff-ffff-ffff-ffffffffffff')"
             }
         };
@@ -53,14 +54,14 @@ async fn strict() -> Vec<TestDb> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_histories_end_as_in_the_kernel() {
-    let groups: Vec<u64> = (0..HISTORIES / TOGETHER).collect();
+async fn two_thousand_histories_give_the_same_state_as_the_kernel() {
+    let groups: Vec<u64> = (0..HISTORIES / GROUP).collect();
     let halves: Vec<Vec<u64>> = groups.chunks(groups.len().div_ceil(2)).map(<[u64]>::to_vec).collect();
     let halves = halves.into_iter().map(|groups| {
         tokio::spawn(async move {
             for group in groups {
-                for test in strict().await {
-                    run(&test, group * TOGETHER..(group + 1) * TOGETHER).await;
+                for test in databases_with_refusals().await {
+                    run(&test, group * GROUP..(group + 1) * GROUP).await;
                 }
             }
         })
@@ -70,37 +71,42 @@ async fn two_thousand_histories_end_as_in_the_kernel() {
     }
 }
 
-/// Runs histories side by side: their first transactions as one, their second ones as one, and so on.
+/// Runs histories concurrently: their first transactions as one transaction, then their second ones, and
+/// so on.
 async fn run(test: &TestDb, seeds: std::ops::Range<u64>) {
     let histories: Vec<Vec<Vec<Input>>> =
         seeds.clone().map(|seed| history::random(seed, seed + 1).transactions).collect();
     let longest = histories.iter().map(Vec::len).max().unwrap_or(0);
-    let (mut state, mut told) = (State::default(), 0);
+    let mut state = State::default();
+    let mut last_outbox_id = 0;
     for round in 0..longest {
         let inputs: Vec<Input> =
             histories.iter().filter_map(|history| history.get(round)).flatten().cloned().collect();
-        // Every eighth transaction comes again: the kernel and the tables must take it alike.
+        // Every eighth transaction is repeated: kernel and tables must treat the repetition alike.
         let times = if round % 8 == 0 { 2 } else { 1 };
         for _ in 0..times {
-            let what = format!("{}, seeds {seeds:?}, transaction {round}", test.name);
+            let context = format!("{}, seeds {seeds:?}, transaction {round}", test.name);
             let expected = kernel::transact(&mut state, &inputs);
             let mut tx = test.db.begin().await.unwrap();
-            let done = transact(&mut tx, &as_sent(&inputs)).await.unwrap();
-            assert_eq!(done.effects, expected, "{what}");
-            assert_eq!(done.refused, Vec::<usize>::new(), "{what}: only messages are refused");
-            publish::publish(&mut tx, 1, done.effects, Vec::new(), |_, _| Headers::default()).await.unwrap();
-            assert_eq!(published(&mut tx, &mut told).await, events_of(expected), "{what}");
-            assert_eq!(tables(&mut tx).await, visible(&state), "{what}");
+            let outcome = transact(&mut tx, &as_sent(&inputs)).await.unwrap();
+            assert_eq!(outcome.effects, expected, "{context}");
+            assert_eq!(outcome.refused, Vec::<usize>::new(), "{context}: only messages are refused");
+            publish::append(&mut tx, 1, outcome.effects, Vec::new(), |_, _| Headers::default())
+                .await
+                .unwrap();
+            assert_eq!(published(&mut tx, &mut last_outbox_id).await, events_of(expected), "{context}");
+            assert_eq!(load_state(&mut tx).await, without_new_users(&state), "{context}");
             tx.commit().await.unwrap();
         }
     }
 }
 
-/// What the log says where the kernel is told of a refusal: the database finds it out.
+/// Replaces refusals with sent messages: the kernel gets the refusal as an input, the store finds it by
+/// the constraint.
 fn as_sent(inputs: &[Input]) -> Vec<Input> {
     let as_sent = |input: &Input| match input {
         Input::Dialog { dialog_id, version, change: Change::Refused(message, _) } => {
-            assert_eq!(message.author_id, OUTCAST);
+            assert_eq!(message.author_id, REFUSED_AUTHOR);
             Input::Dialog { dialog_id: *dialog_id, version: *version, change: Change::Sent(*message, 0) }
         }
         other => other.clone(),
@@ -109,35 +115,38 @@ fn as_sent(inputs: &[Input]) -> Vec<Input> {
 }
 
 fn events_of(effects: Effects) -> Vec<Kind> {
-    let reads = effects.reads.iter().map(publish::marked);
-    let changes = effects.changes.into_iter().map(|change| publish::changed(1, change));
-    effects.answers.into_iter().map(publish::answered).chain(reads).chain(changes).collect()
+    let marks = effects.read_marks.iter().map(publish::read_marked);
+    let changes = effects.changes.into_iter().map(|change| publish::unread_changed(1, change));
+    effects.replies.into_iter().map(publish::saga_reply).chain(marks).chain(changes).collect()
 }
 
-/// What was written to the outbox since the last look.
-async fn published(tx: &mut Tx, told: &mut i64) -> Vec<Kind> {
-    let rows =
-        query("select id, payload from outbox where id > $1 order by id").bind(*told).all(tx).await.unwrap();
-    *told = rows.last().map_or(*told, |row| row.get("id").unwrap());
-    rows.iter().map(|row| Kind::read(&row.get::<Vec<u8>>("payload").unwrap()).unwrap()).collect()
+/// Returns the events appended to the outbox after the last call.
+async fn published(tx: &mut Tx, last_id: &mut i64) -> Vec<Kind> {
+    let rows = query("select id, payload from outbox where id > $1 order by id")
+        .bind(*last_id)
+        .all(tx)
+        .await
+        .unwrap();
+    *last_id = rows.last().map_or(*last_id, |row| row.get("id").unwrap());
+    rows.iter().map(|row| Kind::decode(&row.get::<Vec<u8>>("payload").unwrap()).unwrap()).collect()
 }
 
-/// The kernel's state without users at version 0, for whom the tables may have a row or not.
-fn visible(state: &State) -> State {
+/// Removes users at version 0, which may have a row or not, from the kernel's state.
+fn without_new_users(state: &State) -> State {
     let mut state = state.clone();
     state.users.retain(|_, version| *version > 0);
     state
 }
 
-/// The tables as the kernel's state.
-pub(crate) async fn tables(tx: &mut Tx) -> State {
+/// Loads the tables as the kernel's state.
+pub(crate) async fn load_state(tx: &mut Tx) -> State {
     let mut state = State::default();
     for row in query("select * from dialog_applied").all(&mut *tx).await.unwrap() {
         let applied = Applied {
             version: row.get("version").unwrap(),
             last_seq: row.get("last_seq").unwrap(),
             last_at_us: row.get("last_at_us").unwrap(),
-            missing: super::lock::missing(&row.get::<String>("missing").unwrap()),
+            missing: super::lock::parse_missing(&row.get::<String>("missing").unwrap()),
         };
         let dialog = Dialog { applied, ..Dialog::default() };
         state.dialogs.insert(DialogId::new(row.get("dialog_id").unwrap()), dialog);
@@ -148,7 +157,7 @@ pub(crate) async fn tables(tx: &mut Tx) -> State {
             (Some(joined_seq), false) => Membership::Joined(joined_seq),
             (None, true) => Membership::Left,
             (None, false) => Membership::Unknown,
-            (Some(_), true) => panic!("somebody who has left has no joined_seq"),
+            (Some(_), true) => panic!("a member who has left has no joined_seq"),
         };
         let member = Member {
             version: row.get("membership_version").unwrap(),
@@ -161,15 +170,15 @@ pub(crate) async fn tables(tx: &mut Tx) -> State {
     }
     for row in query("select * from ledger").all(&mut *tx).await.unwrap() {
         let why: Option<String> = row.get("why").unwrap();
-        let standing = match why.as_deref() {
-            None => Standing::Counted,
-            Some("deleted") => Standing::Void(Why::Deleted),
-            Some(_) => Standing::Void(Why::Refused(row.get("reason").unwrap())),
+        let entry_state = match why.as_deref() {
+            None => EntryState::Counted,
+            Some("deleted") => EntryState::Void(VoidReason::Deleted),
+            Some(_) => EntryState::Void(VoidReason::Refused(row.get("reason").unwrap())),
         };
         let entry = Entry {
             message_id: MessageId::new(row.get("message_id").unwrap()),
             author_id: UserId::new(row.get("author_id").unwrap()),
-            standing,
+            state: entry_state,
         };
         let dialog = state.dialogs.entry(DialogId::new(row.get("dialog_id").unwrap())).or_default();
         dialog.ledger.insert(row.get("seq").unwrap(), entry);

@@ -1,9 +1,9 @@
-//! The counter as its neighbours see it: events come in through the log, calls through the generated client, and what it
-//! tells is read from the log.
+//! The counter through its interfaces: events arrive in the log, calls through the generated client, and
+//! its own events are read from the log.
 
+mod app;
+mod dialog;
 mod redis;
-mod talk;
-mod world;
 
 use proto::{
     DialogId, MessageId, UserId,
@@ -18,25 +18,27 @@ use proto::{
 use testkit::eventually;
 use tonic::Code;
 
-use talk::Talk;
-use world::databases;
+use app::test_apps;
+use dialog::SimulatedDialog;
 
 #[tokio::test]
-async fn a_message_is_counted_answered_and_told() {
-    for world in databases().await {
-        let (ada, bob) = (UserId::now(), UserId::now());
-        let mut told = world.tail(&[topic::COUNTER, topic::UNREAD]).await;
-        let mut talk = Talk::begin(&world, &[ada, bob]).await;
-        let sent = talk.message(ada);
-        world.emit(topic::DIALOG, vec![Kind::MessageSent(sent.clone())]).await;
-        world.unread_is(bob, 1).await;
-        assert_eq!(world.unread(ada, None).await.unwrap().total, 0, "nobody's own message is unread");
-        let (mut counted, mut changed) = (false, false);
+async fn a_message_is_counted_and_its_events_are_published() {
+    for app in test_apps().await {
+        let ada = UserId::now();
+        let bob = UserId::now();
+        let mut published = app.tail(&[topic::COUNTER, topic::UNREAD]).await;
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
+        let sent = dialog.message(ada);
+        app.publish(topic::DIALOG, vec![Kind::MessageSent(sent.clone())]).await;
+        app.wait_for_total(bob, 1).await;
+        assert_eq!(app.unread(ada, None).await.unwrap().total, 0, "an author's own message is not unread");
+        let mut counted = false;
+        let mut changed = false;
         while !(counted && changed) {
-            for record in told.next().await.unwrap().records {
+            for record in published.next().await.unwrap().records {
                 assert_eq!(record.headers.request_id.as_deref(), Some("cause"), "{}", record.kind);
-                match Kind::read(&record.payload).unwrap() {
-                    Kind::Counted(answer) => counted = answer.message_id == sent.message_id,
+                match Kind::decode(&record.payload).unwrap() {
+                    Kind::Counted(reply) => counted = reply.message_id == sent.message_id,
                     Kind::UnreadChanged(change) => {
                         assert_eq!((change.user_id, change.version, change.previous), (bob.bytes(), 1, 0));
                         assert_eq!(
@@ -45,85 +47,91 @@ async fn a_message_is_counted_answered_and_told() {
                         );
                         changed = true;
                     }
-                    other => panic!("nothing else was to be told: {other:?}"),
+                    other => panic!("unexpected event: {other:?}"),
                 }
             }
         }
-        world.stop().await;
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn joins_leaves_and_deletions_count_from_where_they_are() {
-    for world in databases().await {
+async fn joins_leaves_and_deletions_change_counts_from_their_seq() {
+    for app in test_apps().await {
         let [ada, bob, cleo] = [(); 3].map(|()| UserId::now());
-        let mut talk = Talk::begin(&world, &[ada, bob]).await;
-        let (first, second) = (talk.message(ada), talk.message(ada));
-        let events = vec![Kind::MessageSent(first.clone()), Kind::MessageSent(second), talk.join(cleo)];
-        world.emit(topic::DIALOG, events).await;
-        let third = talk.message(bob);
-        let events = vec![Kind::MessageSent(third.clone()), talk.delete(&first)];
-        // Everything three times: nothing is counted twice.
-        world.emit(topic::DIALOG, [events.clone(), events.clone(), events].concat()).await;
-        world.unread_is(cleo, 1).await;
-        world.unread_is(bob, 1).await;
-        world.unread_is(ada, 1).await;
-        world.emit(topic::DIALOG, vec![talk.leave(cleo)]).await;
-        world.unread_is(cleo, 0).await;
-        let rows = RowsRequest { dialog_ids: vec![talk.id.bytes()], at_least: None };
-        let mut client = world.client(&world.token_of(cleo));
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
+        let first = dialog.message(ada);
+        let second = dialog.message(ada);
+        let events = vec![Kind::MessageSent(first.clone()), Kind::MessageSent(second), dialog.join(cleo)];
+        app.publish(topic::DIALOG, events).await;
+        let third = dialog.message(bob);
+        let events = vec![Kind::MessageSent(third.clone()), dialog.delete(&first)];
+        // Every event three times: repeated events are not counted.
+        app.publish(topic::DIALOG, [events.clone(), events.clone(), events].concat()).await;
+        app.wait_for_total(cleo, 1).await;
+        app.wait_for_total(bob, 1).await;
+        app.wait_for_total(ada, 1).await;
+        app.publish(topic::DIALOG, vec![dialog.leave(cleo)]).await;
+        app.wait_for_total(cleo, 0).await;
+        let rows = RowsRequest { dialog_ids: vec![dialog.id.bytes()], at_least: None };
+        let mut client = app.client(&app.token_of(cleo));
         assert!(
             client.rows(rows).await.unwrap().into_inner().rows.is_empty(),
-            "it is no dialog of hers any more"
+            "she is not a participant any more"
         );
-        world.stop().await;
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn a_read_moves_forward_and_never_back() {
-    for world in databases().await {
-        let (ada, bob) = (UserId::now(), UserId::now());
-        let mut talk = Talk::begin(&world, &[ada, bob]).await;
-        let sent = (0..5).map(|_| Kind::MessageSent(talk.message(ada))).collect();
-        world.emit(topic::DIALOG, sent).await;
-        world.unread_is(bob, 5).await;
-        let read = async |seq| world.read(bob, talk.id, seq).await.unwrap();
+async fn a_read_pointer_moves_forward_and_never_back() {
+    for app in test_apps().await {
+        let ada = UserId::now();
+        let bob = UserId::now();
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
+        let sent = (0..5).map(|_| Kind::MessageSent(dialog.message(ada))).collect();
+        app.publish(topic::DIALOG, sent).await;
+        app.wait_for_total(bob, 5).await;
+        let read = async |seq| app.mark_read(bob, dialog.id, seq).await.unwrap();
         let third = read(3).await;
         let row = third.row.clone().unwrap();
         assert_eq!((third.total, row.unread, row.read_seq, row.last_seq), (2, 2, 3, 5));
-        assert_eq!(read(2).await, third, "a stale read moves nothing, the version neither");
+        assert_eq!(read(2).await, third, "a stale read changes neither the state nor the version");
         let ahead = read(7).await;
         assert_eq!(ahead.total, 0);
         assert_eq!(ahead.version.unwrap().number, third.version.unwrap().number + 1);
-        let (sixth, eighth) = (talk.message(ada), {
-            talk.message(ada);
-            talk.message(ada)
-        });
-        world.emit(topic::DIALOG, vec![Kind::MessageSent(sixth), Kind::MessageSent(eighth)]).await;
-        world.unread_is(bob, 1).await;
-        world.stop().await;
+        let sixth = dialog.message(ada);
+        dialog.message(ada);
+        let eighth = dialog.message(ada);
+        app.publish(topic::DIALOG, vec![Kind::MessageSent(sixth), Kind::MessageSent(eighth)]).await;
+        app.wait_for_total(bob, 1).await;
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn an_impossible_event_goes_to_the_dead_letters_and_holds_up_nothing() {
-    for world in databases().await {
-        let (ada, bob) = (UserId::now(), UserId::now());
-        let mut dead = world.tail(&[topic::DEAD]).await;
-        let mut talk = Talk::begin(&world, &[ada, bob]).await;
-        let first = talk.message(ada);
-        let usurper =
-            MessageSent { message_id: MessageId::now().bytes(), version: talk.step(), ..first.clone() };
-        let nowhere = MessageSent { seq: 0, version: talk.step(), ..first.clone() };
-        let events = vec![first, usurper, nowhere, talk.message(ada)].into_iter().map(Kind::MessageSent);
-        world.emit(topic::DIALOG, events.collect()).await;
-        world.emit_bytes(topic::DIALOG, b"\xff\xff".to_vec()).await;
-        world.unread_is(bob, 2).await;
+async fn an_invalid_event_becomes_a_dead_letter_and_does_not_stop_the_others() {
+    for app in test_apps().await {
+        let ada = UserId::now();
+        let bob = UserId::now();
+        let mut dead = app.tail(&[topic::DEAD]).await;
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
+        let first = dialog.message(ada);
+        let duplicate = MessageSent {
+            message_id: MessageId::now().bytes(),
+            version: dialog.next_version(),
+            ..first.clone()
+        };
+        let without_seq = MessageSent { seq: 0, version: dialog.next_version(), ..first.clone() };
+        let events =
+            vec![first, duplicate, without_seq, dialog.message(ada)].into_iter().map(Kind::MessageSent);
+        app.publish(topic::DIALOG, events.collect()).await;
+        app.publish_bytes(topic::DIALOG, b"\xff\xff".to_vec()).await;
+        app.wait_for_total(bob, 2).await;
         let mut errors = Vec::new();
         while errors.len() < 3 {
             for record in dead.next().await.unwrap().records {
-                let Some(Kind::DeadLetter(letter)) = Kind::read(&record.payload) else {
+                let Some(Kind::DeadLetter(letter)) = Kind::decode(&record.payload) else {
                     panic!("{record:?}")
                 };
                 assert_eq!((&*letter.topic, &*letter.consumer), (topic::DIALOG, "counter"));
@@ -131,20 +139,25 @@ async fn an_impossible_event_goes_to_the_dead_letters_and_holds_up_nothing() {
             }
         }
         errors.sort();
-        let expected = ["a seq is not", "another message is known", "this is no event"].iter().zip(&errors);
+        let expected = ["seq belongs to another message", "seq must be between", "unknown or malformed"]
+            .iter()
+            .zip(&errors);
         assert!(expected.into_iter().all(|(start, error)| error.starts_with(start)), "{errors:?}");
-        world.stop().await;
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn a_hole_is_closed_by_what_dialog_tells() {
-    for world in databases().await {
-        let (ada, bob) = (UserId::now(), UserId::now());
-        let mut talk = Talk::begin(&world, &[ada]).await;
-        let lost = talk.join(bob);
-        let (first, second, third) = (talk.message(ada), talk.message(ada), talk.message(ada));
-        let Kind::ParticipantJoined(joined) = lost else { panic!("a join") };
+async fn a_gap_is_closed_by_the_changes_of_the_dialog_service() {
+    for app in test_apps().await {
+        let ada = UserId::now();
+        let bob = UserId::now();
+        let mut dialog = SimulatedDialog::create(&app, &[ada]).await;
+        let lost = dialog.join(bob);
+        let first = dialog.message(ada);
+        let second = dialog.message(ada);
+        let third = dialog.message(ada);
+        let Kind::ParticipantJoined(joined) = lost else { panic!("a join is a ParticipantJoined") };
         let membership = MembershipChange { user_id: bob.bytes(), joined_seq: 0, left: false };
         let changes = [&first, &second, &third].map(|sent| Change {
             version: sent.version,
@@ -159,169 +172,174 @@ async fn a_hole_is_closed_by_what_dialog_tells() {
             })),
         });
         let membership = Change { version: joined.version, row: Some(Row::Membership(membership)) };
-        world.dialog_answers(ChangesSinceReply {
-            head: talk.version,
+        app.set_changes(ChangesSinceReply {
+            head: dialog.version,
             changes: std::iter::once(membership).chain(changes).collect(),
         });
-        // The join and the second message never come.
-        world.emit(topic::DIALOG, vec![Kind::MessageSent(first), Kind::MessageSent(third)]).await;
-        world.unread_is(bob, 2).await;
+        // The events of the join and of the second message are lost.
+        app.publish(topic::DIALOG, vec![Kind::MessageSent(first), Kind::MessageSent(third)]).await;
+        app.wait_for_total(bob, 2).await;
         assert_eq!(
-            world.dialog_was_asked(),
-            vec![(talk.id, joined.version - 1)],
-            "once, from before the hole"
+            app.changes_since_calls(),
+            vec![(dialog.id, joined.version - 1)],
+            "one call, from the version before the gap"
         );
-        world.stop().await;
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn settling_tells_what_became_of_messages() {
-    for world in databases().await {
-        let (ada, bob) = (UserId::now(), UserId::now());
-        let mut talk = Talk::begin(&world, &[ada, bob]).await;
-        let (seen, deleted, unseen) = (talk.message(ada), talk.message(ada), talk.message(ada));
-        let events = vec![Kind::MessageSent(seen.clone()), talk.delete(&deleted)];
-        world.emit(topic::DIALOG, events).await;
-        world.unread_is(bob, 1).await;
-        let usurper = MessageSent { message_id: MessageId::now().bytes(), ..seen.clone() };
-        let request = SettleRequest { messages: vec![unseen, seen, usurper, deleted] };
-        let mut told = world.tail(&[topic::UNREAD]).await;
+async fn settlement_returns_the_outcome_of_each_message() {
+    for app in test_apps().await {
+        let ada = UserId::now();
+        let bob = UserId::now();
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
+        let seen = dialog.message(ada);
+        let deleted = dialog.message(ada);
+        let unseen = dialog.message(ada);
+        let events = vec![Kind::MessageSent(seen.clone()), dialog.delete(&deleted)];
+        app.publish(topic::DIALOG, events).await;
+        app.wait_for_total(bob, 1).await;
+        let duplicate = MessageSent { message_id: MessageId::now().bytes(), ..seen.clone() };
+        let request = SettleRequest { messages: vec![unseen, seen, duplicate, deleted] };
+        let mut published = app.tail(&[topic::UNREAD]).await;
         for _ in 0..2 {
-            let mut client = world.client(&world.service_token());
+            let mut client = app.client(&app.service_token());
             let outcomes = client.settle(request.clone()).await.unwrap().into_inner().outcomes;
             let counted: Vec<bool> = outcomes.iter().map(|outcome| outcome.counted).collect();
-            assert_eq!(counted, [true, true, false, true], "a message that was never seen is applied now");
+            assert_eq!(counted, [true, true, false, true], "an unseen message is applied by the settlement");
             assert!(outcomes.iter().all(|outcome| outcome.refused.is_none()));
         }
-        world.unread_is(bob, 2).await;
-        assert_eq!(told.next().await.unwrap().records.len(), 1, "it is told once");
-        world.stop().await;
+        app.wait_for_total(bob, 2).await;
+        assert_eq!(published.next().await.unwrap().records.len(), 1, "the change is published once");
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn a_message_out_of_bounds_does_not_hold_up_those_that_are_settled_with_it() {
-    for world in databases().await {
-        let (ada, bob) = (UserId::now(), UserId::now());
-        let mut talk = Talk::begin(&world, &[ada, bob]).await;
-        let (first, second) = (talk.message(ada), talk.message(ada));
-        let out_of_bounds = |change: fn(&mut MessageSent)| {
+async fn an_invalid_message_does_not_affect_others_in_its_settlement() {
+    for app in test_apps().await {
+        let ada = UserId::now();
+        let bob = UserId::now();
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
+        let first = dialog.message(ada);
+        let second = dialog.message(ada);
+        let invalid = |change: fn(&mut MessageSent)| {
             let mut message = first.clone();
             message.message_id = MessageId::now().bytes();
             change(&mut message);
             message
         };
-        let broken = vec![
+        let invalid_messages = vec![
             MessageSent::default(),
-            out_of_bounds(|message| message.seq = 0),
-            out_of_bounds(|message| message.seq = (1 << 53) + 1),
-            out_of_bounds(|message| message.message_id.truncate(15)),
-            out_of_bounds(|message| message.dialog_id.clear()),
+            invalid(|message| message.seq = 0),
+            invalid(|message| message.seq = (1 << 53) + 1),
+            invalid(|message| message.message_id.truncate(15)),
+            invalid(|message| message.dialog_id.clear()),
         ];
-        let bad = broken.len();
-        let messages = [vec![first], broken, vec![second]].concat();
-        let mut dead = world.tail(&[topic::DEAD]).await;
-        let mut client = world.client(&world.service_token());
+        let bad = invalid_messages.len();
+        let messages = [vec![first], invalid_messages, vec![second]].concat();
+        let mut dead = app.tail(&[topic::DEAD]).await;
+        let mut client = app.client(&app.service_token());
         let outcomes = client.settle(SettleRequest { messages }).await.unwrap().into_inner().outcomes;
         let counted: Vec<bool> = outcomes.iter().map(|outcome| outcome.counted).collect();
         assert_eq!(counted, [vec![true], vec![false; bad], vec![true]].concat());
-        assert!(
-            outcomes.iter().all(|outcome| outcome.refused.is_none()),
-            "an outage or a fault of ours fails nothing"
-        );
-        world.unread_is(bob, 2).await;
-        assert_eq!(dead.next().await.unwrap().records.len(), bad, "each goes to the dead letters");
-        world.stop().await;
+        assert!(outcomes.iter().all(|outcome| outcome.refused.is_none()), "only a refusal fails a message");
+        app.wait_for_total(bob, 2).await;
+        assert_eq!(dead.next().await.unwrap().records.len(), bad, "each is a dead letter");
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn counting_that_has_stopped_is_told_by_readiness_with_its_reason() {
-    for world in databases().await {
-        let (ada, bob) = (UserId::now(), UserId::now());
-        let mut talk = Talk::begin(&world, &[ada, bob]).await;
-        world.emit(topic::DIALOG, vec![Kind::MessageSent(talk.message(ada))]).await;
-        world.unread_is(bob, 1).await;
-        assert_eq!(world.readiness.report().1["status"], "ready");
-        let world = world.among_strangers().await;
-        eventually("it says so", || async { world.readiness.report().1["status"] == "degraded" }).await;
-        assert!(world.readiness.is_ready(), "reading goes on");
-        world.unread_is(bob, 1).await;
-        let told = world.readiness.report().1["checks"]["consumer"]["reason"].as_str().unwrap().to_owned();
-        let why = world.stopped().await;
-        assert_eq!(told, format!("counting has stopped: {why}"));
+async fn readiness_reports_a_stopped_consumer_with_its_reason() {
+    for app in test_apps().await {
+        let ada = UserId::now();
+        let bob = UserId::now();
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
+        app.publish(topic::DIALOG, vec![Kind::MessageSent(dialog.message(ada))]).await;
+        app.wait_for_total(bob, 1).await;
+        assert_eq!(app.readiness.report().1["status"], "ready");
+        let app = app.restart_with_lost_upstream().await;
+        eventually("readiness is degraded", || async { app.readiness.report().1["status"] == "degraded" })
+            .await;
+        assert!(app.readiness.is_ready(), "reads continue");
+        app.wait_for_total(bob, 1).await;
+        let reason = app.readiness.report().1["checks"]["consumer"]["reason"].as_str().unwrap().to_owned();
+        let stopped = app.shut_down_stopped().await;
+        assert_eq!(reason, format!("counting has stopped: {stopped}"));
     }
 }
 
 #[tokio::test]
-async fn lists_are_by_newest_activity_and_totals_are_exact() {
-    for world in databases().await {
+async fn lists_are_sorted_by_newest_activity_and_totals_are_exact() {
+    for app in test_apps().await {
         let [ada, bob, cleo] = [(); 3].map(|()| UserId::now());
-        let mut talks = Vec::new();
+        let mut dialogs = Vec::new();
         for n in 0..4 {
-            let mut talk = Talk::begin(&world, &[ada, bob, cleo]).await;
-            let sent = MessageSent { created_at_us: 100 - n, ..talk.message(ada) };
-            world.emit(topic::DIALOG, vec![Kind::MessageSent(sent)]).await;
-            talks.push(talk.id.bytes());
+            let mut dialog = SimulatedDialog::create(&app, &[ada, bob, cleo]).await;
+            let sent = MessageSent { created_at_us: 100 - n, ..dialog.message(ada) };
+            app.publish(topic::DIALOG, vec![Kind::MessageSent(sent)]).await;
+            dialogs.push(dialog.id.bytes());
         }
-        // Asked for the first time, the state comes from the database.
-        world.unread_is(cleo, 4).await;
-        let reply = world.unread(bob, None).await.unwrap();
+        // The first read of a user comes from the database.
+        app.wait_for_total(cleo, 4).await;
+        let reply = app.unread(bob, None).await.unwrap();
         let order: Vec<_> = reply.rows.iter().map(|row| row.dialog_id.clone()).collect();
-        assert_eq!((order, reply.truncated), (talks.clone(), false));
+        assert_eq!((order, reply.truncated), (dialogs.clone(), false));
         let request = UnreadRequest { first: 3, at_least: None };
-        let page = world.client(&world.token_of(bob)).unread(request).await.unwrap().into_inner();
+        let page = app.client(&app.token_of(bob)).unread(request).await.unwrap().into_inner();
         assert_eq!((page.rows.len(), page.total, page.truncated), (3, 4, true));
 
         let of = |user: UserId, since| SnapshotOf { user_id: user.bytes(), since };
         let request = SnapshotsRequest { of: vec![of(ada, None), of(bob, reply.version), of(bob, None)] };
-        let reply = world.client(&world.service_token()).snapshots(request).await.unwrap().into_inner();
-        let [of_ada, current, of_bob] = &reply.snapshots[..] else { panic!("three were asked: {reply:?}") };
+        let reply = app.client(&app.service_token()).snapshots(request).await.unwrap().into_inner();
+        let [of_ada, current, of_bob] = &reply.snapshots[..] else { panic!("three snapshots: {reply:?}") };
         assert_eq!((of_ada.total, of_ada.version), (0, Some(Version { epoch: 1, number: 0 })));
         assert_eq!((current.current, current.rows.len(), current.total), (true, 0, 4));
         let order: Vec<_> = of_bob.rows.iter().map(|row| row.dialog_id.clone()).collect();
-        assert_eq!((of_bob.current, order), (false, talks));
-        world.stop().await;
+        assert_eq!((of_bob.current, order), (false, dialogs));
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn an_answer_is_never_older_than_what_is_known() {
-    for world in databases().await {
-        let (ada, bob) = (UserId::now(), UserId::now());
-        let mut talk = Talk::begin(&world, &[ada, bob]).await;
+async fn an_answer_is_never_older_than_the_requested_version() {
+    for app in test_apps().await {
+        let ada = UserId::now();
+        let bob = UserId::now();
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
         for n in 1..=20 {
-            world.emit(topic::DIALOG, vec![Kind::MessageSent(talk.message(ada))]).await;
-            world.unread_is(bob, n.min(2)).await;
-            let read = world.read(bob, talk.id, n - 1).await.unwrap();
-            let reply = world.unread(bob, read.version).await.unwrap();
-            assert_eq!((reply.total, reply.version), (1, read.version), "whatever the cache holds");
+            app.publish(topic::DIALOG, vec![Kind::MessageSent(dialog.message(ada))]).await;
+            app.wait_for_total(bob, n.min(2)).await;
+            let read = app.mark_read(bob, dialog.id, n - 1).await.unwrap();
+            let reply = app.unread(bob, read.version).await.unwrap();
+            assert_eq!((reply.total, reply.version), (1, read.version), "whatever the cache has");
         }
         for version in [Version { epoch: 1, number: 1_000 }, Version { epoch: 2, number: 0 }] {
-            let future = world.unread(bob, Some(version)).await.unwrap_err();
+            let future = app.unread(bob, Some(version)).await.unwrap_err();
             assert_eq!(future.code(), Code::InvalidArgument);
         }
-        eventually("the cache has the newest", || async {
-            world.unread(bob, None).await.unwrap().total == 1
+        eventually("the cache has the newest version", || async {
+            app.unread(bob, None).await.unwrap().total == 1
         })
         .await;
-        world.stop().await;
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn read_states_are_for_those_who_take_part() {
-    for world in databases().await {
-        let mut people = [(); 3].map(|()| UserId::now());
-        people.sort();
-        let [ada, bob, cleo] = people;
-        let mut talk = Talk::begin(&world, &[ada, bob, cleo]).await;
-        world.emit(topic::DIALOG, vec![Kind::MessageSent(talk.message(ada))]).await;
-        world.unread_is(bob, 1).await;
-        world.read(bob, talk.id, 1).await.unwrap();
+async fn read_states_are_visible_to_participants_only() {
+    for app in test_apps().await {
+        let mut users = [(); 3].map(|()| UserId::now());
+        users.sort();
+        let [ada, bob, cleo] = users;
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob, cleo]).await;
+        app.publish(topic::DIALOG, vec![Kind::MessageSent(dialog.message(ada))]).await;
+        app.wait_for_total(bob, 1).await;
+        app.mark_read(bob, dialog.id, 1).await.unwrap();
         let page = |first, after: Option<UserId>| ReadStatesPage {
-            dialog_id: talk.id.bytes(),
+            dialog_id: dialog.id.bytes(),
             first,
             after_user_id: after.map(UserId::bytes),
         };
@@ -331,7 +349,7 @@ async fn read_states_are_for_those_who_take_part() {
         };
         let states = async |user| {
             let reply =
-                world.client(&world.token_of(user)).read_states(request.clone()).await.unwrap().into_inner();
+                app.client(&app.token_of(user)).read_states(request.clone()).await.unwrap().into_inner();
             let page = |page: proto::counter::ReadStatesPageReply| {
                 let state = |state: proto::counter::ReadState| {
                     (UserId::parse(&state.user_id).unwrap(), state.read_seq)
@@ -345,55 +363,65 @@ async fn read_states_are_for_those_who_take_part() {
         assert_eq!(
             states(UserId::now()).await,
             vec![None, None, None, None],
-            "a stranger sees what is absent"
+            "other users get the same answer as for an absent dialog"
         );
-        world.stop().await;
+        app.shut_down().await;
     }
 }
 
 #[tokio::test]
-async fn every_call_has_its_bounds_and_its_callers() {
-    for world in databases().await {
+async fn every_call_has_its_limits_and_its_callers() {
+    for app in test_apps().await {
         let user = UserId::now();
-        let (person, service) = (world.token_of(user), world.service_token());
+        let user_token = app.token_of(user);
+        let service_token = app.service_token();
         for first in [-1, 0, 1_001] {
             let refused =
-                world.client(&person).unread(UnreadRequest { first, at_least: None }).await.unwrap_err();
+                app.client(&user_token).unread(UnreadRequest { first, at_least: None }).await.unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument, "{first}");
         }
         for (dialog_id, seq) in [(vec![1; 15], 1), (vec![1; 16], -1), (vec![1; 16], i64::MAX)] {
             let refused =
-                world.client(&person).mark_read(MarkReadRequest { dialog_id, seq }).await.unwrap_err();
+                app.client(&user_token).mark_read(MarkReadRequest { dialog_id, seq }).await.unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument, "{seq}");
         }
         let many = RowsRequest { dialog_ids: vec![vec![1; 16]; 1_001], at_least: None };
-        assert_eq!(world.client(&person).rows(many).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(app.client(&user_token).rows(many).await.unwrap_err().code(), Code::InvalidArgument);
         let page = ReadStatesPage { dialog_id: vec![1; 16], first: 1, after_user_id: None };
         let many = ReadStatesRequest { pages: vec![page; 101] };
-        assert_eq!(world.client(&person).read_states(many).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(
+            app.client(&user_token).read_states(many).await.unwrap_err().code(),
+            Code::InvalidArgument
+        );
         let of = SnapshotOf { user_id: user.bytes(), since: None };
         let many = SnapshotsRequest { of: vec![of.clone(); 1_001] };
-        assert_eq!(world.client(&service).snapshots(many).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(
+            app.client(&service_token).snapshots(many).await.unwrap_err().code(),
+            Code::InvalidArgument
+        );
         let many = SettleRequest { messages: vec![MessageSent::default(); 1_001] };
-        let refused = world.client(&service).settle(many).await.unwrap_err();
+        let refused = app.client(&service_token).settle(many).await.unwrap_err();
         assert_eq!(
             (refused.code(), refused.message()),
             (Code::InvalidArgument, "at most 1,000 messages at once")
         );
 
-        let ask = UnreadRequest { first: 1, at_least: None };
-        assert_eq!(world.client(&service).unread(ask).await.unwrap_err().code(), Code::Unauthenticated);
+        let request = UnreadRequest { first: 1, at_least: None };
         assert_eq!(
-            world.client("Bearer no.token.atall").unread(ask).await.unwrap_err().code(),
+            app.client(&service_token).unread(request).await.unwrap_err().code(),
+            Code::Unauthenticated
+        );
+        assert_eq!(
+            app.client("Bearer no.token.atall").unread(request).await.unwrap_err().code(),
             Code::Unauthenticated
         );
         let snapshot = SnapshotsRequest { of: vec![of] };
         assert_eq!(
-            world.client(&person).snapshots(snapshot).await.unwrap_err().code(),
+            app.client(&user_token).snapshots(snapshot).await.unwrap_err().code(),
             Code::PermissionDenied
         );
         let settle = SettleRequest { messages: Vec::new() };
-        assert_eq!(world.client(&person).settle(settle).await.unwrap_err().code(), Code::PermissionDenied);
-        world.stop().await;
+        assert_eq!(app.client(&user_token).settle(settle).await.unwrap_err().code(), Code::PermissionDenied);
+        app.shut_down().await;
     }
 }

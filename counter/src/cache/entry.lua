@@ -1,8 +1,9 @@
--- One user's place in the cache: the rules of slot.rs, applied where the place is. A test drives both with the same histories.
+-- Cache entry of one user: the rules of entry.rs, run on the server. A test runs random histories through both.
 --
--- KEYS[1] is the user's hash. Held: `version`, `newest` (the highest rank given) and a field per dialog, "rank unread readSeq
--- lastSeq", the newest activity having the highest rank. A stub: `floor`, and `ticket` where a fill may come. Versions are
--- "epoch-number". It goes LIFE_MS after it was made, whatever is applied to it meanwhile.
+-- KEYS[1] is the user's hash. With rows: `version`, `newest` (the highest rank given so far) and one field per dialog,
+-- "rank unread readSeq lastSeq", where the newest activity has the highest rank. A stub: `floor` (the minimum version of
+-- a fill), and `ticket` if a fill is expected. Versions are "epoch-number". The key expires TTL_MS after its creation;
+-- no event extends it.
 --
 -- ARGV: "miss" ticket
 --       "fill" ticket version (dialog unread readSeq lastSeq)*     newest activity first
@@ -20,7 +21,7 @@ local function stub(floor, ticket)
     redis.call('DEL', key)
     redis.call('HSET', key, 'floor', floor)
     if ticket then redis.call('HSET', key, 'ticket', ticket) end
-    redis.call('PEXPIRE', key, LIFE_MS)
+    redis.call('PEXPIRE', key, TTL_MS)
 end
 
 local function miss(ticket)
@@ -38,11 +39,12 @@ local function fill(ticket, version)
         redis.call('HSET', key, ARGV[at], table.concat({rank, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]}, ' '))
         rank = rank - 1
     end
-    redis.call('PEXPIRE', key, LIFE_MS)
+    redis.call('PEXPIRE', key, TTL_MS)
 end
 
--- Rows that grew come first; the others keep their places, and go where nothing is unread any more. The version is written
--- first: where the server is full that alone fails, and what follows a write does not.
+-- Rows that grew move to the front, other rows keep their rank, rows without unread messages are removed.
+-- The version is written first: when the server is out of memory, only the first write of a script is refused. With the
+-- version last, a row could be removed and the old version stay.
 local function advance(version, newest)
     redis.call('HSET', key, 'version', version)
     for at = #ARGV - 4, 4, -5 do
@@ -72,7 +74,8 @@ local function apply(version, previous)
     elseif held and below(held, version) then
         if held ~= previous then return stub(version) end
         advance(version, tonumber(newest))
-        if redis.call('HLEN', key) > ROWS + 2 then stub(version) end
+        -- Two fields are no rows: `version` and `newest`.
+        if redis.call('HLEN', key) > ROWS_MAX + 2 then stub(version) end
     end
 end
 

@@ -1,8 +1,9 @@
-//! Life cycle that WebSockets and HTTP streams share: quotas, the end of a session or a token, and the drain at shutdown.
+//! Life cycle that WebSockets and HTTP streams share: quotas, the end of a session or a token, and the
+//! drain at shutdown.
 //!
-//! A socket or stream runs as a task spawned here. It ends when its token expires, its session is revoked, its client has
-//! read nothing for [`STUCK_MAX`], or the gateway stops. [`Connections::drain`] closes the rest over the drain window and
-//! waits for their tasks.
+//! A socket or stream runs as a task spawned here. It ends when its token expires, its session is
+//! revoked, its client has read nothing for [`STUCK_MAX`], or the gateway stops. [`Connections::drain`]
+//! closes the rest over the drain window and waits for their tasks.
 
 pub mod drain;
 pub(crate) mod gauge;
@@ -27,8 +28,9 @@ use crate::client::revoked_sessions::{RevokedSessions, SessionWatch};
 use drain::DrainSchedule;
 use quota::Quota;
 
-/// Longest time that a client may accept no byte of pending output before its socket or stream is closed. Long enough for a
-/// phone that changes networks, short enough that a dead peer does not hold its buffers.
+/// Longest time that a client may accept no byte of pending output before its socket or stream is
+/// closed. Long enough for a phone that changes networks, short enough that a dead peer does not hold
+/// its buffers.
 pub(crate) const STUCK_MAX: Duration = Duration::from_secs(30);
 
 /// The sockets and streams of a gateway. Cheap to clone; clones share their state.
@@ -97,8 +99,9 @@ impl Connections {
     }
 }
 
-/// Counter of the bytes that a connection's peer has accepted. The HTTP server increments it and puts it into the
-/// extensions of the connection's requests, because a WebSocket library shows whole messages only. Clones share the count.
+/// Counter of the bytes that a connection's peer has accepted. The HTTP server increments it and puts it
+/// into the extensions of the connection's requests, because a WebSocket library shows whole messages
+/// only. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub struct Written(Arc<AtomicU64>);
 

@@ -1,7 +1,7 @@
 //! Error codes of the public API: one table of codes, and one mapping from gRPC status.
 //!
-//! Every error of an answer carries its code in `extensions.code`. An internal error is logged once, here, and masked: the
-//! client gets the request id, by which the log line is found.
+//! Every error of an answer carries its code in `extensions.code`. An internal error is logged once,
+//! here, and masked: the client gets the request id, by which the log line is found.
 
 use std::time::Duration;
 
@@ -95,7 +95,8 @@ impl Code {
     }
 }
 
-/// Error with its code. The message is shown to clients, except the message of [`Code::Internal`], which is only logged.
+/// Error with its code. The message is shown to clients, except the message of [`Code::Internal`], which
+/// is only logged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
@@ -245,8 +246,8 @@ impl Rejection {
         &self.errors
     }
 
-    /// Converts an executed operation that returned no data because of RATE_LIMITED to a rejection, so that it is answered
-    /// like an operation that was not executed. `None` for any other response.
+    /// Converts an executed operation that returned no data because of RATE_LIMITED to a rejection, so
+    /// that it is answered like an operation that was not executed. `None` for any other response.
     pub fn limited(response: &Response) -> Option<Self> {
         let limited =
             |error: &ServerError| extension(error, "code") == Some(&Value::from(Code::RateLimited.name()));
@@ -283,8 +284,8 @@ fn extension<'a>(error: &'a ServerError, name: &str) -> Option<&'a Value> {
     error.extensions.as_ref().and_then(|extensions| extensions.get(name))
 }
 
-/// Sets the code of every error of an executed operation. Errors of resolvers carry an [`Error`] as their source; an error
-/// without a source was created by async-graphql for the value of an argument.
+/// Sets the code of every error of an executed operation. Errors of resolvers carry an [`Error`] as
+/// their source; an error without a source was created by async-graphql for the value of an argument.
 pub fn set_codes(response: &mut Response, request_id: &RequestId) {
     for shown in &mut response.errors {
         if shown.extensions.as_ref().is_some_and(|extensions| extensions.get("code").is_some()) {

@@ -1,8 +1,8 @@
-//! IDE pages: GraphiQL at `/` and GraphQL Playground at `/playground`, embedded at build time, or a plain page that explains
-//! how to build them. Mounted only if introspection is on.
+//! IDE pages: GraphiQL at `/` and GraphQL Playground at `/playground`, embedded at build time, or a
+//! plain page that explains how to build them. Mounted only if introspection is on.
 //!
-//! The pages load nothing from other hosts and their Content-Security-Policy forbids it. They work on a closed network, and
-//! no foreign script can read a token.
+//! The pages load nothing from other hosts and their Content-Security-Policy forbids it. They work on a
+//! closed network, and no foreign script can read a token.
 
 use axum::{
     Router,
@@ -34,22 +34,23 @@ const GRAPHIQL: Editor = Editor { page: "index.html", policy: INLINE_STYLES };
 const PLAYGROUND: Editor = Editor { page: "playground.html", policy: EMPTY_STYLES };
 const PLAIN: &str = include_str!("../../web/plain.html");
 
-/// Content-Security-Policy without inline scripts and without `'unsafe-eval'`. `'self'` covers this host's WebSocket too.
+/// Content-Security-Policy without inline scripts and without `'unsafe-eval'`. `'self'` covers this
+/// host's WebSocket too.
 macro_rules! policy {
     ($inline_styles:literal) => {
         concat!(
             "default-src 'none'; script-src 'self'; style-src 'self' ",
             $inline_styles,
-            "; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
-             frame-ancestors 'none'"
+            "; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; \
+             form-action 'self'; frame-ancestors 'none'"
         )
     };
 }
 
 /// Policy of GraphiQL, whose dialogs insert a style computed from the window's size, and of the plain page.
 const INLINE_STYLES: &str = policy!("'unsafe-inline'");
-/// Policy of Playground, whose script inserts an empty style element and then adds rules to it. The hash is that of the
-/// empty string.
+/// Policy of Playground, whose script inserts an empty style element and then adds rules to it. The hash
+/// is that of the empty string.
 const EMPTY_STYLES: &str = policy!("'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='");
 
 /// Caching of a page, which can change with every start of the gateway.
@@ -97,7 +98,8 @@ fn answer(headers: &HeaderMap, file: EmbeddedFile, cache: &'static str) -> Respo
     (caching, [(CONTENT_TYPE, content_type(&file))], Body::from(file.data)).into_response()
 }
 
-/// Returns true if an `If-None-Match` header contains an entity tag. The weak form matches too: compressing proxies send it.
+/// Returns true if an `If-None-Match` header contains an entity tag. The weak form matches too:
+/// compressing proxies send it.
 pub fn matches_etag(value: &HeaderValue, tag: &str) -> bool {
     let list = value.to_str().unwrap_or_default();
     list.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)

@@ -1,8 +1,9 @@
-//! GraphQL gateway over the services auth, dialog and counter: queries and mutations over HTTP and WebSocket, and live
-//! subscriptions over WebSocket, server-sent events and multipart responses.
+//! GraphQL gateway over the services auth, dialog and counter: queries and mutations over HTTP and
+//! WebSocket, and live subscriptions over WebSocket, server-sent events and multipart responses.
 //!
-//! A request passes `client` (address, caller, rate limits), `operation` (admission and execution) and `schema` (resolvers
-//! that call the services). `subscription` reads the event log into the `hub`, which sends each change to its subscribers.
+//! A request passes `client` (address, caller, rate limits), `operation` (admission and execution) and
+//! `schema` (resolvers that call the services). `subscription` reads the event log into the `hub`, which
+//! sends each change to its subscribers.
 
 mod client;
 mod connections;
@@ -125,8 +126,9 @@ pub struct App {
 }
 
 impl App {
-    /// Creates a gateway over the services at these peers. `guard` verifies access tokens; `service_token` authorises the
-    /// calls that the gateway makes on its own behalf. [`App::run`] must run for subscriptions to receive changes.
+    /// Creates a gateway over the services at these peers. `guard` verifies access tokens;
+    /// `service_token` authorises the calls that the gateway makes on its own behalf. [`App::run`] must
+    /// run for subscriptions to receive changes.
     pub fn new(
         settings: Settings,
         peers: Peers,
@@ -179,8 +181,8 @@ impl App {
         router.layer(compression()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
     }
 
-    /// Follows the event log and feeds the hubs. After `shutdown` it drains the sockets and streams, waits for running
-    /// mutations and returns.
+    /// Follows the event log and feeds the hubs. After `shutdown` it drains the sockets and streams,
+    /// waits for running mutations and returns.
     pub async fn run(&self, shutdown: CancellationToken) {
         let drained = CancellationToken::new();
         // The log is followed until the last socket is closed: clients receive changes during the drain too.
@@ -194,8 +196,8 @@ impl App {
         self.endpoint.pipeline.finish().await;
     }
 
-    /// CORS for the allowed origins. Credentials stay disallowed: the gateway uses no cookies, so another page can act for a
-    /// user only if it has the user's token.
+    /// CORS for the allowed origins. Credentials stay disallowed: the gateway uses no cookies, so
+    /// another page can act for a user only if it has the user's token.
     fn cors(&self) -> CorsLayer {
         let origins = self.settings.allowed_origins.clone();
         CorsLayer::new()

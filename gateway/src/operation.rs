@@ -1,7 +1,8 @@
 //! Operation pipeline: the one place where operations of every transport are admitted and executed.
 //!
-//! Admission checks the rate limit, the limits on tokens, the document's limits and its validity, in this order, and
-//! executes nothing. Execution runs the schema's resolvers under a deadline, with loaders that belong to the operation.
+//! Admission checks the rate limit, the limits on tokens, the document's limits and its validity, in
+//! this order, and executes nothing. Execution runs the schema's resolvers under a deadline, with
+//! loaders that belong to the operation.
 
 pub mod document_cache;
 pub mod persisted_queries;
@@ -35,11 +36,11 @@ use request::{OperationKey, OperationRequest};
 
 /// Default deadline of an operation.
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(5);
-/// Time between the deadline of service calls and that of the operation: enough to send the rest of the answer when a service
-/// is too slow.
+/// Time between the deadline of service calls and that of the operation: enough to send the rest of the
+/// answer when a service is too slow.
 const ANSWER_MARGIN: Duration = Duration::from_millis(250);
-/// Nesting of fields and fragments at which validation and execution stop. A second line of defence: the document limits are
-/// lower.
+/// Nesting of fields and fragments at which validation and execution stop. A second line of defence: the
+/// document limits are lower.
 pub const RECURSION_MAX: usize = 128;
 
 /// Admitted operation: parsed, valid and within all limits. Cheap to clone.
@@ -95,7 +96,8 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Creates a pipeline over these services. With a list of trusted documents, every other document is rejected.
+    /// Creates a pipeline over these services. With a list of trusted documents, every other document is
+    /// rejected.
     pub fn new(
         peers: Peers,
         seen_versions: SeenVersions,
@@ -132,7 +134,8 @@ impl Pipeline {
         self.writes.wait().await;
     }
 
-    /// Admits an operation: checks the client's rate limit, the document's limits and its validity. Executes nothing.
+    /// Admits an operation: checks the client's rate limit, the document's limits and its validity.
+    /// Executes nothing.
     ///
     /// # Errors
     /// A [`Rejection`] with the code of the first check that failed.
@@ -159,8 +162,9 @@ impl Pipeline {
         Ok(Admitted { operation, variables, operation_key, cost, address: client.address })
     }
 
-    /// Executes a query or a mutation. Every error of the response carries its code. Dropping the future cancels a query and
-    /// its calls; a mutation runs to its end in a task of its own, so that a client that disconnects cannot cut it in half.
+    /// Executes a query or a mutation. Every error of the response carries its code. Dropping the future
+    /// cancels a query and its calls; a mutation runs to its end in a task of its own, so that a client
+    /// that disconnects cannot cut it in half.
     pub async fn execute(&self, admitted: &Admitted, caller: Option<Caller>, call: Call) -> Response {
         if admitted.kind() != OperationType::Mutation {
             return self.run(admitted, caller, call).await;
@@ -188,8 +192,8 @@ impl Pipeline {
         response.unwrap_or_else(|error| failed(error, &request_id))
     }
 
-    /// Executes the resolvers of a subscription once, with `input` (a probe or a frame) in the request's data. Returns the
-    /// first item of their stream, `None` if it is empty.
+    /// Executes the resolvers of a subscription once, with `input` (a probe or a frame) in the request's
+    /// data. Returns the first item of their stream, `None` if it is empty.
     pub async fn frame<F: Any + Send + Sync>(
         &self,
         admitted: &Admitted,
@@ -239,7 +243,8 @@ async fn guarded<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<
     }
 }
 
-/// Brings an executed response into the form that the specification demands, and sets the codes of its errors.
+/// Brings an executed response into the form that the specification demands, and sets the codes of its
+/// errors.
 fn settled(admitted: &Admitted, mut response: Response, request_id: &RequestId) -> Response {
     let failed: Vec<&[PathSegment]> = response.errors.iter().map(|error| error.path.as_slice()).collect();
     admitted.operation.shape.correct(&mut response.data, &failed);

@@ -1,5 +1,5 @@
-//! Clients of the services auth, dialog and counter. A client is created for each call and carries the call's context:
-//! deadline, request id, trace and authorization.
+//! Clients of the services auth, dialog and counter. A client is created for each call and carries the
+//! call's context: deadline, request id, trace and authorization.
 
 use proto::{
     Peer, REQUEST_MAX_BYTES, RESPONSE_MAX_BYTES, auth::auth_client::AuthClient,
@@ -12,8 +12,9 @@ use tower::{Layer, util::BoxCloneSyncService};
 
 use crate::{client::rate_limits::RateLimits, upstream::UpstreamLimit};
 
-// `reads` are the methods without effects, which may be retried. `hedged` are those among them that may also be sent twice
-// concurrently: only the counter's cheap ones, since a `Snapshots` call can cover up to 1,000 users.
+// `reads` are the methods without effects, which may be retried. `hedged` are those among them that may
+// also be sent twice concurrently: only the counter's cheap ones, since a `Snapshots` call can cover up
+// to 1,000 users.
 const AUTH: Target = Target { service: "auth", reads: &["Users", "Search", "Revoked"], hedged: &[] };
 const DIALOG: Target = Target {
     service: "dialog",
@@ -47,8 +48,8 @@ impl Peers {
         }
     }
 
-    /// Adds retries, hedging and a circuit breaker to each service. Budgets and breakers are per service, so a failing
-    /// service does not affect calls to the others.
+    /// Adds retries, hedging and a circuit breaker to each service. Budgets and breakers are per
+    /// service, so a failing service does not affect calls to the others.
     #[must_use]
     pub fn resilient(self, settings: Settings) -> Self {
         let around = |peer: Peer, target: Target| -> Peer { resilience::around(peer, target, settings) };

@@ -1,5 +1,5 @@
-//! Newest counter version that this gateway has shown to each user, pushed or in an answer. A later query returns at least
-//! this version, so that a refetch after a push is never older than the push.
+//! Newest counter version that this gateway has shown to each user, pushed or in an answer. A later
+//! query returns at least this version, so that a refetch after a push is never older than the push.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,8 +8,8 @@ use proto::UserId;
 
 use crate::version::Version;
 
-/// Users in each of the two generations. A user is forgotten after this many others were shown a version. At some 50 bytes
-/// an entry, both generations together stay below 10 MB.
+/// Users in each of the two generations. A user is forgotten after this many others were shown a
+/// version. At some 50 bytes an entry, both generations together stay below 10 MB.
 const GENERATION_MAX: usize = 50_000;
 
 /// The newest versions shown. Cheap to clone; clones share their state.

@@ -1,5 +1,6 @@
-//! Rate limit of the calls to one service, as a tower layer. A call above the rate waits up to [`WAIT_MAX`]; a call that
-//! would wait longer fails with UNAVAILABLE and is not sent. Without a configured limit the layer is absent.
+//! Rate limit of the calls to one service, as a tower layer. A call above the rate waits up to
+//! [`WAIT_MAX`]; a call that would wait longer fails with UNAVAILABLE and is not sent. Without a
+//! configured limit the layer is absent.
 
 use std::{
     sync::Arc,
@@ -15,7 +16,8 @@ use tokio::time::{Instant, sleep};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-/// Longest time that a call waits for the rate limit. Short against the operation's deadline, long enough to smooth bursts.
+/// Longest time that a call waits for the rate limit. Short against the operation's deadline, long
+/// enough to smooth bursts.
 pub const WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Layer that limits the calls to a service. All clones of the limited service share one limit.

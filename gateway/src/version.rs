@@ -1,5 +1,6 @@
-//! Versions of a user's counters and of a dialog's messages, in the form that clients see: "epoch-number". A restore of the
-//! database raises the epoch, so that versions from before the restore are recognised.
+//! Versions of a user's counters and of a dialog's messages, in the form that clients see:
+//! "epoch-number". A restore of the database raises the epoch, so that versions from before the restore
+//! are recognised.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 

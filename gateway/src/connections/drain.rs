@@ -1,16 +1,16 @@
 //! Drain schedule: spreads closes evenly over the drain window with a golden-ratio sequence.
 //!
-//! Each close is placed one golden section (modulo the window) after the one before. No part of the window gets more than
-//! its share, however many connections there are, so the other gateways receive the reconnecting clients at an even rate.
-//! Random times would cluster.
+//! Each close is placed one golden section (modulo the window) after the one before. No part of the
+//! window gets more than its share, however many connections there are, so the other gateways receive
+//! the reconnecting clients at an even rate. Random times would cluster.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// 2^32 divided by the golden ratio: the step of the sequence, as a fraction of the window in 32 bits.
 const STEP: u32 = 0x9E37_79B9;
 
-/// The sequence of one drain window. It starts at a random offset, so that two gateways that stop together do not close in
-/// step.
+/// The sequence of one drain window. It starts at a random offset, so that two gateways that stop
+/// together do not close in step.
 #[derive(Debug)]
 pub struct DrainSchedule(AtomicU32);
 

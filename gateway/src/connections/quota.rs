@@ -1,4 +1,5 @@
-//! Socket quota: limits the sockets and streams of each user at this gateway, and the sockets of anonymous clients.
+//! Socket quota: limits the sockets and streams of each user at this gateway, and the sockets of
+//! anonymous clients.
 
 use std::{collections::HashMap, sync::Arc};
 

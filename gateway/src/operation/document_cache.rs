@@ -1,5 +1,5 @@
-//! Document cache: turns the text of a document into a validated operation within all limits, and keeps it for the next
-//! request with the same text. The cache is bounded and shared by all clients.
+//! Document cache: turns the text of a document into a validated operation within all limits, and keeps
+//! it for the next request with the same text. The cache is bounded and shared by all clients.
 
 use std::{fmt, sync::Arc};
 
@@ -22,8 +22,8 @@ use crate::{
     schema,
 };
 
-/// Capacity of the cache: total size of the document texts, in bytes. A parsed document takes up to fifty times its text, so
-/// this is at most 100 MB of memory.
+/// Capacity of the cache: total size of the document texts, in bytes. A parsed document takes up to
+/// fifty times its text, so this is at most 100 MB of memory.
 const CAPACITY_BYTES: u64 = 2 << 20;
 /// Fixed weight of an entry beside its text, in bytes, so that the number of short documents is bounded too.
 const ENTRY_BYTES: usize = 512;
@@ -102,8 +102,8 @@ impl DocumentCache {
     /// Returns the operation of a document, checked against every limit and the schema.
     ///
     /// # Errors
-    /// GRAPHQL_PARSE_FAILED, GRAPHQL_VALIDATION_FAILED, LIMIT_EXCEEDED; BAD_REQUEST if the document has no operation of that
-    /// name.
+    /// GRAPHQL_PARSE_FAILED, GRAPHQL_VALIDATION_FAILED, LIMIT_EXCEEDED; BAD_REQUEST if the document has
+    /// no operation of that name.
     pub async fn prepare(
         &self,
         text: Arc<str>,
@@ -273,9 +273,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_operation_is_selected_from_its_document() {
-        let text =
-            "query A { me { ...F } } query B($id: ID!) { user(id: $id) { ...F login } } fragment F on User { id }
-            mutation C { logout }";
+        let text = "query A { me { ...F } } query B($id: ID!) { user(id: $id) { ...F login } }
+            fragment F on User { id } mutation C { logout }";
         let documents = DocumentCache::new(true);
         for _ in 0..2 {
             let a = prepared(&documents, text, Some("A"), value!({})).await.expect("A");
@@ -298,7 +297,8 @@ mod tests {
     #[tokio::test]
     async fn variables_are_checked_for_each_request() {
         let documents = DocumentCache::new(true);
-        let text = "query($id: ID!, $first: Int) { dialog(id: $id) { participants(first: $first) { nodes { id } } } }";
+        let text = "query($id: ID!, $first: Int) {
+            dialog(id: $id) { participants(first: $first) { nodes { id } } } }";
         let cost = |first: Value| {
             let documents = &documents;
             async move {
@@ -328,7 +328,8 @@ mod tests {
         let page = |fields: usize| {
             let fields: String = (0..fields).map(|_| " id").collect();
             format!(
-                "{{ dialogs(first: 100) {{ nodes {{ messages(first: 40) {{ nodes {{ seq {fields} }} }} }} }} }}"
+                "{{ dialogs(first: 100) {{ nodes {{
+                    messages(first: 40) {{ nodes {{ seq {fields} }} }} }} }} }}"
             )
         };
         let documents = DocumentCache::new(true);
@@ -354,12 +355,14 @@ mod tests {
         assert_eq!(cost(&everything).await, Ok(18_101));
         let plain = "subscription { unread { kind version total truncated changed { dialogId unread } } }";
         assert_eq!(cost(plain).await, Ok(2_006));
-        let named = "subscription { unread { total changed { dialogId unread readSeq lastSeq dialog { title lastMessage { seq } } } } }";
+        let named = "subscription { unread { total changed {
+            dialogId unread readSeq lastSeq dialog { title lastMessage { seq } } } } }";
         assert_eq!(cost(named).await, Ok(1 + 1 + 1 + 1_000 * 8));
         assert_eq!(cost("{ dialogs(first: 100) { nodes { participantIds } } }").await, Ok(1 + 100 * 41));
         let texts = |dialogs: usize| {
             format!(
-                "{{ dialogs(first: {dialogs}) {{ nodes {{ messages(first: 100) {{ nodes {{ text }} }} }} }} }}"
+                "{{ dialogs(first: {dialogs}) {{ nodes {{
+                    messages(first: 100) {{ nodes {{ text }} }} }} }} }}"
             )
         };
         assert_eq!(cost(&texts(11)).await, Ok(1 + 11 * (1 + 1 + 100 * 17)));
@@ -371,7 +374,8 @@ mod tests {
         let deep = "{ dialogs(first: 100) { nodes { messages(first: 100) { nodes { sender { id } } }
             a: messages(last: 2147483647) { nodes { id } } participants(first: 100) { nodes { id } } } } }";
         assert_eq!(code(deep, None, value!({})).await, Code::LimitExceeded);
-        let entities = "query($r: [_Any!]!) { _entities(representations: $r) { ... on Dialog { messages(first: 100) { nodes { id seq } } } } }";
+        let entities = "query($r: [_Any!]!) { _entities(representations: $r) {
+            ... on Dialog { messages(first: 100) { nodes { id seq } } } } }";
         assert_eq!(code(entities, None, value!({ "r": [] })).await, Code::LimitExceeded);
         let entities = "query($r: [_Any!]!) { _entities(representations: $r) { __typename } }";
         let many = |count: usize| value!({ "r": vec![value!({ "__typename": "User", "id": "x" }); count] });

@@ -1,5 +1,5 @@
-//! Limits of a parsed document: depth, aliases, directives, root fields, repetition, and its size with all fragments
-//! expanded. One traversal, which stops at the first limit that is exceeded.
+//! Limits of a parsed document: depth, aliases, directives, root fields, repetition, and its size with
+//! all fragments expanded. One traversal, which stops at the first limit that is exceeded.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,10 +16,11 @@ use crate::error::{Code, Error};
 pub const DEPTH_MAX: usize = 12;
 /// Deepest nesting of introspection fields. The standard introspection query has depth 15.
 pub const INTROSPECTION_DEPTH_MAX: usize = 20;
-/// Deepest nesting of lists of fields or types in introspection. Each level multiplies the answer by the size of the schema.
+/// Deepest nesting of lists of fields or types in introspection. Each level multiplies the answer by the
+/// size of the schema.
 pub const INTROSPECTION_LISTS_MAX: usize = 2;
-/// Most introspection fields with all fragments expanded, since each can be answered for every field of the schema. The
-/// standard introspection query has about 200.
+/// Most introspection fields with all fragments expanded, since each can be answered for every field of
+/// the schema. The standard introspection query has about 200.
 pub const INTROSPECTION_FIELDS_MAX: usize = 1_000;
 /// Most aliases of an operation.
 pub const ALIASES_MAX: usize = 30;
@@ -50,12 +51,12 @@ pub struct Measurements {
     pub entity_lists: Vec<Name>,
 }
 
-/// Checks every operation of a document against the limits. Returns the measurements of the named operation, or of the only
-/// one if no name is given.
+/// Checks every operation of a document against the limits. Returns the measurements of the named
+/// operation, or of the only one if no name is given.
 ///
 /// # Errors
-/// LIMIT_EXCEEDED; GRAPHQL_VALIDATION_FAILED for a cycle of fragments, an unused fragment, and introspection while it is
-/// off.
+/// LIMIT_EXCEEDED; GRAPHQL_VALIDATION_FAILED for a cycle of fragments, an unused fragment, and
+/// introspection while it is off.
 pub fn check(
     document: &ExecutableDocument,
     name: Option<&str>,
@@ -124,7 +125,8 @@ impl<'a> Traversal<'a> {
         }
     }
 
-    /// Checks one operation. Limits hold per operation, except the number of selections, which bounds this traversal.
+    /// Checks one operation. Limits hold per operation, except the number of selections, which bounds
+    /// this traversal.
     fn operation(&mut self, operation: &'a OperationDefinition) -> Result<(), Error> {
         self.aliases = 0;
         self.directives = 0;
@@ -139,8 +141,9 @@ impl<'a> Traversal<'a> {
         self.set(&operation.selection_set.node, Location::default(), &mut Repetitions::new())
     }
 
-    /// Computes the number of selections with all fragments expanded, without expanding them. Levels below the traversal's
-    /// limit count nothing: the traversal rejects the document when it reaches them.
+    /// Computes the number of selections with all fragments expanded, without expanding them. Levels
+    /// below the traversal's limit count nothing: the traversal rejects the document when it reaches
+    /// them.
     fn expanded_size(&mut self, set: &'a SelectionSet, depth: usize) -> usize {
         if depth > TRAVERSAL_DEPTH_MAX {
             return 0;
@@ -470,7 +473,8 @@ mod tests {
         let of_type = format!("{}kind{}", "kind name ofType { ".repeat(9), " }".repeat(9));
         passes(&format!(
             "{{ __schema {{ queryType {{ name }} types {{ ...T }} directives {{ name args {{ ...V }} }} }} }}
-             fragment T on __Type {{ kind name fields(includeDeprecated: true) {{ name args {{ ...V }} type {{ ...R }} }}
+             fragment T on __Type {{ kind name
+               fields(includeDeprecated: true) {{ name args {{ ...V }} type {{ ...R }} }}
                inputFields {{ ...V }} interfaces {{ ...R }} enumValues {{ name }} possibleTypes {{ ...R }} }}
              fragment V on __InputValue {{ name type {{ ...R }} defaultValue }}
              fragment R on __Type {{ {of_type} }}"

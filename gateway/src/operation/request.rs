@@ -5,13 +5,14 @@ use std::{fmt, sync::Arc};
 
 use async_graphql::Variables;
 
-/// Request to run one operation. Documents and variables may hold passwords and message texts: `Debug` shows neither.
+/// Request to run one operation. Documents and variables may hold passwords and message texts: `Debug`
+/// shows neither.
 #[derive(Default)]
 pub struct OperationRequest {
     /// Text of the document, `None` if the client only names it.
     pub query: Option<String>,
-    /// Name of a persisted or trusted document, as the GraphQL over HTTP specification sends it. Apollo's clients send
-    /// a hash in the extensions instead.
+    /// Name of a persisted or trusted document, as the GraphQL over HTTP specification sends it.
+    /// Apollo's clients send a hash in the extensions instead.
     pub document_id: Option<String>,
     /// Operation of the document to run. Required if the document has several.
     pub operation_name: Option<String>,
@@ -29,8 +30,8 @@ impl fmt::Debug for OperationRequest {
     }
 }
 
-/// Key by which equal operations share results: document, operation name and variables. Two requests with one key have
-/// one answer for the same caller and state. Cheap to clone.
+/// Key by which equal operations share results: document, operation name and variables. Two requests
+/// with one key have one answer for the same caller and state. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct OperationKey(Arc<Parts>);
 

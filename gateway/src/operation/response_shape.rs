@@ -1,8 +1,8 @@
 //! Response shape: the response names of an operation in their order, and which of them are nullable.
 //!
-//! The executor leaves failed fields out and writes fields in the order of their completion. The shape corrects both, as
-//! sections 6.4.4 and 7.2.2 of the GraphQL specification demand: fields are in the order of the document, a failed field is
-//! null, and if its type is non-null, its parent is.
+//! The executor leaves failed fields out and writes fields in the order of their completion. The shape
+//! corrects both, as sections 6.4.4 and 7.2.2 of the GraphQL specification demand: fields are in the
+//! order of the document, a failed field is null, and if its type is non-null, its parent is.
 
 use std::collections::HashMap;
 
@@ -57,7 +57,8 @@ struct Field {
 type Fragments = HashMap<Name, Positioned<FragmentDefinition>>;
 
 impl ResponseShape {
-    /// Computes the shape of an operation. Its document must be within the limits, since fragments are expanded.
+    /// Computes the shape of an operation. Its document must be within the limits, since fragments are
+    /// expanded.
     pub fn new(types: &SchemaTypes, document: &ExecutableDocument, operation: &OperationDefinition) -> Self {
         let root = match operation.ty {
             OperationType::Query => "Query",
@@ -96,7 +97,8 @@ impl ResponseShape {
         }
     }
 
-    /// Returns true if a null at this path makes the whole root field null: every type between the two is non-null.
+    /// Returns true if a null at this path makes the whole root field null: every type between the two
+    /// is non-null.
     pub fn nulls_root_field(&self, path: &[PathSegment]) -> bool {
         let Some((PathSegment::Field(root), below)) = path.split_first() else { return false };
         let Some(mut field) = self.0.get(root.as_str()) else { return false };
@@ -132,8 +134,8 @@ impl ResponseShape {
         self.sort(data);
     }
 
-    /// Sets the value at a path to null, and each enclosing value whose type is non-null. Returns true if the null passes on
-    /// to the parent.
+    /// Sets the value at a path to null, and each enclosing value whose type is non-null. Returns true
+    /// if the null passes on to the parent.
     fn propagate_null(&self, value: &mut Value, ty: &Type, path: &[PathSegment]) -> bool {
         let is_null = match (path.split_first(), &mut *value) {
             (None, _) | (Some(_), Value::Null) => true,
@@ -176,7 +178,8 @@ impl ResponseShape {
     }
 }
 
-/// Inserts a null for a failed field. The executor replaces an object whose fields all failed by null: it is created again.
+/// Inserts a null for a failed field. The executor replaces an object whose fields all failed by null:
+/// it is created again.
 fn insert_null(value: &mut Value, path: &[PathSegment]) {
     match path.split_first() {
         Some((PathSegment::Field(key), rest)) => {
@@ -211,7 +214,8 @@ mod tests {
 
     use super::*;
 
-    const SCHEMA: &str = "type Query { a: A, b: B!, list: [A!], loose: [A]! } type A { id: ID!, name: String, b: B! } type B { c: Int! }";
+    const SCHEMA: &str = "type Query { a: A, b: B!, list: [A!], loose: [A]! }
+        type A { id: ID!, name: String, b: B! } type B { c: Int! }";
 
     fn corrected(query: &str, mut data: Value, failed: &[&[&str]]) -> String {
         let document = parse_query(query).expect("a document");
@@ -230,7 +234,10 @@ mod tests {
     #[test]
     fn fields_are_in_the_order_of_the_document() {
         let query = "{ list { x: id ...N } a { name id } } fragment N on A { name b { c } }";
-        let data = value!({ "a": { "id": 1, "name": "n" }, "list": [{ "b": { "c": 1 }, "name": "m", "x": 2 }, null] });
+        let data = value!({
+            "a": { "id": 1, "name": "n" },
+            "list": [{ "b": { "c": 1 }, "name": "m", "x": 2 }, null],
+        });
         let expected = r#"{"list":[{"x":2,"name":"m","b":{"c":1}},null],"a":{"name":"n","id":1}}"#;
         assert_eq!(corrected(query, data, &[]), expected);
     }
@@ -242,7 +249,8 @@ mod tests {
         assert_eq!(corrected(query, Value::Null, &[&["a"], &["list"]]), r#"{"a":null,"list":null}"#);
         let data = value!({ "list": [], "a": { "id": 1 } });
         assert_eq!(corrected(query, data, &[&["a", "name"]]), r#"{"a":{"id":1,"name":null},"list":[]}"#);
-        let (emptied, failed) = (value!({ "a": null, "list": [] }), [&["a", "name"][..], &["a", "x"]]);
+        let emptied = value!({ "a": null, "list": [] });
+        let failed = [&["a", "name"][..], &["a", "x"]];
         let query = "{ a { name x: name } list { id } }";
         assert_eq!(corrected(query, emptied, &failed), r#"{"a":{"name":null,"x":null},"list":[]}"#);
     }

@@ -1,5 +1,6 @@
-//! Limits that hold before a document is parsed: its number of lexical tokens and the nesting of its brackets. One pass
-//! over the text without allocation, so that rejecting an oversized document is cheap.
+//! Limits that hold before a document is parsed: its number of lexical tokens and the nesting of its
+//! brackets. One pass over the text without allocation, so that rejecting an oversized document is
+//! cheap.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
@@ -74,7 +75,8 @@ fn comment(bytes: &[u8]) -> usize {
     bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(bytes.len())
 }
 
-/// Returns the length of a string or block string with its quotes. An unterminated one ends with its line or the document.
+/// Returns the length of a string or block string with its quotes. An unterminated one ends with its
+/// line or the document.
 fn string(bytes: &[u8]) -> usize {
     if let Some(block) = bytes.strip_prefix(b"\"\"\"") {
         let mut at = 0;

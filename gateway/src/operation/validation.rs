@@ -1,7 +1,8 @@
 //! Validation of a document against the schema, and its cost.
 //!
-//! async-graphql validates only as the first step of execution. This module therefore runs a second schema whose extension
-//! stops each request after validation. The schema that executes does not validate again.
+//! async-graphql validates only as the first step of execution. This module therefore runs a second
+//! schema whose extension stops each request after validation. The schema that executes does not
+//! validate again.
 
 use std::sync::Arc;
 

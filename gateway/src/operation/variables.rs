@@ -1,5 +1,5 @@
-//! Variables of an operation: each declared variable has a value, a default, or may be null. Their types are checked by the
-//! validation, at the places where they are used.
+//! Variables of an operation: each declared variable has a value, a default, or may be null. Their types
+//! are checked by the validation, at the places where they are used.
 
 use async_graphql::{Value, Variables};
 use async_graphql_parser::types::OperationDefinition;

@@ -10,6 +10,7 @@ pub mod message;
 mod operations;
 pub mod protocol;
 pub mod subprotocol;
+pub mod token;
 pub mod wire;
 
 #[cfg(test)]
@@ -39,9 +40,9 @@ use crate::{
     subscription::Subscriptions,
 };
 use driver::{Driver, Handshake};
-use message::Token;
 use protocol::FRAME_MAX;
 use subprotocol::Subprotocol;
+use token::Token;
 
 /// Size of a socket's read buffer, in bytes. Frames are small and most sockets are idle: the library's
 /// default of 128 kB would be most of a socket's memory.

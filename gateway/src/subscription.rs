@@ -4,6 +4,8 @@
 //! once for each frame of the hub. Streams that receive equal results share one execution
 //! ([`result_cache`]).
 
+#[cfg(test)]
+mod dialog_tests;
 pub mod log_reader;
 pub mod resolver_input;
 mod result_cache;

@@ -19,10 +19,11 @@ use tracing::Instrument;
 use super::{
     Sockets,
     close::Close,
-    message::{Request, Token},
+    message::Request,
     operations::{EventStream, OperationEvent, Operations},
     protocol::{Action, InitRejection, Input, Operation, Protocol},
     subprotocol::Subprotocol,
+    token::Token,
     wire::{Event, Wire},
 };
 use crate::{

@@ -11,18 +11,13 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::subprotocol::Subprotocol;
+use super::{subprotocol::Subprotocol, token::Token};
 
 /// Maximum length of an operation's id, in bytes. A UUID has 36.
 const ID_MAX: usize = 256;
-/// Name of a token's field, in any letter case.
-const AUTHORIZATION: &str = "authorization";
-/// Other name of a token's field, in exactly this letter case.
-const AUTH_TOKEN: &str = "authToken";
 
 /// Message of a client.
 #[derive(Debug)]
@@ -53,53 +48,6 @@ pub enum Incoming {
     Pong,
     /// `connection_terminate`: ends the connection.
     Terminate,
-}
-
-/// Bearer token. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// Parses a header's value or a payload's field: a token with or without `Bearer`. Returns `None` if
-    /// the token is empty.
-    ///
-    /// A value with another scheme is kept whole, and the authenticator rejects it.
-    pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        // Not `access::bearer_token`: that one ends the scheme at a space only. Clients of the payload
-        // may send any white space.
-        let token = match text.split_once(char::is_whitespace) {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim_start(),
-            _ => text,
-        };
-        (!token.is_empty() && !token.eq_ignore_ascii_case("bearer")).then(|| Self(token.to_owned()))
-    }
-
-    /// Parses the authorization header. A header that is not text and a repeated header give an invalid
-    /// token, so the client is rejected instead of being treated as anonymous.
-    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        match (values.next()?.to_str(), values.next()) {
-            (Ok(text), None) => Self::parse(text),
-            _ => Some(Self::invalid()),
-        }
-    }
-
-    /// Returns a token that no authenticator accepts.
-    fn invalid() -> Self {
-        Self(String::new())
-    }
-
-    /// Returns the token without `Bearer`.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
 }
 
 /// Operation of a client, in the shape of GraphQL over HTTP. `Debug` shows only the operation's name:
@@ -137,8 +85,8 @@ impl Request {
     /// `connection_init`. After this, the request contains no secret of the connection.
     pub fn take_token(&mut self) -> Option<Token> {
         let extensions = self.extensions.as_mut()?;
-        let found = find_token(extensions);
-        extensions.retain(|name, _| !is_token_name(name));
+        let found = Token::from_payload(extensions);
+        extensions.retain(|name, _| !Token::is_field_name(name));
         found
     }
 }
@@ -203,7 +151,7 @@ impl Incoming {
         let message: Envelope<'_> = parse_object(text).ok_or("not a JSON object with a type")?;
         let payload = message.payload.filter(|payload| payload.get() != "null");
         match (subprotocol, &*message.r#type) {
-            (_, "connection_init") => Ok(Self::Init { token: find_token(&parse_payload(payload)?) }),
+            (_, "connection_init") => Ok(Self::Init { token: Token::from_payload(&parse_payload(payload)?) }),
             (Subprotocol::GraphqlTransportWs, "subscribe") | (Subprotocol::GraphqlWs, "start") => {
                 let id = parse_id(message.id)?;
                 let payload = payload.ok_or("an operation needs a payload")?;
@@ -251,22 +199,6 @@ fn parse_payload(payload: Option<&RawValue>) -> Result<Map<String, Value>, &'sta
 fn check_object(payload: Option<&RawValue>) -> Result<(), &'static str> {
     let is_object = payload.is_none_or(|payload| payload.get().starts_with('{'));
     is_object.then_some(()).ok_or("the payload is not an object")
-}
-
-fn is_token_name(name: &str) -> bool {
-    name.eq_ignore_ascii_case(AUTHORIZATION) || name == AUTH_TOKEN
-}
-
-/// Finds the token of a payload: `authorization` in any letter case, otherwise `authToken`.
-fn find_token(payload: &Map<String, Value>) -> Option<Token> {
-    let authorization = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case(AUTHORIZATION));
-    let value = authorization.map(|(_, value)| value).or_else(|| payload.get(AUTH_TOKEN))?;
-    match value {
-        Value::Null => None,
-        Value::String(text) => Token::parse(text),
-        // Any other type is an invalid token, which the authenticator rejects.
-        _ => Some(Token::invalid()),
-    }
 }
 
 impl fmt::Debug for Outgoing {
@@ -381,21 +313,6 @@ mod tests {
                 assert_eq!(token.as_ref().map(Token::expose), expected, "{payload}");
             }
         }
-    }
-
-    #[test]
-    fn a_header_that_is_not_text_or_is_repeated_is_an_invalid_token() {
-        let parse = |values: &[&[u8]]| {
-            let header = |bytes: &&[u8]| {
-                (header::AUTHORIZATION, header::HeaderValue::from_bytes(bytes).expect("valid header"))
-            };
-            Token::from_headers(&values.iter().map(header).collect())
-        };
-        let invalid = Some(Token::invalid());
-        assert_eq!(parse(&[b"Bearer abc"]).as_ref().map(Token::expose), Some("abc"));
-        assert_eq!(parse(&[b"Bearer \xfc"]), invalid, "rejected, not anonymous");
-        assert_eq!(parse(&[b"Bearer abc", b"Bearer abc"]), invalid, "two tokens are ambiguous");
-        assert_eq!((parse(&[b""]), parse(&[])), (None, None));
     }
 
     #[test]

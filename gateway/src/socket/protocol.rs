@@ -16,8 +16,9 @@ use tokio::time::Instant;
 
 use super::{
     close::Close,
-    message::{Incoming, Outgoing, Request, Token},
+    message::{Incoming, Outgoing, Request},
     subprotocol::Subprotocol,
+    token::Token,
 };
 use crate::error::Code;
 

@@ -1,6 +1,6 @@
 //! Bodies of HTTP requests, and query strings.
 
-use gateway::fuzzing::{Asked, BATCH_MAX, Code, Error, request};
+use gateway::fuzzing::{BATCH_MAX, Code, Error, RequestBody, request};
 use rand::{Rng, rngs::SmallRng};
 use serde_json::json;
 
@@ -12,8 +12,8 @@ pub struct Bodies;
 impl Bodies {
     fn body(bytes: &[u8]) {
         match request::parse(bytes) {
-            Ok(Asked::One(_)) => {}
-            Ok(Asked::Batch(batch)) => assert!((1..=BATCH_MAX).contains(&batch.len())),
+            Ok(RequestBody::Single(_)) => {}
+            Ok(RequestBody::Batch(batch)) => assert!((1..=BATCH_MAX).contains(&batch.len())),
             Err(error) => Self::assert_rejection(&error),
         }
     }

@@ -1,5 +1,8 @@
-//! GraphQL over HTTP, `POST` and `GET /graphql`: queries and mutations as the specification of that name has them, one or
-//! a batch, and subscriptions as streams (`stream`). Who asks and what is asked are checked before anything is executed.
+//! GraphQL over HTTP, `POST` and `GET /graphql`: queries and mutations, single or in a batch, as in
+//! the GraphQL over HTTP specification, and subscriptions as streams (`stream`).
+//!
+//! A request is authenticated and all its operations are admitted before the first one is executed. A
+//! malformed or rejected request has no effect.
 
 mod answer;
 mod media;
@@ -34,25 +37,25 @@ use crate::{
     subscription::Subscriptions,
 };
 
-use answer::{Answer, Executed, refusal};
+use answer::{Answer, Outcome, rejections};
 use media::Accepted;
-use request::Asked;
+use request::RequestBody;
 
-/// The most bytes of a request's body.
+/// Largest request body, in bytes.
 pub const BODY_MAX_BYTES: usize = 1_000_000;
-/// How long it may take to come, so that nobody holds a connection by sending it a byte at a time.
-const BODY_LIMIT: Duration = Duration::from_secs(30);
-/// The header of graphql-sse's single connection mode.
+/// Time in which the whole body must arrive. Stops clients that hold a connection by sending byte by byte.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Header of graphql-sse's single connection mode, which is not supported.
 const STREAM_TOKEN: &str = "x-graphql-event-stream-token";
-/// The cursor after which a browser goes on.
+/// Header in which a reconnecting event source sends the cursor of the last event that it received.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// What the handlers share. Cheap to clone.
+/// State of the HTTP handlers. Cheap to clone; clones share their state.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// Admits and executes.
+    /// Admits and executes operations.
     pub pipeline: Pipeline,
-    /// Says who asks.
+    /// Authenticates requests.
     pub authenticator: Arc<Authenticator>,
     /// Opens subscriptions.
     pub subscriptions: Subscriptions,
@@ -60,91 +63,78 @@ pub struct Endpoint {
     pub connections: Connections,
 }
 
-/// A request whose head was read.
-struct Head {
+/// Everything about an authenticated request except its operations.
+struct RequestContext {
     accepted: Accepted,
     client: Client,
-    /// Where the client was in a stream that broke off.
+    /// Cursor of the last event that the client received before its stream broke.
     cursor: Option<String>,
     call: Call,
     method: Method,
 }
 
-/// `POST /graphql`.
+/// Handles `POST /graphql`.
 pub async fn post(
     State(endpoint): State<Endpoint>,
     Extension(call): Extension<Call>,
     Extension(Address(address)): Extension<Address>,
     headers: HeaderMap,
     body: Body,
-) -> Response {
-    let accepted = match Accepted::of(&headers) {
-        Ok(accepted) => accepted,
-        Err(refused) => return refused.into(),
-    };
+) -> Result<Response, Response> {
+    let accepted = Accepted::negotiate(&headers)?;
     if !media::is_json(&headers) {
-        return refusal::unsupported_type().into();
+        return Err(rejections::unsupported_type().into());
     }
-    let head = match endpoint.head(&headers, accepted, address, call, Method::POST).await {
-        Ok(head) => head,
-        Err(refused) => return refused.into(),
-    };
-    let bytes = match read(&headers, body).await {
-        Ok(bytes) => bytes,
-        Err(refused) => return refused.into(),
-    };
-    match request::parse(&bytes) {
-        Ok(Asked::One(incoming)) => endpoint.one(head, incoming).await,
-        Ok(Asked::Batch(batch)) => endpoint.batch(head, batch).await.into(),
-        Err(error) => Answer::refused(accepted.media(), error.into()).into(),
-    }
+    let context = endpoint.authenticate(&headers, accepted, address, call, Method::POST).await?;
+    let bytes = read_body(&headers, body).await?;
+    let body =
+        request::parse(&bytes).map_err(|error| Answer::request_rejected(accepted.media(), error.into()))?;
+    Ok(match body {
+        RequestBody::Single(incoming) => endpoint.single(context, incoming).await,
+        RequestBody::Batch(batch) => endpoint.batch(context, batch).await.into(),
+    })
 }
 
-/// `GET /graphql`: queries and subscriptions alone, so that nothing is changed by following a link.
+/// Handles `GET /graphql`: queries and subscriptions only, so following a link changes nothing.
 pub async fn get(
     State(endpoint): State<Endpoint>,
     Extension(call): Extension<Call>,
     Extension(Address(address)): Extension<Address>,
     headers: HeaderMap,
     uri: Uri,
-) -> Response {
-    let accepted = match Accepted::of(&headers) {
-        Ok(accepted) => accepted,
-        Err(refused) => return refused.into(),
-    };
-    let head = match endpoint.head(&headers, accepted, address, call, Method::GET).await {
-        Ok(head) => head,
-        Err(refused) => return refused.into(),
-    };
-    match request::parse_query(uri.query().unwrap_or_default()) {
-        Ok(incoming) => endpoint.one(head, incoming).await,
-        Err(error) => Answer::refused(accepted.media(), error.into()).into(),
-    }
+) -> Result<Response, Response> {
+    let accepted = Accepted::negotiate(&headers)?;
+    let context = endpoint.authenticate(&headers, accepted, address, call, Method::GET).await?;
+    let incoming = request::parse_query(uri.query().unwrap_or_default())
+        .map_err(|error| Answer::request_rejected(accepted.media(), error.into()))?;
+    Ok(endpoint.single(context, incoming).await)
 }
 
-/// `PUT` and `DELETE /graphql`: one stream for several operations would bind a client to one gateway.
+/// Rejects `PUT` and `DELETE /graphql`, the single connection mode of graphql-sse. One stream for several
+/// operations would bind a client to one gateway.
 pub async fn single_connection() -> Response {
-    refusal::single_connection_method().into()
+    rejections::single_connection_method().into()
 }
 
 impl Endpoint {
-    async fn head(
+    async fn authenticate(
         &self,
         headers: &HeaderMap,
         accepted: Accepted,
         address: IpAddr,
         call: Call,
         method: Method,
-    ) -> Result<Head, Answer> {
+    ) -> Result<RequestContext, Answer> {
         if headers.contains_key(STREAM_TOKEN) {
-            return Err(refusal::single_connection_token());
+            return Err(rejections::single_connection_token());
         }
         let caller = self.authenticator.header(headers).await;
-        let caller = caller
-            .map_err(|error| Answer::refused(accepted.media(), Rejection::of(error, &call.request_id)))?;
+        let caller = caller.map_err(|error| {
+            Answer::request_rejected(accepted.media(), Rejection::of(error, &call.request_id))
+        })?;
         let cursor =
             headers.get(LAST_EVENT_ID).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        Ok(Head {
+        Ok(RequestContext {
             accepted,
             client: Client { caller, address },
             cursor: cursor.filter(|cursor| !cursor.is_empty()),
@@ -153,91 +143,96 @@ impl Endpoint {
         })
     }
 
-    async fn one(&self, head: Head, incoming: OperationRequest) -> Response {
-        let (accepted, media) = (head.accepted, head.accepted.media());
-        let admitted = match self.pipeline.admit(incoming, &head.client, &head.call).await {
+    async fn single(&self, context: RequestContext, incoming: OperationRequest) -> Response {
+        let accepted = context.accepted;
+        let media = accepted.media();
+        let admitted = match self.pipeline.admit(incoming, &context.client, &context.call).await {
             Ok(admitted) => admitted,
-            Err(rejected) => return stream::rejected(accepted, rejected),
+            Err(rejection) => return stream::rejected(accepted, rejection),
         };
         match (admitted.kind(), accepted) {
-            (OperationType::Mutation, _) if head.method == Method::GET => {
-                refusal::mutation_by_get(media).into()
+            (OperationType::Mutation, _) if context.method == Method::GET => {
+                rejections::mutation_by_get(media).into()
             }
             (OperationType::Subscription, _) => match accepted.format() {
-                Some(format) => self.stream(head, format, admitted),
-                None => Answer::refused(media, no_stream().into()).into(),
+                Some(format) => self.stream(context, format, admitted),
+                None => Answer::request_rejected(media, needs_stream().into()).into(),
             },
             (_, Accepted::Single(media, _)) => {
-                Answer::executed(media, self.pipeline.execute(&admitted, head.client.caller, head.call).await)
-                    .into()
+                let response = self.pipeline.execute(&admitted, context.client.caller, context.call).await;
+                Answer::executed(media, response).into()
             }
             (_, Accepted::Stream(format)) => {
-                let executed = self.pipeline.execute(&admitted, head.client.caller, head.call).await;
-                match Rejection::limited(&executed) {
+                let response = self.pipeline.execute(&admitted, context.client.caller, context.call).await;
+                match Rejection::limited(&response) {
                     Some(limited) => stream::rejected(accepted, limited),
-                    None => stream::whole(format, &Executed::Answered(executed)),
+                    None => stream::single_result(format, &Outcome::Executed(response)),
                 }
             }
         }
     }
 
-    /// Every operation is admitted before the first is executed; one that is refused is answered in its place. Where one
-    /// comes too soon, none is executed: the client sends the batch again.
-    async fn batch(&self, head: Head, batch: Vec<OperationRequest>) -> Answer {
-        let Accepted::Single(media, _) = head.accepted else { return refusal::not_acceptable() };
+    /// Executes a batch concurrently, after all its operations were admitted. A rejected operation has its
+    /// errors at its position. If one exceeds a rate limit, none is executed, and the client repeats the
+    /// whole batch.
+    async fn batch(&self, context: RequestContext, batch: Vec<OperationRequest>) -> Answer {
+        let Accepted::Single(media, _) = context.accepted else { return rejections::not_acceptable() };
         let mut admitted = Vec::with_capacity(batch.len());
         for incoming in batch {
-            match self.pipeline.admit(incoming, &head.client, &head.call).await.and_then(streamless) {
+            let result = self.pipeline.admit(incoming, &context.client, &context.call).await;
+            match result.and_then(reject_subscription) {
                 Err(limited) if limited.code() == Code::RateLimited => {
-                    return Answer::refused(media, limited);
+                    return Answer::request_rejected(media, limited);
                 }
-                answer => admitted.push(answer),
+                result => admitted.push(result),
             }
         }
         let cost = admitted.iter().flatten().map(Admitted::cost).sum();
         if let Err(error) = check_cost(cost) {
-            return Answer::refused(media, error.into());
+            return Answer::request_rejected(media, error.into());
         }
-        let answers = admitted.into_iter().map(|admitted| {
-            let (caller, call) = (head.client.caller.clone(), head.call.clone());
+        let outcomes = admitted.into_iter().map(|admitted| {
+            let caller = context.client.caller.clone();
+            let call = context.call.clone();
             async move {
                 match admitted {
-                    Ok(admitted) => Executed::Answered(self.pipeline.execute(&admitted, caller, call).await),
-                    Err(rejected) => Executed::Refused(rejected),
+                    Ok(admitted) => Outcome::Executed(self.pipeline.execute(&admitted, caller, call).await),
+                    Err(rejection) => Outcome::Rejected(rejection),
                 }
             }
         });
-        Answer::batch(media, join_all(answers).await)
+        Answer::batch(media, &join_all(outcomes).await)
     }
 }
 
-fn streamless(admitted: Admitted) -> Result<Admitted, Rejection> {
-    if admitted.kind() == OperationType::Subscription { Err(no_stream().into()) } else { Ok(admitted) }
+fn reject_subscription(admitted: Admitted) -> Result<Admitted, Rejection> {
+    if admitted.kind() == OperationType::Subscription { Err(needs_stream().into()) } else { Ok(admitted) }
 }
 
-fn no_stream() -> Error {
-    let message = "subscriptions run over WebSocket on the same path, and one by one as `text/event-stream` or \
-        `multipart/mixed;subscriptionSpec=1.0` where `Accept` says so";
+fn needs_stream() -> Error {
+    let message = "a subscription requires a WebSocket on the same path, or a separate request with \
+        `Accept: text/event-stream` or `Accept: multipart/mixed;subscriptionSpec=1.0`";
     Error::new(Code::BadRequest, message)
 }
 
-/// The body, of at most [`BODY_MAX_BYTES`], within [`BODY_LIMIT`]. One that says beforehand that it is longer is not read
-/// at all.
-async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Answer> {
-    let said = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if said.is_some_and(|said| said > BODY_MAX_BYTES as u64) {
-        return Err(refusal::too_large());
+/// Reads a body of at most [`BODY_MAX_BYTES`] within [`BODY_TIMEOUT`]. A body with a larger `Content-Length`
+/// is rejected unread.
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Answer> {
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > BODY_MAX_BYTES as u64) {
+        return Err(rejections::too_large());
     }
-    match tokio::time::timeout(BODY_LIMIT, Limited::new(body, BODY_MAX_BYTES).collect()).await {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX_BYTES).collect()).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes().to_vec()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(refusal::too_large()),
-        Ok(Err(_)) => Err(refusal::broken_body()),
-        Err(_) => Err(refusal::late_body()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(rejections::too_large()),
+        Ok(Err(_)) => Err(rejections::broken_body()),
+        Err(_) => Err(rejections::late_body()),
     }
 }
 
-/// What every answer of this path carries.
-fn common(headers: &mut HeaderMap) {
+/// Sets the headers that every response of `/graphql` has.
+fn set_common_headers(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.append(header::VARY, HeaderValue::from_static("accept"));

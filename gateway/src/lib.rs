@@ -67,7 +67,7 @@ pub use peers::Peers;
 pub mod fuzzing {
     pub use crate::{
         error::{Code, Error},
-        http::request::{self, Asked, BATCH_MAX},
+        http::request::{self, BATCH_MAX, RequestBody},
         hub::{messages, unread},
         operation::{document_cache::DocumentCache, query_limits::COMPLEXITY_MAX},
         schema::{build, cursor::List},

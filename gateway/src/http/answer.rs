@@ -1,4 +1,8 @@
-//! Answers: the body, the status and the headers, by what the client accepts. Without data there is no `data`.
+//! HTTP responses of GraphQL operations: body, status and headers for the media type that the client accepts.
+//!
+//! As `application/graphql-response+json`, status 200 means that the operation was executed. As
+//! `application/json`, errors in the document have status 200 too. The response of a request that was not
+//! executed has no `data` field, as the GraphQL specification requires.
 
 use std::fmt;
 
@@ -12,37 +16,41 @@ use serde::Serialize;
 
 use crate::error::{Code, Rejection};
 
-use super::{common, media::Media};
+use super::{
+    media::{MediaType, NotAcceptable},
+    set_common_headers,
+};
 
-/// What became of one operation.
-pub enum Executed {
-    /// It has been executed.
-    Answered(async_graphql::Response),
-    /// It has been refused before that.
-    Refused(Rejection),
+/// Outcome of one operation.
+pub enum Outcome {
+    /// The operation was executed, possibly with errors.
+    Executed(async_graphql::Response),
+    /// The operation was rejected before execution.
+    Rejected(Rejection),
 }
 
-/// An answer, whole. Debug does not show its body.
+/// Complete HTTP response. `Debug` omits the body, which holds user data.
 pub struct Answer {
-    media: Media,
+    media: MediaType,
     status: StatusCode,
-    extra: Option<(HeaderName, HeaderValue)>,
+    extra_header: Option<(HeaderName, HeaderValue)>,
     body: Vec<u8>,
 }
 
+/// JSON of an outcome.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Shown<'a> {
-    Whole(&'a async_graphql::Response),
+enum ResponseBody<'a> {
+    Response(&'a async_graphql::Response),
     Errors { errors: &'a [ServerError] },
 }
 
-impl<'a> From<&'a Executed> for Shown<'a> {
-    fn from(executed: &'a Executed) -> Self {
-        match executed {
-            Executed::Refused(rejected) => Self::Errors { errors: rejected.errors() },
-            Executed::Answered(response) if is_failure(response) => Self::Errors { errors: &response.errors },
-            Executed::Answered(response) => Self::Whole(response),
+impl<'a> From<&'a Outcome> for ResponseBody<'a> {
+    fn from(outcome: &'a Outcome) -> Self {
+        match outcome {
+            Outcome::Rejected(rejection) => Self::Errors { errors: rejection.errors() },
+            Outcome::Executed(response) if is_failure(response) => Self::Errors { errors: &response.errors },
+            Outcome::Executed(response) => Self::Response(response),
         }
     }
 }
@@ -54,61 +62,65 @@ impl fmt::Debug for Answer {
 }
 
 impl Answer {
-    /// The answer of an operation that has been executed.
-    pub fn executed(media: Media, response: async_graphql::Response) -> Self {
-        if let Some(rejected) = Rejection::limited(&response) {
-            return Self::refused(media, rejected);
+    /// Creates the response of an executed operation. 429 if a rate limit inside the operation rejected it.
+    pub fn executed(media: MediaType, response: async_graphql::Response) -> Self {
+        if let Some(rejection) = Rejection::limited(&response) {
+            return Self::request_rejected(media, rejection);
         }
         let status = if is_failure(&response) { Code::Internal.status() } else { StatusCode::OK };
-        Self::new(media, status, &Shown::from(&Executed::Answered(response)))
+        Self::new(media, status, &ResponseBody::from(&Outcome::Executed(response)))
     }
 
-    /// The answer of an operation that has not been admitted. A client that takes JSON reads the errors of what was a
-    /// GraphQL request at all.
-    pub fn rejected(media: Media, rejected: Rejection) -> Self {
-        let of_document = matches!(
-            rejected.code(),
+    /// Creates the response of an operation that was not admitted. As `application/json`, errors in the
+    /// document have status 200: clients of that type read the errors only then.
+    pub fn operation_rejected(media: MediaType, rejection: Rejection) -> Self {
+        let document_error = matches!(
+            rejection.code(),
             Code::GraphqlParseFailed | Code::GraphqlValidationFailed | Code::LimitExceeded
         );
-        let fine = media == Media::Json && of_document;
-        let answer = Self::refused(media, rejected);
-        if fine { Self { status: StatusCode::OK, ..answer } } else { answer }
+        let answer = Self::request_rejected(media, rejection);
+        if media == MediaType::Json && document_error {
+            Self { status: StatusCode::OK, ..answer }
+        } else {
+            answer
+        }
     }
 
-    /// The answer of a request that has been refused as a whole.
-    pub fn refused(media: Media, rejected: Rejection) -> Self {
-        let status = match rejected.code() {
-            // Nothing is answered, not even in part.
+    /// Creates the response of a request that was rejected as a whole, with the status of the error code.
+    pub fn request_rejected(media: MediaType, rejection: Rejection) -> Self {
+        let status = match rejection.code() {
+            // Unlike a field whose service is unavailable, no part of the request was executed.
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             code => code.status(),
         };
-        let sign_in = (status == StatusCode::UNAUTHORIZED).then(|| HeaderValue::from_static("Bearer"));
-        let extra = sign_in.map(|value| (header::WWW_AUTHENTICATE, value));
-        let later = rejected.retry_after_s().map(|wait_s| (header::RETRY_AFTER, HeaderValue::from(wait_s)));
-        let extra = extra.or(later);
-        Self { extra, ..Self::new(media, status, &Shown::from(&Executed::Refused(rejected))) }
+        let challenge = (status == StatusCode::UNAUTHORIZED)
+            .then(|| (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        let retry_after =
+            rejection.retry_after_s().map(|wait_s| (header::RETRY_AFTER, HeaderValue::from(wait_s)));
+        let extra_header = challenge.or(retry_after);
+        Self { extra_header, ..Self::new(media, status, &ResponseBody::from(&Outcome::Rejected(rejection))) }
     }
 
-    /// The answers of a batch, in its order.
-    pub fn batch(media: Media, executed: Vec<Executed>) -> Self {
-        let shown: Vec<_> = executed.iter().map(Shown::from).collect();
-        Self::new(media, StatusCode::OK, &shown)
+    /// Creates the response of a batch, a list in the order of its operations.
+    pub fn batch(media: MediaType, outcomes: &[Outcome]) -> Self {
+        let bodies: Vec<_> = outcomes.iter().map(ResponseBody::from).collect();
+        Self::new(media, StatusCode::OK, &bodies)
     }
 
-    fn new(media: Media, status: StatusCode, body: &impl Serialize) -> Self {
-        let body = serde_json::to_vec(body).expect("an answer has string keys alone");
-        Self { media, status, extra: None, body }
+    fn new(media: MediaType, status: StatusCode, body: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(body).expect("GraphQL responses serialize to JSON");
+        Self { media, status, extra_header: None, body }
     }
 }
 
-impl Executed {
-    /// As JSON, for a stream.
+impl Outcome {
+    /// Serializes the outcome to JSON, the form of a stream's result.
     pub fn json(&self) -> String {
-        serde_json::to_string(&Shown::from(self)).expect("an answer has string keys alone")
+        serde_json::to_string(&ResponseBody::from(self)).expect("GraphQL responses serialize to JSON")
     }
 }
 
-/// Whether nothing was executed to an end, by our own fault: there is no `data` then.
+/// Returns true if execution failed as a whole with an internal error. Such a response has no `data`.
 fn is_failure(response: &async_graphql::Response) -> bool {
     let internal = |error: &ServerError| {
         let code = error.extensions.as_ref().and_then(|extensions| extensions.get("code"));
@@ -121,94 +133,103 @@ impl From<Answer> for Response {
     fn from(answer: Answer) -> Self {
         let mut response = Response::new(Body::from(answer.body));
         *response.status_mut() = answer.status;
-        if let Some((name, value)) = answer.extra {
+        if let Some((name, value)) = answer.extra_header {
             response.headers_mut().insert(name, value);
         }
         response.headers_mut().insert(header::CONTENT_TYPE, answer.media.header());
-        common(response.headers_mut());
+        set_common_headers(response.headers_mut());
         response
     }
 }
 
-/// Refusals of requests that are not GraphQL over HTTP.
-pub mod refusal {
+impl From<NotAcceptable> for Response {
+    fn from(NotAcceptable: NotAcceptable) -> Self {
+        rejections::not_acceptable().into()
+    }
+}
+
+/// Rejections of requests that violate the protocol, before any GraphQL is parsed.
+pub mod rejections {
     use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 
-    use super::{Answer, Media};
+    use super::{Answer, MediaType};
     use crate::error::{Code, Error};
 
-    const SINGLE_CONNECTION: &str = "single connection mode is not offered: open a stream for each operation by POST or \
-        GET with `Accept: text/event-stream`";
+    const SINGLE_CONNECTION: &str = "single connection mode is not supported: open one stream per operation \
+        by POST or GET with `Accept: text/event-stream`";
 
-    /// 406: nothing that the client takes.
+    /// 406: the gateway offers none of the accepted media types.
     pub fn not_acceptable() -> Answer {
-        let message = "answers are application/graphql-response+json or application/json, of subscriptions \
-            text/event-stream or multipart/mixed;subscriptionSpec=1.0";
-        of(Media::Json, StatusCode::NOT_ACCEPTABLE, Code::BadRequest, message)
+        let message = "responses are application/graphql-response+json or application/json, for \
+            subscriptions text/event-stream or multipart/mixed;subscriptionSpec=1.0";
+        reject(MediaType::Json, StatusCode::NOT_ACCEPTABLE, Code::BadRequest, message)
     }
 
-    /// 415: a body that is not JSON, above all what a foreign page could send.
+    /// 415: the body is not JSON. Protects against forms that a page of another origin submits.
     pub fn unsupported_type() -> Answer {
-        let message = "requests are application/json in UTF-8";
-        let answer = of(Media::Json, StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, message);
-        with(answer, HeaderName::from_static("accept-post"), "application/json")
+        let message = "the body must be application/json in UTF-8";
+        let answer = reject(MediaType::Json, StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, message);
+        with_header(answer, HeaderName::from_static("accept-post"), "application/json")
     }
 
-    /// 405: what changes something does not go by GET.
-    pub fn mutation_by_get(media: Media) -> Answer {
-        let answer = of(media, StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, "mutations go by POST");
-        with(answer, header::ALLOW, "POST")
+    /// 405: GET is a safe method, so it executes no mutation.
+    pub fn mutation_by_get(media: MediaType) -> Answer {
+        let answer =
+            reject(media, StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, "mutations require POST");
+        with_header(answer, header::ALLOW, "POST")
     }
 
-    /// 405: the methods of the one connection that several operations share in graphql-sse.
+    /// 405: methods of the single connection mode of graphql-sse.
     pub fn single_connection_method() -> Answer {
-        let answer = of(Media::Json, StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, SINGLE_CONNECTION);
-        with(answer, header::ALLOW, "GET, POST")
+        let answer =
+            reject(MediaType::Json, StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, SINGLE_CONNECTION);
+        with_header(answer, header::ALLOW, "GET, POST")
     }
 
-    /// 400: a token of that connection.
+    /// 400: a token of the single connection mode of graphql-sse.
     pub fn single_connection_token() -> Answer {
-        of(Media::Json, StatusCode::BAD_REQUEST, Code::BadRequest, SINGLE_CONNECTION)
+        reject(MediaType::Json, StatusCode::BAD_REQUEST, Code::BadRequest, SINGLE_CONNECTION)
     }
 
-    /// 429: all that a person may have open is open. As on a socket, which closes with 4429, trying again does not help.
-    pub fn too_many_streams(media: Media) -> Answer {
+    /// 429: the user has the maximum number of sockets and streams. Like the close code 4429 of a socket it
+    /// has no `Retry-After`: a retry fails until another one is closed.
+    pub fn too_many_streams(media: MediaType) -> Answer {
         let message = "too many sockets and streams of this user";
-        of(media, StatusCode::TOO_MANY_REQUESTS, Code::LimitExceeded, message)
+        reject(media, StatusCode::TOO_MANY_REQUESTS, Code::LimitExceeded, message)
     }
 
-    /// 413: a body over its bound; the connection closes, the rest is not read.
+    /// 413: the body is too large. Closes the connection, because the rest of the body is not read.
     pub fn too_large() -> Answer {
-        let answer = of(
-            Media::Json,
+        let answer = reject(
+            MediaType::Json,
             StatusCode::PAYLOAD_TOO_LARGE,
             Code::LimitExceeded,
             "the body is larger than 1 MB",
         );
-        with(answer, header::CONNECTION, "close")
+        with_header(answer, header::CONNECTION, "close")
     }
 
-    /// 400: the body broke off.
+    /// 400: the client did not send the whole body.
     pub fn broken_body() -> Answer {
-        of(Media::Json, StatusCode::BAD_REQUEST, Code::BadRequest, "the body broke off")
+        reject(MediaType::Json, StatusCode::BAD_REQUEST, Code::BadRequest, "the body is incomplete")
     }
 
-    /// 408: the body did not come in time; the connection closes.
+    /// 408: the body was not received in time. Closes the connection.
     pub fn late_body() -> Answer {
-        let answer = of(
-            Media::Json,
+        let answer = reject(
+            MediaType::Json,
             StatusCode::REQUEST_TIMEOUT,
             Code::BadRequest,
-            "the body did not come within 30 seconds",
+            "the body was not received within 30 seconds",
         );
-        with(answer, header::CONNECTION, "close")
+        with_header(answer, header::CONNECTION, "close")
     }
 
-    fn of(media: Media, status: StatusCode, code: Code, message: &str) -> Answer {
-        Answer { status, ..Answer::refused(media, Error::new(code, message).into()) }
+    fn reject(media: MediaType, status: StatusCode, code: Code, message: &str) -> Answer {
+        Answer { status, ..Answer::request_rejected(media, Error::new(code, message).into()) }
     }
 
-    fn with(answer: Answer, name: HeaderName, value: &'static str) -> Answer {
-        Answer { extra: Some((name, HeaderValue::from_static(value))), ..answer }
+    fn with_header(answer: Answer, name: HeaderName, value: &'static str) -> Answer {
+        Answer { extra_header: Some((name, HeaderValue::from_static(value))), ..answer }
     }
 }

@@ -1,25 +1,25 @@
-//! Media types: which one a request is in, and which one its answer is to be in.
+//! Content negotiation: the media type of the response from `Accept`, and the check of `Content-Type`.
+//!
+//! A client receives a stream only if it names the stream's media type. A wildcard selects JSON.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-use super::answer::{Answer, refusal};
-
-/// The version of Apollo's protocol for subscriptions over HTTP.
+/// Version of Apollo's multipart protocol for subscriptions over HTTP.
 const SUBSCRIPTION_SPEC: &str = "1.0";
 
-/// What an answer is written as.
+/// Media type of a single response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Media {
-    /// `application/json`: 200 for everything that is a GraphQL request at all.
+pub enum MediaType {
+    /// `application/json`: status 200 also for errors in the document.
     Json,
-    /// `application/graphql-response+json`: the status says whether there is data.
+    /// `application/graphql-response+json`: status 200 only if the response has data.
     GraphqlResponse,
 }
 
-impl Media {
-    /// The `Content-Type` of an answer.
+impl MediaType {
+    /// Returns the `Content-Type` of the response.
     pub fn header(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Self::Json => "application/json; charset=utf-8",
@@ -28,58 +28,63 @@ impl Media {
     }
 }
 
-/// How a stream of answers is written.
+/// Format of a stream of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum StreamFormat {
     /// `text/event-stream`: server-sent events.
     Events,
-    /// `multipart/mixed;subscriptionSpec=1.0`: parts, as Apollo's clients read them.
-    Parts,
+    /// `multipart/mixed;subscriptionSpec=1.0`: one part per result, the protocol of Apollo's clients.
+    Multipart,
 }
 
-/// What a client takes.
+/// Response formats that a client accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
-    /// A single answer of this kind; subscriptions as a stream, where it names one.
-    Single(Media, Option<Format>),
-    /// Streams alone.
-    Stream(Format),
+    /// Single responses of this type, and subscriptions as a stream if the client names a format.
+    Single(MediaType, Option<StreamFormat>),
+    /// Only streams.
+    Stream(StreamFormat),
 }
 
+/// Error: the gateway offers none of the media types that the client accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAcceptable;
+
 impl Accepted {
-    /// What the `Accept` headers like best; JSON where they do not care. A stream is given only to who names its kind.
+    /// Selects the formats with the highest quality in the `Accept` headers. JSON without a preference.
     ///
     /// # Errors
-    /// 406 where nothing of it is here.
-    pub fn of(headers: &HeaderMap) -> Result<Self, Answer> {
+    /// [`NotAcceptable`] if the headers allow neither JSON nor a stream.
+    pub fn negotiate(headers: &HeaderMap) -> Result<Self, NotAcceptable> {
         let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let ranges: Vec<Range> = values.flat_map(|value| value.split(',')).filter_map(Range::parse).collect();
         let stream = stream(&ranges);
         if ranges.is_empty() {
-            return Ok(Self::Single(Media::Json, None));
+            return Ok(Self::Single(MediaType::Json, None));
         }
-        let (json, graphql) = (quality(&ranges, "json"), quality(&ranges, "graphql-response+json"));
+        let json = quality(&ranges, "json");
+        let graphql = quality(&ranges, "graphql-response+json");
         match (json, graphql, stream) {
-            (0, 0, None) => Err(refusal::not_acceptable()),
+            (0, 0, None) => Err(NotAcceptable),
             (0, 0, Some(format)) => Ok(Self::Stream(format)),
-            // Named alike, the newer one: clients send both in that hope.
+            // At equal quality the newer type wins: a client that names it understands its statuses.
             (json, graphql, stream) if graphql > json || (graphql == json && names_graphql(&ranges)) => {
-                Ok(Self::Single(Media::GraphqlResponse, stream))
+                Ok(Self::Single(MediaType::GraphqlResponse, stream))
             }
-            (_, _, stream) => Ok(Self::Single(Media::Json, stream)),
+            (_, _, stream) => Ok(Self::Single(MediaType::Json, stream)),
         }
     }
 
-    /// What a refusal is written as, for this client.
-    pub fn media(self) -> Media {
+    /// Returns the media type of single responses and of rejections.
+    pub fn media(self) -> MediaType {
         match self {
             Self::Single(media, _) => media,
-            Self::Stream(_) => Media::GraphqlResponse,
+            Self::Stream(_) => MediaType::GraphqlResponse,
         }
     }
 
-    /// How this client takes subscriptions.
-    pub fn format(self) -> Option<Format> {
+    /// Returns the format of subscriptions. `None` if the client accepts no stream.
+    pub fn format(self) -> Option<StreamFormat> {
         match self {
             Self::Single(_, format) => format,
             Self::Stream(format) => Some(format),
@@ -87,71 +92,76 @@ impl Accepted {
     }
 }
 
-/// One range of an `Accept` header, its quality in thousandths.
+/// Media range of an `Accept` header.
 #[derive(Debug)]
 struct Range {
     kind: String,
     subtype: String,
+    /// Quality in thousandths.
     quality: u32,
-    /// Whether it asks for Apollo's parts.
-    parts: bool,
+    /// Has the parameter `subscriptionSpec` of Apollo's multipart protocol, in the supported version.
+    subscription_spec: bool,
 }
 
 impl Range {
     fn parse(text: &str) -> Option<Self> {
         let mut sections = text.split(';');
         let (kind, subtype) = sections.next()?.trim().split_once('/')?;
-        let (mut quality, mut parts) = (1.0, false);
+        let mut quality = 1.0;
+        let mut subscription_spec = false;
         for (name, value) in sections.filter_map(|section| section.split_once('=')) {
             let value = value.trim().trim_matches('"');
             match name.trim().to_ascii_lowercase().as_str() {
                 "q" => quality = value.parse::<f32>().unwrap_or(0.0),
-                "subscriptionspec" => parts = value == SUBSCRIPTION_SPEC,
+                "subscriptionspec" => subscription_spec = value == SUBSCRIPTION_SPEC,
                 _ => {}
             }
         }
         let quality = (quality.clamp(0.0, 1.0) * 1_000.0) as u32;
-        Some(Self { kind: kind.to_ascii_lowercase(), subtype: subtype.to_ascii_lowercase(), quality, parts })
+        let kind = kind.to_ascii_lowercase();
+        let subtype = subtype.to_ascii_lowercase();
+        Some(Self { kind, subtype, quality, subscription_spec })
     }
 
-    /// How exactly this range names a subtype of `application`, if it does.
-    fn exactness(&self, subtype: &str) -> Option<u32> {
+    /// Returns the specificity for `application/{subtype}`, 2 for an exact match. `None` without a match.
+    fn specificity(&self, subtype: &str) -> Option<u32> {
         match (self.kind.as_str(), self.subtype.as_str()) {
-            ("application", own) if own == subtype => Some(2),
+            ("application", named) if named == subtype => Some(2),
             ("application", "*") => Some(1),
             ("*", "*") => Some(0),
             _ => None,
         }
     }
 
-    /// Which stream this range names, if it does.
-    fn format(&self) -> Option<Format> {
+    /// Returns the stream format that this range names. A wildcard names none.
+    fn format(&self) -> Option<StreamFormat> {
         match (self.kind.as_str(), self.subtype.as_str()) {
-            ("text", "event-stream") => Some(Format::Events),
-            ("multipart", "mixed") if self.parts => Some(Format::Parts),
+            ("text", "event-stream") => Some(StreamFormat::Events),
+            ("multipart", "mixed") if self.subscription_spec => Some(StreamFormat::Multipart),
             _ => None,
         }
     }
 }
 
-/// The quality of `application/{subtype}`: that of the range that names it most exactly.
+/// Returns the quality of `application/{subtype}`, from the most specific range that matches it (RFC 9110).
 fn quality(ranges: &[Range], subtype: &str) -> u32 {
-    let named = ranges.iter().filter_map(|range| Some((range.exactness(subtype)?, range.quality)));
-    named.max().map_or(0, |(_, quality)| quality)
+    let matching = ranges.iter().filter_map(|range| Some((range.specificity(subtype)?, range.quality)));
+    matching.max().map_or(0, |(_, quality)| quality)
 }
 
-/// The stream of the best quality; the first among equals.
-fn stream(ranges: &[Range]) -> Option<Format> {
+/// Returns the stream format of the highest quality, the first one at equal quality.
+fn stream(ranges: &[Range]) -> Option<StreamFormat> {
     let named = ranges.iter().filter(|range| range.quality > 0);
     let named = named.filter_map(|range| Some((range.quality, range.format()?)));
     named.rev().max_by_key(|(quality, _)| *quality).map(|(_, format)| format)
 }
 
 fn names_graphql(ranges: &[Range]) -> bool {
-    ranges.iter().any(|range| range.exactness("graphql-response+json") == Some(2))
+    ranges.iter().any(|range| range.specificity("graphql-response+json") == Some(2))
 }
 
-/// Whether a body is JSON in UTF-8. What a browser sends without asking first (a form, plain text) is not.
+/// Returns true if the body is JSON in UTF-8. This excludes the types that a browser sends to another origin
+/// without a preflight request, such as forms and plain text.
 pub fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
@@ -171,74 +181,84 @@ mod tests {
     use super::*;
 
     fn with(name: header::HeaderName, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(name, value.parse().expect("a header"))])
+        HeaderMap::from_iter([(name, value.parse().expect("header value"))])
     }
 
     #[test]
-    fn the_answer_is_what_the_client_likes_best() {
+    fn the_accepted_type_of_the_highest_quality_is_selected() {
         for (accept, expected) in [
-            ("application/json", Some(Media::Json)),
-            ("application/graphql-response+json", Some(Media::GraphqlResponse)),
-            ("Application/GraphQL-Response+JSON; charset=utf-8", Some(Media::GraphqlResponse)),
-            ("*/*", Some(Media::Json)),
-            ("application/*", Some(Media::Json)),
-            ("text/html, application/xhtml+xml, */*;q=0.8", Some(Media::Json)),
-            ("application/graphql-response+json, application/json", Some(Media::GraphqlResponse)),
-            ("application/json, application/graphql-response+json;q=0.9", Some(Media::Json)),
-            ("application/graphql-response+json;q=0.5, application/json;q=0.4", Some(Media::GraphqlResponse)),
-            ("application/graphql-response+json;q=0, */*", Some(Media::Json)),
-            ("application/graphql-response+json, */*;q=0.1", Some(Media::GraphqlResponse)),
+            ("application/json", Some(MediaType::Json)),
+            ("application/graphql-response+json", Some(MediaType::GraphqlResponse)),
+            ("Application/GraphQL-Response+JSON; charset=utf-8", Some(MediaType::GraphqlResponse)),
+            ("*/*", Some(MediaType::Json)),
+            ("application/*", Some(MediaType::Json)),
+            ("text/html, application/xhtml+xml, */*;q=0.8", Some(MediaType::Json)),
+            ("application/graphql-response+json, application/json", Some(MediaType::GraphqlResponse)),
+            ("application/json, application/graphql-response+json;q=0.9", Some(MediaType::Json)),
+            (
+                "application/graphql-response+json;q=0.5, application/json;q=0.4",
+                Some(MediaType::GraphqlResponse),
+            ),
+            ("application/graphql-response+json;q=0, */*", Some(MediaType::Json)),
+            ("application/graphql-response+json, */*;q=0.1", Some(MediaType::GraphqlResponse)),
             ("text/html", None),
             ("application/json;q=0", None),
             ("multipart/mixed", None),
             ("text/*", None),
             ("text/event-stream;q=0", None),
-            ("nonsense", Some(Media::Json)),
-            ("", Some(Media::Json)),
+            ("nonsense", Some(MediaType::Json)),
+            ("", Some(MediaType::Json)),
         ] {
             let expected = expected.map(|media| Accepted::Single(media, None));
             assert_eq!(accepted(accept), expected, "{accept}");
         }
-        assert_eq!(Accepted::of(&HeaderMap::new()).ok(), Some(Accepted::Single(Media::Json, None)));
+        assert_eq!(
+            Accepted::negotiate(&HeaderMap::new()).ok(),
+            Some(Accepted::Single(MediaType::Json, None))
+        );
     }
 
     fn accepted(accept: &str) -> Option<Accepted> {
-        Accepted::of(&with(header::ACCEPT, accept)).ok()
+        Accepted::negotiate(&with(header::ACCEPT, accept)).ok()
     }
 
     #[test]
-    fn a_stream_is_for_who_names_it() {
+    fn only_a_client_that_names_a_stream_format_receives_streams() {
         use Accepted::{Single, Stream};
         for (accept, expected) in [
-            ("text/event-stream", Stream(Format::Events)),
-            ("Text/Event-Stream; charset=utf-8", Stream(Format::Events)),
-            ("text/event-stream, application/json;q=0", Stream(Format::Events)),
-            ("multipart/mixed;subscriptionSpec=1.0", Stream(Format::Parts)),
-            ("multipart/mixed;subscriptionSpec=\"1.0\"", Stream(Format::Parts)),
+            ("text/event-stream", Stream(StreamFormat::Events)),
+            ("Text/Event-Stream; charset=utf-8", Stream(StreamFormat::Events)),
+            ("text/event-stream, application/json;q=0", Stream(StreamFormat::Events)),
+            ("multipart/mixed;subscriptionSpec=1.0", Stream(StreamFormat::Multipart)),
+            ("multipart/mixed;subscriptionSpec=\"1.0\"", Stream(StreamFormat::Multipart)),
             (
                 "multipart/mixed;boundary=graphql;subscriptionSpec=1.0, application/json",
-                Single(Media::Json, Some(Format::Parts)),
+                Single(MediaType::Json, Some(StreamFormat::Multipart)),
             ),
             (
-                "multipart/mixed;boundary=\"graphql\";subscriptionSpec=1.0,application/graphql-response+json,application/json;q=0.9",
-                Single(Media::GraphqlResponse, Some(Format::Parts)),
+                "multipart/mixed;boundary=\"graphql\";subscriptionSpec=1.0,\
+                    application/graphql-response+json,application/json;q=0.9",
+                Single(MediaType::GraphqlResponse, Some(StreamFormat::Multipart)),
             ),
-            ("multipart/mixed;deferSpec=20220824, application/json", Single(Media::Json, None)),
-            ("multipart/mixed;subscriptionSpec=2.0, */*", Single(Media::Json, None)),
+            ("multipart/mixed;deferSpec=20220824, application/json", Single(MediaType::Json, None)),
+            ("multipart/mixed;subscriptionSpec=2.0, */*", Single(MediaType::Json, None)),
             (
                 "application/json, text/event-stream, multipart/mixed",
-                Single(Media::Json, Some(Format::Events)),
+                Single(MediaType::Json, Some(StreamFormat::Events)),
             ),
-            ("text/event-stream;q=0.5, multipart/mixed;subscriptionSpec=1.0", Stream(Format::Parts)),
-            ("multipart/mixed;subscriptionSpec=1.0, text/event-stream", Stream(Format::Parts)),
-            ("text/event-stream, */*", Single(Media::Json, Some(Format::Events))),
+            (
+                "text/event-stream;q=0.5, multipart/mixed;subscriptionSpec=1.0",
+                Stream(StreamFormat::Multipart),
+            ),
+            ("multipart/mixed;subscriptionSpec=1.0, text/event-stream", Stream(StreamFormat::Multipart)),
+            ("text/event-stream, */*", Single(MediaType::Json, Some(StreamFormat::Events))),
         ] {
             assert_eq!(accepted(accept), Some(expected), "{accept}");
         }
     }
 
     #[test]
-    fn only_json_in_utf_8_is_read() {
+    fn only_json_in_utf_8_is_accepted() {
         for good in
             ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=\"UTF-8\""]
         {

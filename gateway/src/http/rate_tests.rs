@@ -1,4 +1,4 @@
-//! Rate limits over HTTP: the status, the headers, and what was not done.
+//! Tests of rate limits over HTTP: status, headers, and no calls to services for rejected operations.
 
 use axum::{body::Body, http::StatusCode};
 use proto::{UserId, auth};
@@ -10,19 +10,23 @@ use crate::{
     testing::{Answer, TestGateway, post, reply},
 };
 
-fn limits(requests: &str, of_address: &str, of_login: &str) -> RateLimits {
-    let limit = |text: &str| text.parse().expect("a limit");
-    let (requests, sign_in_address, sign_in_login) = (limit(requests), limit(of_address), limit(of_login));
-    RateLimits { requests, sign_in_address, sign_in_login, ..RateLimits::default() }
+fn limits(requests: &str, sign_in_address: &str, sign_in_login: &str) -> RateLimits {
+    let limit = |text: &str| text.parse().expect("rate limit");
+    RateLimits {
+        requests: limit(requests),
+        sign_in_address: limit(sign_in_address),
+        sign_in_login: limit(sign_in_login),
+        ..RateLimits::default()
+    }
 }
 
-/// Every password is wrong.
-fn wrong(_: &str, _: &[u8]) -> Result<Vec<u8>, Status> {
+/// Fake auth service that rejects every password.
+fn reject_password(_: &str, _: &[u8]) -> Result<Vec<u8>, Status> {
     Err(Status::unauthenticated("wrong"))
 }
 
-/// Every password is right.
-fn right(_: &str, _: &[u8]) -> Result<Vec<u8>, Status> {
+/// Fake auth service that accepts every password.
+fn accept_password(_: &str, _: &[u8]) -> Result<Vec<u8>, Status> {
     let user = auth::User { id: UserId::now().bytes(), ..Default::default() };
     reply(&auth::Session { user: Some(user), ..Default::default() })
 }
@@ -35,53 +39,53 @@ fn mutation(fields: &[String]) -> Value {
     json!({ "query": format!("mutation {{ {} }}", fields.concat()) })
 }
 
-async fn from(fixture: &TestGateway, forwarded: &str, body: &Value) -> Answer {
+async fn send_from(fixture: &TestGateway, forwarded: &str, body: &Value) -> Answer {
     let body = body.to_string();
     let request = post(&body).header("x-forwarded-for", forwarded);
     let request =
         request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([10, 0, 0, 1], 1))));
-    fixture.send(request.body(Body::from(body)).expect("a request")).await
+    fixture.send(request.body(Body::from(body)).expect("request")).await
 }
 
 #[track_caller]
-fn is_limited(answer: &Answer) {
+fn assert_rate_limited(answer: &Answer) {
     assert_eq!(
         (answer.status, answer.code()),
         (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
         "{}",
         answer.text
     );
-    let wait_ms = answer.json["errors"][0]["extensions"]["retryAfterMs"].as_u64().expect("a wait");
-    let wait_s: u64 = answer.headers["retry-after"].to_str().expect("text").parse().expect("seconds");
+    let wait_ms = answer.json["errors"][0]["extensions"]["retryAfterMs"].as_u64().expect("retryAfterMs");
+    let wait_s: u64 = answer.headers["retry-after"].to_str().expect("ASCII header").parse().expect("seconds");
     assert_eq!(wait_s, wait_ms.div_ceil(1000));
     assert!((1..=3600).contains(&wait_s), "{wait_s}");
     assert!(answer.json.get("data").is_none(), "{}", answer.text);
 }
 
 #[tokio::test]
-async fn a_request_that_comes_too_soon_is_429_before_it_is_parsed() {
-    let fixture = TestGateway::limited(limits("1/h:3", "0", "0"), wrong);
-    let ask = json!({ "query": "{ __typename }" });
+async fn a_rate_limited_request_is_429_before_it_is_parsed() {
+    let fixture = TestGateway::limited(limits("1/h:3", "0", "0"), reject_password);
+    let query = json!({ "query": "{ __typename }" });
     for _ in 0..3 {
-        assert_eq!(from(&fixture, "192.0.2.1", &ask).await.status, StatusCode::OK);
+        assert_eq!(send_from(&fixture, "192.0.2.1", &query).await.status, StatusCode::OK);
     }
-    is_limited(&from(&fixture, "192.0.2.1", &ask).await);
-    is_limited(&from(&fixture, "192.0.2.1", &json!({ "query": "{" })).await);
+    assert_rate_limited(&send_from(&fixture, "192.0.2.1", &query).await);
+    assert_rate_limited(&send_from(&fixture, "192.0.2.1", &json!({ "query": "{" })).await);
     assert_eq!(
-        from(&fixture, "192.0.2.2", &ask).await.status,
+        send_from(&fixture, "192.0.2.2", &query).await.status,
         StatusCode::OK,
-        "another client of the same proxy"
+        "another client behind the same proxy"
     );
-    is_limited(&from(&fixture, "192.0.2.2, 192.0.2.1", &ask).await);
+    assert_rate_limited(&send_from(&fixture, "192.0.2.2, 192.0.2.1", &query).await);
     let signed_in = fixture.ask("{ __typename }").await;
-    assert_eq!(signed_in["data"]["__typename"], "Query", "a user has a limit of their own");
+    assert_eq!(signed_in["data"]["__typename"], "Query", "an authenticated user has a separate limit");
 }
 
 #[tokio::test]
-async fn each_entry_of_a_batch_counts_and_a_batch_runs_whole_or_not_at_all() {
-    let fixture = TestGateway::limited(limits("1/h:5", "0", "0"), wrong);
+async fn each_operation_of_a_batch_counts_and_a_rate_limited_batch_executes_nothing() {
+    let fixture = TestGateway::limited(limits("1/h:5", "0", "0"), reject_password);
     let batch = |count: usize| Value::from(vec![mutation(&[login("a", "ann")]); count]);
-    let answer = from(&fixture, "192.0.2.1", &batch(3)).await;
+    let answer = send_from(&fixture, "192.0.2.1", &batch(3)).await;
     assert_eq!(
         (answer.status, answer.json.as_array().map(Vec::len)),
         (StatusCode::OK, Some(3)),
@@ -89,43 +93,43 @@ async fn each_entry_of_a_batch_counts_and_a_batch_runs_whole_or_not_at_all() {
         answer.text
     );
     assert_eq!(fixture.calls.lock().len(), 3);
-    is_limited(&from(&fixture, "192.0.2.1", &batch(3)).await);
+    assert_rate_limited(&send_from(&fixture, "192.0.2.1", &batch(3)).await);
     assert_eq!(fixture.calls.lock().len(), 3, "none of the second batch was executed");
 }
 
 #[tokio::test]
-async fn each_alias_and_each_entry_of_a_batch_is_an_attempt_to_sign_in() {
-    let fixture = TestGateway::limited(limits("0", "0", "1/h:4"), right);
+async fn each_alias_and_each_operation_of_a_batch_counts_as_a_sign_in() {
+    let fixture = TestGateway::limited(limits("0", "0", "1/h:4"), accept_password);
     let calls = || fixture.calls.lock().len();
     let aliases: Vec<String> = ["a", "b", "c", "d", "e"].iter().map(|alias| login(alias, "ann")).collect();
-    is_limited(&from(&fixture, "192.0.2.1", &mutation(&aliases)).await);
+    assert_rate_limited(&send_from(&fixture, "192.0.2.1", &mutation(&aliases)).await);
     assert_eq!(calls(), 4, "the fifth password was not hashed");
     let batch = Value::from(vec![mutation(&[login("a", "bob")]); 6]);
-    let answer = from(&fixture, "192.0.2.2", &batch).await;
-    let entries = answer.json.as_array().expect("a list");
+    let answer = send_from(&fixture, "192.0.2.2", &batch).await;
+    let entries = answer.json.as_array().expect("list of results");
     let limited =
         entries.iter().filter(|entry| entry["errors"][0]["extensions"]["code"] == "RATE_LIMITED").count();
     assert_eq!((answer.status, limited, calls()), (StatusCode::OK, 2, 8), "{}", answer.text);
-    is_limited(&from(&fixture, "192.0.2.3", &mutation(&[login("a", "bob")])).await);
+    assert_rate_limited(&send_from(&fixture, "192.0.2.3", &mutation(&[login("a", "bob")])).await);
     assert_eq!(calls(), 8);
-    let other = from(&fixture, "192.0.2.3", &mutation(&[login("a", "cleo")])).await;
+    let other = send_from(&fixture, "192.0.2.3", &mutation(&[login("a", "cleo")])).await;
     assert!(other.json["data"]["a"]["accessToken"].is_string(), "{}", other.text);
 }
 
 #[tokio::test]
-async fn an_address_signs_in_so_often_by_whatever_door() {
-    let fixture = TestGateway::limited(limits("0", "1/h:3", "0"), wrong);
+async fn all_ways_to_sign_in_share_the_limit_of_the_address() {
+    let fixture = TestGateway::limited(limits("0", "1/h:3", "0"), reject_password);
     let register =
         "register(input: { login: \"ann\", password: \"long enough\", name: \"Ann\" }) { accessToken }";
     let refresh = "refreshSession(refreshToken: \"x\") { accessToken }";
     for field in [register, refresh, &login("a", "bob")] {
         assert_eq!(
-            from(&fixture, "192.0.2.1", &mutation(&[field.to_owned()])).await.code(),
+            send_from(&fixture, "192.0.2.1", &mutation(&[field.to_owned()])).await.code(),
             "UNAUTHENTICATED"
         );
     }
     for field in [register, refresh, &login("a", "bob")] {
-        is_limited(&from(&fixture, "192.0.2.1", &mutation(&[field.to_owned()])).await);
+        assert_rate_limited(&send_from(&fixture, "192.0.2.1", &mutation(&[field.to_owned()])).await);
     }
     for media in
         ["application/graphql-response+json", "text/event-stream", "multipart/mixed;subscriptionSpec=1.0"]
@@ -134,14 +138,17 @@ async fn an_address_signs_in_so_often_by_whatever_door() {
         let request = post(&body).header("accept", media).header("x-forwarded-for", "192.0.2.1");
         let request =
             request.extension(axum::extract::ConnectInfo(std::net::SocketAddr::from(([10, 0, 0, 1], 1))));
-        is_limited(&fixture.send(request.body(Body::from(body)).expect("a request")).await);
+        assert_rate_limited(&fixture.send(request.body(Body::from(body)).expect("request")).await);
     }
-    assert_eq!(from(&fixture, "192.0.2.2", &mutation(&[refresh.to_owned()])).await.code(), "UNAUTHENTICATED");
+    assert_eq!(
+        send_from(&fixture, "192.0.2.2", &mutation(&[refresh.to_owned()])).await.code(),
+        "UNAUTHENTICATED"
+    );
 }
 
 #[tokio::test]
-async fn a_password_is_shown_so_often_with_whatever_token() {
-    let fixture = TestGateway::limited(limits("0", "0", "1/h:2"), wrong);
+async fn password_changes_share_one_limit_across_the_sessions_of_a_user() {
+    let fixture = TestGateway::limited(limits("0", "0", "1/h:2"), reject_password);
     let change = "changePassword(old: \"x\", new: \"long enough\") { accessToken }";
     for _ in 0..2 {
         let answer = fixture.ask(&format!("mutation {{ {change} }}")).await;
@@ -149,6 +156,6 @@ async fn a_password_is_shown_so_often_with_whatever_token() {
     }
     let body = mutation(&[change.to_owned()]).to_string();
     let request = post(&body).header("authorization", format!("Bearer {}", fixture.token(200)));
-    is_limited(&fixture.send(request.body(Body::from(body)).expect("a request")).await);
-    assert_eq!(fixture.calls.lock().len(), 2, "the third was not hashed");
+    assert_rate_limited(&fixture.send(request.body(Body::from(body)).expect("request")).await);
+    assert_eq!(fixture.calls.lock().len(), 2, "the third password was not hashed");
 }

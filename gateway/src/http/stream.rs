@@ -1,7 +1,9 @@
-//! Subscriptions over HTTP: server-sent events as `graphql-sse` has them (distinct connections), and parts as Apollo's
-//! clients have them. A stream counts as one of its person's sockets and ends like them: with the token, with the session,
-//! when the gateway stops, and when nothing is read for a while. Each has a task that asks for a result only when the
-//! one before is on its way, so a slow reader costs no memory.
+//! Subscriptions over HTTP: server-sent events after graphql-sse (distinct connections mode), and multipart
+//! responses after Apollo's protocol.
+//!
+//! A stream counts against the quota of its user like a socket. It ends when its token expires, its session
+//! is revoked, the gateway stops, or the client reads nothing for [`STUCK_MAX`]. Its task requests the next
+//! result only after the connection has taken the previous one, so a slow client holds one result in memory.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -23,10 +25,10 @@ use tokio::{
 };
 
 use super::{
-    Endpoint, Head,
-    answer::{Answer, Executed, refusal},
-    common,
-    media::{Accepted, Format},
+    Endpoint, RequestContext,
+    answer::{Answer, Outcome, rejections},
+    media::{Accepted, StreamFormat},
+    set_common_headers,
 };
 use crate::{
     client::revoked_sessions::SessionWatch,
@@ -36,62 +38,70 @@ use crate::{
     subscription::Payload,
 };
 
-/// How often a stream without results says that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(12);
-/// How long the last words may take to reach the client.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time without a result after which a heartbeat is sent. Shorter than the idle timeouts of common proxies.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(12);
+/// Time in which the connection must take the last chunk.
+const LAST_CHUNK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why a stream ends before its results do.
+/// Reason for which the gateway ends a stream.
 #[derive(Debug, Clone, Copy)]
-enum Cut {
-    /// The token's time is over.
+enum StreamEnd {
+    /// The access token has expired.
     Expired,
     /// The session was logged out or revoked.
-    SessionOver,
+    SessionEnded,
     /// This gateway stops.
     Restart,
 }
 
-impl Cut {
+impl StreamEnd {
     fn error(self) -> Error {
         match self {
             Self::Expired => Error::new(Code::Unauthenticated, "the access token has expired"),
-            Self::SessionOver => Error::new(Code::Unauthenticated, "the session is over, sign in again"),
-            Self::Restart => Error::new(Code::Unavailable, "the service restarts, subscribe again"),
+            Self::SessionEnded => Error::new(Code::Unauthenticated, "the session has ended, sign in again"),
+            Self::Restart => Error::new(Code::Unavailable, "the service is restarting, subscribe again"),
         }
     }
 }
 
-/// What an operation that was not admitted is answered. Where a client takes streams alone, what is no fault of the HTTP
-/// request is a result like others, so that its library shows it at once instead of trying again.
-pub fn rejected(accepted: Accepted, rejected: Rejection) -> Response {
-    let shown =
-        rejected.code().status() == StatusCode::OK || rejected.code() == Code::GraphqlValidationFailed;
+/// Creates the response of an operation that was not admitted.
+///
+/// A client that accepts only streams receives errors of the document as the only result of a stream with
+/// status 200. Its library reports them then; on an error status it would reconnect and fail again.
+pub fn rejected(accepted: Accepted, rejection: Rejection) -> Response {
+    let as_result =
+        rejection.code().status() == StatusCode::OK || rejection.code() == Code::GraphqlValidationFailed;
     match accepted {
-        Accepted::Single(media, _) => Answer::rejected(media, rejected).into(),
-        Accepted::Stream(format) if shown => whole(format, &Executed::Refused(rejected)),
-        Accepted::Stream(_) => Answer::rejected(accepted.media(), rejected).into(),
+        Accepted::Single(media, _) => Answer::operation_rejected(media, rejection).into(),
+        Accepted::Stream(format) if as_result => single_result(format, &Outcome::Rejected(rejection)),
+        Accepted::Stream(_) => Answer::operation_rejected(accepted.media(), rejection).into(),
     }
 }
 
-/// A stream of one result that is there already.
-pub fn whole(format: Format, executed: &Executed) -> Response {
-    let payload = Payload { json: executed.json().into(), cursor: None };
+/// Creates a complete stream of one result.
+pub fn single_result(format: StreamFormat, outcome: &Outcome) -> Response {
+    let payload = Payload { json: outcome.json().into(), cursor: None };
     let body = [format.opening(), &format.next(&payload), format.complete()].concat();
     response(format, Body::from(body))
 }
 
 impl Endpoint {
-    /// The stream of a subscription that was admitted.
-    pub(super) fn stream(&self, head: Head, format: Format, admitted: Admitted) -> Response {
-        let media = head.accepted.media();
+    /// Opens the stream of an admitted subscription. 429 if the user has the maximum number of sockets and
+    /// streams, 503 while the gateway stops.
+    pub(super) fn stream(
+        &self,
+        context: RequestContext,
+        format: StreamFormat,
+        admitted: Admitted,
+    ) -> Response {
+        let media = context.accepted.media();
         let connections = self.connections.clone();
-        let caller = head.client.caller;
+        let caller = context.client.caller;
         if connections.is_stopping() {
-            return Answer::refused(media, Cut::Restart.error().into()).into();
+            return Answer::request_rejected(media, StreamEnd::Restart.error().into()).into();
         }
         let permit = match caller.as_ref().map(|caller| connections.quota().take(caller.user)) {
-            Some(None) => return refusal::too_many_streams(media).into(),
+            Some(None) => return rejections::too_many_streams(media).into(),
             Some(permit) => permit,
             None => None,
         };
@@ -99,7 +109,7 @@ impl Endpoint {
         let expires_at = caller.as_ref().map(|caller| instant(caller.expires_at_s));
         let subscriptions = self.subscriptions.clone();
         let opened = async move {
-            match subscriptions.open_after(head.cursor.as_deref(), admitted, caller, head.call).await {
+            match subscriptions.open_after(context.cursor.as_deref(), admitted, caller, context.call).await {
                 Ok(opened) => opened.into_stream().boxed(),
                 Err(errors) => {
                     let json = json!({ "data": null, "errors": errors }).to_string();
@@ -108,13 +118,13 @@ impl Endpoint {
             }
         };
         let (sender, receiver) = mpsc::channel(1);
-        let writer = Writer {
+        let writer = StreamWriter {
             format,
             results: stream::once(opened.boxed()).flatten().boxed(),
-            cut: cut(connections.clone(), session, expires_at).boxed(),
+            end: stream_end(connections.clone(), session, expires_at).boxed(),
             sender,
             _permit: permit,
-            _counted: GaugeGuard::new("gateway_streams"),
+            _gauge: GaugeGuard::new("gateway_streams"),
         };
         connections.spawn(writer.run());
         let chunks = stream::unfold(receiver, |mut receiver| async {
@@ -124,48 +134,53 @@ impl Endpoint {
     }
 }
 
-/// Comes back with the reason why a stream must end.
-async fn cut(connections: Connections, session: Option<SessionWatch>, expires_at: Option<Instant>) -> Cut {
+/// Waits until the stream must end. Returns the reason.
+async fn stream_end(
+    connections: Connections,
+    session: Option<SessionWatch>,
+    expires_at: Option<Instant>,
+) -> StreamEnd {
     let restart = async {
         connections.stopping().await;
         until(Some(connections.close_at())).await;
     };
     tokio::select! {
-        () = revoked(session.as_ref()) => Cut::SessionOver,
-        () = until(expires_at) => Cut::Expired,
-        () = restart => Cut::Restart,
+        () = revoked(session.as_ref()) => StreamEnd::SessionEnded,
+        () = until(expires_at) => StreamEnd::Expired,
+        () = restart => StreamEnd::Restart,
     }
 }
 
-/// The task of one stream.
-struct Writer {
-    format: Format,
+/// Task that writes one stream.
+struct StreamWriter {
+    format: StreamFormat,
     results: BoxStream<'static, Payload>,
-    cut: BoxFuture<'static, Cut>,
-    /// Holds one chunk until the connection takes it.
+    end: BoxFuture<'static, StreamEnd>,
+    /// Channel of capacity 1 to the connection.
     sender: mpsc::Sender<Bytes>,
     _permit: Option<QuotaPermit>,
-    _counted: GaugeGuard,
+    _gauge: GaugeGuard,
 }
 
-impl Writer {
-    /// Runs until the client leaves or the stream ends.
+impl StreamWriter {
+    /// Runs until the client disconnects or the stream ends.
     async fn run(mut self) {
         if let Some(last) = self.write().await {
-            // A client that takes nothing hears nothing.
-            drop(timeout(FAREWELL, self.sender.send(last)).await);
+            // A client that does not read must not delay the drain: its last chunk is dropped.
+            drop(timeout(LAST_CHUNK_TIMEOUT, self.sender.send(last)).await);
         }
     }
 
-    /// Writes results until there are no more; gives what is to be said at the end, if anybody listens.
+    /// Writes results until the stream ends. Returns the last chunk, or `None` if the client has disconnected
+    /// or stopped reading.
     async fn write(&mut self) -> Option<Bytes> {
         let format = self.format;
         let mut chunk = Bytes::from_static(format.opening().as_bytes());
         loop {
             let permit = tokio::select! {
-                // Gone, or not reading for too long.
+                // An error means that the client has disconnected or has not read for STUCK_MAX.
                 permit = timeout(STUCK_MAX, self.sender.reserve()) => permit.ok()?.ok()?,
-                cut = &mut self.cut => return Some(format.cut(&cut.error()).into()),
+                end = &mut self.end => return Some(format.end(&end.error()).into()),
             };
             permit.send(chunk);
             chunk = tokio::select! {
@@ -173,28 +188,29 @@ impl Writer {
                     Some(payload) => format.next(&payload).into(),
                     None => return Some(Bytes::from_static(format.complete().as_bytes())),
                 },
-                () = sleep(HEARTBEAT) => Bytes::from_static(format.heartbeat().as_bytes()),
+                () = sleep(HEARTBEAT_INTERVAL) => Bytes::from_static(format.heartbeat().as_bytes()),
                 () = self.sender.closed() => return None,
-                cut = &mut self.cut => return Some(format.cut(&cut.error()).into()),
+                end = &mut self.end => return Some(format.end(&end.error()).into()),
             };
         }
     }
 }
 
-impl Format {
+impl StreamFormat {
     fn content_type(self) -> &'static str {
         match self {
             Self::Events => "text/event-stream; charset=utf-8",
-            Self::Parts => "multipart/mixed; boundary=\"graphql\"; subscriptionSpec=1.0",
+            Self::Multipart => "multipart/mixed; boundary=\"graphql\"; subscriptionSpec=1.0",
         }
     }
 
-    /// Sent at once, since some clients wait for the first byte. A part's boundary comes right behind it: a reader knows
-    /// only by it that the part is whole.
+    /// Returns the first chunk, sent immediately because some clients wait for the first byte. In a multipart
+    /// stream each chunk ends with the boundary of the next part: without it the client cannot tell that the
+    /// part is complete.
     const fn opening(self) -> &'static str {
         match self {
             Self::Events => ":\n\n",
-            Self::Parts => "--graphql\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql",
+            Self::Multipart => "--graphql\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql",
         }
     }
 
@@ -203,30 +219,33 @@ impl Format {
         match (self, payload.cursor) {
             (Self::Events, Some(cursor)) => format!("event: next\nid: {cursor}\ndata: {json}\n\n"),
             (Self::Events, None) => format!("event: next\ndata: {json}\n\n"),
-            (Self::Parts, _) => part(&format!("{{\"payload\":{json}}}")),
+            (Self::Multipart, _) => part(&format!("{{\"payload\":{json}}}")),
         }
     }
 
     const fn heartbeat(self) -> &'static str {
         match self {
             Self::Events => ":\n\n",
-            Self::Parts => "\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql",
+            Self::Multipart => "\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql",
         }
     }
 
     const fn complete(self) -> &'static str {
         match self {
             Self::Events => "event: complete\ndata:\n\n",
-            Self::Parts => "--\r\n",
+            Self::Multipart => "--\r\n",
         }
     }
 
-    /// Events break off without `complete`, so that clients come back; parts say a transport error, since theirs do not.
-    fn cut(self, error: &Error) -> String {
-        let (code, message) = (error.code().name(), error.message());
+    /// Returns the chunk with which the gateway ends a stream early. An event stream ends without `complete`,
+    /// which makes its client reconnect. A multipart client does not reconnect, so it receives a transport
+    /// error.
+    fn end(self, error: &Error) -> String {
+        let code = error.code().name();
+        let message = error.message();
         match self {
             Self::Events => format!(": {message}\n\n"),
-            Self::Parts => {
+            Self::Multipart => {
                 let errors = json!([{ "message": message, "extensions": { "code": code } }]);
                 part(&format!("{{\"payload\":null,\"errors\":{errors}}}")) + self.complete()
             }
@@ -238,12 +257,12 @@ fn part(json: &str) -> String {
     format!("\r\ncontent-type: application/json\r\n\r\n{json}\r\n--graphql")
 }
 
-fn response(format: Format, body: Body) -> Response {
+fn response(format: StreamFormat, body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-    // Proxies that buffer answers are asked not to.
+    // nginx would buffer the stream without this header.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    common(headers);
+    set_common_headers(headers);
     response
 }

@@ -84,7 +84,7 @@ pub fn trusted_documents(path: Option<&Path>) -> anyhow::Result<Option<TrustedDo
             size_bytes <= TRUSTED_MAX_BYTES,
             "{size_bytes} bytes exceed the limit of {TRUSTED_MAX_BYTES}"
         );
-        Ok(TrustedDocuments::read(&std::fs::read_to_string(path)?)?)
+        Ok(TrustedDocuments::parse(&std::fs::read_to_string(path)?)?)
     };
     let documents = load().with_context(|| format!("TRUSTED_DOCUMENTS {}", path.display()))?;
     tracing::info!(count = documents.count(), "only trusted documents are executed");

@@ -157,7 +157,7 @@ impl Pipeline {
             Rejection::of(Error::internal("the admission of a document panicked"), &call.request_id)
         })?;
         let PreparedOperation { operation, variables, cost } = prepared?;
-        self.persisted.keep(document).await;
+        self.persisted.cache(document).await;
         let operation_key = OperationKey::new(text, name, &variables);
         Ok(Admitted { operation, variables, operation_key, cost, address: client.address })
     }

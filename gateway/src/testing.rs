@@ -1,7 +1,8 @@
 //! Test support: a gateway over fake services, in two forms.
 //!
-//! [`TestGateway`] is the router without a port, over services that a function answers for. [`RunningGateway`] listens on
-//! a port of its own, follows an event log that the test writes, and serves [`SocketClient`]s.
+//! [`TestGateway`] is the router without a port, over services whose replies a function returns.
+//! [`RunningGateway`] listens on a free port, reads an event log that the test writes, and serves
+//! [`SocketClient`]s.
 
 mod client;
 mod fake_services;

@@ -226,7 +226,7 @@ fn every_role_accepts_its_settings() {
         ".env.example",
         "ALLOWED_ORIGINS=loopback,",
         "ALLOWED_ORIGINS=localhost,",
-        "is no origin",
+        "is not an origin",
     );
     assert_fails(settings::values, COMPOSE, "      DIALOG_URL: http://dialog:50052\n", "", "counter: ");
 }

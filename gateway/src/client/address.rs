@@ -1,4 +1,5 @@
-//! Where a client is: the other end of the connection, unless that is one of our own proxies; then what they say.
+//! IP address of a client: the peer of the connection or, behind trusted proxies, the address that they
+//! report in `X-Forwarded-For`. Rate limits of anonymous requests and of sign-ins are counted by it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -13,58 +14,59 @@ use axum::{
     response::Response,
 };
 
-/// The header that proxies write: whom they had on the other end, each behind those before it.
+/// Header to which each proxy appends the address of its peer.
 const FORWARDED: &str = "x-forwarded-for";
 
-/// The address of what came over no connection.
-const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// Address of a request without a connection, such as one that a test sends to the router.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// The address of the client of a request, among its extensions.
+/// Address of the client that sent a request, stored in the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address(pub IpAddr);
 
 impl Address {
-    /// That of the request with these extensions.
+    /// Returns the address in the extensions of a request, or 0.0.0.0 if [`find`] has not run.
     pub fn of(extensions: &Extensions) -> IpAddr {
-        extensions.get::<Self>().map_or(NOWHERE, |address| address.0)
+        extensions.get::<Self>().map_or(UNKNOWN, |address| address.0)
     }
 }
 
-/// A middleware: finds out the client's address. The server puts the other end of the connection into the request's
-/// extensions, as axum's `ConnectInfo`; a request without one has come from nowhere, and shares that with all such.
+/// Middleware that stores the client's [`Address`] in the request's extensions. It expects the peer of the
+/// connection there, as axum's `ConnectInfo`. All requests without one share the address 0.0.0.0.
 pub async fn find(State(trusted): State<TrustedProxies>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let peer = peer.map_or(NOWHERE, |peer| peer.0.ip());
+    let peer = peer.map_or(UNKNOWN, |peer| peer.0.ip());
     let address = Address(trusted.client(peer, request.headers()));
     request.extensions_mut().insert(address);
     next.run(request).await
 }
 
-/// The proxies whose word is taken. Cheap to clone.
+/// Proxies whose `X-Forwarded-For` header is trusted. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Arc<[Network]>);
 
-/// What is no list of proxies.
+/// Error of a malformed list of proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("proxies are IP addresses and networks such as 10.0.0.0/8, separated by commas")]
 pub struct InvalidProxies;
 
-/// An address with the number of bits that count.
+/// Network in CIDR notation: an address and the length of its prefix in bits.
 #[derive(Debug, Clone, Copy)]
 struct Network {
     address: IpAddr,
-    bits: u32,
+    prefix_bits: u32,
 }
 
 impl TrustedProxies {
-    /// The client's address, where the other end of the connection is this: the right-most of what was forwarded that is
-    /// not one of ours. What is no address ends the list: whoever wrote it is taken.
+    /// Returns the client's address for a connection from `peer`: the right-most forwarded address that is
+    /// not a trusted proxy. Addresses further left are not used, because the client can forge them. A
+    /// malformed entry ends the search, and the proxy that reported it counts as the client.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut nearest = peer.to_canonical();
         let values = headers.get_all(FORWARDED).iter().rev();
-        let mut names = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+        let mut entries = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
         while self.trusts(nearest) {
-            match names.next().and_then(address) {
+            match entries.next().and_then(parse_address) {
                 Some(address) => nearest = address,
                 None => break,
             }
@@ -82,12 +84,12 @@ impl FromStr for TrustedProxies {
 
     fn from_str(text: &str) -> Result<Self, InvalidProxies> {
         let network = |text: &str| {
-            let (address, bits) =
+            let (address, prefix_bits) =
                 text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
             let address: IpAddr = address.parse().map_err(|_| InvalidProxies)?;
             let size = if address.is_ipv4() { 32 } else { 128 };
-            let bits = bits.map_or(Ok(size), str::parse).map_err(|_| InvalidProxies)?;
-            if bits <= size { Ok(Network { address, bits }) } else { Err(InvalidProxies) }
+            let prefix_bits = prefix_bits.map_or(Ok(size), str::parse).map_err(|_| InvalidProxies)?;
+            if prefix_bits <= size { Ok(Network { address, prefix_bits }) } else { Err(InvalidProxies) }
         };
         let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
         Ok(Self(texts.map(network).collect::<Result<Vec<_>, _>>()?.into()))
@@ -101,12 +103,13 @@ impl Network {
             (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits(), 128),
             _ => return false,
         };
-        difference.checked_shr(size - self.bits).unwrap_or_default() == 0
+        // A shift by the full width, for a prefix of 0 bits, overflows: every address is in that network.
+        difference.checked_shr(size - self.prefix_bits).unwrap_or_default() == 0
     }
 }
 
-/// An address as proxies write it: some with a port.
-fn address(text: &str) -> Option<IpAddr> {
+/// Parses an address as proxies write it: bare, in brackets, or with a port.
+fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
@@ -118,15 +121,15 @@ mod tests {
     use super::*;
 
     fn client(trusted: &str, peer: &str, forwarded: &[&str]) -> String {
-        let trusted: TrustedProxies = trusted.parse().expect("proxies");
-        let headers = forwarded
-            .iter()
-            .map(|value| (FORWARDED.parse().expect("a name"), value.parse().expect("a value")));
-        trusted.client(peer.parse().expect("an address"), &headers.collect()).to_string()
+        let trusted: TrustedProxies = trusted.parse().expect("valid proxies");
+        let headers = forwarded.iter().map(|value| {
+            (FORWARDED.parse().expect("a valid header name"), value.parse().expect("a valid header value"))
+        });
+        trusted.client(peer.parse().expect("a valid address"), &headers.collect()).to_string()
     }
 
     #[test]
-    fn a_client_is_what_our_own_proxies_say_and_no_one_else() {
+    fn only_trusted_proxies_may_forward_the_address_of_a_client() {
         for (trusted, peer, forwarded, expected) in [
             ("", "192.0.2.1", &["198.51.100.7"][..], "192.0.2.1"),
             ("10.0.0.0/8", "192.0.2.1", &["198.51.100.7"], "192.0.2.1"),
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_proxies_is_refused() {
+    fn a_malformed_list_of_proxies_is_rejected() {
         for wrong in
             ["haproxy", "10.0.0.0/33", "::/129", "10.0.0.0/-1", "10.0.0.0/8/8", "10.0.0/8", "1.2.3.4:80"]
         {

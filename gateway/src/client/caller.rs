@@ -1,12 +1,13 @@
-//! Who asks: the person and the session that an access token proves, on every transport.
+//! Authentication of a request on every transport: an access token proves the user and the session.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use access::{Guard, Rejection};
+use access::{Guard, Rejection, bearer_token};
 use http::{HeaderMap, header};
+use parking_lot::Mutex;
 use proto::{SessionId, UserId};
 use telemetry::Secret;
 
@@ -15,54 +16,52 @@ use crate::{
     error::{Code, Error},
 };
 
-/// A signed-in person, as an access token says.
+/// User and session that a valid access token proves.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The person.
+    /// The user.
     pub user: UserId,
-    /// The sign-in that the token belongs to.
+    /// The session that the token was issued for.
     pub session: SessionId,
-    /// When the token expires, in seconds since the epoch.
+    /// Expiry of the token, in seconds since the epoch.
     pub expires_at_s: i64,
-    /// The header that travels with calls on this person's behalf.
+    /// The header that is sent with the calls to services on behalf of this user.
     pub authorization: Authorization,
 }
 
-/// The header of somebody's newest token, `Bearer …`. All clones are one: whoever holds it has the newest.
+/// `Authorization` header with the caller's newest token, `Bearer …`. Clones share one header, so a renewal
+/// reaches all of them.
 #[derive(Clone, Debug)]
 pub struct Authorization(Arc<Mutex<(i64, Secret)>>);
 
 impl Authorization {
-    /// A header, and when its token expires, in seconds since the epoch.
+    /// Wraps a header whose token expires at `expires_at_s`, in seconds since the epoch.
     pub fn new(header: &str, expires_at_s: i64) -> Self {
         Self(Arc::new(Mutex::new((expires_at_s, Secret::new(header)))))
     }
 
-    /// The header.
+    /// Returns the header.
     pub fn newest(&self) -> Secret {
-        self.lock().1.clone()
+        self.0.lock().1.clone()
     }
 
-    /// When its token expires, in seconds since the epoch.
+    /// Returns the expiry of its token, in seconds since the epoch.
     pub fn expires_at_s(&self) -> i64 {
-        self.lock().0
+        self.0.lock().0
     }
 
-    /// Takes over another one's, where it lives longer.
+    /// Replaces the token by that of `other` if that one expires later.
     pub fn renew(&self, other: &Self) {
-        let newer = other.lock().clone();
-        let mut own = self.lock();
+        // Cloned first: holding both locks could deadlock with a renewal in the other direction.
+        let newer = other.0.lock().clone();
+        let mut own = self.0.lock();
         if newer.0 > own.0 {
             *own = newer;
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, (i64, Secret)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// Says who asks.
+/// Verifies access tokens and rejects those of revoked sessions.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
     guard: Guard,
@@ -70,26 +69,27 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// One that believes what this guard believes, but for sessions that are over.
+    /// Creates an authenticator that accepts the tokens of `guard`, except for those of `revoked` sessions.
     pub fn new(guard: Guard, revoked: RevokedSessions) -> Self {
         Self { guard, revoked }
     }
 
-    /// Who shows this access token, with or without `Bearer` before it.
+    /// Authenticates an access token, with or without the prefix `Bearer`.
     ///
     /// # Errors
-    /// UNAUTHENTICATED where it is not valid, has expired, or its session is over; UNAVAILABLE where nobody can say.
+    /// UNAUTHENTICATED if the token is malformed or expired, or its session is revoked; UNAVAILABLE while the
+    /// keys cannot be loaded.
     pub async fn token(&self, text: &str) -> Result<Caller, Error> {
         let text = text.trim();
-        let token = match text.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-            Some(_) => return Err(refused(Rejection::Invalid)),
+        let token = match bearer_token(text) {
+            Some(token) => token,
+            None if text.contains(' ') => return Err(rejected_token(Rejection::Invalid)),
             None => text,
         };
-        let verified = self.guard.verify(token, now_s()).await.map_err(refused)?;
+        let verified = self.guard.verify(token, now_s()).await.map_err(rejected_token)?;
         let session = SessionId::new(verified.session);
         if self.revoked.contains(session) {
-            return Err(Error::new(Code::Unauthenticated, "the session is over, sign in again"));
+            return Err(Error::new(Code::Unauthenticated, "the session has ended, sign in again"));
         }
         Ok(Caller {
             user: UserId::new(verified.user),
@@ -99,37 +99,37 @@ impl Authenticator {
         })
     }
 
-    /// Who sends these headers; `None` without an authorization header, or with an empty one.
+    /// Authenticates the `Authorization` header. Returns `None`, the anonymous caller, if it is absent or
+    /// empty.
     ///
     /// # Errors
-    /// As [`Authenticator::token`]: a bad token is refused even where none is needed.
+    /// The errors of [`Authenticator::token`], also for operations that need no token; UNAUTHENTICATED for
+    /// two headers.
     pub async fn header(&self, headers: &HeaderMap) -> Result<Option<Caller>, Error> {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let Some(value) = values.next() else { return Ok(None) };
-        let value = value.to_str().map_err(|_| refused(Rejection::Invalid))?;
+        let value = value.to_str().map_err(|_| rejected_token(Rejection::Invalid))?;
         if values.next().is_some() {
-            // Two tokens: nobody can say which of them is meant.
-            return Err(refused(Rejection::Invalid));
+            // Two tokens are ambiguous: a proxy in front might have checked the other one.
+            return Err(rejected_token(Rejection::Invalid));
         }
         if value.trim().is_empty() {
             return Ok(None);
         }
-        let (scheme, token) = value.split_once(' ').ok_or_else(|| refused(Rejection::Invalid))?;
-        if !scheme.eq_ignore_ascii_case("bearer") || token.trim().contains(' ') {
-            return Err(refused(Rejection::Invalid));
-        }
+        let token = bearer_token(value).filter(|token| !token.contains(' '));
+        let token = token.ok_or_else(|| rejected_token(Rejection::Invalid))?;
         self.token(token).await.map(Some)
     }
 
-    /// Replaces the token of an open socket by a newer one, which arrives in the `extensions` of any operation. The
-    /// socket and its running subscriptions continue with the newer token. It must belong to the same user and the same
-    /// session, as a refresh returns it: a new sign-in is a new session and needs a socket of its own. A token that is
-    /// as old as the present one changes nothing.
+    /// Replaces the token of an open socket by a newer one, which arrives in the `extensions` of any
+    /// operation. The socket and its running subscriptions continue with the newer token. It must belong to
+    /// the same user and the same session, as a refresh returns it: a new sign-in is a new session and needs
+    /// another socket. A token that is as old as the present one changes nothing.
     ///
     /// # Errors
-    /// UNAUTHENTICATED for an anonymous socket, and for a token that is malformed, expired or revoked, that belongs to
-    /// another user or session, or that is older than the socket's; UNAVAILABLE while the keys cannot be loaded. The
-    /// socket keeps the token that it has.
+    /// UNAUTHENTICATED for an anonymous socket, and for a token that is malformed, expired or revoked, that
+    /// belongs to another user or session, or that is older than the socket's; UNAVAILABLE while the keys
+    /// cannot be loaded. The socket keeps the token that it has.
     pub async fn renew(&self, token: &str, caller: Option<&Caller>) -> Result<(), Error> {
         let rejected = |message: &str| Error::new(Code::Unauthenticated, message);
         let caller = caller
@@ -149,7 +149,7 @@ impl Authenticator {
     }
 }
 
-fn refused(reason: Rejection) -> Error {
+fn rejected_token(reason: Rejection) -> Error {
     let code = match reason {
         Rejection::Missing | Rejection::Invalid | Rejection::Expired => Code::Unauthenticated,
         Rejection::KeysUnavailable => Code::Unavailable,
@@ -157,7 +157,7 @@ fn refused(reason: Rejection) -> Error {
     Error::new(code, reason.to_string())
 }
 
-/// Seconds since the epoch, by this machine's clock.
+/// Returns the seconds since the epoch by the system clock.
 pub fn now_s() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)

@@ -1,37 +1,38 @@
-//! Which web pages may talk to the gateway from a browser: the exact list of `ALLOWED_ORIGINS`. A client that names no
-//! origin is not a browser's page and may come.
+//! Origins of the web pages that may call the gateway from a browser, as listed in `ALLOWED_ORIGINS`.
+//!
+//! A request without an `Origin` header does not come from a page of another origin and is allowed.
 
 use std::{fmt, str::FromStr};
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-/// In place of an origin: every page of this machine, whatever its port.
+/// List entry that allows every page of this machine, on any port.
 const LOOPBACK: &str = "loopback";
 
-/// The allowed origins.
+/// Allowed origins. The default allows none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins {
     exact: Vec<String>,
     loopback: bool,
 }
 
-/// Text that is no origin.
+/// Error of a list with a malformed origin, which it holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no origin: expected scheme://host[:port], or `loopback`")]
+#[error("`{0}` is not an origin: expected scheme://host[:port], or `loopback`")]
 pub struct InvalidOrigin(String);
 
 impl Origins {
-    /// No page at all.
+    /// Allows no web page.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// The pages of this machine.
+    /// Allows the pages of this machine, on any port.
     pub fn loopback() -> Self {
         Self { exact: Vec::new(), loopback: true }
     }
 
-    /// Whether a request with these headers may come.
+    /// Returns true if a request with these headers is allowed. One with two `Origin` headers never is.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         match (origins.next(), origins.next()) {
@@ -41,7 +42,7 @@ impl Origins {
         }
     }
 
-    /// Whether a page of this origin may come.
+    /// Returns true if pages of this origin are allowed.
     pub fn allow(&self, origin: &HeaderValue) -> bool {
         let Ok(origin) = origin.to_str() else { return false };
         self.exact.iter().any(|allowed| allowed == origin) || (self.loopback && is_loopback(origin))
@@ -51,7 +52,7 @@ impl Origins {
 impl FromStr for Origins {
     type Err = InvalidOrigin;
 
-    /// Reads a list with commas.
+    /// Parses a list separated by commas.
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
         let mut origins = Self::none();
         for origin in text.split(',').map(str::trim).filter(|origin| !origin.is_empty()) {
@@ -75,11 +76,13 @@ impl fmt::Display for Origins {
     }
 }
 
-/// As browsers write it: a scheme, a host in lower case, perhaps a port, and nothing behind it.
+/// Returns true for an origin as browsers send it: a scheme, a host in lower case and an optional port, with
+/// no path. Any other form would never match, so a list that contains one is rejected at startup.
 fn is_origin(text: &str) -> bool {
     let Some((scheme, host)) = text.split_once("://") else { return false };
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.:[]".contains(&byte);
-    !scheme.is_empty() && !host.is_empty() && scheme.bytes().all(plain) && host.bytes().all(plain)
+    let is_allowed =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.:[]".contains(&byte);
+    !scheme.is_empty() && !host.is_empty() && scheme.bytes().all(is_allowed) && host.bytes().all(is_allowed)
 }
 
 fn is_loopback(origin: &str) -> bool {
@@ -103,8 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_pages_may_come_and_who_is_no_page() {
-        let origins: Origins = "https://app.example, http://10.0.0.1:8080".parse().expect("origins");
+    fn only_listed_pages_and_requests_without_an_origin_are_allowed() {
+        let origins: Origins = "https://app.example, http://10.0.0.1:8080".parse().expect("valid origins");
         for good in [&["https://app.example"][..], &["http://10.0.0.1:8080"], &[]] {
             assert!(origins.admit(&headers(good)), "{good:?}");
         }
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_has_any_port_and_no_other_host() {
+    fn loopback_allows_any_port_and_no_other_host() {
         let origins = Origins::loopback();
         for good in ["http://localhost", "http://localhost:3000", "https://127.0.0.1:8443", "http://[::1]:80"]
         {
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_reads_back_as_it_was_written() {
+    fn a_displayed_list_parses_to_the_same_list() {
         for text in ["", "loopback", "https://a.example", "loopback,https://a.example,http://b.example:81"] {
             assert_eq!(text.parse::<Origins>().expect(text).to_string(), text);
         }

@@ -1,5 +1,8 @@
-//! How often somebody may come: operations of a user (of an address where nobody is signed in), and attempts to sign in of
-//! an address, of a login and of a person who shows the password again, which are slow on purpose. Every transport asks here, before anything is parsed or hashed.
+//! Rate limits of operations and of sign-in attempts, on every transport.
+//!
+//! Operations are counted per user, or per address for anonymous clients. Sign-in attempts, whose password
+//! hash is slow on purpose, are counted per address and per login. Each limit is charged before the gateway
+//! spends work on the request: before a document is parsed and before a password is hashed.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -12,23 +15,24 @@ use proto::UserId;
 use super::Client;
 use crate::error::Error;
 
-/// No login is longer, in bytes: what is longer is refused without a hash.
+/// Length of the longest valid login, in bytes. The auth service rejects a longer one without hashing its
+/// password, so it is not counted and takes no memory in the limiter.
 const LOGIN_MAX: usize = 32;
 
-/// The limits of a gateway. All are off by default.
+/// Rate limits of a gateway. All are off by default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RateLimits {
-    /// Operations of a user, or of an address.
+    /// Operations of a user, or of an address for anonymous clients.
     pub requests: Limit,
-    /// Registrations, logins and refreshes of an address.
+    /// Registrations, logins and refreshes from an address.
     pub sign_in_address: Limit,
-    /// Registrations and logins of a login; changes of a person's password.
+    /// Registrations and logins with a login; attempts of a user to confirm the current password.
     pub sign_in_login: Limit,
-    /// Calls of one service.
+    /// Calls to one service.
     pub upstream: Limit,
 }
 
-/// Lets people in as often as the limits have it. Cheap to clone.
+/// Enforces the rate limits of a gateway. Cheap to clone; clones share their counts.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
     limits: RateLimits,
@@ -36,15 +40,15 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// These limits, counted there.
+    /// Creates a rate limiter that counts in `limiter`: in this process or in Redis.
     pub fn new(limits: RateLimits, limiter: Limiter) -> Self {
         Self { limits, limiter }
     }
 
-    /// One more operation.
+    /// Charges one operation to the caller, or to the address of an anonymous client.
     ///
     /// # Errors
-    /// RATE_LIMITED.
+    /// RATE_LIMITED, with the time to wait, if the limit is reached.
     pub async fn request(&self, client: &Client) -> Result<(), Error> {
         let key = || match &client.caller {
             Some(caller) => format!("requests:user:{}", caller.user),
@@ -54,34 +58,32 @@ impl RateLimiter {
         self.take("requests", charges.as_slice()).await
     }
 
-    /// One more attempt to sign in from an address, as this login where it is told.
+    /// Charges one sign-in attempt to the address, and to the login if there is one.
     ///
     /// # Errors
-    /// RATE_LIMITED.
+    /// RATE_LIMITED, with the time to wait, if either limit is reached.
     pub async fn sign_in(&self, address: IpAddr, login: Option<&str>) -> Result<(), Error> {
         let login = login.filter(|login| login.len() <= LOGIN_MAX);
-        self.attempt(address, login.map(|login| format!("login:{login}"))).await
+        self.charge_attempt(address, login.map(|login| format!("login:{login}"))).await
     }
 
-    /// One more attempt of a person who is signed in to show the password.
+    /// Charges one attempt of an authenticated user to confirm the password to the address and to the user.
     ///
     /// # Errors
-    /// RATE_LIMITED.
+    /// RATE_LIMITED, with the time to wait, if either limit is reached.
     pub async fn password(&self, address: IpAddr, user: UserId) -> Result<(), Error> {
-        self.attempt(address, Some(format!("user:{user}"))).await
+        self.charge_attempt(address, Some(format!("user:{user}"))).await
     }
 
-    async fn attempt(&self, address: IpAddr, of: Option<String>) -> Result<(), Error> {
-        let of_address = self.limits.sign_in_address.0;
-        let of_address =
-            of_address.map(|rate| Charge { key: format!("sign-in:address:{}", network(address)), rate });
-        let of = self
-            .limits
-            .sign_in_login
-            .0
-            .zip(of)
-            .map(|(rate, of)| Charge { key: format!("sign-in:{of}"), rate });
-        let charges: Vec<Charge> = of_address.into_iter().chain(of).collect();
+    async fn charge_attempt(&self, address: IpAddr, account: Option<String>) -> Result<(), Error> {
+        let address_rate = self.limits.sign_in_address.0;
+        let address_charge =
+            address_rate.map(|rate| Charge { key: format!("sign-in:address:{}", network(address)), rate });
+        let account_rate = self.limits.sign_in_login.0;
+        let account_charge = account_rate
+            .zip(account)
+            .map(|(rate, account)| Charge { key: format!("sign-in:{account}"), rate });
+        let charges: Vec<Charge> = address_charge.into_iter().chain(account_charge).collect();
         self.take("sign_in", &charges).await
     }
 
@@ -95,7 +97,8 @@ fn limited(limit: &'static str, wait: Duration) -> Error {
     Error::rate_limited(wait)
 }
 
-/// What one customer of a network has: an address, of IPv6 the 64 bits before the ones that everyone chooses.
+/// Returns the address that is charged: an IPv4 address, or the /64 network of an IPv6 address. A host
+/// chooses the lower 64 bits itself and could otherwise evade its limit with a new address per request.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -114,38 +117,43 @@ mod tests {
     };
 
     fn address(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+        text.parse().expect("a valid address")
     }
 
     fn caller() -> Caller {
-        let (user, session) = (UserId::now(), SessionId::now());
+        let user = UserId::now();
+        let session = SessionId::now();
         Caller { user, session, expires_at_s: 0, authorization: Authorization::new("Bearer x", 0) }
     }
 
-    fn rate_limiter(requests: &str, of_address: &str, of_login: &str) -> RateLimiter {
-        let limit = |text: &str| text.parse().expect("a limit");
+    fn rate_limiter(requests: &str, sign_in_address: &str, sign_in_login: &str) -> RateLimiter {
+        let limit = |text: &str| text.parse().expect("a valid limit");
         let limits = RateLimits {
             requests: limit(requests),
-            sign_in_address: limit(of_address),
-            sign_in_login: limit(of_login),
+            sign_in_address: limit(sign_in_address),
+            sign_in_login: limit(sign_in_login),
             upstream: Limit(None),
         };
         RateLimiter::new(limits, Limiter::local())
     }
 
     #[tokio::test]
-    async fn operations_count_for_their_user_wherever_and_for_their_address_where_nobody_is_signed_in() {
+    async fn operations_are_counted_per_user_and_anonymous_ones_per_address() {
         let rate_limiter = rate_limiter("1/h:2", "0", "0");
         let client =
             |caller: Option<&Caller>, from: &str| Client { caller: caller.cloned(), address: address(from) };
-        let (ann, bob) = (caller(), caller());
+        let ann = caller();
+        let bob = caller();
         assert!(rate_limiter.request(&client(Some(&ann), "192.0.2.1")).await.is_ok());
         assert!(rate_limiter.request(&client(Some(&ann), "192.0.2.2")).await.is_ok());
-        let refused = rate_limiter.request(&client(Some(&ann), "192.0.2.3")).await.expect_err("the third");
+        let refused = rate_limiter
+            .request(&client(Some(&ann), "192.0.2.3"))
+            .await
+            .expect_err("the third operation exceeds the limit");
         assert_eq!(refused.code(), Code::RateLimited);
         assert!(
             rate_limiter.request(&client(Some(&bob), "192.0.2.1")).await.is_ok(),
-            "everyone has a limit of their own"
+            "each user has a separate limit"
         );
         for from in ["192.0.2.1", "::ffff:192.0.2.1"] {
             assert!(rate_limiter.request(&client(None, from)).await.is_ok());
@@ -156,31 +164,38 @@ mod tests {
         }
         assert!(
             rate_limiter.request(&client(None, "2001:db8:1:2::3")).await.is_err(),
-            "one customer's network"
+            "addresses of one /64 network share a limit"
         );
         assert!(rate_limiter.request(&client(None, "2001:db8:1:3::1")).await.is_ok());
     }
 
     #[tokio::test]
-    async fn signing_in_counts_for_the_address_and_for_the_login() {
+    async fn sign_ins_are_counted_per_address_and_per_login() {
         let rate_limiter = rate_limiter("0", "1/h:4", "1/h:2");
-        let (here, there) = (address("192.0.2.1"), address("192.0.2.2"));
-        for from in [here, there] {
+        let first = address("192.0.2.1");
+        let second = address("192.0.2.2");
+        for from in [first, second] {
             assert!(rate_limiter.sign_in(from, Some("ann")).await.is_ok());
         }
-        assert!(rate_limiter.sign_in(there, Some("ann")).await.is_err(), "from wherever");
-        for login in [Some("bob"), Some("cleo"), None] {
-            assert!(rate_limiter.sign_in(here, login).await.is_ok());
-        }
-        assert!(rate_limiter.sign_in(here, Some("dora")).await.is_err(), "as whoever");
         assert!(
-            rate_limiter.sign_in(there, Some(&"x".repeat(1_000_000))).await.is_ok(),
-            "nothing is kept of what is no login"
+            rate_limiter.sign_in(second, Some("ann")).await.is_err(),
+            "a login is limited across addresses"
+        );
+        for login in [Some("bob"), Some("cleo"), None] {
+            assert!(rate_limiter.sign_in(first, login).await.is_ok());
+        }
+        assert!(
+            rate_limiter.sign_in(first, Some("dora")).await.is_err(),
+            "an address is limited across logins"
+        );
+        assert!(
+            rate_limiter.sign_in(second, Some(&"x".repeat(1_000_000))).await.is_ok(),
+            "a login that is too long is not counted"
         );
     }
 
     #[tokio::test]
-    async fn what_is_off_limits_nobody() {
+    async fn limits_are_off_by_default() {
         let rate_limiter = RateLimiter::new(RateLimits::default(), Limiter::local());
         for _ in 0..10_000 {
             assert!(rate_limiter.request(&Client { caller: None, address: address("::1") }).await.is_ok());

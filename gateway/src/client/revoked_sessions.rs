@@ -1,7 +1,8 @@
-//! Revoked sessions whose access tokens may still be valid: the result of log-outs, changed passwords and revocations.
+//! Revoked sessions whose access tokens may still be valid: the result of log-outs, changed passwords and
+//! revocations.
 //!
-//! A session is remembered for the longest life of an access token, plus a leeway. HTTP requests look their session up;
-//! sockets and streams watch theirs and end when it is revoked.
+//! A session is remembered for the longest life of an access token, plus a leeway. HTTP requests look their
+//! session up; sockets and streams watch theirs and end when it is revoked.
 
 use std::{
     collections::{HashMap, VecDeque},

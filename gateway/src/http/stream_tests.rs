@@ -151,7 +151,7 @@ async fn events_carry_results_and_the_cursor_to_resume_from() {
     assert_eq!((event.as_str(), id.as_deref()), ("next", Some("1-5")));
     assert_eq!(change["data"]["unread"], json!({ "kind": "CHANGE", "version": "1-5" }));
 
-    // A stream sends no snapshot older than the last change that it sent.
+    // The gateway has seen version 5 and accepts no older snapshot, so the fake counter must have it too.
     let row = counter::Row { dialog_id: dialog.bytes(), unread: 5, read_seq: 0, last_seq: 5 };
     gateway.services().unread.insert(user, (5, vec![row]));
     let query = format!("/graphql?query={}", "subscription%7Bunread%7Bkind%7D%7D");

@@ -1,5 +1,8 @@
-//! Documents that clients name instead of sending them, on every transport. Automatic persisted queries: a document that
-//! was found good once is kept by its SHA-256 for everyone. Trusted documents: with a list of them nothing else runs.
+//! Documents that clients name instead of sending them, on every transport.
+//!
+//! Automatic persisted queries: a document that was sent with its SHA-256 and passed validation is cached for
+//! all clients under that hash. Trusted documents: only the documents of a configured list run, and nothing
+//! is cached.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,89 +19,91 @@ use sha2::{Digest, Sha256};
 use super::{request::OperationRequest, token_limits};
 use crate::error::{Code, Error};
 
-/// How much text is kept by its hash, in bytes.
-const KEPT_BYTES: u64 = 4 << 20;
-/// What a document weighs beside its text, in bytes: at most 8,192 of them are kept.
-const WEIGHT_BYTES: usize = 512;
-/// The longest name of a document, in bytes. A hash has 64.
+/// Capacity of the cache of persisted queries, in bytes.
+const CACHE_BYTES: u64 = 4 << 20;
+/// Weight of a cache entry in addition to its text, in bytes. It limits the cache to 8,192 entries.
+const ENTRY_OVERHEAD_BYTES: usize = 512;
+/// Longest name of a document, in bytes. A hash has 64.
 const NAME_MAX: usize = 256;
-/// The one version of Apollo's protocol.
+/// Version of Apollo's persisted-query protocol and of its manifest.
 const VERSION: u64 = 1;
-/// What clients look for before they send the whole document.
+/// Error message on which Apollo's clients send the whole document. They match this exact text.
 const NOT_FOUND: &str = "PersistedQueryNotFound";
-/// The most documents of a list.
+/// Most documents of a list.
 const TRUSTED_MAX: usize = 10_000;
-/// What the persisted-query manifest of Apollo's tools says it is.
-const MANIFEST: &str = "apollo-persisted-query-manifest";
+/// Value of `format` in the persisted-query manifest of Apollo's tools.
+const MANIFEST_FORMAT: &str = "apollo-persisted-query-manifest";
 
-/// The documents that may be named. Cheap to clone; all clones are one.
+/// Documents that clients may name. Cheap to clone; clones share their state.
 #[derive(Clone)]
 pub enum PersistedQueries {
-    /// Whatever was sent with its hash and found good.
+    /// Cache of the valid documents that clients sent with their hash, by that hash.
     Automatic(Cache<String, Arc<str>>),
-    /// These and no others.
+    /// Only these documents run.
     Trusted(TrustedDocuments),
 }
 
-/// The document of a request.
+/// Document of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// Its text.
+    /// Text of the document.
     pub text: Arc<str>,
-    /// The hash by which it is to be kept, once it is found good.
-    keep: Option<String>,
+    /// Hash under which the document is cached once it is valid.
+    cache_key: Option<String>,
 }
 
 impl PersistedQueries {
-    /// None yet, or the listed ones for ever.
+    /// Creates an empty cache or, with a list of trusted documents, allows exactly that list.
     pub fn new(trusted: Option<TrustedDocuments>) -> Self {
-        let weigher =
-            |_: &String, text: &Arc<str>| u32::try_from(text.len() + WEIGHT_BYTES).unwrap_or(u32::MAX);
+        let weigher = |_: &String, text: &Arc<str>| {
+            u32::try_from(text.len() + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
+        };
         match trusted {
             Some(trusted) => Self::Trusted(trusted),
-            None => Self::Automatic(Cache::builder().max_capacity(KEPT_BYTES).weigher(weigher).build()),
+            None => Self::Automatic(Cache::builder().max_capacity(CACHE_BYTES).weigher(weigher).build()),
         }
     }
 
-    /// The document that a request sends or names.
+    /// Returns the document that a request sends or names.
     ///
     /// # Errors
-    /// PERSISTED_QUERY_NOT_FOUND for a hash that is not known, PERSISTED_QUERY_REQUIRED for a document that is not listed
-    /// where only those run, BAD_REQUEST where there is neither, where a name has the wrong shape or is that of another
-    /// document.
+    /// PERSISTED_QUERY_NOT_FOUND for an unknown hash; PERSISTED_QUERY_REQUIRED for a document that is not in
+    /// the list of trusted documents; BAD_REQUEST for a request with neither text nor name, and for a name
+    /// that is malformed or belongs to another document.
     pub async fn document(&self, incoming: &OperationRequest) -> Result<Document, Error> {
-        let name = name(incoming)?;
-        // Some clients send an empty text beside a hash.
+        let name = parse_name(incoming)?;
+        // Some clients send an empty text together with a hash.
         let text = incoming.query.as_deref().filter(|text| name.is_none() || !text.is_empty());
         match (self, text, name) {
-            (_, None, None) => Err(bad("`query` is missing")),
-            (Self::Automatic(_), Some(text), None) => Ok(Document { text: text.into(), keep: None }),
+            (_, None, None) => Err(bad_request("`query` is missing")),
+            (Self::Automatic(_), Some(text), None) => Ok(Document { text: text.into(), cache_key: None }),
             (Self::Automatic(_), Some(text), Some(name)) => {
-                same(name, &hash(text))?;
-                Ok(Document { text: text.into(), keep: Some(name.to_owned()) })
+                require_equal(name, &hash(text))?;
+                Ok(Document { text: text.into(), cache_key: Some(name.to_owned()) })
             }
-            (Self::Automatic(kept), None, Some(name)) => {
-                let text = kept
+            (Self::Automatic(cache), None, Some(name)) => {
+                let text = cache
                     .get(name)
                     .await
                     .ok_or_else(|| Error::new(Code::PersistedQueryNotFound, NOT_FOUND))?;
-                Ok(Document { text, keep: None })
+                Ok(Document { text, cache_key: None })
             }
-            (Self::Trusted(listed), text, name) => {
-                Ok(Document { text: listed.find(text, name)?, keep: None })
+            (Self::Trusted(trusted), text, name) => {
+                Ok(Document { text: trusted.find(text, name)?, cache_key: None })
             }
         }
     }
 
-    /// Keeps a document, which was found good, by the hash that came with it.
-    pub async fn keep(&self, document: Document) {
-        if let (Self::Automatic(kept), Some(hash)) = (self, document.keep) {
-            kept.insert(hash, document.text).await;
+    /// Caches a valid document under the hash that the client sent with it. Documents are cached only after
+    /// validation, so that invalid ones cannot evict those that run.
+    pub async fn cache(&self, document: Document) {
+        if let (Self::Automatic(cache), Some(hash)) = (self, document.cache_key) {
+            cache.insert(hash, document.text).await;
         }
     }
 }
 
-/// What Apollo's clients say beside an operation.
+/// `extensions.persistedQuery` of a request, as Apollo's clients send it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PersistedQuery<'a> {
@@ -106,71 +111,72 @@ struct PersistedQuery<'a> {
     sha256_hash: &'a str,
 }
 
-/// By what name a request calls its document: `documentId` as GraphQL over HTTP has it, or the hash in
+/// Parses the name of the requested document: `documentId` of GraphQL over HTTP, or the hash in
 /// `extensions.persistedQuery`.
-fn name(incoming: &OperationRequest) -> Result<Option<&str>, Error> {
+fn parse_name(incoming: &OperationRequest) -> Result<Option<&str>, Error> {
     let by_id = incoming.document_id.as_deref().map(|id| id.strip_prefix("sha256:").unwrap_or(id));
     let by_hash = incoming.extensions.get("persistedQuery").filter(|value| !value.is_null());
     let by_hash = by_hash.map(PersistedQuery::deserialize).transpose().ok();
     let by_hash = by_hash.filter(|it| it.as_ref().is_none_or(|it| it.version == VERSION));
-    let by_hash = by_hash
-        .ok_or_else(|| bad("`extensions.persistedQuery` must be {version: 1, sha256Hash: a string}"))?;
+    let by_hash = by_hash.ok_or_else(|| {
+        bad_request("`extensions.persistedQuery` must be {version: 1, sha256Hash: a string}")
+    })?;
     let by_hash = by_hash.map(|it| it.sha256_hash);
     if let (Some(id), Some(hash)) = (by_id, by_hash) {
-        same(id, hash)?;
+        require_equal(id, hash)?;
     }
     match by_id.or(by_hash) {
         Some(name) if name.is_empty() || name.len() > NAME_MAX => {
-            Err(bad(format!("the name of a document has 1 to {NAME_MAX} bytes")))
+            Err(bad_request(format!("the name of a document has 1 to {NAME_MAX} bytes")))
         }
         name => Ok(name),
     }
 }
 
-fn same(name: &str, of: &str) -> Result<(), Error> {
-    if name == of { Ok(()) } else { Err(bad("the hash is that of another document")) }
+fn require_equal(name: &str, expected: &str) -> Result<(), Error> {
+    if name == expected { Ok(()) } else { Err(bad_request("the hash belongs to another document")) }
 }
 
-fn bad(message: impl Into<String>) -> Error {
+fn bad_request(message: impl Into<String>) -> Error {
     Error::new(Code::BadRequest, message)
 }
 
-/// The SHA-256 of a text, as 64 hexadecimal digits in lower case.
+/// Returns the SHA-256 of a text, as 64 hexadecimal digits in lower case.
 pub fn hash(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().fold(String::with_capacity(64), |mut digits, byte| {
-        write!(digits, "{byte:02x}").expect("a string takes every write");
+        write!(digits, "{byte:02x}").expect("writing to a string cannot fail");
         digits
     })
 }
 
-/// The only documents that run. Cheap to clone.
+/// List of the only documents that may run. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct TrustedDocuments(Arc<Listed>);
+pub struct TrustedDocuments(Arc<DocumentList>);
 
 #[derive(Debug)]
-struct Listed {
-    /// By the ids of the list, and by their hashes.
+struct DocumentList {
+    /// Texts by the ids of the list and by their hashes.
     by_name: HashMap<String, Arc<str>>,
     texts: HashSet<Arc<str>>,
 }
 
-/// A list of documents that cannot be taken.
+/// Error of a malformed list of trusted documents.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidList {
-    /// Not what it should be.
+    /// The list is neither of the two formats, or has too few or too many documents.
     #[error("expected a JSON object of ids and documents, or Apollo's persisted-query manifest: {0}")]
     Shape(String),
-    /// A document that could never run.
+    /// A document cannot run, or its id is malformed.
     #[error("the document of id \"{id}\" is not GraphQL: {reason}")]
     Document {
-        /// Its id.
+        /// The document's id.
         id: String,
-        /// Why.
+        /// Description of the first problem found.
         reason: String,
     },
 }
 
-/// The manifest that Apollo's tools write.
+/// Persisted-query manifest, as Apollo's tools write it.
 #[derive(Deserialize)]
 struct Manifest {
     format: String,
@@ -185,47 +191,49 @@ struct ManifestOperation {
 }
 
 impl TrustedDocuments {
-    /// Reads a list: an object of ids and documents, or the persisted-query manifest of Apollo's tools.
+    /// Parses a list: a JSON object of ids and documents, or the persisted-query manifest of Apollo's tools.
     ///
     /// # Errors
-    /// Where it is neither, is empty, holds more than 10,000 documents, or one that does not parse.
-    pub fn read(json: &str) -> Result<Self, InvalidList> {
-        let entries = entries(json)?;
+    /// [`InvalidList::Shape`] if the list is neither, is empty or has more than 10,000 documents;
+    /// [`InvalidList::Document`] for an id that is malformed or a document that does not parse.
+    pub fn parse(json: &str) -> Result<Self, InvalidList> {
+        let entries = parse_entries(json)?;
         if !(1..=TRUSTED_MAX).contains(&entries.len()) {
             return Err(InvalidList::Shape(format!(
                 "it has {} documents, not 1 to {TRUSTED_MAX}",
                 entries.len()
             )));
         }
-        let (mut by_name, mut texts) = (HashMap::new(), HashSet::new());
+        let mut by_name = HashMap::new();
+        let mut texts = HashSet::new();
         let entries = entries.into_iter().map(|(id, text)| (id, Arc::<str>::from(text))).collect::<Vec<_>>();
         for (id, text) in &entries {
-            check(id, text)?;
+            validate_entry(id, text)?;
             by_name.insert(hash(text), text.clone());
             texts.insert(text.clone());
         }
-        // What the list says goes before what we say.
+        // An id of the list takes precedence over an equal hash.
         by_name.extend(entries);
-        Ok(Self(Arc::new(Listed { by_name, texts })))
+        Ok(Self(Arc::new(DocumentList { by_name, texts })))
     }
 
-    /// How many documents there are.
+    /// Returns the number of distinct documents.
     pub fn count(&self) -> usize {
         self.0.texts.len()
     }
 
     fn find(&self, text: Option<&str>, name: Option<&str>) -> Result<Arc<str>, Error> {
-        let required = || Error::new(Code::PersistedQueryRequired, "only listed documents run here");
+        let required = || Error::new(Code::PersistedQueryRequired, "only trusted documents may run");
         let sent = text.map(|text| self.0.texts.get(text).ok_or_else(required)).transpose()?;
         let named = name.map(|name| self.0.by_name.get(name).ok_or_else(required)).transpose()?;
         if let (Some(sent), Some(named)) = (sent, named) {
-            same(named, sent)?;
+            require_equal(named, sent)?;
         }
         sent.or(named).cloned().ok_or_else(required)
     }
 }
 
-fn entries(json: &str) -> Result<Vec<(String, String)>, InvalidList> {
+fn parse_entries(json: &str) -> Result<Vec<(String, String)>, InvalidList> {
     let shape = |error: serde_json::Error| InvalidList::Shape(error.to_string());
     let object: Map<String, Value> = serde_json::from_str(json).map_err(shape)?;
     if !object.get("operations").is_some_and(Value::is_array) {
@@ -233,22 +241,22 @@ fn entries(json: &str) -> Result<Vec<(String, String)>, InvalidList> {
         return Ok(map.into_iter().collect());
     }
     let manifest: Manifest = serde_json::from_value(object.into()).map_err(shape)?;
-    if (manifest.format.as_str(), manifest.version) != (MANIFEST, VERSION) {
-        return Err(InvalidList::Shape(format!("its format is not {MANIFEST}, version {VERSION}")));
+    if (manifest.format.as_str(), manifest.version) != (MANIFEST_FORMAT, VERSION) {
+        return Err(InvalidList::Shape(format!("its format is not {MANIFEST_FORMAT}, version {VERSION}")));
     }
     Ok(manifest.operations.into_iter().map(|operation| (operation.id, operation.body)).collect())
 }
 
-fn check(id: &str, text: &str) -> Result<(), InvalidList> {
-    let wrong = |reason: String| {
+fn validate_entry(id: &str, text: &str) -> Result<(), InvalidList> {
+    let invalid = |reason: String| {
         let id = id.chars().take(80).collect();
         InvalidList::Document { id, reason: reason.lines().next().unwrap_or_default().to_owned() }
     };
     if id.is_empty() || id.len() > NAME_MAX {
-        return Err(wrong(format!("an id has 1 to {NAME_MAX} bytes")));
+        return Err(invalid(format!("an id has 1 to {NAME_MAX} bytes")));
     }
-    token_limits::check(text).map_err(|error| wrong(error.message().to_owned()))?;
-    parse_query(text).map(drop).map_err(|_| wrong("it does not parse".to_owned()))
+    token_limits::check(text).map_err(|error| invalid(error.message().to_owned()))?;
+    parse_query(text).map(drop).map_err(|_| invalid("it does not parse".to_owned()))
 }
 
 #[cfg(test)]
@@ -259,9 +267,10 @@ mod tests {
 
     const TEXT: &str = "{ __typename }";
 
-    fn asked(query: Option<&str>, document_id: Option<&str>, persisted: Value) -> OperationRequest {
+    fn request(query: Option<&str>, document_id: Option<&str>, persisted: Value) -> OperationRequest {
         let extensions = Map::from_iter([("persistedQuery".to_owned(), persisted)]);
-        let (query, document_id) = (query.map(Into::into), document_id.map(Into::into));
+        let query = query.map(Into::into);
+        let document_id = document_id.map(Into::into);
         OperationRequest { query, document_id, extensions, ..OperationRequest::default() }
     }
 
@@ -270,136 +279,141 @@ mod tests {
     }
 
     async fn code(persisted: &PersistedQueries, incoming: OperationRequest) -> Code {
-        persisted.document(&incoming).await.expect_err("refused").code()
+        persisted.document(&incoming).await.expect_err("the request is rejected").code()
     }
 
     #[test]
-    fn a_hash_is_what_other_programs_compute() {
+    fn a_hash_is_the_sha_256_of_the_text() {
         assert_eq!(hash(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 
     #[tokio::test]
-    async fn a_document_is_known_by_its_hash_once_it_is_kept_and_not_before() {
+    async fn a_document_is_found_by_its_hash_only_after_it_is_cached() {
         let persisted = PersistedQueries::new(None);
-        let named = || asked(None, None, apollo(&hash(TEXT)));
+        let named = || request(None, None, apollo(&hash(TEXT)));
         assert_eq!(code(&persisted, named()).await, Code::PersistedQueryNotFound);
-        let sent =
-            persisted.document(&asked(Some(TEXT), None, apollo(&hash(TEXT)))).await.expect("its hash fits");
+        let sent = persisted
+            .document(&request(Some(TEXT), None, apollo(&hash(TEXT))))
+            .await
+            .expect("the hash matches");
         assert_eq!(
             code(&persisted, named()).await,
             Code::PersistedQueryNotFound,
-            "nobody has found it good yet"
+            "the document has not been validated yet"
         );
-        persisted.keep(sent).await;
+        persisted.cache(sent).await;
         for incoming in [
             named(),
-            asked(Some(""), None, apollo(&hash(TEXT))),
-            asked(None, Some(&hash(TEXT)), Value::Null),
-            asked(None, Some(&format!("sha256:{}", hash(TEXT))), Value::Null),
-            asked(None, Some(&hash(TEXT)), apollo(&hash(TEXT))),
+            request(Some(""), None, apollo(&hash(TEXT))),
+            request(None, Some(&hash(TEXT)), Value::Null),
+            request(None, Some(&format!("sha256:{}", hash(TEXT))), Value::Null),
+            request(None, Some(&hash(TEXT)), apollo(&hash(TEXT))),
         ] {
-            assert_eq!(&*persisted.document(&incoming).await.expect("known").text, TEXT);
+            assert_eq!(&*persisted.document(&incoming).await.expect("the document is cached").text, TEXT);
         }
-        let plain = persisted.document(&asked(Some("{ a }"), None, Value::Null)).await.expect("sent");
-        persisted.keep(plain).await;
+        let plain = persisted
+            .document(&request(Some("{ a }"), None, Value::Null))
+            .await
+            .expect("the document is in the request");
+        persisted.cache(plain).await;
         assert_eq!(
-            code(&persisted, asked(None, Some(&hash("{ a }")), Value::Null)).await,
+            code(&persisted, request(None, Some(&hash("{ a }")), Value::Null)).await,
             Code::PersistedQueryNotFound
         );
     }
 
     #[tokio::test]
-    async fn a_name_of_the_wrong_shape_or_of_another_document_is_refused() {
+    async fn a_malformed_name_or_one_of_another_document_is_rejected() {
         let persisted = PersistedQueries::new(None);
         let long = "x".repeat(NAME_MAX + 1);
         for incoming in [
-            asked(None, None, Value::Null),
-            asked(Some(TEXT), None, apollo(&hash("{ a }"))),
-            asked(Some(TEXT), None, apollo(&hash(TEXT).to_uppercase())),
-            asked(Some(TEXT), Some("another"), Value::Null),
-            asked(None, Some("another"), apollo(&hash(TEXT))),
-            asked(None, None, json!({ "version": 2, "sha256Hash": hash(TEXT) })),
-            asked(None, None, json!({ "version": "1", "sha256Hash": hash(TEXT) })),
-            asked(None, None, json!({ "version": 1 })),
-            asked(None, None, json!({ "version": 1, "sha256Hash": 7 })),
-            asked(None, None, json!("hash")),
-            asked(None, None, json!([])),
-            asked(None, None, apollo("")),
-            asked(None, None, apollo(&long)),
-            asked(None, Some(""), Value::Null),
+            request(None, None, Value::Null),
+            request(Some(TEXT), None, apollo(&hash("{ a }"))),
+            request(Some(TEXT), None, apollo(&hash(TEXT).to_uppercase())),
+            request(Some(TEXT), Some("another"), Value::Null),
+            request(None, Some("another"), apollo(&hash(TEXT))),
+            request(None, None, json!({ "version": 2, "sha256Hash": hash(TEXT) })),
+            request(None, None, json!({ "version": "1", "sha256Hash": hash(TEXT) })),
+            request(None, None, json!({ "version": 1 })),
+            request(None, None, json!({ "version": 1, "sha256Hash": 7 })),
+            request(None, None, json!("hash")),
+            request(None, None, json!([])),
+            request(None, None, apollo("")),
+            request(None, None, apollo(&long)),
+            request(None, Some(""), Value::Null),
         ] {
             assert_eq!(code(&persisted, incoming).await, Code::BadRequest);
         }
     }
 
     #[tokio::test]
-    async fn what_is_kept_is_bounded_in_bytes_and_in_entries() {
+    async fn the_cache_is_limited_in_bytes_and_in_entries() {
         for (count, padding, entries_max) in [(20_000, 0, 8_192), (200, 100_000, 41)] {
             let persisted = PersistedQueries::new(None);
-            let PersistedQueries::Automatic(kept) = &persisted else { panic!("automatic") };
+            let PersistedQueries::Automatic(cache) = &persisted else { panic!("the cache is in use") };
             for number in 0..count {
                 let text: Arc<str> = format!("{{ a{number} }} # {}", "x".repeat(padding)).into();
-                persisted.keep(Document { keep: Some(hash(&text)), text }).await;
+                persisted.cache(Document { cache_key: Some(hash(&text)), text }).await;
             }
-            kept.run_pending_tasks().await;
+            cache.run_pending_tasks().await;
             assert!(
-                kept.weighted_size() <= KEPT_BYTES && kept.entry_count() <= entries_max,
+                cache.weighted_size() <= CACHE_BYTES && cache.entry_count() <= entries_max,
                 "{}",
-                kept.entry_count()
+                cache.entry_count()
             );
-            assert!(kept.entry_count() > 0);
+            assert!(cache.entry_count() > 0);
         }
     }
 
     #[tokio::test]
-    async fn with_a_list_only_what_is_listed_runs() {
-        let listed = TrustedDocuments::read(&json!({ "one": TEXT, "two": "{ me { id } }" }).to_string())
-            .expect("a list");
-        assert_eq!(listed.count(), 2);
-        let persisted = PersistedQueries::new(Some(listed));
+    async fn only_trusted_documents_run_with_a_list() {
+        let trusted = TrustedDocuments::parse(&json!({ "one": TEXT, "two": "{ me { id } }" }).to_string())
+            .expect("a valid list");
+        assert_eq!(trusted.count(), 2);
+        let persisted = PersistedQueries::new(Some(trusted));
         for incoming in [
-            asked(Some(TEXT), None, Value::Null),
-            asked(None, Some("one"), Value::Null),
-            asked(None, None, apollo("one")),
-            asked(None, None, apollo(&hash(TEXT))),
-            asked(Some(TEXT), Some("one"), Value::Null),
-            asked(Some(TEXT), None, apollo(&hash(TEXT))),
+            request(Some(TEXT), None, Value::Null),
+            request(None, Some("one"), Value::Null),
+            request(None, None, apollo("one")),
+            request(None, None, apollo(&hash(TEXT))),
+            request(Some(TEXT), Some("one"), Value::Null),
+            request(Some(TEXT), None, apollo(&hash(TEXT))),
         ] {
-            assert_eq!(&*persisted.document(&incoming).await.expect("listed").text, TEXT);
+            assert_eq!(&*persisted.document(&incoming).await.expect("the document is trusted").text, TEXT);
         }
         for incoming in [
-            asked(Some("{ __typename  }"), None, Value::Null),
-            asked(Some("{ a }"), None, apollo(&hash("{ a }"))),
-            asked(None, Some("three"), Value::Null),
-            asked(None, None, apollo(&hash("{ a }"))),
-            asked(Some("{ a }"), Some("one"), Value::Null),
+            request(Some("{ __typename  }"), None, Value::Null),
+            request(Some("{ a }"), None, apollo(&hash("{ a }"))),
+            request(None, Some("three"), Value::Null),
+            request(None, None, apollo(&hash("{ a }"))),
+            request(Some("{ a }"), Some("one"), Value::Null),
         ] {
             assert_eq!(code(&persisted, incoming).await, Code::PersistedQueryRequired);
         }
-        assert_eq!(code(&persisted, asked(Some(TEXT), Some("two"), Value::Null)).await, Code::BadRequest);
+        assert_eq!(code(&persisted, request(Some(TEXT), Some("two"), Value::Null)).await, Code::BadRequest);
     }
 
     #[test]
-    fn both_kinds_of_lists_are_read_and_others_refused() {
+    fn both_list_formats_are_parsed_and_others_rejected() {
         let operations =
             json!([{ "id": "one", "name": "N", "type": "query", "body": "query N { __typename }" }]);
-        let manifest = json!({ "format": MANIFEST, "version": 1, "operations": operations });
-        assert_eq!(TrustedDocuments::read(&manifest.to_string()).map(|list| list.count()), Ok(1));
+        let manifest = json!({ "format": MANIFEST_FORMAT, "version": 1, "operations": operations });
+        assert_eq!(TrustedDocuments::parse(&manifest.to_string()).map(|list| list.count()), Ok(1));
         for bad in [
             "".to_owned(),
             "[]".to_owned(),
             "{}".to_owned(),
             json!({ "a": 1 }).to_string(),
             json!({ "format": "other", "version": 1, "operations": operations }).to_string(),
-            json!({ "format": MANIFEST, "version": 2, "operations": operations }).to_string(),
-            json!({ "format": MANIFEST, "version": 1, "operations": [{ "id": "one" }] }).to_string(),
+            json!({ "format": MANIFEST_FORMAT, "version": 2, "operations": operations }).to_string(),
+            json!({ "format": MANIFEST_FORMAT, "version": 1, "operations": [{ "id": "one" }] }).to_string(),
             json!({ "a": "{ a" }).to_string(),
             json!({ "a": "{".repeat(100_000) }).to_string(),
             json!({ "": "{ a }" }).to_string(),
             json!((0..=TRUSTED_MAX).map(|n| (n.to_string(), TEXT)).collect::<HashMap<_, _>>()).to_string(),
         ] {
-            let refused = TrustedDocuments::read(&bad).expect_err(&bad[..bad.len().min(60)]).to_string();
-            assert_eq!(refused.lines().count(), 1, "{refused}");
+            let error = TrustedDocuments::parse(&bad).expect_err(&bad[..bad.len().min(60)]).to_string();
+            assert_eq!(error.lines().count(), 1, "{error}");
         }
     }
 }

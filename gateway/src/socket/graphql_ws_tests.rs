@@ -13,11 +13,11 @@ const WATCH: &str = "subscription { unread { kind } }";
 
 impl SocketClient {
     async fn start(&mut self, id: &str, query: &str) {
-        self.say(json!({ "id": id, "type": "start", "payload": { "query": query } })).await;
+        self.send(json!({ "id": id, "type": "start", "payload": { "query": query } })).await;
     }
 
     async fn init(&mut self, token: &str) {
-        self.say(
+        self.send(
             json!({ "type": "connection_init", "payload": { "Authorization": format!("Bearer {token}") } }),
         )
         .await;
@@ -27,7 +27,7 @@ impl SocketClient {
 async fn sign_in(gateway: &RunningGateway) -> SocketClient {
     let mut client = gateway.connect_in(GRAPHQL_WS).await;
     client.init(&gateway.token(UserId::now(), SessionId::now(), 300)).await;
-    assert_eq!(client.hear().await, json!({ "type": "connection_ack" }));
+    assert_eq!(client.receive().await, json!({ "type": "connection_ack" }));
     client
 }
 
@@ -39,10 +39,10 @@ async fn an_operation_started_before_the_ack_waits_for_it() {
         client.init(&gateway.token(UserId::now(), SessionId::now(), 300)).await;
         client.start("1", "{ me { name } }").await;
         client.start("2", WATCH).await;
-        assert_eq!(client.hear().await, json!({ "type": "connection_ack" }));
-        let mut messages = [client.hear().await, client.hear().await, client.hear().await];
+        assert_eq!(client.receive().await, json!({ "type": "connection_ack" }));
+        let mut messages = [client.receive().await, client.receive().await, client.receive().await];
         messages.sort_by_key(|message| (message["id"].to_string(), message["type"] == "complete"));
-        let name = json!({ "me": { "name": "somebody" } });
+        let name = json!({ "me": { "name": "Ann" } });
         assert_eq!((&messages[0]["type"], &messages[0]["payload"]["data"]), (&json!("data"), &name));
         assert_eq!(messages[1], json!({ "id": "1", "type": "complete" }));
         assert_eq!((&messages[2]["type"], &messages[2]["id"]), (&json!("data"), &json!("2")));
@@ -60,7 +60,7 @@ async fn an_invalid_token_is_a_connection_error_and_a_close_with_4403() {
         let mut client = gateway.connect_in(GRAPHQL_WS).await;
         client.init(&token).await;
         client.start("1", WATCH).await;
-        let error = client.hear().await;
+        let error = client.receive().await;
         assert_eq!(error["type"], "connection_error");
         assert_eq!(error["payload"]["message"], "Forbidden: the access token is not valid");
         assert_eq!(client.closed().await.0, 4403);
@@ -73,7 +73,7 @@ async fn a_rejected_document_is_one_error_that_holds_all_errors() {
     let mut client = sign_in(&gateway).await;
     for (query, code) in [("{", "GRAPHQL_PARSE_FAILED"), ("{ nonsense }", "GRAPHQL_VALIDATION_FAILED")] {
         client.start("1", query).await;
-        let rejected = client.hear().await;
+        let rejected = client.receive().await;
         assert_eq!((&rejected["id"], &rejected["type"]), (&json!("1"), &json!("error")), "{rejected}");
         let payload = &rejected["payload"];
         assert!(payload["message"].is_string(), "{rejected}");
@@ -90,11 +90,11 @@ async fn stop_ends_an_operation_and_connection_terminate_closes_the_socket() {
     let mut client = sign_in(&gateway).await;
     for _ in 0..2 {
         client.start("1", WATCH).await;
-        assert_eq!(client.hear().await["type"], "data");
-        client.say(json!({ "id": "1", "type": "stop" })).await;
+        assert_eq!(client.receive().await["type"], "data");
+        client.send(json!({ "id": "1", "type": "stop" })).await;
         client.is_quiet().await;
     }
-    client.say(json!({ "type": "connection_terminate" })).await;
+    client.send(json!({ "type": "connection_terminate" })).await;
     assert_eq!(client.closed().await.0, 1000);
 }
 
@@ -119,7 +119,7 @@ async fn the_limits_are_those_of_graphql_transport_ws() {
     }
     let mut data = 0;
     let rejected = loop {
-        let message = client.hear().await;
+        let message = client.receive().await;
         if message["type"] == "error" {
             break message;
         }
@@ -144,7 +144,7 @@ async fn an_idle_client_receives_ka_and_a_ping_and_a_silent_one_is_disconnected(
     for _ in 0..8 {
         advance(10).await;
         // The client library answers the ping frame while the test reads; the client sends nothing else.
-        assert_eq!(client.hear().await, json!({ "type": "ka" }));
+        assert_eq!(client.receive().await, json!({ "type": "ka" }));
         assert!(matches!(client.next().await, Message::Ping(_)));
     }
     testkit::eventually("the silent client is disconnected", || async {

@@ -64,20 +64,20 @@ fn messages_before_the_ack_count_but_connection_init_and_pong_do_not() {
 impl SocketClient {
     async fn query_with_token(&mut self, query: &str, token: Value) {
         let payload = json!({ "query": query, "extensions": { "authorization": token } });
-        self.say(json!({ "id": "1", "type": "subscribe", "payload": payload })).await;
+        self.send(json!({ "id": "1", "type": "subscribe", "payload": payload })).await;
     }
 
     /// Receives the notice before the expiry of the token and returns the seconds until then.
     pub(super) async fn expiry_notice(&mut self) -> u64 {
-        let notice = self.hear().await;
+        let notice = self.receive().await;
         assert_eq!(notice["type"], "ping", "{notice}");
         notice["payload"]["expiresIn"].as_u64().expect("seconds")
     }
 
     /// Sends a ping and receives the pong.
     pub(super) async fn is_alive(&mut self) {
-        self.say(json!({ "type": "ping" })).await;
-        assert_eq!(self.hear().await, json!({ "type": "pong" }));
+        self.send(json!({ "type": "ping" })).await;
+        assert_eq!(self.receive().await, json!({ "type": "pong" }));
     }
 }
 
@@ -99,7 +99,7 @@ async fn a_flood_closes_a_real_socket_with_4429() {
     let gateway = RunningGateway::start().await;
     let mut client = gateway.sign_in(UserId::now()).await;
     for _ in 0..150 {
-        client.say(json!({ "id": "x", "type": "complete" })).await;
+        client.send(json!({ "id": "x", "type": "complete" })).await;
     }
     assert_eq!(client.closed().await.0, 4429);
     gateway.stop().await;
@@ -116,8 +116,8 @@ async fn a_socket_and_its_subscriptions_continue_with_a_newer_token() {
     assert_eq!(client.result("u").await["data"]["unread"]["total"], 0);
     let newer = gateway.token(user, session, 28);
     client.query_with_token(NAME, json!(format!("Bearer {newer}"))).await;
-    assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
-    assert_eq!(client.hear().await, json!({ "id": "1", "type": "complete" }));
+    assert_eq!(client.result("1").await["data"]["me"]["name"], "Ann");
+    assert_eq!(client.receive().await, json!({ "id": "1", "type": "complete" }));
     // At the expiry of the old token the new expiry is announced, because it is less than 30 s away too.
     advance(26).await;
     assert!((1..=28).contains(&client.expiry_notice().await));
@@ -149,7 +149,7 @@ async fn a_token_that_does_not_renew_the_session_is_rejected_and_the_socket_stay
         json!(gateway.token(user, session, -10)),
     ] {
         client.query_with_token(NAME, token.clone()).await;
-        let rejected = client.hear().await;
+        let rejected = client.receive().await;
         assert_eq!(
             (&rejected["id"], &rejected["type"]),
             (&json!("1"), &json!("error")),
@@ -159,19 +159,19 @@ async fn a_token_that_does_not_renew_the_session_is_rejected_and_the_socket_stay
     }
     for token in [json!(current), json!(null), json!(""), json!(gateway.token(user, session, 600))] {
         client.query_with_token(NAME, token).await;
-        assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
-        client.hear().await;
+        assert_eq!(client.result("1").await["data"]["me"]["name"], "Ann");
+        client.receive().await;
     }
     client.query_with_token(NAME, json!(current)).await;
-    assert_eq!(client.hear().await["type"], "error", "the first token is older than the current one now");
+    assert_eq!(client.receive().await["type"], "error", "the first token is older than the current one now");
     let session_ids = vec![session.bytes()];
     gateway.emit(Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids })).await;
     assert_eq!(client.closed().await.0, 4401, "the renewed token belongs to the revoked session");
     let mut anonymous = gateway.connect().await;
-    anonymous.say(json!({ "type": "connection_init" })).await;
-    anonymous.hear().await;
+    anonymous.send(json!({ "type": "connection_init" })).await;
+    anonymous.receive().await;
     anonymous.query_with_token(NAME, json!(gateway.token(user, SessionId::now(), 300))).await;
-    assert_eq!(anonymous.hear().await["payload"][0]["extensions"]["code"], "UNAUTHENTICATED");
+    assert_eq!(anonymous.receive().await["payload"][0]["extensions"]["code"], "UNAUTHENTICATED");
     gateway.stop().await;
 }
 
@@ -182,16 +182,16 @@ async fn the_calls_of_a_subscription_carry_the_newest_token() {
     let session = SessionId::now();
     let mut client = gateway.sign_in_with(&gateway.token(user, session, 300)).await;
     client.subscribe("u", "subscription { unread { changed { dialog { id } } } }", json!({})).await;
-    client.hear().await;
+    client.receive().await;
     let newer = gateway.token(user, session, 600);
     client.query_with_token(NAME, json!(newer)).await;
     client.result("1").await;
-    assert_eq!(gateway.shown().as_deref(), Some(format!("Bearer {newer}").as_str()));
-    client.hear().await;
+    assert_eq!(gateway.last_authorization().as_deref(), Some(format!("Bearer {newer}").as_str()));
+    client.receive().await;
     gateway.calls.lock().clear();
     gateway.app.log_reader.hubs.unread.apply(&first_unread(user)).expect("an event");
     client.result("u").await;
-    assert_eq!((gateway.called("Get"), gateway.shown()), (1, Some(format!("Bearer {newer}"))));
+    assert_eq!((gateway.called("Get"), gateway.last_authorization()), (1, Some(format!("Bearer {newer}"))));
     gateway.stop().await;
 }
 
@@ -215,12 +215,12 @@ async fn operations_over_the_rate_limit_are_errors_and_the_socket_stays_open() {
             "mutation {{ login(input: {{ login: \"{login}\", password: \"x\" }}) {{ accessToken }} }}"
         );
         client.subscribe("1", &login, json!({})).await;
-        let answer = client.hear().await;
+        let answer = client.receive().await;
         assert_eq!(answer["type"], kind, "{answer}");
         let errors = if kind == "error" { &answer["payload"] } else { &answer["payload"]["errors"] };
         assert_eq!(errors[0]["extensions"]["code"], code, "{answer}");
         if kind == "next" {
-            assert_eq!(client.hear().await["type"], "complete");
+            assert_eq!(client.receive().await["type"], "complete");
         }
     }
     assert_eq!(gateway.called("Login"), 3, "twice for ann, once for bob");
@@ -228,7 +228,7 @@ async fn operations_over_the_rate_limit_are_errors_and_the_socket_stays_open() {
     client.result("2").await;
     for query in ["{ __typename }", UNREAD, "{"] {
         client.subscribe("3", query, json!({})).await;
-        let rejected = client.hear().await;
+        let rejected = client.receive().await;
         assert_eq!((&rejected["id"], &rejected["type"]), (&json!("3"), &json!("error")), "{rejected}");
         let extensions = &rejected["payload"][0]["extensions"];
         assert_eq!(extensions["code"], "RATE_LIMITED", "rejected before parsing: {rejected}");
@@ -236,7 +236,7 @@ async fn operations_over_the_rate_limit_are_errors_and_the_socket_stays_open() {
     }
     let mut other = gateway.sign_in(user).await;
     other.subscribe("1", "{ __typename }", json!({})).await;
-    assert_eq!(other.hear().await["type"], "error", "all sockets of a user share one limit");
+    assert_eq!(other.receive().await["type"], "error", "all sockets of a user share one limit");
     client.is_alive().await;
     gateway.stop().await;
 }

@@ -51,16 +51,16 @@ async fn the_token_is_in_connection_init_or_in_the_handshake() {
         json!({ "authToken": token }),
     ] {
         let mut client = gateway.connect().await;
-        client.say(json!({ "type": "connection_init", "payload": payload })).await;
-        assert_eq!(client.hear().await["type"], "connection_ack");
+        client.send(json!({ "type": "connection_init", "payload": payload })).await;
+        assert_eq!(client.receive().await["type"], "connection_ack");
     }
     let header = format!("Bearer {token}");
     let mut client =
         gateway.open(&[GRAPHQL_TRANSPORT_WS, ("authorization", header.as_str())]).await.expect("a socket");
-    client.say(json!({ "type": "connection_init" })).await;
-    assert_eq!(client.hear().await["type"], "connection_ack");
+    client.send(json!({ "type": "connection_init" })).await;
+    assert_eq!(client.receive().await["type"], "connection_ack");
     client.subscribe("1", "{ me { name } }", json!({})).await;
-    assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
+    assert_eq!(client.result("1").await["data"]["me"]["name"], "Ann");
 }
 
 #[tokio::test]
@@ -69,17 +69,17 @@ async fn an_invalid_token_closes_with_4403_and_anonymous_clients_are_accepted() 
     let expired = gateway.token(UserId::now(), SessionId::now(), -10);
     for token in [json!("nonsense"), json!(expired), json!(7), json!({}), json!("Bearer a.b.c")] {
         let mut client = gateway.connect().await;
-        client.say(json!({ "type": "connection_init", "payload": { "authorization": token } })).await;
+        client.send(json!({ "type": "connection_init", "payload": { "authorization": token } })).await;
         assert_eq!(client.closed().await.0, 4403, "{token}");
     }
     let mut anonymous = gateway.connect().await;
-    anonymous.say(json!({ "type": "connection_init" })).await;
-    assert_eq!(anonymous.hear().await["type"], "connection_ack");
+    anonymous.send(json!({ "type": "connection_init" })).await;
+    assert_eq!(anonymous.receive().await["type"], "connection_ack");
     anonymous.subscribe("1", "{ __typename }", json!({})).await;
     assert_eq!(anonymous.result("1").await["data"]["__typename"], "Query");
-    assert_eq!(anonymous.hear().await, json!({ "id": "1", "type": "complete" }));
+    assert_eq!(anonymous.receive().await, json!({ "id": "1", "type": "complete" }));
     anonymous.subscribe("2", "subscription { unread { total } }", json!({})).await;
-    let rejected = anonymous.hear().await;
+    let rejected = anonymous.receive().await;
     assert_eq!(
         (&rejected["type"], &rejected["payload"][0]["extensions"]["code"]),
         (&json!("error"), &json!("UNAUTHENTICATED"))
@@ -130,7 +130,7 @@ async fn a_rejected_document_is_an_error_with_an_array() {
         (r#"subscription { readStates(dialogId: "nonsense") { readSeq } }"#, "NOT_FOUND"),
     ] {
         client.subscribe("1", query, json!({})).await;
-        let rejected = client.hear().await;
+        let rejected = client.receive().await;
         assert_eq!((&rejected["id"], &rejected["type"]), (&json!("1"), &json!("error")), "{rejected}");
         assert_eq!(rejected["payload"][0]["extensions"]["code"], code, "{rejected}");
     }
@@ -143,7 +143,7 @@ async fn complete_ends_an_operation_and_an_id_in_use_closes_with_4409() {
     let mut client = gateway.sign_in(user).await;
     client.subscribe("1", "subscription { unread { kind } }", json!({})).await;
     assert_eq!(client.result("1").await["data"]["unread"]["kind"], "SNAPSHOT");
-    client.say(json!({ "id": "1", "type": "complete" })).await;
+    client.send(json!({ "id": "1", "type": "complete" })).await;
     client.is_quiet().await;
     client.subscribe("1", "subscription { unread { kind } }", json!({})).await;
     client.result("1").await;
@@ -161,14 +161,14 @@ async fn the_21st_socket_of_a_user_closes_with_4429_and_a_closed_one_returns_its
     }
     let token = gateway.token(user, SessionId::now(), 300);
     let mut more = gateway.connect().await;
-    more.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
+    more.send(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
     assert_eq!(more.closed().await.0, 4429);
     gateway.sign_in(UserId::now()).await;
     let mut last = clients.pop().expect("twenty");
     last.socket.close(None).await.expect("closed");
     testkit::eventually("the permit is returned", || async {
         let mut client = gateway.connect().await;
-        client.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
+        client.send(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
         client.is_acknowledged().await
     })
     .await;
@@ -184,7 +184,7 @@ async fn the_51st_operation_is_rejected_and_the_socket_stays_open() {
         client.result(&id).await;
     }
     client.subscribe("more", "{ __typename }", json!({})).await;
-    let rejected = client.hear().await;
+    let rejected = client.receive().await;
     assert_eq!(
         (&rejected["id"], &rejected["payload"][0]["extensions"]["code"]),
         (&json!("more"), &json!("LIMIT_EXCEEDED"))
@@ -224,7 +224,7 @@ async fn a_revoked_session_closes_its_sockets_with_4401_and_no_others() {
     }
     other.is_quiet().await;
     let mut late = gateway.connect().await;
-    late.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
+    late.send(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
     assert_eq!(late.closed().await.0, 4403, "the token of a revoked session is not valid");
 }
 
@@ -238,7 +238,7 @@ async fn a_ready_gateway_knows_the_sessions_revoked_before_its_start() {
     .await;
     let token = gateway.token(UserId::now(), session, 300);
     let mut client = gateway.connect().await;
-    client.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
+    client.send(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
     assert_eq!(client.closed().await.0, 4403);
 }
 
@@ -316,7 +316,7 @@ async fn all_gauges_return_to_zero_after_the_last_socket() {
     }
     let names = ["gateway_sockets", "gateway_subscriptions", "gateway_hub_users", "gateway_hub_dialogs"];
     assert_eq!(names.map(|name| gauges.sum(name)), [5.0, 15.0, 1.0, 1.0]);
-    clients[0].say(json!({ "id": "u", "type": "complete" })).await;
+    clients[0].send(json!({ "id": "u", "type": "complete" })).await;
     testkit::eventually("one subscription has ended", || async {
         gauges.sum("gateway_subscriptions") == 14.0
     })
@@ -377,8 +377,8 @@ async fn a_client_that_does_not_read_is_disconnected_and_delays_no_other() {
                 drop(client.socket.send(Message::text(r#"{"type":"pong"}"#)).await);
             }
         }
-        reader.say(json!({ "type": "ping" })).await;
-        while reader.hear().await != json!({ "type": "pong" }) {}
+        reader.send(json!({ "type": "ping" })).await;
+        while reader.receive().await != json!({ "type": "pong" }) {}
         advance(31).await;
         // Gives the gateway time to close the socket.
         for _ in 0..20 {
@@ -401,11 +401,11 @@ async fn anonymous_sockets_have_a_quota_and_authentication_returns_the_permit() 
     assert_eq!(gateway.open(&[GRAPHQL_TRANSPORT_WS]).await.err(), Some(503), "the 101st socket");
     let token = gateway.token(UserId::now(), SessionId::now(), 300);
     let mut authenticated = waiting.pop().expect("a socket");
-    authenticated.say(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
-    assert_eq!(authenticated.hear().await["type"], "connection_ack");
+    authenticated.send(json!({ "type": "connection_init", "payload": { "authToken": token } })).await;
+    assert_eq!(authenticated.receive().await["type"], "connection_ack");
     let mut anonymous = gateway.connect().await;
-    anonymous.say(json!({ "type": "connection_init" })).await;
-    assert_eq!(anonymous.hear().await["type"], "connection_ack");
+    anonymous.send(json!({ "type": "connection_init" })).await;
+    assert_eq!(anonymous.receive().await["type"], "connection_ack");
     assert_eq!(
         gateway.open(&[GRAPHQL_TRANSPORT_WS]).await.err(),
         Some(503),
@@ -425,7 +425,7 @@ async fn an_invalid_token_in_the_handshake_closes_with_4403() {
     for header in ["Basic YW5uOng=", "Token x", "Bearer x", "Bearer a b"] {
         let mut client =
             gateway.open(&[GRAPHQL_TRANSPORT_WS, ("authorization", header)]).await.expect("a socket");
-        client.say(json!({ "type": "connection_init" })).await;
+        client.send(json!({ "type": "connection_init" })).await;
         assert_eq!(client.closed().await.0, 4403, "{header}");
     }
     gateway.stop().await;
@@ -434,7 +434,7 @@ async fn an_invalid_token_in_the_handshake_closes_with_4403() {
 #[tokio::test]
 async fn a_panic_ends_its_operation_but_not_the_socket() {
     let gateway = RunningGateway::start().await;
-    gateway.services().broken.insert("Users");
+    gateway.services().panicking.insert("Users");
     let mut client = gateway.sign_in(UserId::now()).await;
     client.subscribe("1", "{ me { name } }", json!({})).await;
     let result = client.result("1").await;
@@ -442,9 +442,9 @@ async fn a_panic_ends_its_operation_but_not_the_socket() {
     assert!(
         result["errors"][0]["extensions"]["requestId"].is_string() && !result.to_string().contains("secret")
     );
-    assert_eq!(client.hear().await, json!({ "id": "1", "type": "complete" }));
-    gateway.services().broken.clear();
+    assert_eq!(client.receive().await, json!({ "id": "1", "type": "complete" }));
+    gateway.services().panicking.clear();
     client.subscribe("1", "{ me { name } }", json!({})).await;
-    assert_eq!(client.result("1").await["data"]["me"]["name"], "somebody");
+    assert_eq!(client.result("1").await["data"]["me"]["name"], "Ann");
     gateway.stop().await;
 }

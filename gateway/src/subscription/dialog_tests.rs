@@ -156,7 +156,7 @@ async fn results_that_depend_on_the_token_are_not_shared() {
     }
     fixture.send(&gateway).await;
     for client in &mut clients {
-        assert_eq!(client.result("s").await["data"]["messages"]["message"]["sender"]["name"], "somebody");
+        assert_eq!(client.result("s").await["data"]["messages"]["message"]["sender"]["name"], "Ann");
     }
     assert_eq!(
         (gateway.called("Live"), gateway.called("Users")),
@@ -171,10 +171,10 @@ async fn messages_wait_for_an_unavailable_dialog_service() {
     let fixture = DialogFixture::create(&gateway);
     let mut bob = fixture.subscribe(&gateway, fixture.bob, MESSAGES).await;
     message(&mut bob, "s").await;
-    gateway.services().away.insert("Live");
+    gateway.services().unavailable.insert("Live");
     fixture.send(&gateway).await;
     bob.is_quiet().await;
-    gateway.services().away.clear();
+    gateway.services().unavailable.clear();
     assert_eq!(message(&mut bob, "s").await["kind"], "SENT");
 }
 
@@ -224,7 +224,7 @@ async fn non_participants_are_rejected_and_leaving_completes_the_streams() {
     let fixture = DialogFixture::create(&gateway);
     for query in [MESSAGES, READ_STATES] {
         let mut outsider = fixture.subscribe(&gateway, UserId::now(), query).await;
-        let rejected = outsider.hear().await;
+        let rejected = outsider.receive().await;
         assert_eq!(
             (&rejected["type"], &rejected["payload"][0]["extensions"]["code"]),
             (&json!("error"), &json!("NOT_FOUND"))
@@ -238,7 +238,7 @@ async fn non_participants_are_rejected_and_leaving_completes_the_streams() {
     bob.result("r").await;
     bob.result("r").await;
     fixture.leave(&gateway, fixture.bob).await;
-    let mut completed = vec![bob.hear().await, bob.hear().await];
+    let mut completed = vec![bob.receive().await, bob.receive().await];
     completed.sort_by_key(|message| message["id"].to_string());
     assert_eq!(
         completed,
@@ -254,12 +254,12 @@ async fn non_participants_are_rejected_and_leaving_completes_the_streams() {
 async fn a_user_who_left_is_rejected_even_before_the_counter_knows() {
     let gateway = RunningGateway::start().await;
     let fixture = DialogFixture::create(&gateway);
-    gateway.services().gone.push(fixture.bob);
+    gateway.services().departed.push(fixture.bob);
     let mut bob = fixture.subscribe(&gateway, fixture.bob, READ_STATES).await;
-    let rejected = bob.hear().await;
+    let rejected = bob.receive().await;
     assert_eq!(rejected["payload"][0]["extensions"]["code"], "NOT_FOUND", "{rejected}");
     assert_eq!(gateway.called("ReadStates"), 0);
-    gateway.services().gone.clear();
+    gateway.services().departed.clear();
     let mut rejoined = fixture.subscribe(&gateway, fixture.bob, READ_STATES).await;
     rejoined.result("s").await;
 }

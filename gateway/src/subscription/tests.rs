@@ -118,11 +118,11 @@ async fn a_result_that_needs_service_calls_is_executed_for_each_stream() {
 #[tokio::test]
 async fn a_stream_opened_while_the_counter_is_unavailable_starts_when_it_answers() {
     let gateway = RunningGateway::start().await;
-    gateway.services().away.insert("Snapshots");
+    gateway.services().unavailable.insert("Snapshots");
     let mut client = gateway.sign_in(UserId::now()).await;
     client.subscribe("u", UNREAD, json!({})).await;
     client.is_quiet().await;
-    gateway.services().away.clear();
+    gateway.services().unavailable.clear();
     assert_eq!(unread(&mut client, "u").await["kind"], "SNAPSHOT");
 }
 
@@ -206,7 +206,7 @@ async fn a_failed_frame_has_no_cursor_and_is_followed_by_a_snapshot() {
     let query = "subscription { unread { kind version total changed { unread dialog { id } } } }";
     client.subscribe("u", query, json!({})).await;
     assert_eq!(unread(&mut client, "u").await["kind"], "SNAPSHOT");
-    gateway.services().broken.insert("Get");
+    gateway.services().panicking.insert("Get");
     gateway.services().unread.insert(user, (1, vec![row(dialog, 1)]));
     gateway.emit(changed(user, 1, dialog, 1, 0)).await;
     let failed = client.result("u").await;
@@ -220,7 +220,7 @@ async fn a_failed_frame_has_no_cursor_and_is_followed_by_a_snapshot() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let attempts = gateway.called("Get");
     assert!(attempts <= 10, "{attempts} attempts: the backoff doubles");
-    gateway.services().broken.clear();
+    gateway.services().panicking.clear();
     let recovered = unread(&mut client, "u").await;
     assert_eq!(
         (&recovered["kind"], &recovered["version"], &recovered["total"]),

@@ -1,4 +1,4 @@
-//! Fake services: a gRPC service whose answers a test's function or a test's state decides.
+//! Fake gRPC services whose replies come from a handler function or from the state in [`FakeServices`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,8 +16,8 @@ use tower::{service_fn, util::BoxCloneSyncService};
 
 use crate::{client::rate_limits::RateLimits, peers::Peers};
 
-/// Handler of a fake service: takes the name of the gRPC method and the bytes of the request, and returns the bytes of the
-/// reply.
+/// Handler of a fake service: takes the name of the gRPC method and the bytes of the request, and returns the
+/// bytes of the reply.
 pub type FakeHandler = fn(&str, &[u8]) -> Result<Vec<u8>, Status>;
 
 /// Handler of a service that is unavailable.
@@ -46,7 +46,7 @@ where
         async move {
             let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
             calls.lock().push(method.clone());
-            let bytes = request.into_body().collect().await.expect("a request").to_bytes();
+            let bytes = request.into_body().collect().await.expect("the body is complete").to_bytes();
             // A gRPC frame is one byte of flags, four bytes of length and the message.
             let answer = handler(&method, bytes.get(5..).unwrap_or_default());
             Ok(answer.map_or_else(Status::into_http, framed))
@@ -72,29 +72,29 @@ pub fn framed(message: Vec<u8>) -> Response<tonic::body::Body> {
 /// State of the fake services.
 #[derive(Default)]
 pub struct FakeServices {
-    /// The version and the rows of each person.
+    /// Version of the unread counts and counter rows of each user.
     pub unread: HashMap<UserId, (i64, Vec<counter::Row>)>,
-    /// The version of each dialog, and its messages as their authors see them.
+    /// Version of each dialog, and its messages as their authors see them.
     pub dialogs: HashMap<DialogId, (i64, Vec<dialog::Message>)>,
-    /// Who takes part, and up to where each has read.
+    /// Participants of each dialog, with their read positions.
     pub members: HashMap<DialogId, Vec<(UserId, i64)>>,
-    /// Those of them who have left, which the counters have not heard yet.
-    pub gone: Vec<UserId>,
-    /// The sessions that auth says are over.
+    /// Participants who have left their dialogs, before the counter has received the event.
+    pub departed: Vec<UserId>,
+    /// Revoked sessions that auth reports.
     pub revoked: Vec<SessionId>,
-    /// How often people may come.
+    /// Rate limits of the gateway.
     pub limits: RateLimits,
-    /// The methods whose service is away.
-    pub away: BTreeSet<&'static str>,
-    /// The methods at which our own code panics.
-    pub broken: BTreeSet<&'static str>,
-    /// The person whose token is shown, as far as the fake_service services care.
+    /// Methods that fail with UNAVAILABLE.
+    pub unavailable: BTreeSet<&'static str>,
+    /// Methods whose call panics in the gateway's task.
+    pub panicking: BTreeSet<&'static str>,
+    /// Caller of the methods that depend on one. The fake services do not read the token.
     pub caller: Option<UserId>,
 }
 
 impl FakeServices {
     pub(super) fn answer(&mut self, method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
-        if self.away.contains(method) {
+        if self.unavailable.contains(method) {
             return Err(Status::unavailable("unavailable"));
         }
         let malformed = |_| Status::invalid_argument("malformed");
@@ -105,12 +105,12 @@ impl FakeServices {
             }
             "Users" => {
                 let request = auth::UsersRequest::decode(bytes).map_err(malformed)?;
-                let named = |id: &Vec<u8>| auth::User {
+                let user = |id: &Vec<u8>| auth::User {
                     id: id.clone(),
-                    name: "somebody".to_owned(),
+                    name: "Ann".to_owned(),
                     ..Default::default()
                 };
-                auth::UsersReply { users: request.ids.iter().map(named).collect() }.encode_to_vec()
+                auth::UsersReply { users: request.ids.iter().map(user).collect() }.encode_to_vec()
             }
             "Snapshots" => {
                 let request = counter::SnapshotsRequest::decode(bytes).map_err(malformed)?;
@@ -127,19 +127,19 @@ impl FakeServices {
                 self.messages_since(&request)?.encode_to_vec()
             }
             "Live" => self.live(&dialog::LiveRequest::decode(bytes).map_err(malformed)?).encode_to_vec(),
-            // As if it knew no newer version than the one asked for.
+            // Replies that the requested version is the newest one.
             "Unread" => {
                 let request = counter::UnreadRequest::decode(bytes).map_err(malformed)?;
                 let version = request.at_least.or(Some(counter::Version { epoch: 1, number: 0 }));
                 counter::UnreadReply { version, ..Default::default() }.encode_to_vec()
             }
             "Get" => self.get(&dialog::GetRequest::decode(bytes).map_err(malformed)?).encode_to_vec(),
-            _ => return Err(Status::unavailable("not fake_service")),
+            _ => return Err(Status::unavailable("the fake service does not implement this method")),
         })
     }
 
     fn snapshot(&self, of: &counter::SnapshotOf) -> counter::Snapshot {
-        let user = UserId::parse(&of.user_id).expect("an id");
+        let user = UserId::parse(&of.user_id).expect("a valid id");
         let (number, rows) = self.unread.get(&user).cloned().unwrap_or_default();
         let version = Some(counter::Version { epoch: 1, number });
         let current = of.since.is_some() && of.since == version;
@@ -149,8 +149,8 @@ impl FakeServices {
     }
 
     fn read_states(&self, page: &counter::ReadStatesPage) -> counter::ReadStatesPageReply {
-        let members = self.members.get(&DialogId::parse(&page.dialog_id).expect("an id"));
-        let caller = self.caller.expect("the test says who calls");
+        let members = self.members.get(&DialogId::parse(&page.dialog_id).expect("a valid id"));
+        let caller = self.caller.expect("the test sets the caller");
         let Some(members) = members.filter(|members| members.iter().any(|(user, _)| *user == caller)) else {
             return counter::ReadStatesPageReply::default();
         };
@@ -162,13 +162,15 @@ impl FakeServices {
     }
 
     fn get(&self, request: &dialog::GetRequest) -> dialog::GetReply {
-        let takes_part = |id: &&Vec<u8>| {
-            let members = self.members.get(&DialogId::parse(id).expect("an id")).into_iter().flatten();
-            members.map(|(user, _)| *user).any(|user| self.caller == Some(user) && !self.gone.contains(&user))
+        let is_participant = |id: &&Vec<u8>| {
+            let members = self.members.get(&DialogId::parse(id).expect("a valid id")).into_iter().flatten();
+            members
+                .map(|(user, _)| *user)
+                .any(|user| self.caller == Some(user) && !self.departed.contains(&user))
         };
-        let own = request.ids.iter().filter(takes_part);
+        let visible = request.ids.iter().filter(is_participant);
         dialog::GetReply {
-            dialogs: own.map(|id| dialog::Dialog { id: id.clone(), ..Default::default() }).collect(),
+            dialogs: visible.map(|id| dialog::Dialog { id: id.clone(), ..Default::default() }).collect(),
         }
     }
 
@@ -176,8 +178,8 @@ impl FakeServices {
         &self,
         request: &dialog::MessagesSinceRequest,
     ) -> Result<dialog::MessagesSinceReply, Status> {
-        let dialog = DialogId::parse(&request.dialog_id).expect("an id");
-        let caller = self.caller.expect("the test says who calls");
+        let dialog = DialogId::parse(&request.dialog_id).expect("a valid id");
+        let caller = self.caller.expect("the test sets the caller");
         let members =
             self.members.get(&dialog).filter(|members| members.iter().any(|(user, _)| *user == caller));
         members.ok_or_else(|| Status::not_found("no such dialog"))?;
@@ -189,7 +191,7 @@ impl FakeServices {
     }
 
     fn live(&self, request: &dialog::LiveRequest) -> dialog::LiveReply {
-        let dialog = DialogId::parse(&request.dialog_id).expect("an id");
+        let dialog = DialogId::parse(&request.dialog_id).expect("a valid id");
         let (number, messages) = &self.dialogs[&dialog];
         let is_member = |id: &&Vec<u8>| self.members[&dialog].iter().any(|(user, _)| user.bytes() == **id);
         dialog::LiveReply {

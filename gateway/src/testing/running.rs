@@ -1,4 +1,4 @@
-//! A gateway that listens on a port of its own, over fake services with a state and an event log that the test writes.
+//! Gateway that listens on a free port, over fake services with state and an event log that the test writes.
 
 use std::{
     collections::HashMap,
@@ -32,15 +32,15 @@ use uuid::Uuid;
 use super::{FakeServices, PATIENCE, SocketClient, fake_service};
 use crate::{App, Settings, client::address::TrustedProxies, peers::Peers};
 
-/// A running gateway.
+/// Gateway of a test that listens on a port of this machine.
 pub struct RunningGateway {
     pub app: App,
     pub keys: SigningKeys,
     pub services: Arc<Mutex<FakeServices>>,
     pub calls: Arc<Mutex<Vec<String>>>,
     pub readiness: Readiness,
-    /// The authorization of the last call of a service.
-    shown: Arc<Mutex<Option<String>>>,
+    /// `Authorization` header of the last call to a service.
+    last_authorization: Arc<Mutex<Option<String>>>,
     address: String,
     outbox: TestDb,
     shutdown: CancellationToken,
@@ -48,22 +48,23 @@ pub struct RunningGateway {
 }
 
 impl RunningGateway {
-    /// Started, and ready.
+    /// Starts a gateway over empty fake services, and waits until it is ready.
     pub async fn start() -> Self {
         Self::start_with(FakeServices::default()).await
     }
 
-    /// Started over this services, and ready.
+    /// Starts a gateway over these fake services, and waits until it is ready.
     pub async fn start_with(services: FakeServices) -> Self {
         let limits = services.limits;
-        let (services, calls) = (Arc::new(Mutex::new(services)), Arc::new(Mutex::new(Vec::new())));
+        let services = Arc::new(Mutex::new(services));
+        let calls = Arc::new(Mutex::new(Vec::new()));
         let keys = SigningKeys::generate();
         let jwks = keys.jwks();
         let set = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
         let service_token = ServiceToken::generate();
         let guard = Guard::new(set, service_token.clone(), "tidings");
         let settings = Settings {
-            allowed_origins: "https://app.example".parse().expect("an origin"),
+            allowed_origins: "https://app.example".parse().expect("a valid origin"),
             introspection: true,
             trusted_documents: None,
             max_sockets_per_user: 20,
@@ -78,13 +79,14 @@ impl RunningGateway {
         let outbox = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
         let topics = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];
         let log = Log::Local(Local::new(topics.map(|topic| (topic, outbox.db.clone())).to_vec()));
-        let shown = Arc::new(Mutex::new(None));
+        let last_authorization = Arc::new(Mutex::new(None));
         let peer = || {
-            let (services, shown) = (services.clone(), shown.clone());
+            let services = services.clone();
+            let last_authorization = last_authorization.clone();
             let service = fake_service(
                 move |method: &str, bytes: &[u8]| {
-                    let broken = services.lock().broken.contains(method);
-                    assert!(!broken, "the secret reason");
+                    let panics = services.lock().panicking.contains(method);
+                    assert!(!panics, "the secret reason");
                     services.lock().answer(method, bytes)
                 },
                 calls.clone(),
@@ -92,22 +94,36 @@ impl RunningGateway {
             BoxCloneSyncService::new(service.map_request(move |request: http::Request<tonic::body::Body>| {
                 let authorization =
                     request.headers().get("authorization").and_then(|value| value.to_str().ok());
-                *shown.lock() = authorization.map(str::to_owned);
+                *last_authorization.lock() = authorization.map(str::to_owned);
                 request
             }))
         };
         let readiness = Readiness::new();
         let peers = Peers::new(peer(), peer(), peer());
         let app = App::new(settings, peers, guard, &service_token, log, readiness.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
         let shutdown = CancellationToken::new();
-        let (runner, stop) = (app.clone(), shutdown.clone());
         let tasks = vec![
-            tokio::spawn(async move { runner.run(stop).await }),
+            tokio::spawn({
+                let app = app.clone();
+                let shutdown = shutdown.clone();
+                async move { app.run(shutdown).await }
+            }),
             tokio::spawn(serve(listener, app.router(), shutdown.clone())),
         ];
-        let gateway = Self { app, keys, services, calls, readiness, shown, address, outbox, shutdown, tasks };
+        let gateway = Self {
+            app,
+            keys,
+            services,
+            calls,
+            readiness,
+            last_authorization,
+            address,
+            outbox,
+            shutdown,
+            tasks,
+        };
         testkit::eventually("the gateway is ready", || async { gateway.readiness.is_ready() }).await;
         gateway
     }
@@ -116,17 +132,17 @@ impl RunningGateway {
         self.services.lock()
     }
 
-    /// How often a method was called.
+    /// Returns the number of calls of a service method.
     pub fn called(&self, method: &str) -> usize {
         self.calls.lock().iter().filter(|called| *called == method).count()
     }
 
-    /// The authorization that the last call of a service carried.
-    pub fn shown(&self) -> Option<String> {
-        self.shown.lock().clone()
+    /// Returns the `Authorization` header of the last call to a service.
+    pub fn last_authorization(&self) -> Option<String> {
+        self.last_authorization.lock().clone()
     }
 
-    /// A token of a person, for a session.
+    /// Signs an access token for a session of a user.
     pub fn token(&self, user: UserId, session: SessionId, lifetime_s: i64) -> String {
         let claims =
             Claims::new("tidings", user.uuid(), session.uuid(), crate::client::caller::now_s(), lifetime_s);
@@ -150,19 +166,20 @@ impl RunningGateway {
             payload: kind.payload(),
             headers: Headers::default(),
         };
-        let mut tx = self.outbox.db.begin().await.expect("a transaction");
-        outbox::append(&mut tx, &[event]).await.expect("appended");
-        tx.commit().await.expect("committed");
+        let mut tx = self.outbox.db.begin().await.expect("the transaction begins");
+        outbox::append(&mut tx, &[event]).await.expect("the event is appended");
+        tx.commit().await.expect("the transaction commits");
     }
 
-    /// A socket that has said nothing yet, with more headers.
+    /// Opens a socket with these headers in the handshake, and sends nothing on it.
     ///
     /// # Errors
-    /// The status of a refused handshake.
+    /// The HTTP status of a rejected handshake.
     pub async fn open(&self, headers: &[(&'static str, &str)]) -> Result<SocketClient, u16> {
-        let mut request = format!("ws://{}/graphql", self.address).into_client_request().expect("a request");
+        let mut request =
+            format!("ws://{}/graphql", self.address).into_client_request().expect("a valid request");
         for (name, value) in headers {
-            request.headers_mut().insert(*name, value.parse().expect("a header"));
+            request.headers_mut().insert(*name, value.parse().expect("a valid header value"));
         }
         match connect_async(request).await {
             Ok((socket, _)) => Ok(SocketClient { socket }),
@@ -171,51 +188,54 @@ impl RunningGateway {
         }
     }
 
-    /// A socket that has said nothing yet.
+    /// Opens a socket of the subprotocol `graphql-transport-ws`, and sends nothing on it.
     pub async fn connect(&self) -> SocketClient {
         self.connect_in("graphql-transport-ws").await
     }
 
-    /// The same, in a subprotocol.
+    /// Opens a socket of a subprotocol, and sends nothing on it.
     pub async fn connect_in(&self, subprotocol: &str) -> SocketClient {
-        self.open(&[("sec-websocket-protocol", subprotocol)]).await.expect("a socket")
+        self.open(&[("sec-websocket-protocol", subprotocol)]).await.expect("the handshake succeeds")
     }
 
-    /// A socket of a person.
+    /// Opens a socket, and authenticates it as a user with a new session.
     pub async fn sign_in(&self, user: UserId) -> SocketClient {
         self.sign_in_with(&self.token(user, SessionId::now(), 300)).await
     }
 
-    /// A socket with this token.
+    /// Opens a socket, and authenticates it with this token.
     pub async fn sign_in_with(&self, token: &str) -> SocketClient {
         let mut client = self.connect().await;
         client
-            .say(json!({ "type": "connection_init", "payload": { "authorization": format!("Bearer {token}") } }))
+            .send(json!({
+                "type": "connection_init",
+                "payload": { "authorization": format!("Bearer {token}") },
+            }))
             .await;
-        assert_eq!(client.hear().await, json!({ "type": "connection_ack" }));
+        assert_eq!(client.receive().await, json!({ "type": "connection_ack" }));
         client
     }
 
-    /// Stops, and waits until everything has ended.
+    /// Stops the gateway, and waits until its tasks have ended.
     pub async fn stop(self) {
         self.shutdown.cancel();
         for task in self.tasks {
-            timeout(PATIENCE, task).await.expect("it stops").expect("it does not panic");
+            timeout(PATIENCE, task).await.expect("the task ends in time").expect("the task does not panic");
         }
     }
 }
 
 async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
-    served.await.expect("the port is open");
+    served.await.expect("the server stops without an error");
 }
 
-/// The gauges of this thread's tests, as long as it is installed.
+/// Metrics recorder that keeps the gauges set on the thread it is installed for, and ignores other metrics.
 #[derive(Clone, Default)]
 pub struct Gauges(Arc<Mutex<HashMap<String, Arc<AtomicU64>>>>);
 
 impl Gauges {
-    /// What a gauge shows: the sum over its labels.
+    /// Returns the value of a gauge, summed over its labels.
     pub fn sum(&self, name: &str) -> f64 {
         let gauges = self.0.lock();
         let named = gauges.iter().filter(|(key, _)| key.split('/').next() == Some(name));

@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let target = out.join("ide");
     // Written here because an attribute cannot name OUT_DIR.
-    fs::write(out.join("page.rs"), format!("#[derive(Embed)]\n#[folder = {target:?}]\nstruct Page;\n"))?;
+    fs::write(out.join("page.rs"), format!("#[derive(Embed)]\n#[folder = {target:?}]\nstruct WebFiles;\n"))?;
     println!("cargo:rerun-if-env-changed=TIDINGS_WEB");
     println!("cargo:rerun-if-changed=build.rs");
     for source in SOURCES {

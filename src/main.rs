@@ -1,6 +1,6 @@
 //! Binary `tidings`: one subcommand per role, plus `migrate`, `keygen` and `healthcheck`. It is the only
-//! crate that depends on all four services: it parses the settings, opens the engines and wires the
-//! services together.
+//! crate that depends on the three services and the gateway: it parses the settings, connects to Postgres,
+//! Redis and Kafka (or opens SQLite files), and wires the services together.
 
 mod connection_limit;
 mod discovery;

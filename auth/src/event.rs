@@ -1,5 +1,5 @@
-//! Events of auth, on topic `tidings.auth`, keyed by user id. They carry ids only and are appended to
-//! the outbox in the transaction of their cause.
+//! Events of auth, on topic `tidings.auth`, keyed by user id. They carry only ids and are appended to
+//! the outbox in the same transaction as the change that they report.
 
 use events::{Event, Headers};
 use proto::{

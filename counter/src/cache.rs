@@ -1,12 +1,13 @@
 //! Cache of unread counts, so that reading a user's counts takes no SQL query.
 //!
-//! Promise: the rows cached at a version are the rows that the database had at that version (I8). The
-//! order of rows is advisory: rows whose count grew come first.
+//! Invariant I8 (ARCHITECTURE.md): the rows cached at a version are the rows that the database had at that
+//! version. The order of the rows is not part of the invariant; rows whose count grew come first.
 //!
-//! Flow: a miss leaves a stub with a ticket before the database is read, and only the fill with that
-//! ticket replaces the stub. The writer applies each UnreadChanged event to an entry that has exactly
-//! the version before it; otherwise the entry becomes a stub. [`entry`] holds these rules, [`memory`]
-//! and [`redis`] the two stores.
+//! On a miss, the reader first stores a placeholder (a stub) with a ticket in the cache, then reads the
+//! database, then fills the entry. The fill succeeds only if the stub with its ticket is still there and
+//! the cache has seen no newer version. The writer applies each UnreadChanged event to an entry that has
+//! exactly the version before it; otherwise the entry becomes a stub. [`entry`] holds these rules,
+//! [`memory`] and [`redis`] the two stores.
 
 pub(crate) mod entry;
 mod hash;
@@ -47,9 +48,9 @@ pub enum CacheError {
     /// Redis is unavailable, did not answer in time, or returned an error.
     #[error(transparent)]
     Redis(#[from] ::redis::RedisError),
-    /// The writer missed events of the log. The cache is not used until every entry from before has
-    /// expired.
-    #[error("cache closed: its writer missed events, entries from before have not expired yet")]
+    /// The writer missed events of the log. The cache is not used until every entry that was filled
+    /// before that has expired.
+    #[error("cache closed: its writer missed events; it opens again when the older entries have expired")]
     Closed,
 }
 
@@ -101,8 +102,8 @@ impl Cache {
         unread
     }
 
-    /// Leaves a stub for a fill. Call it before the database is read: an event between the two then
-    /// shows at the stub.
+    /// Stores a stub for a fill. Call it before the database is read: an event that arrives between the two
+    /// raises the stub's minimum version, and the fill with the stale rows is refused.
     pub(crate) async fn miss(&self, user_id: UserId) -> FillTicket {
         FillTicket(match self {
             Self::Memory(memory) => memory.miss(user_id).await,
@@ -110,7 +111,7 @@ impl Cache {
         })
     }
 
-    /// Replaces the stub that [`Cache::miss`] left with rows from the database, if the stub is still
+    /// Replaces the stub that [`Cache::miss`] stored with rows from the database, if the stub is still
     /// there.
     pub(crate) async fn fill(&self, user_id: UserId, ticket: FillTicket, unread: &Unread) {
         let FillTicket(Some(ticket)) = ticket else { return };
@@ -129,8 +130,9 @@ impl Cache {
     }
 }
 
-/// Decodes the payload of a record into a change of one user's rows. Returns `None` for other events and
-/// invalid values: only a newer build writes them, and its own cache applies them.
+/// Decodes the payload of a record into a change of one user's rows. Returns `None` for other events, and
+/// for invalid values, which only a newer build writes. An entry that misses a change becomes a stub at
+/// the user's next change, because the versions then have a gap.
 fn parse_delta(payload: &[u8]) -> Option<(UserId, Delta)> {
     let Some(Kind::UnreadChanged(event)) = Kind::decode(payload) else { return None };
     let within_limit = |number: i64| (0..=NUMBER_MAX).contains(&number);

@@ -1,6 +1,6 @@
-//! Creation of dialogs. Two users without a title have one direct dialog: creating it again, also
-//! concurrently, returns the existing one. Auth is asked if the users exist before the transaction
-//! starts, and only if a dialog may be created.
+//! Creation of dialogs. A dialog of two users without a title is a direct dialog. Two users have at most
+//! one direct dialog: creating it again, also concurrently, returns the existing dialog. Before the
+//! transaction starts, auth is asked whether the users exist, unless the dialog is known to exist already.
 
 use db::{Db, Tx};
 use events::Headers;
@@ -56,7 +56,7 @@ impl NewDialog {
 ///
 /// # Errors
 /// [`Error::Invalid`] for an unknown user; [`Error::KeyTaken`] if the key was used with other users or
-/// another title; [`Error::Auth`]; [`Error::Database`].
+/// another title; [`Error::Auth`] if auth does not answer; [`Error::Database`] if the database fails.
 #[tracing::instrument(name = "dialog.create", skip_all, fields(user_id = %caller, dialog_id = %new.id))]
 pub(crate) async fn create(
     db: &Db,
@@ -117,7 +117,7 @@ async fn write(tx: &mut Tx, caller: UserId, new: &NewDialog, cause: &Headers) ->
     Ok(id)
 }
 
-/// Records the first events of a dialog and writes them, with the memberships.
+/// Writes the memberships and the first events of a new dialog.
 async fn record_creation(
     tx: &mut Tx,
     mut dialog: LockedDialog,

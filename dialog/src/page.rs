@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::Error;
 
-/// Entries per page.
+/// Maximum number of entries per page.
 const SIZE_MAX: i32 = 100;
 
 /// Page size: 1 to 100.

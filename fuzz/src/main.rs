@@ -46,7 +46,7 @@ struct Limits {
     time: Duration,
 }
 
-/// Runs one target. Returns false at a finding.
+/// Runs one target. Returns false if the target panicked or its memory kept growing.
 fn run(target: &mut dyn Target, limits: Limits) -> anyhow::Result<bool> {
     let started = Instant::now();
     let mut inputs = 0;
@@ -102,7 +102,7 @@ fn setting<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
     name: &str,
 ) -> anyhow::Result<Option<T>> {
     match std::env::var(name) {
-        Ok(text) => Ok(Some(text.parse().with_context(|| format!("{name} is `{text}`"))?)),
+        Ok(text) => Ok(Some(text.parse().with_context(|| format!("invalid {name} `{text}`"))?)),
         Err(_) => Ok(None),
     }
 }

@@ -1,4 +1,4 @@
-//! Every target with few inputs, as part of the test suite; `make fuzz` runs many.
+//! Runs every target with a small number of inputs, as part of the test suite; `make fuzz` runs many more.
 
 use std::cell::RefCell;
 
@@ -30,13 +30,13 @@ fn socket_frames_never_violate_the_protocol() {
 }
 
 #[test]
-fn documents_are_accepted_or_rejected() {
+fn documents_never_cause_a_panic() {
     run(Documents::new(true), 150);
     run(Documents::new(false), 150);
 }
 
 #[test]
-fn bodies_and_query_strings_are_parsed_or_rejected() {
+fn bodies_and_query_strings_never_cause_a_panic() {
     run(Bodies, 500);
 }
 
@@ -51,6 +51,6 @@ fn only_signed_tokens_are_accepted() {
 }
 
 #[test]
-fn events_are_decoded_or_rejected() {
+fn events_never_cause_a_panic() {
     run(Events, 1_000);
 }

@@ -21,17 +21,18 @@ use axum::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rust_embed::{Embed, EmbeddedFile};
 
-// `struct Page`: the files that build.rs built from web/, empty if it could not (no npm).
+// `struct WebFiles`: the embedded files that build.rs built from web/. It is empty if Node.js or npm was not
+// available.
 include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
 /// An IDE page: its embedded file and its Content-Security-Policy.
-struct Editor {
-    page: &'static str,
+struct Page {
+    file: &'static str,
     policy: &'static str,
 }
 
-const GRAPHIQL: Editor = Editor { page: "index.html", policy: INLINE_STYLES };
-const PLAYGROUND: Editor = Editor { page: "playground.html", policy: EMPTY_STYLES };
+const GRAPHIQL: Page = Page { file: "index.html", policy: INLINE_STYLES };
+const PLAYGROUND: Page = Page { file: "playground.html", policy: EMPTY_STYLES };
 const PLAIN: &str = include_str!("../../web/plain.html");
 
 /// Content-Security-Policy without inline scripts and without `'unsafe-eval'`. `'self'` covers this
@@ -47,7 +48,7 @@ macro_rules! policy {
     };
 }
 
-/// Policy of GraphiQL, whose dialogs insert a style computed from the window's size, and of the plain page.
+/// Policy of the plain page and of GraphiQL, whose dialogs insert a style computed from the window's size.
 const INLINE_STYLES: &str = policy!("'unsafe-inline'");
 /// Policy of Playground, whose script inserts an empty style element and then adds rules to it. The hash
 /// is that of the empty string.
@@ -61,32 +62,32 @@ const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 /// Returns the routes `/`, `/playground` and `/assets`.
 pub fn routes() -> Router {
     Router::new()
-        .route("/", get(|headers: HeaderMap| async move { page(&GRAPHIQL, &headers) }))
-        .route("/playground", get(|headers: HeaderMap| async move { page(&PLAYGROUND, &headers) }))
+        .route("/", get(|headers: HeaderMap| async move { serve_page(&GRAPHIQL, &headers) }))
+        .route("/playground", get(|headers: HeaderMap| async move { serve_page(&PLAYGROUND, &headers) }))
         .route("/assets/{file}", get(asset))
 }
 
 /// Returns true if GraphiQL and Playground were built, false if the plain page is served instead.
 pub fn is_built() -> bool {
-    Page::get(GRAPHIQL.page).is_some()
+    WebFiles::get(GRAPHIQL.file).is_some()
 }
 
-fn page(editor: &Editor, headers: &HeaderMap) -> Response {
-    match Page::get(editor.page) {
-        Some(file) => secured(answer(headers, file, REVALIDATE), editor.policy),
+fn serve_page(page: &Page, headers: &HeaderMap) -> Response {
+    match WebFiles::get(page.file) {
+        Some(file) => with_security_headers(answer(headers, file, REVALIDATE), page.policy),
         None => {
             let plain = ([(CONTENT_TYPE, "text/html; charset=utf-8"), (CACHE_CONTROL, REVALIDATE)], PLAIN);
-            secured(plain.into_response(), INLINE_STYLES)
+            with_security_headers(plain.into_response(), INLINE_STYLES)
         }
     }
 }
 
 async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
-    let response = match Page::get(&format!("assets/{file}")) {
+    let response = match WebFiles::get(&format!("assets/{file}")) {
         Some(file) => answer(&headers, file, IMMUTABLE),
         None => StatusCode::NOT_FOUND.into_response(),
     };
-    secured(response, EMPTY_STYLES)
+    with_security_headers(response, EMPTY_STYLES)
 }
 
 fn answer(headers: &HeaderMap, file: EmbeddedFile, cache: &'static str) -> Response {
@@ -102,7 +103,7 @@ fn answer(headers: &HeaderMap, file: EmbeddedFile, cache: &'static str) -> Respo
 /// compressing proxies send it.
 pub fn matches_etag(value: &HeaderValue, tag: &str) -> bool {
     let list = value.to_str().unwrap_or_default();
-    list.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
+    list.split(',').map(str::trim).any(|item| item == "*" || item.trim_start_matches("W/") == tag)
 }
 
 fn content_type(file: &EmbeddedFile) -> String {
@@ -110,7 +111,7 @@ fn content_type(file: &EmbeddedFile) -> String {
     if kind.starts_with("text/") { format!("{kind}; charset=utf-8") } else { kind.to_owned() }
 }
 
-fn secured(mut response: Response, policy: &'static str) -> Response {
+fn with_security_headers(mut response: Response, policy: &'static str) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_pages_and_their_files_are_secured() {
+    async fn the_pages_and_their_files_have_security_headers() {
         for path in PAGES.into_iter().chain(["/assets/absent.js"]) {
             let response = fetch(path, None).await;
             let headers = response.headers();

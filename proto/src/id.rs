@@ -84,7 +84,7 @@ id! {
     DialogId
     /// A message.
     MessageId
-    /// The saga that counts a message.
+    /// The saga (distributed transaction) that counts a message.
     TransactionId
 }
 

@@ -1,5 +1,5 @@
 //! Redacted `Debug` for messages that carry passwords, tokens or message texts: it prints the type name
-//! only. `build.rs` generates these bindings without `Debug` from the same list.
+//! only. `build.rs` has the same list and generates these messages without `Debug`; keep the two in step.
 
 use std::fmt;
 

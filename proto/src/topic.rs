@@ -61,6 +61,6 @@ mod tests {
         let kind = Kind::UserRenamed(UserRenamed { user_id: vec![7; 16] });
         assert_eq!(Kind::decode(&kind.clone().payload()), Some(kind));
         assert_eq!(Kind::decode(b"\xff\xff\xff"), None);
-        assert_eq!(Kind::decode(b""), None, "an event of a later build has an unknown kind");
+        assert_eq!(Kind::decode(b""), None, "an event of an unknown kind decodes like empty bytes");
     }
 }

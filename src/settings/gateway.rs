@@ -20,9 +20,9 @@ pub struct Gateway {
     /// [default: on in serve, off in gateway]
     #[arg(long, env = "INTROSPECTION", value_name = "on|off", value_parser = switch)]
     pub introspection: Option<bool>,
-    /// File of the only documents that may be executed: a JSON object from id to document, or an Apollo
-    /// persisted-query manifest; at most 16 MiB, read at startup. GraphiQL then needs its introspection
-    /// query in the file [default: every document may be executed]
+    /// File with the documents that may be executed; all other documents are refused. A JSON object from
+    /// id to document, or an Apollo persisted-query manifest; at most 16 MiB, read at startup. GraphiQL
+    /// then needs its introspection query in the file [default: every document may be executed]
     #[arg(long, env = "TRUSTED_DOCUMENTS", value_name = "FILE")]
     pub trusted_documents: Option<PathBuf>,
     /// WebSockets and streams that a user may have open at this gateway, 1 to 10000
@@ -45,7 +45,7 @@ pub struct Gateway {
     )]
     pub max_anonymous_sockets: u32,
     /// Connections that may be open at this gateway, WebSockets included, 1 to 1000000; more are
-    /// answered 503. Lowered to the hard limit on open files less 256
+    /// answered 503. A value above the hard limit on open files minus 256 is lowered to that number
     #[arg(
         long,
         env = "MAX_CONNECTIONS",

@@ -60,7 +60,7 @@ pub fn instance(text: &str) -> Result<String, String> {
 /// Parses `on` or `off`.
 ///
 /// # Errors
-/// The two values.
+/// A message that names the two values.
 pub fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),

@@ -1,5 +1,5 @@
-//! Oracle: recomputes counts and states from the messages sent and read, and compares them with what is
-//! stored at rest.
+//! Oracle: recomputes counts and states from the messages sent and read, and compares them with the
+//! databases once no event is pending.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -48,9 +48,9 @@ pub async fn assert_unread_is_exact(caller: &Caller, dialog: &str, history: &[Va
 /// A database's rows as text, for comparison.
 type Rows = Vec<String>;
 
-/// Asserts, after the process has exited, that the SQLite files are intact, no event is dead or missing,
-/// and the counters equal those that the pure kernel computes from dialog's events and the users' read
-/// pointers.
+/// Asserts that the SQLite files are intact, that there are no dead letters or missing events, and that the
+/// stored counters equal those that [`counter::kernel`] computes from the dialog service's events and the
+/// users' read pointers. Call it after the process has exited.
 pub async fn assert_databases_match_kernel(folder: &Path) {
     let mut databases = Vec::new();
     for name in ["auth", "dialog", "counter"] {
@@ -70,9 +70,12 @@ pub async fn assert_databases_match_kernel(folder: &Path) {
     assert_counters_match_kernel(events(dialog).await, counter).await;
 }
 
-/// Asserts, at rest on the engines, that the log has every version of every dialog at least once and in
-/// order, outboxes are empty, no message is PENDING, no event is dead or missing, and the counters equal
-/// those that the pure kernel computes from the log.
+/// Waits until Postgres and Kafka hold no pending work: the outboxes are empty, no message is PENDING, and
+/// the counter has applied every event. Then asserts:
+///
+/// * the log has every version of every dialog at least once and in order;
+/// * there are no dead letters or missing events;
+/// * the stored counters equal those that [`counter::kernel`] computes from the log.
 pub async fn assert_engines_match_kernel(stack: &Stack, log: &LogRecorder) {
     let [auth, dialog, counter] =
         [stack.database("auth").await, stack.database("dialog").await, stack.database("counter").await];

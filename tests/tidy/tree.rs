@@ -61,7 +61,7 @@ pub fn texts() -> Vec<Text> {
         if !entry.file_type().is_file() {
             continue;
         }
-        // What is not UTF-8 is no text.
+        // Files that are not UTF-8 are skipped: they are not text.
         if let Ok(text) = fs::read_to_string(entry.path()) {
             let path = entry.path().strip_prefix(root).expect("an entry is below the root").to_owned();
             texts.push(Text { path, text });

@@ -2,7 +2,7 @@
 //! kept up to date by a durable consumer that stores its offset after the write.
 //!
 //! An unavailable, slow or flushed Redis costs time, never correctness. After missed events the process
-//! does not use the cache until every entry from before has expired.
+//! does not use the cache until every entry that was filled before that has expired.
 
 use std::{
     fmt,
@@ -116,8 +116,8 @@ impl RedisCache {
         self.call::<()>("fill", &self.0.commands.fill(user_id, ticket, unread)).await;
     }
 
-    /// Runs the writer until shut down. If the log is a different one, or has removed events that were
-    /// not applied yet, the writer closes the cache and continues at the current end of the log.
+    /// Runs the writer until shut down. If the log was replaced, or no longer has events that were not
+    /// applied yet, the writer closes the cache and continues at the current end of the log.
     pub(super) async fn run(&self, log: &Log, db: &Db, shutdown: CancellationToken) {
         let write =
             || Consumer::new(CONSUMER, &[topic::UNREAD], log, db, Writer(self.clone())).run(shutdown.clone());
@@ -169,8 +169,8 @@ struct Writer(RedisCache);
 
 impl Apply for Writer {
     /// Writes to Redis before the transaction begins: SQLite's only writer must not wait for Redis, and
-    /// a Postgres connection must not idle in a transaction. A repeated batch is harmless, the script
-    /// ignores known versions.
+    /// a Postgres connection must not idle in a transaction. A repeated batch is harmless: the script
+    /// ignores versions that an entry already has.
     async fn before(&self, records: &[Record]) -> Result<(), BoxError> {
         let State { commands, batches, .. } = &*self.0.0;
         let deltas: Vec<_> = records.iter().filter_map(|record| parse_delta(&record.payload)).collect();

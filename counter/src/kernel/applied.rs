@@ -1,7 +1,8 @@
 //! Applied versions of a dialog: the newest version seen, and the ranges below it that are missing.
 //!
-//! A gap does not stop a dialog, since applying events commutes (I12). Missing ranges are kept until
-//! their events arrive late, or until `repair.rs` fetches the changes from the dialog service.
+//! A gap does not stop a dialog, since applying events commutes (invariant I12, see [`kernel`](super)).
+//! Missing ranges are kept until their events arrive late, or until `repair.rs` fetches the changes from
+//! the dialog service.
 
 use serde::{Deserialize, Serialize};
 

@@ -25,13 +25,13 @@ struct Race {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Locks {
-    First,
-    None,
+enum Locking {
+    BeforeWriting,
+    Omitted,
 }
 
 impl Race {
-    /// Creates the dialog; `None` without Postgres.
+    /// Creates the dialog. Returns `None` if no PostgreSQL is available.
     async fn new() -> Option<Self> {
         let test = databases().await.into_iter().find(|test| test.name == "postgres")?;
         let [author_id, reader_id] = [(); 2].map(|()| UserId::now());
@@ -58,13 +58,13 @@ impl Race {
 
     /// Runs two transactions: the first commits when the second waits for it or has ended. Returns the
     /// reader's count.
-    async fn run(&self, locks: Locks, [first, second]: [Input; 2]) -> i64 {
+    async fn run(&self, locking: Locking, [first, second]: [Input; 2]) -> i64 {
         let mut tx = self.test.db.begin().await.unwrap();
-        write(&mut tx, locks, &first).await;
+        write(&mut tx, locking, &first).await;
         let db = self.test.db.clone();
         let second = tokio::spawn(async move {
             let mut tx = db.begin().await.unwrap();
-            write(&mut tx, locks, &second).await;
+            write(&mut tx, locking, &second).await;
             tx.commit().await.unwrap();
         });
         self.wait_until_blocked_or_ended(&second).await;
@@ -86,11 +86,11 @@ impl Race {
     }
 }
 
-async fn write(tx: &mut Tx, locks: Locks, input: &Input) {
+async fn write(tx: &mut Tx, locking: Locking, input: &Input) {
     let inputs = std::slice::from_ref(input);
-    match locks {
-        Locks::First => drop(transact(tx, inputs).await.unwrap()),
-        Locks::None => drop(apply::batch(tx, inputs).await.unwrap()),
+    match locking {
+        Locking::BeforeWriting => drop(transact(tx, inputs).await.unwrap()),
+        Locking::Omitted => drop(apply::batch(tx, inputs).await.unwrap()),
     }
 }
 
@@ -104,41 +104,41 @@ async fn is_blocked(db: &Db) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_waits_for_a_read_is_not_counted_after_it() {
-    for (locks, expected) in [(Locks::First, 0), (Locks::None, 1)] {
+async fn a_message_is_not_counted_if_a_concurrent_read_covers_it() {
+    for (locking, expected) in [(Locking::BeforeWriting, 0), (Locking::Omitted, 1)] {
         let Some(race) = Race::new().await else { return };
         // A read pointer may be ahead of the ledger: message 1 is read before it is counted.
-        let unread = race.run(locks, [race.read(1), race.sent(1)]).await;
-        assert_eq!(unread, expected, "{locks:?}");
+        let unread = race.run(locking, [race.read(1), race.sent(1)]).await;
+        assert_eq!(unread, expected, "{locking:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_join_concurrent_with_a_message_loses_no_count() {
-    for (locks, expected) in [(Locks::First, 1), (Locks::None, 0)] {
+    for (locking, expected) in [(Locking::BeforeWriting, 1), (Locking::Omitted, 0)] {
         let Some(mut race) = Race::new().await else { return };
         race.reader_id = UserId::now();
         let join = Change::Joined { user_id: race.reader_id, version: 2, joined_seq: 0 };
-        let unread = race.run(locks, [race.sent(1), race.input(join)]).await;
-        assert_eq!(unread, expected, "{locks:?}");
+        let unread = race.run(locking, [race.sent(1), race.input(join)]).await;
+        assert_eq!(unread, expected, "{locking:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_in_one_statement_loses_a_count_unless_rows_are_locked_first() {
-    for (locks, expected) in [(Locks::First, 1), (Locks::None, 0)] {
+    for (locking, expected) in [(Locking::BeforeWriting, 1), (Locking::Omitted, 0)] {
         let Some(race) = Race::new().await else { return };
         let mut tx = race.test.db.begin().await.unwrap();
-        write(&mut tx, Locks::First, &race.sent(1)).await;
+        write(&mut tx, Locking::BeforeWriting, &race.sent(1)).await;
         tx.commit().await.unwrap();
         let mut tx = race.test.db.begin().await.unwrap();
-        write(&mut tx, Locks::First, &race.sent(2)).await;
+        write(&mut tx, Locking::BeforeWriting, &race.sent(2)).await;
         let db = race.test.db.clone();
         let read = race.read(1);
         let reader_id = race.reader_id;
         let second = tokio::spawn(async move {
             let mut tx = db.begin().await.unwrap();
-            if locks == Locks::First {
+            if locking == Locking::BeforeWriting {
                 let scope = Scope::of(&[read]);
                 lock::dialogs(&mut tx, &scope).await.unwrap();
                 lock::users(&mut tx, &scope).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_read_in_one_statement_loses_a_count_unless_rows_are_locked_first() {
         race.wait_until_blocked_or_ended(&second).await;
         tx.commit().await.unwrap();
         second.await.unwrap();
-        assert_eq!(race.unread_of(race.reader_id).await, expected, "{locks:?}");
+        assert_eq!(race.unread_of(race.reader_id).await, expected, "{locking:?}");
     }
 }
 

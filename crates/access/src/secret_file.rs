@@ -1,4 +1,5 @@
-//! Secret files: read only if no user but the owner has access, and written atomically, with mode 0600.
+//! Secret files. A file is refused if any user but its owner has access to it, and is written atomically
+//! with mode 0600.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -38,7 +39,7 @@ pub(crate) fn read(path: &Path) -> Result<String, Error> {
 /// of them creates it and both return the same text.
 ///
 /// # Errors
-/// As [`read`], and [`Error::File`] if the folder is absent or cannot be written.
+/// As [`read`], and [`Error::File`] if the directory is absent or cannot be written.
 pub(crate) fn read_or_create(path: &Path, generate: impl FnOnce() -> String) -> Result<String, Error> {
     match read(path) {
         Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
@@ -52,21 +53,21 @@ pub(crate) fn read_or_create(path: &Path, generate: impl FnOnce() -> String) -> 
         }
         _ => drop(draft),
     }
-    sync_folder(path)?;
+    sync_directory(path)?;
     read(path)
 }
 
 /// Replaces a file, or creates it.
 ///
 /// # Errors
-/// [`Error::File`] if the folder is absent or cannot be written.
+/// [`Error::File`] if the directory is absent or cannot be written.
 pub(crate) fn replace(path: &Path, text: &str) -> Result<(), Error> {
     let draft = Draft::write(path, text)?;
     fs::rename(&draft.path, path).map_err(|source| Error::File { path: path.to_owned(), source })?;
-    sync_folder(path)
+    sync_directory(path)
 }
 
-/// Complete temporary file in the target's folder, to be linked or renamed to the target. Removed on
+/// Complete temporary file in the target's directory, to be linked or renamed to the target. Removed on
 /// drop.
 struct Draft {
     path: PathBuf,
@@ -92,11 +93,11 @@ impl Drop for Draft {
     }
 }
 
-/// Flushes the folder entry to disk, so that the new file survives a power failure.
-fn sync_folder(path: &Path) -> Result<(), Error> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(|source| Error::File { path: folder.to_owned(), source })
+/// Flushes the file's directory to disk, so that the new file survives a power failure.
+fn sync_directory(path: &Path) -> Result<(), Error> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|source| Error::File { path: directory.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -104,80 +105,84 @@ mod tests {
     use super::*;
 
     fn mode(path: &Path) -> u32 {
-        fs::metadata(path).expect("a file").permissions().mode() & 0o777
+        fs::metadata(path).expect("the file exists").permissions().mode() & 0o777
     }
 
-    fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).expect("a folder");
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).expect("the directory can be read");
+        entries
+            .map(|entry| entry.expect("the entry can be read").file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
     #[test]
     fn a_file_is_created_once_with_mode_0600_and_leaves_no_temporary_file() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("secret");
-        assert_eq!(read_or_create(&path, || "first".to_owned()).expect("created"), "first");
-        assert_eq!(read_or_create(&path, || "second".to_owned()).expect("read"), "first");
+        let directory = tempfile::tempdir().expect("a temporary directory is created");
+        let path = directory.path().join("secret");
+        assert_eq!(read_or_create(&path, || "first".to_owned()).expect("the file is created"), "first");
+        assert_eq!(read_or_create(&path, || "second".to_owned()).expect("the file is read"), "first");
         assert_eq!(mode(&path), 0o600);
-        assert_eq!(names(folder.path()), ["secret"]);
+        assert_eq!(names(directory.path()), ["secret"]);
     }
 
     #[test]
     fn concurrent_creators_all_read_the_same_text() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("secret");
+        let directory = tempfile::tempdir().expect("a temporary directory is created");
+        let path = directory.path().join("secret");
         let texts: Vec<String> = std::thread::scope(|scope| {
             let create = |number: u32| {
                 let path = &path;
-                scope.spawn(move || read_or_create(path, || number.to_string()).expect("created or read"))
+                scope.spawn(move || {
+                    read_or_create(path, || number.to_string()).expect("the file is created or read")
+                })
             };
             let threads: Vec<_> = (0..16).map(create).collect();
-            threads.into_iter().map(|thread| thread.join().expect("joined")).collect()
+            threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect()
         });
         assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
-        assert_eq!(names(folder.path()), ["secret"]);
+        assert_eq!(names(directory.path()), ["secret"]);
     }
 
     #[test]
     fn a_file_accessible_to_other_users_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("secret");
-        replace(&path, "text").expect("written");
+        let directory = tempfile::tempdir().expect("a temporary directory is created");
+        let path = directory.path().join("secret");
+        replace(&path, "text").expect("the file is written");
         for exposed in [0o640, 0o604, 0o660, 0o620, 0o601, 0o777] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(exposed)).expect("changed");
-            let error = read(&path).expect_err("refused");
+            fs::set_permissions(&path, fs::Permissions::from_mode(exposed)).expect("chmod succeeds");
+            let error = read(&path).expect_err("the file is refused");
             assert!(matches!(error, Error::Exposed { mode, .. } if mode == exposed), "{error}");
             assert!(error.to_string().contains("chmod 600"), "{error}");
             assert!(read_or_create(&path, || unreachable!("the file exists")).is_err());
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("changed");
-        assert_eq!(read(&path).expect("read"), "text");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("chmod succeeds");
+        assert_eq!(read(&path).expect("the file is read"), "text");
     }
 
     #[test]
     fn replacing_a_file_restores_mode_0600_and_leaves_no_temporary_file() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("secret");
-        fs::write(&path, "old").expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("changed");
-        replace(&path, "new").expect("replaced");
-        assert_eq!((read(&path).expect("read").as_str(), mode(&path)), ("new", 0o600));
-        assert_eq!(names(folder.path()), ["secret"]);
+        let directory = tempfile::tempdir().expect("a temporary directory is created");
+        let path = directory.path().join("secret");
+        fs::write(&path, "old").expect("the file is written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod succeeds");
+        replace(&path, "new").expect("the file is replaced");
+        assert_eq!((read(&path).expect("the file is read").as_str(), mode(&path)), ("new", 0o600));
+        assert_eq!(names(directory.path()), ["secret"]);
     }
 
     #[test]
     fn errors_name_the_path() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let absent = folder.path().join("absent/secret");
+        let directory = tempfile::tempdir().expect("a temporary directory is created");
+        let absent = directory.path().join("absent/secret");
         for error in [
-            read(&absent).expect_err("absent"),
-            read_or_create(&absent, || "text".to_owned()).expect_err("no folder"),
-            replace(&absent, "text").expect_err("no folder"),
+            read(&absent).expect_err("the file is absent"),
+            read_or_create(&absent, || "text".to_owned()).expect_err("the directory is absent"),
+            replace(&absent, "text").expect_err("the directory is absent"),
         ] {
             assert!(error.to_string().contains("absent/secret"), "{error}");
         }
-        let large = folder.path().join("large");
-        replace(&large, &"x".repeat(64 * 1024 + 1)).expect("written");
+        let large = directory.path().join("large");
+        replace(&large, &"x".repeat(64 * 1024 + 1)).expect("the file is written");
         assert!(matches!(read(&large), Err(Error::Malformed { .. })));
     }
 }

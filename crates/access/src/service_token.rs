@@ -1,5 +1,5 @@
-//! Service token: authenticates calls between services that no user has caused. 32 random bytes in a
-//! file that every service reads.
+//! Service token: authenticates a call from one service to another that is not made on behalf of a user.
+//! It consists of 32 random bytes in a file that every service reads.
 
 use std::{fmt, path::Path};
 

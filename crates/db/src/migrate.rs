@@ -1,11 +1,11 @@
-//! Schema migrations, embedded in the binary. The migrations of all crates with tables in a database
-//! form one numbered list: 1–99 are those of the shared crates, 101 and above those of the service.
+//! Schema migrations, embedded in the binary. All crates that have tables in the same database
+//! share one sequence of migration numbers: shared crates use 1–99, the service itself 101 and above.
 
 use sqlx::migrate::{Migration, Migrator};
 
 use crate::{Db, Dialect, Error, Pools};
 
-/// Migrations of one crate. Their numbers are the same for both databases.
+/// Migrations of one crate. The numbers are the same for SQLite and PostgreSQL.
 #[derive(Debug)]
 pub struct Migrations {
     /// Migrations for SQLite.

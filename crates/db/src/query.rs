@@ -9,8 +9,8 @@ use uuid::fmt::Hyphenated;
 
 use crate::{Column, Db, Dialect, Error, Pools, Tx, Value, rows, tx};
 
-/// Creates a statement without values: lower-case SQL with `$1` placeholders, the same for both
-/// databases.
+/// Creates a statement with no values bound yet. `sql` uses `$1` placeholders and must be valid for both
+/// SQLite and PostgreSQL; keywords are in lower case by convention.
 pub fn query(sql: &'static str) -> Query {
     Query { sql, values: Vec::new() }
 }
@@ -25,7 +25,8 @@ pub struct Query {
 /// Target of a statement.
 #[derive(Debug)]
 pub enum Executor<'a> {
-    /// Any connection of the pool, for reads: the SQLite connections of this pool refuse writes.
+    /// Any connection of the pool, for reads only: the SQLite connections are read-only. On PostgreSQL a
+    /// write is not refused.
     Db(&'a Db),
     /// The connection of a transaction.
     Tx(&'a mut Tx),
@@ -114,7 +115,7 @@ impl Query {
         }
     }
 
-    /// Executes the statement and returns the first row, or `None` without rows.
+    /// Executes the statement and returns the first row, or `None` if there are no rows.
     ///
     /// # Errors
     /// As [`Query::execute`].
@@ -125,7 +126,7 @@ impl Query {
     /// Executes the statement and returns the first row.
     ///
     /// # Errors
-    /// [`Error::Bug`] without rows; otherwise as [`Query::execute`].
+    /// [`Error::Bug`] if there are no rows; otherwise as [`Query::execute`].
     pub async fn one(self, on: impl Into<Executor<'_>>) -> Result<Row, Error> {
         self.optional(on).await?.ok_or(Error::Bug(sqlx::Error::RowNotFound))
     }

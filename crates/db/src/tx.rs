@@ -38,8 +38,8 @@ impl Tx {
     /// Commits the transaction, then notifies the receivers of [`Db::commits`](crate::Db::commits).
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the connection failed. The transaction may be committed or not:
-    /// repeating it must be safe.
+    /// [`Error::Unavailable`] if the connection failed. The transaction may or may not have
+    /// been committed, so the caller must be able to repeat it safely.
     pub async fn commit(self) -> Result<(), Error> {
         match self.transaction {
             Transaction::Sqlite(tx) => tx.commit().await?,
@@ -67,7 +67,7 @@ impl Tx {
     /// # Errors
     /// [`Error::Unavailable`] if the connection failed.
     pub async fn savepoint(&mut self) -> Result<(), Error> {
-        query("savepoint part").execute(self).await.map(drop)
+        query("savepoint nested").execute(self).await.map(drop)
     }
 
     /// Removes the innermost savepoint and keeps the writes after it.
@@ -75,16 +75,16 @@ impl Tx {
     /// # Errors
     /// [`Error::Unavailable`] if the connection failed.
     pub async fn release_savepoint(&mut self) -> Result<(), Error> {
-        query("release savepoint part").execute(self).await.map(drop)
+        query("release savepoint nested").execute(self).await.map(drop)
     }
 
-    /// Undoes the writes after the innermost savepoint and removes it. After a failed statement the
-    /// transaction is usable again.
+    /// Undoes the writes after the innermost savepoint and removes it. This makes the transaction
+    /// usable again after a failed statement.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the connection failed.
     pub async fn rollback_to_savepoint(&mut self) -> Result<(), Error> {
-        query("rollback to savepoint part").execute(&mut *self).await?;
+        query("rollback to savepoint nested").execute(&mut *self).await?;
         self.release_savepoint().await
     }
 }

@@ -1,4 +1,4 @@
-//! Error of the event log, one variant per reaction of the caller.
+//! Errors of the event log. Each variant calls for a different reaction of the caller.
 
 use rdkafka::error::KafkaError;
 
@@ -12,7 +12,7 @@ pub enum Error {
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
     /// Malformed Kafka URL.
-    #[error("a Kafka URL is kafka://host:port, with further brokers after commas")]
+    #[error("invalid Kafka URL: expected kafka://host:port[,host:port…]")]
     Url,
     /// A topic exists with a different number of partitions. Changing the number would move keys to
     /// other partitions and lose their order.

@@ -1,5 +1,5 @@
-//! Tests of the local event log: each event is applied once despite failures, and none from a different
-//! log.
+//! Tests of the local event log: each event is applied once despite failures, and a consumer stops if its
+//! log was replaced, restored from an old backup, or pruned too far.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
@@ -100,7 +100,7 @@ async fn each_event_is_applied_once_and_in_order_despite_failures() {
 }
 
 #[tokio::test]
-async fn a_consumer_stops_at_a_different_log() {
+async fn a_consumer_stops_if_its_log_was_replaced_restored_or_pruned() {
     let producer = database().await;
     let target = database().await;
     append(&producer.db, TOPIC, 0..10).await;

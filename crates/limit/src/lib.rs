@@ -1,8 +1,9 @@
 //! Rate limits per key: a sustained rate and a burst.
 //!
-//! The algorithm is one pure function ([`Rate`], GCRA). It counts in this process, or in a Redis that
-//! several processes share, by a script that is tested against the function. A request waits for Redis
-//! at most 50 ms; while Redis is unavailable, each process counts by itself.
+//! The algorithm, GCRA, is a pure function ([`Rate`]). Its state is kept in this process, or in a Redis
+//! that several processes share. In Redis a Lua script implements the same algorithm, and a test compares
+//! the two. A request waits for Redis at most 50 ms; while Redis is unavailable, each process counts by
+//! itself.
 
 mod gcra;
 mod memory;
@@ -23,7 +24,7 @@ pub use redis_link::InvalidUrl;
 pub struct Charge {
     /// Kind of the limit and the user, address or name that it applies to.
     pub key: String,
-    /// Limit of this key. All charges of a key have the same one.
+    /// Limit of this key. All charges of a key must have the same rate.
     pub rate: Rate,
 }
 
@@ -61,7 +62,7 @@ impl Limiter {
     /// Takes all of the charges, or none of them if one exceeds its limit.
     ///
     /// # Errors
-    /// The time to wait until none exceeds its limit.
+    /// The time to wait until all of the charges are within their limits.
     pub async fn take(&self, charges: &[Charge]) -> Result<(), Duration> {
         if charges.is_empty() {
             return Ok(());

@@ -1,6 +1,7 @@
-//! Store of one process, in limited memory: two generations of keys. A key that is not used while the
-//! young generation fills up, or until its state is back at the initial one, is removed with the old
-//! generation.
+//! Store of one process, in limited memory: two generations of keys. When the young generation is full, or
+//! when every key of the old generation has recovered its full burst, the old generation is removed and
+//! the young one becomes the old one. A key from which a charge is taken is written to the young
+//! generation, so it stays.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +15,8 @@ const GENERATION_MAX: usize = 32_768;
 #[derive(Debug, Default)]
 pub(crate) struct MemoryStore(Mutex<Generations>);
 
-/// TATs by key, and the largest TAT of each generation.
+/// Theoretical arrival times (TATs, see [`Rate`](crate::Rate)) by key, and the largest TAT of each
+/// generation.
 #[derive(Debug, Default)]
 struct Generations {
     young: HashMap<String, Duration>,
@@ -53,8 +55,8 @@ impl Generations {
         }
     }
 
-    /// Removes the old generation and makes the young one old: if the young one is full, or if every TAT
-    /// of the old one has passed, so that removing it loses nothing.
+    /// Removes the old generation and makes the young generation the old one, if the young generation is
+    /// full, or if every TAT of the old generation has passed and removing it therefore loses nothing.
     fn rotate(&mut self, now: Duration) {
         let full = self.young.len() >= GENERATION_MAX;
         let expired = self.old_tat_max <= now && !(self.young.is_empty() && self.old.is_empty());

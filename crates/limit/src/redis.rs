@@ -1,5 +1,5 @@
-//! Store of several processes: one script in Redis, one round trip. After a call without an answer, a
-//! circuit breaker keeps further requests from waiting.
+//! Store that several processes share: one Redis script, called in one round trip. After a call
+//! without an answer, a circuit breaker keeps further requests from waiting.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use crate::Charge;
 
-/// Timeout of a call. Every operation waits for it, so it is short; a healthy Redis answers within a few
-/// milliseconds.
+/// Timeout of a call to Redis. Short, because every request waits for this call; a healthy Redis answers
+/// within a few milliseconds.
 const TIMEOUT: Duration = Duration::from_millis(50);
 /// Time that the circuit breaker stays open after a failed call. Then one request waits for Redis again.
 const BREAKER_OPEN: Duration = Duration::from_millis(500);

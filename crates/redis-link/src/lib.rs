@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_silent_server_is_a_timeout_and_an_absent_one_an_io_error() {
+    async fn a_silent_server_causes_a_timeout_and_an_absent_server_an_io_error() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = silent.local_addr().expect("an address");
         let connection =

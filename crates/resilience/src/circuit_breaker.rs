@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 /// Circuit breaker of one target. Share it between callers by reference or in an `Arc`.
 pub struct CircuitBreaker {
-    /// Number of calls that are remembered, and of failures among them that open the breaker.
+    /// Number of recent calls that are remembered.
     window: u32,
+    /// Number of failures among them that opens the breaker.
     failures_max: u32,
     open_for: Duration,
     late_results: LateResults,
@@ -48,7 +49,7 @@ impl Outcome {
     }
 }
 
-/// Treatment of the result of a call that started before the breaker opened.
+/// Effect of the result of a call that started before the breaker opened.
 #[derive(Clone, Copy, Debug)]
 enum LateResults {
     /// Only the result of the probe counts.
@@ -59,7 +60,7 @@ enum LateResults {
 
 #[derive(Debug)]
 enum Phase {
-    /// One bit per remembered call, newest lowest, set if the call failed.
+    /// One bit per remembered call, set if it failed; the newest call is the lowest bit.
     Closed {
         failures: u32,
     },
@@ -72,8 +73,8 @@ enum Phase {
 
 /// Permission for one call. Report its result with [`Permit::record`].
 ///
-/// Dropping it without a result says nothing about the target; if it was the probe's, the next call is
-/// the probe.
+/// A permit that is dropped without a result does not change the remembered calls. If it belonged to the
+/// probe, the next call becomes the probe.
 #[derive(Debug)]
 #[must_use = "the breaker learns the result of the call from its permit"]
 pub struct Permit<'a> {
@@ -92,16 +93,16 @@ impl CircuitBreaker {
         Self::new(window, failures_max, open_for, LateResults::Ignored)
     }
 
-    /// Creates a breaker that opens for `open_for` at the first failure. A success of a call that
-    /// started before it opened closes it: with many calls in flight, one that timed out does not stop
-    /// the others.
+    /// Creates a breaker that opens for `open_for` at the first failure. If a call that started before
+    /// the breaker opened succeeds, the breaker closes again: one timeout among many concurrent calls
+    /// must not block the other calls.
     pub fn on_first_failure(open_for: Duration) -> Self {
         Self::new(1, 1, open_for, LateResults::Counted)
     }
 
     fn new(window: u32, failures_max: u32, open_for: Duration, late_results: LateResults) -> Self {
-        assert!(window <= u32::BITS, "the window is the bits of a u32");
-        assert!((1..=window).contains(&failures_max), "the failures are between 1 and the window");
+        assert!(window <= u32::BITS, "the window must be at most 32");
+        assert!((1..=window).contains(&failures_max), "failures_max must be between 1 and the window");
         let on_change = Box::new(|_| ());
         let state = Mutex::new(Phase::Closed { failures: 0 });
         Self { window, failures_max, open_for, late_results, on_change, state }

@@ -34,7 +34,12 @@ impl Hedge {
     /// Creates the policy for this service.
     pub fn new(target: Target) -> Self {
         let windows = target.hedged.iter().map(|_| Mutex::default()).collect();
-        Self { service: target.service, methods: target.hedged, windows, budget: Budget::of_percent(PERCENT) }
+        Self {
+            service: target.service,
+            methods: target.hedged,
+            windows,
+            budget: Budget::from_percent(PERCENT),
+        }
     }
 }
 

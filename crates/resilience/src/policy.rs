@@ -1,4 +1,5 @@
-//! Policies: treatment of the calls to one service, as a Tower service around another one.
+//! Policies: a policy decides how the calls to one service are made (retries, hedges, circuit breaking).
+//! [`PolicyService`] applies a policy to a Tower service.
 
 use std::task::{Context, Poll};
 
@@ -7,7 +8,7 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::Service;
 
-/// Treatment of the calls to one service. Clones share their state.
+/// Decides how the calls to one service are made. Clones share their state.
 pub trait Policy: Clone + Send + 'static {
     /// Answers a call. The policy decides whether `inner` is called, and how many times.
     fn call<S>(

@@ -35,7 +35,7 @@ pub struct Retry {
 impl Retry {
     /// Creates the policy for this service, with at most `retries` retries of each read.
     pub fn new(target: Target, retries: u32) -> Self {
-        Self { target, retries, budget: Budget::of_percent(PERCENT) }
+        Self { target, retries, budget: Budget::from_percent(PERCENT) }
     }
 }
 

@@ -21,8 +21,8 @@ pub struct Traceparent {
 }
 
 impl Traceparent {
-    /// Parses the header. Of a later version, the fields of version 00 are parsed and the rest is
-    /// ignored, as the specification requires. Returns `None` if the header is malformed.
+    /// Parses the header. For later versions, only the fields of version 00 are parsed and the rest
+    /// is ignored, as the specification requires. Returns `None` if the header is malformed.
     pub fn parse(text: &str) -> Option<Self> {
         let head = text.get(..LENGTH)?;
         let mut parts = head.split('-');

@@ -1,6 +1,6 @@
 //! Fake gRPC service for tests: one function answers the calls of all methods, and every call is
-//! recorded. It is a tower service, so that layers can wrap it and a peer can be built from it without a
-//! network. [`FakeGrpc::routes`] serves it through tonic's transport.
+//! recorded. It is a tower service: layers can wrap it, and a `proto::Peer` (the client of another service)
+//! can be built from it without a network. [`FakeGrpc::routes`] serves it through tonic's transport.
 
 use std::{
     convert::Infallible,
@@ -74,8 +74,8 @@ pub enum CallState {
 }
 
 impl FakeGrpc {
-    /// Creates a service that answers with an asynchronous handler. A success is the encoded reply
-    /// message, or a [`tonic::Response`] of it with metadata.
+    /// Creates a service that answers with an asynchronous handler. On success the handler returns
+    /// the encoded reply message, or a [`tonic::Response`] that adds metadata to it.
     pub fn new<F, R>(handler: impl Fn(FakeRequest) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<R, Status>> + Send + 'static,

@@ -22,7 +22,9 @@ pub fn redis_url() -> Option<String> {
 
 #[expect(clippy::print_stdout, reason = "a test reports that it was skipped")]
 fn report_skipped() {
-    println!("skipped: TEST_REDIS_URL is not set (make engines)");
+    println!(
+        "skipped: TEST_REDIS_URL is not set; run `make engines` and set the variables in target/engines/env"
+    );
 }
 
 /// Redis server for one test, on a free port. Killed when dropped.
@@ -34,8 +36,8 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a server. If `TEST_REDIS_URL` is not set, prints that the test is skipped and returns
-    /// `None`.
+    /// Starts a server. A set `TEST_REDIS_URL` is only a sign that redis-server is installed. If it is not
+    /// set, prints that the test is skipped and returns `None`.
     ///
     /// # Panics
     /// If the server does not start.

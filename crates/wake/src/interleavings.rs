@@ -1,5 +1,5 @@
-//! Interleavings of writers and the reader, explored by loom: no change is missed. A planted fault, the
-//! check of the flag and the storing of the waker under two locks instead of one, is found.
+//! Interleavings of writers and the reader, explored by loom: no change is missed. One test injects a
+//! fault, checking the flag and storing the waker under two separate locks, and expects loom to find it.
 
 use std::{
     future::{Future, poll_fn},
@@ -87,19 +87,19 @@ fn a_cancelled_wait_loses_nothing() {
 #[test]
 fn a_gap_between_check_and_wait_is_found() {
     let program = std::env::current_exe().expect("the path of this program");
-    let planted =
-        ["--exact", "interleavings::planted_gap_between_check_and_wait", "--ignored", "--nocapture"];
+    let injected =
+        ["--exact", "interleavings::injected_gap_between_check_and_wait", "--ignored", "--nocapture"];
     let output =
-        Command::new(program).args(planted).env("RUST_BACKTRACE", "0").output().expect("the program starts");
+        Command::new(program).args(injected).env("RUST_BACKTRACE", "0").output().expect("the program starts");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && stderr.contains("deadlock"), "{stderr}");
 }
 
-/// The planted fault. It runs in a separate process, because loom may abort the process when it finds a
+/// The injected fault. It runs in a separate process, because loom may abort the process when it finds a
 /// fault.
 #[test]
 #[ignore = "run by the test above, which expects it to fail"]
-fn planted_gap_between_check_and_wait() {
+fn injected_gap_between_check_and_wait() {
     explore(1, 1, |version, wake| async move {
         while newer(&version, 0).is_none() {
             poll_fn(|context| {

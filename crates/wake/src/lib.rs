@@ -1,5 +1,5 @@
 //! Wake flag between writers and one reader: the reader sleeps until there may be something new. No
-//! change is missed, and any number of raises before the reader runs are one.
+//! change is missed, and several raises before the reader runs wake it once.
 //!
 //! `make loom` checks the interleavings of threads; `--cfg loom` replaces only the lock.
 
@@ -66,8 +66,8 @@ impl Wake {
         poll_fn(|context| self.poll(context)).await;
     }
 
-    /// Checks the flag and stores the waker under one lock. A raise between the two steps would wake no
-    /// reader.
+    /// Checks the flag and stores the waker under one lock; otherwise a raise between the two steps would
+    /// be lost.
     fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
         if std::mem::take(&mut state.raised) {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn raises_before_and_during_the_wait_cause_one_call_each() {
+    fn all_raises_before_a_wait_cause_one_call_and_so_do_all_raises_during_it() {
         let count = Arc::new(WakeCounter(AtomicUsize::new(0)));
         let waker = Waker::from(count.clone());
         let wake = Wake::new();

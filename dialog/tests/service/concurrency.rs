@@ -103,7 +103,7 @@ async fn seqs_and_versions_of_busy_dialogs_have_no_gap_and_no_inversion() {
             assert_eq!(
                 *versions,
                 (1..=versions.len() as i64).collect::<Vec<_>>(),
-                "in the order of the outbox (I13)"
+                "versions have a gap or are out of order in the outbox (invariant I13, ARCHITECTURE.md)"
             );
         }
     }

@@ -9,12 +9,12 @@ use async_graphql::Variables;
 /// shows neither.
 #[derive(Default)]
 pub struct OperationRequest {
-    /// Text of the document, `None` if the client only names it.
+    /// Text of the document, `None` if the client only sends its id or hash.
     pub query: Option<String>,
-    /// Name of a persisted or trusted document, as the GraphQL over HTTP specification sends it.
-    /// Apollo's clients send a hash in the extensions instead.
+    /// Id of a persisted or trusted document, in the field that the GraphQL over HTTP specification
+    /// defines. Apollo's clients send a hash in the extensions instead.
     pub document_id: Option<String>,
-    /// Operation of the document to run. Required if the document has several.
+    /// Name of the operation to run. Required if the document has several.
     pub operation_name: Option<String>,
     /// Values of the operation's variables.
     pub variables: Variables,
@@ -30,8 +30,8 @@ impl fmt::Debug for OperationRequest {
     }
 }
 
-/// Key by which equal operations share results: document, operation name and variables. Two requests
-/// with one key have one answer for the same caller and state. Cheap to clone.
+/// Key by which equal operations share results: document, operation name and variables. Requests
+/// with the same key get the same result if the caller and the stored data are the same. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct OperationKey(Arc<Parts>);
 

@@ -40,7 +40,7 @@ pub struct Loader<K, V> {
 struct State<K, V> {
     /// The batch that the next dispatch sends, and its keys so far.
     collecting: Option<(Vec<K>, Batch<K, V>)>,
-    /// The batch of every key that was requested.
+    /// For each requested key, the batch that fetches it.
     requested: HashMap<K, Batch<K, V>>,
 }
 
@@ -158,7 +158,7 @@ impl Dispatcher {
         .await;
     }
 
-    /// Runs an operation and dispatches each time that all of it waits.
+    /// Runs an operation, and dispatches whenever no part of it can make progress.
     pub async fn run<W: Future>(&self, work: W) -> W::Output {
         let mut work = pin!(work);
         poll_fn(|context| {

@@ -13,15 +13,15 @@ use uuid::Uuid;
 
 use crate::{Headers, Record, outbox::PendingEvent};
 
-/// Maximum size of a payload. Valid ones are far smaller, and a dead letter that contains one stays
-/// below the broker's limit of 1 MB.
+/// Maximum size of a payload. Valid payloads are far smaller. A dead letter that contains a payload of
+/// this size stays below the broker's limit of 1 MB.
 const PAYLOAD_MAX_BYTES: usize = 512 * 1024;
 /// Size to which the payload of a malformed record is truncated: enough for operators to recognise it,
 /// and small enough to store many as dead letters.
 const MALFORMED_MAX_BYTES: usize = 64 * 1024;
 /// Maximum size of a key. Valid keys are ids.
 const KEY_MAX_BYTES: usize = 256;
-/// Maximum size of a header value. The longest valid one is a request id.
+/// Maximum size of a header value. The longest valid value is a request id.
 const HEADER_MAX_BYTES: usize = 256;
 
 /// Encodes the headers of an event.
@@ -60,7 +60,8 @@ struct RequiredHeaders {
 }
 
 /// Decodes a record. If a required header is missing or malformed, or key or payload are too large, the
-/// record is [malformed](Record::is_malformed): it has no identity, and its payload is truncated.
+/// record is [malformed](Record::is_malformed): its event id is nil, its kind is empty, and its payload is
+/// truncated.
 pub(crate) fn decode(topic: &'static str, message: &BorrowedMessage<'_>) -> Record {
     let (key, whole_key) = truncate(message.key(), KEY_MAX_BYTES);
     let (payload, whole_payload) = truncate(message.payload(), PAYLOAD_MAX_BYTES);

@@ -4,7 +4,7 @@
 //!
 //! Events may be lost, repeated, reordered or merged: an event that does not continue the current
 //! version is buffered, and a missing one is replaced by a snapshot. The frames of every subscriber
-//! therefore add up to the counter's state (I9).
+//! therefore add up to the counter's state (invariant I9, ARCHITECTURE.md).
 
 use std::{collections::BTreeMap, sync::Arc};
 

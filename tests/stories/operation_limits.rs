@@ -72,7 +72,10 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let app = App::start().await;
+        Self::over(App::start().await).await
+    }
+
+    async fn over(app: App) -> Self {
         let ann = Caller::register(&app, "ann").await;
         let bob = Caller::register(&app, "bob").await;
         let dialog = ann.create_group(&[&bob], "two").await;
@@ -472,8 +475,11 @@ async fn limits_of_values_hold_on_every_transport() {
 }
 
 #[tokio::test]
-async fn an_operation_times_out_after_five_seconds_on_every_transport() {
-    let fixture = Fixture::new().await;
+async fn an_operation_ends_at_its_deadline_on_every_transport() {
+    // Less than the 3 s and 5 s that the service waits for its connection and for the lock: with the
+    // default of 5 s the deadline and UNAVAILABLE would be a race. The default itself is asserted in
+    // src/settings and gateway/src/operation.rs.
+    let fixture = Fixture::over(App::start_with(&[("OPERATION_DEADLINE", "2s")]).await).await;
     let auth = Db::open_file(&fixture.app.folder.path().join("auth.db")).await.unwrap();
     // An open write transaction blocks every other writer of the SQLite file.
     let lock = auth.begin().await.unwrap();
@@ -483,8 +489,7 @@ async fn an_operation_times_out_after_five_seconds_on_every_transport() {
         let started = Instant::now();
         let response = (transport.execute)(&fixture.client, &operation).await;
         assert_eq!(response.code(), "DEADLINE_EXCEEDED", "{}: {response:?}", transport.name);
-        let took = started.elapsed();
-        assert!((4..6).contains(&took.as_secs()), "{}: {took:?}", transport.name);
+        assert!(started.elapsed().as_millis() >= 1_700, "{} did not wait for its deadline", transport.name);
         cells += 1;
     }
     lock.rollback().await.unwrap();

@@ -85,7 +85,6 @@ fn http_and_the_binary_do_not_import_the_socket() {
     assert_none(modules::socket_imports(&sources()));
 }
 
-// Fails until the renaming of gateway/ is complete.
 #[test]
 fn gateway_modules_have_no_circular_imports() {
     assert_none(modules::circles(&sources()));
@@ -96,31 +95,26 @@ fn text_names_no_path_of_a_machine_and_no_registry() {
     assert_none(text::places(&texts()));
 }
 
-// Fails until the renaming of gateway/ is complete.
 #[test]
 fn text_is_plain_english() {
     assert_none(language::phrases(&texts()));
 }
 
-// Fails until the renaming of gateway/ is complete.
 #[test]
 fn docs_do_not_open_with_a_question_word() {
     assert_none(language::openings(&texts()));
 }
 
-// Fails until the renaming of gateway/ is complete.
 #[test]
 fn lines_are_not_too_long() {
     assert_none(style::lines(&texts()));
 }
 
-// Fails until the renaming of gateway/ is complete.
 #[test]
 fn unrelated_values_are_not_bound_as_a_tuple() {
     assert_none(style::tuples(&sources()));
 }
 
-// Fails until the renaming of gateway/ is complete.
 #[test]
 fn locks_cannot_be_poisoned() {
     assert_none(style::poisoned_locks(&sources()));

@@ -196,10 +196,14 @@ async fn settlement_returns_the_outcome_of_each_message() {
         let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
         let seen = dialog.message(ada);
         let deleted = dialog.message(ada);
+        // Counted after the deletion, since the events of a dialog are applied in order: its count shows
+        // that the deletion is applied too.
+        let deletion = dialog.delete(&deleted);
+        let last = dialog.message(ada);
         let unseen = dialog.message(ada);
-        let events = vec![Kind::MessageSent(seen.clone()), dialog.delete(&deleted)];
+        let events = vec![Kind::MessageSent(seen.clone()), deletion, Kind::MessageSent(last)];
         app.publish(topic::DIALOG, events).await;
-        app.wait_for_total(bob, 1).await;
+        app.wait_for_total(bob, 2).await;
         let duplicate = MessageSent { message_id: MessageId::now().bytes(), ..seen.clone() };
         let request = SettleRequest { messages: vec![unseen, seen, duplicate, deleted] };
         let mut published = app.tail(&[topic::UNREAD]).await;
@@ -210,7 +214,7 @@ async fn settlement_returns_the_outcome_of_each_message() {
             assert_eq!(counted, [true, true, false, true], "an unseen message is applied by the settlement");
             assert!(outcomes.iter().all(|outcome| outcome.refused.is_none()));
         }
-        app.wait_for_total(bob, 2).await;
+        app.wait_for_total(bob, 3).await;
         assert_eq!(published.next().await.unwrap().records.len(), 1, "the change is published once");
         app.shut_down().await;
     }

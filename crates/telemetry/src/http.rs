@@ -111,8 +111,8 @@ impl RequestRecorder {
         tracing::info!(target: "access", method, path, status, duration_ms, "request");
         // Only routes become labels: clients choose the paths, so their number is unlimited.
         let route = self.route.take().unwrap_or_else(|| "unknown".to_owned());
-        metrics::counter!("http_requests_total", "method" => method, "path" => route.clone(), "status" => status.to_string())
-            .increment(1);
+        let labels = [("method", method.into()), ("path", route.clone()), ("status", status.to_string())];
+        metrics::counter!("http_requests_total", &labels).increment(1);
         metrics::histogram!("http_request_seconds", "method" => method, "path" => route).record(seconds);
     }
 }
@@ -159,8 +159,8 @@ mod tests {
                 get(|Extension(call): Extension<Call>| async move { call.request_id.to_string() }),
             )
             .route("/panic", get(panicking))
-            // Requested by one test only: the recorder counts for the whole process, so tests must not share a path
-            // whose count they assert.
+            // Requested by one test only: the recorder counts for the whole process, so tests must not
+            // share a path whose count they assert.
             .route("/panic-counted", get(panicking))
             .route("/never", get(std::future::pending::<()>))
             .layer(from_fn(access_log))

@@ -88,6 +88,27 @@ pub(super) async fn advance(seconds: u64) {
     tokio::time::resume();
 }
 
+/// Stops the clock of the runtime until the guard is dropped, for at most 60 s of real time.
+pub(super) struct StoppedClock {
+    _release: std::sync::mpsc::Sender<()>,
+}
+
+impl StoppedClock {
+    pub(super) fn stop() -> Self {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        tokio::time::pause();
+        // A paused clock advances by itself when the runtime is idle, but not while a blocking task runs.
+        tokio::task::spawn_blocking(move || released.recv_timeout(Duration::from_secs(60)).ok());
+        Self { _release: release }
+    }
+}
+
+impl Drop for StoppedClock {
+    fn drop(&mut self) {
+        tokio::time::resume();
+    }
+}
+
 /// Returns a user's first change: one unread message.
 fn first_unread(user: UserId) -> UnreadChanged {
     let row = UnreadRow { dialog_id: DialogId::now().bytes(), unread: 1, ..UnreadRow::default() };

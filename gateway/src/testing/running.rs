@@ -30,7 +30,11 @@ use tower::{ServiceExt, util::BoxCloneSyncService};
 use uuid::Uuid;
 
 use super::{FakeServices, PATIENCE, SocketClient, fake_service};
-use crate::{App, Settings, client::address::TrustedProxies, peers::Peers};
+use crate::{
+    App, Settings,
+    client::{address::TrustedProxies, rate_limits::RateLimits},
+    peers::Peers,
+};
 
 /// Gateway of a test that listens on a port of this machine.
 pub struct RunningGateway {
@@ -63,19 +67,7 @@ impl RunningGateway {
         let set = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
         let service_token = ServiceToken::generate();
         let guard = Guard::new(set, service_token.clone(), "tidings");
-        let settings = Settings {
-            allowed_origins: "https://app.example".parse().expect("a valid origin"),
-            introspection: true,
-            trusted_documents: None,
-            max_sockets_per_user: 20,
-            max_anonymous_sockets: 100,
-            drain_window: Duration::from_millis(300),
-            access_token_ttl: Duration::from_secs(300),
-            operation_deadline: crate::operation::OPERATION_LIMIT,
-            limits,
-            limiter: Limiter::local(),
-            trusted_proxies: TrustedProxies::default(),
-        };
+        let settings = settings(limits);
         let outbox = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
         let topics = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];
         let log = Log::Local(Local::new(topics.map(|topic| (topic, outbox.db.clone())).to_vec()));
@@ -222,6 +214,23 @@ impl RunningGateway {
         for task in self.tasks {
             timeout(PATIENCE, task).await.expect("the task ends in time").expect("the task does not panic");
         }
+    }
+}
+
+/// Settings of a running gateway. The drain window is short, so that tests stop quickly.
+fn settings(limits: RateLimits) -> Settings {
+    Settings {
+        allowed_origins: "https://app.example".parse().expect("a valid origin"),
+        introspection: true,
+        trusted_documents: None,
+        max_sockets_per_user: 20,
+        max_anonymous_sockets: 100,
+        drain_window: Duration::from_millis(300),
+        access_token_ttl: Duration::from_secs(300),
+        operation_deadline: crate::operation::OPERATION_LIMIT,
+        limits,
+        limiter: Limiter::local(),
+        trusted_proxies: TrustedProxies::default(),
     }
 }
 

@@ -59,7 +59,10 @@ use crate::{
 pub use client::{address::TrustedProxies, origins::Origins, rate_limits::RateLimits};
 pub use connections::Written;
 pub use ide::is_built as ide_is_built;
-pub use operation::{OPERATION_LIMIT, persisted_queries::TrustedDocuments};
+pub use operation::{
+    OPERATION_LIMIT,
+    persisted_queries::{InvalidList, TrustedDocuments},
+};
 pub use peers::Peers;
 
 /// Parsers of hostile input, for the fuzz targets only.

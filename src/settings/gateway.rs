@@ -11,7 +11,7 @@ use super::{parse::switch, rate_limits::RateLimits, upstream::Upstream};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Gateway")]
 pub struct Gateway {
-    /// Origins whose web pages may use the API, comma-separated, such as https://app.example.com;
+    /// Origins whose web pages may use the API, comma-separated, such as `https://app.example.com`;
     /// loopback stands for all pages served by the browser's own machine. A client that sends no Origin
     /// header is not a web page and is allowed [default: loopback in serve, none in gateway]
     #[arg(long, env = "ALLOWED_ORIGINS", value_name = "ORIGIN,…")]

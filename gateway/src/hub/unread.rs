@@ -1,4 +1,4 @@
-//! Hub of unread counts. Each user with a subscriber has an [`Entry`], which events of the log and
+//! Hub of unread counts. Each user with a subscriber has an `Entry`, which events of the log and
 //! snapshots of the counter service keep up to date. Snapshots of many users are requested in one call.
 //! A subscriber is registered before its snapshot is requested, so it misses no event. A frame is built
 //! when its reader takes it, from the newest state.

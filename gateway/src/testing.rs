@@ -12,7 +12,7 @@ mod running;
 use std::time::Duration;
 
 pub use client::SocketClient;
-pub use fake_services::{FakeHandler, FakeServices, everywhere, fake_service, framed, reply, unavailable};
+pub use fake_services::{FakeHandler, FakeServices, everywhere, fake_service, reply, unavailable};
 pub use router::{Answer, TestGateway, post};
 pub use running::{Gauges, RunningGateway};
 

@@ -2,28 +2,25 @@
 //! and deadlines.
 
 use std::{
-    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{
     Router,
     extract::Request as HttpRequest,
-    http::{Request, Response},
     middleware::{Next, from_fn},
 };
-use futures_util::{FutureExt, SinkExt, StreamExt, future::BoxFuture};
+use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use proto::{DialogId, Peer, counter, dialog};
 use resilience::Settings;
 use serde_json::{Value, json};
 use telemetry::{call, grpc::server_layer};
-use testkit::eventually;
+use testkit::{CallState, FakeGrpc, eventually};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -36,15 +33,13 @@ use tokio_tungstenite::{
 };
 use tonic::{
     Status,
-    body::Body,
-    server::NamedService,
-    transport::{Endpoint, server::TcpIncoming},
+    transport::{Endpoint, Server, server::TcpIncoming},
 };
-use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
+use tower::{Layer, ServiceExt, util::BoxCloneSyncService};
 
 use crate::{
     peers::Peers,
-    testing::{TestGateway, everywhere, framed, reply, unavailable},
+    testing::{TestGateway, everywhere, reply, unavailable},
 };
 
 const RESILIENT: Settings = Settings { retries: 3, hedge: true, breaker: true };
@@ -65,58 +60,31 @@ fn fake_answer(method: &str, _: &[u8]) -> Result<Vec<u8>, Status> {
     }
 }
 
-/// Fake service that records the states of its calls. Calls of some methods block until the test
-/// releases them.
-#[derive(Clone)]
+/// Fake service in which calls of some methods block until the test releases them.
 struct GatedService {
-    gated: &'static [&'static str],
+    fake: FakeGrpc,
     gate: Arc<Semaphore>,
-    states: Arc<Mutex<Vec<(String, CallState)>>>,
-}
-
-/// State of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CallState {
-    Started,
-    Answered,
-    /// Dropped before its answer.
-    Cancelled,
-}
-
-/// Running call. Dropping it records the cancellation of a call without an answer.
-struct RunningCall {
-    service: GatedService,
-    method: String,
-}
-
-impl Drop for RunningCall {
-    fn drop(&mut self) {
-        if !self.service.has(&self.method, CallState::Answered) {
-            self.service.record(&self.method, CallState::Cancelled);
-        }
-    }
 }
 
 impl GatedService {
     fn new(gated: &'static [&'static str]) -> Self {
-        Self { gated, gate: Arc::new(Semaphore::new(0)), states: Arc::default() }
-    }
-
-    fn record(&self, method: &str, state: CallState) {
-        self.states.lock().push((method.to_owned(), state));
-    }
-
-    fn has(&self, method: &str, state: CallState) -> bool {
-        self.states.lock().contains(&(method.to_owned(), state))
-    }
-
-    async fn wait_for(&self, method: &str, state: CallState) {
-        eventually("the call has this state", || async { self.has(method, state) }).await;
+        let gate = Arc::new(Semaphore::new(0));
+        let permits = gate.clone();
+        let fake = FakeGrpc::new(move |request| {
+            let permits = permits.clone();
+            async move {
+                if gated.contains(&&*request.method) {
+                    permits.acquire().await.expect("the semaphore is never closed").forget();
+                }
+                fake_answer(&request.method, &request.message)
+            }
+        });
+        Self { fake, gate }
     }
 
     /// Returns the service as a peer in this process.
     fn local(&self) -> Peer {
-        let server = server_layer("gated").layer(self.clone());
+        let server = server_layer("gated").layer(self.fake.clone());
         BoxCloneSyncService::new(server.map_err(|never| match never {}))
     }
 
@@ -124,42 +92,12 @@ impl GatedService {
     fn remote(&self) -> Peer {
         let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let address = incoming.local_addr().expect("an address");
-        let server =
-            tonic::transport::Server::builder().add_service(server_layer("gated").layer(self.clone()));
+        let server = Server::builder().layer(server_layer("gated")).add_routes(self.fake.routes());
         tokio::spawn(server.serve_with_incoming(incoming));
         let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
         BoxCloneSyncService::new(
             channel.map_err(|error| proto::TransportError::from(proto::BoxError::from(error))),
         )
-    }
-}
-
-impl NamedService for GatedService {
-    const NAME: &'static str = "tidings.dialog.Dialogs";
-}
-
-impl Service<Request<Body>> for GatedService {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let service = self.clone();
-        async move {
-            let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-            service.record(&method, CallState::Started);
-            let _running = RunningCall { service: service.clone(), method: method.clone() };
-            if service.gated.contains(&method.as_str()) {
-                service.gate.acquire().await.expect("the semaphore is never closed").forget();
-            }
-            service.record(&method, CallState::Answered);
-            Ok(fake_answer(&method, &[]).map_or_else(Status::into_http, framed))
-        }
-        .boxed()
     }
 }
 
@@ -213,10 +151,10 @@ async fn a_client_that_disconnects_cancels_its_reads_at_the_service() {
         let fixture = gateway_over(everywhere(&peer).resilient(RESILIENT));
         let (address, _) = serve(&fixture).await;
         let connection = send_query(&address, &fixture, "{ dialogs { nodes { id } } }").await;
-        service.wait_for("List", CallState::Started).await;
-        assert!(!service.has("List", CallState::Cancelled));
+        service.fake.wait_for("List", CallState::Running).await;
+        assert!(!service.fake.has("List", CallState::Cancelled));
         drop(connection);
-        service.wait_for("List", CallState::Cancelled).await;
+        service.fake.wait_for("List", CallState::Cancelled).await;
     }
 }
 
@@ -231,12 +169,12 @@ async fn a_write_completes_after_its_client_disconnects() {
             "mutation {{ sendMessage(input: {{ dialogId: \"{DIALOG}\", text: \"hello\" }}) {{ id }} }}"
         );
         let connection = send_query(&address, &fixture, &send).await;
-        service.wait_for("Send", CallState::Started).await;
+        service.fake.wait_for("Send", CallState::Running).await;
         drop(connection);
         eventually("the gateway has dropped the request", || async { finished.load(Ordering::SeqCst) }).await;
         service.gate.add_permits(1);
-        service.wait_for("Send", CallState::Answered).await;
-        assert!(!service.has("Send", CallState::Cancelled));
+        service.fake.wait_for("Send", CallState::Answered).await;
+        assert!(!service.fake.has("Send", CallState::Cancelled));
     }
 }
 
@@ -259,10 +197,10 @@ async fn completing_an_operation_cancels_its_reads() {
             assert_eq!(ack, Message::text(json!({ "type": "connection_ack" }).to_string()));
         }
     }
-    service.wait_for("List", CallState::Started).await;
-    assert!(!service.has("List", CallState::Cancelled));
+    service.fake.wait_for("List", CallState::Running).await;
+    assert!(!service.fake.has("List", CallState::Cancelled));
     socket.send(Message::text(json!({ "type": "complete", "id": "1" }).to_string())).await.expect("sent");
-    service.wait_for("List", CallState::Cancelled).await;
+    service.fake.wait_for("List", CallState::Cancelled).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -274,7 +212,7 @@ async fn the_first_fatal_error_cancels_the_concurrent_reads() {
         format!("{{ dialog(id: \"{DIALOG}\") {{ unreadCount messages(first: 1) {{ nodes {{ text }} }} }} }}");
     let answer = fixture.ask(&query).await;
     assert_eq!(answer["data"], json!({ "dialog": null }), "{answer}");
-    assert!(service.has("Rows", CallState::Started) && service.has("Rows", CallState::Cancelled));
+    assert!(service.fake.has("Rows", CallState::Cancelled));
     assert_eq!(started.elapsed(), Duration::ZERO, "the response does not wait for the other read");
 }
 
@@ -361,16 +299,15 @@ async fn an_unavailable_dialog_service_does_not_affect_the_counts() {
 async fn each_call_carries_the_remaining_time_of_the_operation() {
     let recorded = Arc::new(Mutex::new(Vec::<(String, Duration)>::new()));
     let calls = recorded.clone();
-    let peer: Peer = BoxCloneSyncService::new(tower::service_fn(move |request: Request<Body>| {
-        let calls = calls.clone();
+    let fake = FakeGrpc::new(move |request| {
+        let left = call::time_left(&request.headers).expect("every call has a deadline");
+        calls.lock().push((request.method.clone(), left));
         async move {
-            let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-            let left = call::time_left(request.headers()).expect("every call has a deadline");
-            calls.lock().push((method.clone(), left));
             tokio::time::sleep(Duration::from_millis(1_500)).await;
-            Ok(fake_answer(&method, &[]).map_or_else(Status::into_http, framed))
+            fake_answer(&request.method, &request.message)
         }
-    }));
+    });
+    let peer: Peer = BoxCloneSyncService::new(fake.map_err(|never| match never {}));
     let fixture = gateway_over(everywhere(&peer).resilient(RESILIENT));
     let answer = fixture.ask(&format!("{{ dialog(id: \"{DIALOG}\") {{ unreadCount }} }}")).await;
     assert_eq!(answer, json!({ "data": { "dialog": { "unreadCount": Value::Null } } }));
@@ -382,7 +319,8 @@ async fn each_call_carries_the_remaining_time_of_the_operation() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operation_has_the_configured_deadline() {
-    let hang: Peer = BoxCloneSyncService::new(tower::service_fn(|_: Request<Body>| std::future::pending()));
+    let hanging = FakeGrpc::new(|_| std::future::pending::<Result<Vec<u8>, Status>>());
+    let hang: Peer = BoxCloneSyncService::new(hanging.map_err(|never| match never {}));
     let peers = everywhere(&hang);
     let rate_limiter = crate::client::rate_limits::RateLimiter::new(
         crate::client::rate_limits::RateLimits::default(),

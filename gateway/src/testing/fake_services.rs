@@ -2,17 +2,15 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    convert::Infallible,
     sync::Arc,
 };
 
-use axum::http::{Request, Response, header};
-use http_body_util::{BodyExt, StreamBody};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::{DialogId, Peer, SessionId, UserId, auth, counter, dialog};
+use testkit::FakeGrpc;
 use tonic::Status;
-use tower::{service_fn, util::BoxCloneSyncService};
+use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use crate::{client::rate_limits::RateLimits, peers::Peers};
 
@@ -38,35 +36,13 @@ pub fn everywhere(peer: &Peer) -> Peers {
 /// Creates a fake service from a handler. It records the methods that are called in `calls`.
 pub fn fake_service<H>(handler: H, calls: Arc<Mutex<Vec<String>>>) -> Peer
 where
-    H: Fn(&str, &[u8]) -> Result<Vec<u8>, Status> + Clone + Send + Sync + 'static,
+    H: Fn(&str, &[u8]) -> Result<Vec<u8>, Status> + Send + Sync + 'static,
 {
-    BoxCloneSyncService::new(service_fn(move |request: Request<tonic::body::Body>| {
-        let handler = handler.clone();
-        let calls = calls.clone();
-        async move {
-            let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-            calls.lock().push(method.clone());
-            let bytes = request.into_body().collect().await.expect("the body is complete").to_bytes();
-            // A gRPC frame is one byte of flags, four bytes of length and the message.
-            let answer = handler(&method, bytes.get(5..).unwrap_or_default());
-            Ok(answer.map_or_else(Status::into_http, framed))
-        }
-    }))
-}
-
-/// Builds the gRPC response that carries one message.
-pub fn framed(message: Vec<u8>) -> Response<tonic::body::Body> {
-    let length = u32::try_from(message.len()).expect("a small message");
-    let frame = [&[0][..], &length.to_be_bytes(), &message].concat();
-    let trailers = axum::http::HeaderMap::from_iter([(
-        axum::http::HeaderName::from_static("grpc-status"),
-        axum::http::HeaderValue::from_static("0"),
-    )]);
-    let frames = [http_body::Frame::data(bytes::Bytes::from(frame)), http_body::Frame::trailers(trailers)];
-    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
-    let mut response = Response::new(tonic::body::Body::new(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().expect("a header"));
-    response
+    let fake = FakeGrpc::from_fn(move |method, message| {
+        calls.lock().push(method.to_owned());
+        handler(method, message)
+    });
+    BoxCloneSyncService::new(fake.map_err(|never| match never {}))
 }
 
 /// State of the fake services.

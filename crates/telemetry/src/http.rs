@@ -111,8 +111,10 @@ impl RequestRecorder {
         tracing::info!(target: "access", method, path, status, duration_ms, "request");
         // Only routes become labels: clients choose the paths, so their number is unlimited.
         let route = self.route.take().unwrap_or_else(|| "unknown".to_owned());
-        let labels = [("method", method.into()), ("path", route.clone()), ("status", status.to_string())];
-        metrics::counter!("http_requests_total", &labels).increment(1);
+        let code = status.to_string();
+        let path = route.clone();
+        metrics::counter!("http_requests_total", "method" => method, "path" => path, "status" => code)
+            .increment(1);
         metrics::histogram!("http_request_seconds", "method" => method, "path" => route).record(seconds);
     }
 }

@@ -1,6 +1,9 @@
 //! Captured log output of a test's thread.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Once},
+};
 
 use parking_lot::Mutex;
 use tracing::subscriber::DefaultGuard;
@@ -16,6 +19,7 @@ pub(crate) struct Captured {
 
 impl Captured {
     pub(crate) fn start(format: Format) -> Self {
+        keep_callsites_enabled();
         let lines = Lines::default();
         let layer = log::lines(format, false, lines.clone());
         let subscriber = tracing_subscriber::registry().with(EnvFilter::new("info")).with(layer);
@@ -25,6 +29,15 @@ impl Captured {
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.lines.0.lock().clone()).expect("text")
     }
+}
+
+/// Installs a default subscriber for the whole process that enables every callsite and writes nothing.
+///
+/// Without it, a thread that captures nothing and is the first to reach a callsite disables that callsite
+/// for all threads: tracing caches whether the only known subscriber is interested.
+pub(crate) fn keep_callsites_enabled() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| tracing_subscriber::registry().init());
 }
 
 #[derive(Clone, Default)]

@@ -70,7 +70,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::captured::Captured;
+    use crate::captured::{Captured, keep_callsites_enabled};
 
     #[test]
     fn a_line_in_a_nested_span_has_the_request_id() {
@@ -98,6 +98,7 @@ mod tests {
 
     #[test]
     fn a_second_start_has_no_effect_and_a_malformed_filter_is_an_error() {
+        keep_callsites_enabled();
         init(Some(Format::Text), "off").expect("started");
         init(None, "info,sqlx=warn").expect("still started");
         let error = init(None, "info,=,sqlx=loud").expect_err("malformed").to_string();

@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_role_that_does_not_listen_is_not_ready() {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = ([127, 0, 0, 1], testkit::free_port()).into();
         assert!(check(address).unwrap_err().contains("does not answer"));
     }
 }

@@ -7,7 +7,7 @@ mod killed_gateways;
 
 use std::{net::TcpListener, process::Stdio, time::Duration};
 
-use testkit::eventually;
+use testkit::{eventually, free_address, free_port};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -41,10 +41,7 @@ impl Balancer {
 
     /// Starts and waits until it listens, not until a gateway is ready.
     async fn start_unready(gateway1: &str, gateway2: &str) -> Option<Self> {
-        // Both listeners exist together, so the ports differ; HAProxy binds them again after they are
-        // dropped.
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [listen, ops] = listeners.map(|listener| listener.local_addr().unwrap().to_string());
+        let [listen, ops] = [(); 2].map(|()| free_address());
         let mut command = Command::new("haproxy");
         let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
         command
@@ -140,8 +137,7 @@ async fn two_gateways_work_behind_the_balancer() {
 async fn the_scripts_start_and_stop_a_stack() {
     let Some(_engines) = Engines::fresh().await else { return };
     let folder = tempfile::tempdir().unwrap();
-    let listeners = [(); 12].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
+    let ports = [(); 12].map(|()| free_port());
     let names = ["AUTH", "DIALOG", "COUNTER", "GATEWAY1", "GATEWAY2", "BALANCER"];
     let settings = names.iter().enumerate().flat_map(|(index, name)| {
         [(format!("{name}_PORT"), ports[2 * index]), (format!("{name}_OPS_PORT"), ports[2 * index + 1])]

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    net::TcpListener,
     ops::Deref,
     path::Path,
     process::Stdio,
@@ -13,7 +12,7 @@ use std::{
 
 use db::{Db, query};
 use tempfile::TempDir;
-use testkit::eventually;
+use testkit::{eventually, free_address};
 use tokio::{
     process::{Child, Command},
     sync::{Mutex, MutexGuard},
@@ -246,10 +245,8 @@ fn settings(
     common: &Settings,
     databases: &BTreeMap<&'static str, String>,
 ) -> BTreeMap<&'static str, Settings> {
-    // All listeners exist together, so the ports differ.
-    let listeners: Vec<TcpListener> =
-        (0..2 * ROLES.len()).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let address = |index: usize| listeners[index].local_addr().unwrap().to_string();
+    let addresses: Vec<String> = (0..2 * ROLES.len()).map(|_| free_address()).collect();
+    let address = |index: usize| addresses[index].clone();
     let mut all = BTreeMap::new();
     for (index, role) in ROLES.into_iter().enumerate() {
         let mut settings = common.clone();

@@ -1,8 +1,9 @@
 //! Helpers shared by the tests of all crates: a database per test, a fake gRPC service, Redis servers,
-//! invalid access tokens, and [`eventually`], which waits for a condition instead of sleeping.
+//! free ports, invalid access tokens, and [`eventually`], which waits for a condition instead of sleeping.
 
 mod fake_grpc;
 pub mod invalid_tokens;
+mod ports;
 mod redis;
 
 use std::{future::Future, process::Command, time::Duration};
@@ -11,6 +12,7 @@ use db::{Db, Migrations, query};
 use tempfile::TempDir;
 
 pub use fake_grpc::{CallState, FakeCall, FakeGrpc, FakeRequest, fake_request};
+pub use ports::{free_address, free_port};
 pub use redis::{RedisServer, redis_url};
 
 /// Sends a signal such as `-TERM` to a process.

@@ -3,12 +3,14 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+use crate::free_port;
 
 /// Returns the URL in `TEST_REDIS_URL`. If it is not set, prints that the test is skipped and returns
 /// `None`.
@@ -43,8 +45,7 @@ impl RedisServer {
     /// If the server does not start.
     pub fn start() -> Option<Self> {
         redis_url()?;
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = free.expect("a free port");
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut server = Self { address, folder, child: None };
         server.restart();

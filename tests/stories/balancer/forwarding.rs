@@ -1,8 +1,10 @@
 //! Forwarding by the balancer: streaming, added and removed headers, retries, readiness and limits.
 
-use std::{net::TcpListener, sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use serde_json::Value;
+
+use testkit::free_address;
 
 use super::{Balancer, fake_gateway::FakeGateway};
 
@@ -65,7 +67,7 @@ async fn requests_carry_the_client_address_and_a_request_id() {
 
 #[tokio::test]
 async fn an_unreachable_gateway_fails_no_request() {
-    let unreachable = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let unreachable = free_address();
     let running = FakeGateway::start().await;
     let Some(balancer) = Balancer::start_unready(&unreachable, &running.address).await else { return };
     for _ in 0..20 {

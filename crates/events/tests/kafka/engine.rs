@@ -1,12 +1,12 @@
 //! Tests with a private broker that is killed, restarted and deleted. They run only if `TEST_KAFKA_URL`
 //! is set, which implies that Kafka is installed; `deploy/engines/one.sh` starts the broker.
 
-use std::{net::TcpListener, path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use db::Dialect;
 use events::{Log, Mismatch};
 use tempfile::TempDir;
-use testkit::eventually;
+use testkit::{eventually, free_port};
 
 use crate::fixture::{CopyHandler, Fixture, append, assert_each_once, copied, count, wait_until_copied};
 
@@ -17,22 +17,21 @@ struct Ports {
     controller: u16,
 }
 
+impl Ports {
+    fn free() -> Self {
+        Self { broker: free_port(), controller: free_port() }
+    }
+}
+
 struct Broker {
     folder: TempDir,
     ports: Ports,
 }
 
-fn free_ports() -> Ports {
-    // Both are bound at the same time, so that the ports differ.
-    let broker = TcpListener::bind("127.0.0.1:0").unwrap();
-    let controller = TcpListener::bind("127.0.0.1:0").unwrap();
-    Ports { broker: broker.local_addr().unwrap().port(), controller: controller.local_addr().unwrap().port() }
-}
-
 impl Broker {
     fn start() -> Option<Self> {
         std::env::var("TEST_KAFKA_URL").ok()?;
-        let broker = Self { folder: tempfile::tempdir().unwrap(), ports: free_ports() };
+        let broker = Self { folder: tempfile::tempdir().unwrap(), ports: Ports::free() };
         broker.run("start");
         Some(broker)
     }
@@ -132,7 +131,7 @@ async fn consumers_stop_at_a_different_longer_log() {
     // The new log is filled on other ports, so that the consumer does not see it grow past its offset.
     broker.run("wipe");
     let original_ports = broker.ports;
-    broker.ports = free_ports();
+    broker.ports = Ports::free();
     broker.run("start");
     let mut other = broker.fixture().await;
     other.topic = fixture.topic;

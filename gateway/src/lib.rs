@@ -72,7 +72,10 @@ pub mod fuzzing {
         error::{Code, Error},
         http::request::{self, BATCH_MAX, RequestBody},
         hub::{messages, unread},
-        operation::{document_cache::DocumentCache, query_limits::COMPLEXITY_MAX},
+        operation::{
+            document_cache::{DocumentCache, PreparedOperation},
+            query_limits::COMPLEXITY_MAX,
+        },
         schema::{build, cursor::List},
         socket::{
             READ_BUFFER,

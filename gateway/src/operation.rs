@@ -4,18 +4,22 @@
 //! this order, and executes nothing. Execution runs the schema's resolvers under a deadline, with
 //! loaders that belong to the operation.
 
+pub mod coercion;
+mod complexity;
 pub mod document_cache;
+mod lexical;
+mod missing_rules;
+pub mod normalization;
 pub mod persisted_queries;
 pub mod query_limits;
 pub mod request;
 pub mod response_shape;
 pub mod token_limits;
 pub mod validation;
-pub mod variables;
 
 use std::{any::Any, fmt, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use async_graphql::{PathSegment, Request, Response, ValidationMode, Variables};
+use async_graphql::{PathSegment, Request, Response, ValidationMode};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use futures_util::{FutureExt, StreamExt};
 use telemetry::{Call, RequestId, panic};
@@ -30,9 +34,10 @@ use crate::{
     schema::{self, Schema, Scope, SignInLimiter, data_loader::Dispatcher},
     seen_versions::SeenVersions,
 };
-use document_cache::{DocumentCache, PreparedOperation, ValidatedOperation};
+use document_cache::{DocumentCache, PreparedOperation};
 use persisted_queries::{PersistedQueries, TrustedDocuments};
 use request::{OperationKey, OperationRequest};
+use response_shape::ResponseShape;
 
 /// Default deadline of an operation.
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(5);
@@ -43,11 +48,12 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(250);
 /// document limits are lower.
 pub const RECURSION_MAX: usize = 128;
 
-/// Admitted operation: parsed, valid and within all limits. Cheap to clone.
+/// Admitted operation: parsed, valid, normalized and within all limits. Cheap to clone.
 #[derive(Clone)]
 pub struct Admitted {
-    operation: Arc<ValidatedOperation>,
-    variables: Variables,
+    document: Arc<ExecutableDocument>,
+    kind: OperationType,
+    shape: Arc<ResponseShape>,
     operation_key: OperationKey,
     cost: usize,
     address: IpAddr,
@@ -55,14 +61,14 @@ pub struct Admitted {
 
 impl fmt::Debug for Admitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admitted").field("operation", &self.operation).finish_non_exhaustive()
+        f.debug_struct("Admitted").field("kind", &self.kind).field("cost", &self.cost).finish_non_exhaustive()
     }
 }
 
 impl Admitted {
     /// Returns the kind: query, mutation or subscription.
     pub fn kind(&self) -> OperationType {
-        self.operation.kind
+        self.kind
     }
 
     /// Returns the maximum cost, in the units of the complexity limit.
@@ -70,9 +76,9 @@ impl Admitted {
         self.cost
     }
 
-    /// Returns the document: this operation and the fragments that it uses.
+    /// Returns the document: one normalized operation without fragments and variables.
     pub fn document(&self) -> &ExecutableDocument {
-        &self.operation.document
+        &self.document
     }
 
     /// Returns the key by which equal operations share results.
@@ -156,10 +162,10 @@ impl Pipeline {
             panic::report("document", payload.as_ref());
             Rejection::of(Error::internal("the admission of a document panicked"), &call.request_id)
         })?;
-        let PreparedOperation { operation, variables, cost } = prepared?;
+        let PreparedOperation { document: normalized, kind, shape, variables, cost } = prepared?;
         self.persisted.cache(document).await;
         let operation_key = OperationKey::new(text, name, &variables);
-        Ok(Admitted { operation, variables, operation_key, cost, address: client.address })
+        Ok(Admitted { document: normalized, kind, shape, operation_key, cost, address: client.address })
     }
 
     /// Executes a query or a mutation. Every error of the response carries its code. Dropping the future
@@ -223,10 +229,9 @@ impl Pipeline {
         dispatcher: &Dispatcher,
     ) -> Request {
         let scope = Scope::new(caller, call, self.peers.clone(), self.seen_versions.clone(), dispatcher);
-        let request = Request::new("").variables(admitted.variables.clone());
         let sign_ins = SignInLimiter { rate_limiter: self.rate_limiter.clone(), address: admitted.address };
-        let mut request = request.data(scope).data(sign_ins).data(admitted.operation.shape.clone());
-        request.set_parsed_query(admitted.operation.document.clone());
+        let mut request = Request::new("").data(scope).data(sign_ins).data(admitted.shape.clone());
+        request.set_parsed_query(ExecutableDocument::clone(&admitted.document));
         request
     }
 }
@@ -247,7 +252,7 @@ async fn guarded<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<
 /// errors.
 fn settled(admitted: &Admitted, mut response: Response, request_id: &RequestId) -> Response {
     let failed: Vec<&[PathSegment]> = response.errors.iter().map(|error| error.path.as_slice()).collect();
-    admitted.operation.shape.correct(&mut response.data, &failed);
+    admitted.shape.correct(&mut response.data, &failed);
     set_codes(&mut response, request_id);
     response
 }

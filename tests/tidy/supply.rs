@@ -44,7 +44,12 @@ impl Supply {
     pub fn read() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let text = |name: &str| fs::read_to_string(root.join(name)).expect("a file of the project");
-        Self { locked: locked(&text("Cargo.lock")), licences: licences(root), deny: text("deny.toml") }
+        let deny = text("deny.toml");
+        let mut licences = licences(root);
+        for ((name, _), licence) in licences.iter_mut().filter(|(_, licence)| licence.is_empty()) {
+            *licence = clarified(&deny, name).unwrap_or_default();
+        }
+        Self { locked: locked(&text("Cargo.lock")), licences, deny }
     }
 
     /// Packages whose licence is not allowed.
@@ -205,6 +210,13 @@ fn licences(root: &Path) -> BTreeMap<(String, String), String> {
         .collect()
 }
 
+/// Returns the licence that deny.toml gives a package which names only a file.
+fn clarified(deny: &str, package: &str) -> Option<String> {
+    let start = format!("{{ crate = \"{package}\", expression = \"");
+    let (expression, _) = deny.lines().find_map(|line| line.trim().strip_prefix(&start))?.split_once('"')?;
+    Some(expression.to_owned())
+}
+
 /// Returns true when an SPDX expression can be satisfied with allowed licences only.
 fn permits(expression: &str, allowed: &[String]) -> bool {
     let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace(" WITH ", "+WITH+");
@@ -263,6 +275,9 @@ fn a_licence_a_ban_and_a_foreign_source_are_found() {
                 [[package]]\nname = \"b\"\nversion = \"2.0.0\"\n";
     let licences = BTreeMap::from([(("openssl".to_owned(), "1".to_owned()), "GPL-3.0".to_owned())]);
     let deny = "allow = [\n \"MIT\",\n]\ndeny = [\n { name = \"openssl\" },\n]\n".to_owned();
+    let clarifying = "clarify = [\n { crate = \"a\", expression = \"MIT\", license-files = [] },\n]\n";
+    assert_eq!(clarified(clarifying, "a").as_deref(), Some("MIT"));
+    assert_eq!(clarified(clarifying, "b"), None);
     let supply = Supply { locked: locked(lock), licences, deny };
     assert_eq!(supply.locked[0].dependencies, ["b 2.0.0"]);
     let count = |violations: Vec<Violation>| violations.len();

@@ -14,8 +14,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{Code, Error},
+    operation::coercion::VARIABLES_MAX_BYTES,
     operation::request::OperationRequest,
-    operation::variables::VARIABLES_MAX_BYTES,
 };
 
 /// Most operations in a batch.

@@ -1,85 +1,83 @@
-//! Document cache: turns the text of a document into a validated operation within all limits, and keeps
+//! Document cache: turns the text of a document into a normalized operation within all limits, and keeps
 //! it for the next request with the same text. The cache is bounded and shared by all clients.
 
 use std::{fmt, sync::Arc};
 
-use async_graphql::{Name, ServerError, Variables};
-use async_graphql_parser::{
-    Error as ParserError, parse_query,
-    types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType},
+use apollo_compiler::{ExecutableDocument, Name, Node, ast::VariableDefinition, validation::Valid};
+use async_graphql::{Value, Variables};
+use async_graphql_parser::types::{
+    DocumentOperations, ExecutableDocument as ExecutorDocument, OperationType, Selection,
 };
 use moka::future::Cache;
 
 use super::{
+    coercion,
+    complexity::Complexity,
+    missing_rules,
+    normalization::{NormalizedOperation, condition_variables, normalize},
     query_limits,
-    response_shape::{ResponseShape, SchemaTypes},
+    response_shape::ResponseShape,
     token_limits,
-    validation::Validator,
-    variables,
+    validation::{Validator, select},
 };
-use crate::{
-    error::{Code, Error, Rejection},
-    schema,
-};
+use crate::error::{Code, Error, Rejection};
 
-/// Capacity of the cache: total size of the document texts, in bytes. A parsed document takes up to
-/// fifty times its text, so this is at most 100 MB of memory.
+/// Capacity of the cache: total size of the document texts, in bytes. A document takes up to fifty times its
+/// text, so this is at most 100 MB of memory.
 const CAPACITY_BYTES: u64 = 2 << 20;
 /// Fixed weight of an entry beside its text, in bytes, so that the number of short documents is bounded too.
 const ENTRY_BYTES: usize = 512;
 
-/// Cache of validated operations. Cheap to clone; clones share their entries.
+/// Cache of validated documents. Cheap to clone; clones share their entries.
 #[derive(Clone)]
 pub struct DocumentCache {
     validator: Validator,
-    types: Arc<SchemaTypes>,
+    complexity: Complexity,
     introspection: bool,
-    operations: Cache<Key, Arc<ValidatedOperation>>,
+    documents: Cache<Key, Arc<ValidDocument>>,
+    operations: Cache<(Key, Conditions), Arc<CachedOperation>>,
 }
 
 /// Text of a document and the name of one of its operations.
 type Key = (Arc<str>, Option<String>);
 
-/// Validated operation: one operation of a document with the fragments that it uses.
-pub struct ValidatedOperation {
-    /// Document to execute: this operation only.
-    pub document: ExecutableDocument,
-    /// Shape of the operation's responses.
-    pub shape: Arc<ResponseShape>,
-    /// Kind of the operation: query, mutation or subscription.
-    pub kind: OperationType,
-    /// Most entities of one `_entities` field.
-    entities: usize,
-    /// Variables that hold lists of entities.
-    entity_lists: Vec<Name>,
+/// Values of the variables that `@skip` and `@include` depend on.
+type Conditions = Box<[bool]>;
+
+/// Valid document, with the operation that is selected in it.
+struct ValidDocument {
+    executable: Valid<ExecutableDocument>,
+    name: Option<String>,
+    variables: Vec<Node<VariableDefinition>>,
+    condition_variables: Vec<Name>,
+}
+
+/// Normalized operation with its cost.
+struct CachedOperation {
+    operation: NormalizedOperation,
     /// Cost of the operation, `None` if it depends on variables.
     cost: Option<usize>,
 }
 
-/// Validated operation with the variables and the cost of one request.
+/// Operation of one request: normalized, with the values of its variables, and within all limits.
 pub struct PreparedOperation {
-    /// The validated operation.
-    pub operation: Arc<ValidatedOperation>,
+    /// Document to execute.
+    pub document: Arc<ExecutorDocument>,
+    /// Kind of the operation: query, mutation or subscription.
+    pub kind: OperationType,
+    /// Shape of the operation's responses.
+    pub shape: Arc<ResponseShape>,
     /// Values of the declared variables.
     pub variables: Variables,
     /// Maximum cost of the request.
     pub cost: usize,
 }
 
-impl fmt::Debug for ValidatedOperation {
-    /// Omits the document, whose literals may be secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ValidatedOperation")
-            .field("kind", &self.kind)
-            .field("cost", &self.cost)
-            .finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for PreparedOperation {
+    /// Omits the document, whose values may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PreparedOperation")
-            .field("operation", &self.operation)
+            .field("kind", &self.kind)
             .field("cost", &self.cost)
             .finish_non_exhaustive()
     }
@@ -88,18 +86,24 @@ impl fmt::Debug for PreparedOperation {
 impl DocumentCache {
     /// Creates an empty cache. `introspection` allows `__schema` and "did you mean" hints.
     pub fn new(introspection: bool) -> Self {
-        let weigher = |key: &Key, _: &Arc<ValidatedOperation>| {
-            u32::try_from(key.0.len() + ENTRY_BYTES).unwrap_or(u32::MAX)
-        };
+        let weight = |key: &Key| u32::try_from(key.0.len() + ENTRY_BYTES).unwrap_or(u32::MAX);
         Self {
             validator: Validator::new(introspection),
-            types: Arc::new(SchemaTypes::parse(&schema::build().finish().sdl())),
+            complexity: Complexity::default(),
             introspection,
-            operations: Cache::builder().max_capacity(CAPACITY_BYTES).weigher(weigher).build(),
+            documents: Cache::builder()
+                .max_capacity(CAPACITY_BYTES)
+                .weigher(move |key: &Key, _| weight(key))
+                .build(),
+            operations: Cache::builder()
+                .max_capacity(CAPACITY_BYTES)
+                .weigher(move |(key, _): &(Key, Conditions), _| weight(key))
+                .build(),
         }
     }
 
-    /// Returns the operation of a document, checked against every limit and the schema.
+    /// Returns the operation of a document with the values of its variables, checked against every limit
+    /// and the schema. Nothing is executed before the values of all variables are known to be valid.
     ///
     /// # Errors
     /// GRAPHQL_PARSE_FAILED, GRAPHQL_VALIDATION_FAILED, LIMIT_EXCEEDED; BAD_REQUEST if the document has
@@ -111,80 +115,91 @@ impl DocumentCache {
         given: &Variables,
     ) -> Result<PreparedOperation, Rejection> {
         let key = (text, name);
+        let cached = self.documents.get(&key).await;
+        let document = match &cached {
+            Some(document) => document.clone(),
+            None => Arc::new(self.validate(&key.0, key.1.as_deref())?),
+        };
+        let variables = coercion::variables(self.validator.schema(), &document.variables, given)?;
+        let conditions = document.conditions(&variables);
+        let key = (key, conditions);
         if let Some(operation) = self.operations.get(&key).await {
-            let variables = variables::complete(operation.definition(), given)?;
-            query_limits::check_entities(&operation.entity_lists, &variables)?;
-            let cost = match operation.cost {
-                Some(cost) => cost,
-                None => self.cost(&operation.document, operation.entities, &variables)?,
-            };
-            return Ok(PreparedOperation { operation, variables, cost });
+            return self.prepared(&operation, variables);
         }
-        let (operation, variables, cost) = self.validate(&key.0, key.1.as_deref(), given)?;
-        let operation = Arc::new(operation);
-        self.operations.insert(key, operation.clone()).await;
-        Ok(PreparedOperation { operation, variables, cost })
+        let operation = Arc::new(self.normalize(&document, &variables));
+        let prepared = self.prepared(&operation, variables)?;
+        if cached.is_none() {
+            self.documents.insert(key.0.clone(), document).await;
+        }
+        self.operations.insert(key, operation).await;
+        Ok(prepared)
     }
 
-    fn validate(
-        &self,
-        text: &str,
-        name: Option<&str>,
-        given: &Variables,
-    ) -> Result<(ValidatedOperation, Variables, usize), Rejection> {
+    fn validate(&self, text: &str, name: Option<&str>) -> Result<ValidDocument, Rejection> {
         token_limits::check(text)?;
         metrics::counter!("gateway_documents_parsed_total").increment(1);
-        let whole = parse_query(text).map_err(parse_rejection)?;
-        let measure = query_limits::check(&whole, name, self.introspection)?;
-        let mut document = select(&whole, name)?;
-        document.fragments.retain(|fragment, _| measure.fragments.contains(fragment));
-        let definition = only(&document);
-        let variables = variables::complete(definition, given)?;
-        query_limits::check_entities(&measure.entity_lists, &variables)?;
-        if whole.operations.iter().count() > 1 {
-            // The other operations must be valid too, but their cost does not count.
-            self.validator.validate(whole.clone(), &variables).map_err(Rejection::invalid)?;
+        let document = Validator::parse(text)?;
+        query_limits::check(&document, self.introspection)?;
+        let executable = self.validator.validate(&document)?;
+        let errors = missing_rules::check(self.validator.schema(), &executable);
+        if !errors.is_empty() {
+            return Err(Rejection::invalid(errors));
         }
-        let entities = measure.entities;
-        let constant = definition.variable_definitions.is_empty();
-        let cost = self.cost(&document, entities, &variables)?;
-        let shape = ResponseShape::new(&self.types, &document, definition);
-        let kind = definition.ty;
-        let entity_lists = measure.entity_lists;
-        let constant = constant.then_some(cost);
-        Ok((
-            ValidatedOperation {
-                document,
-                shape: Arc::new(shape),
-                kind,
-                entities,
-                entity_lists,
-                cost: constant,
-            },
-            variables,
-            cost,
-        ))
+        let operation = select(&executable, name)?;
+        let variables = operation.variables.clone();
+        let condition_variables = condition_variables(&executable, operation);
+        Ok(ValidDocument { name: name.map(str::to_owned), executable, variables, condition_variables })
     }
 
-    /// Validates a document and returns its cost.
-    fn cost(
+    fn normalize(&self, document: &ValidDocument, variables: &Variables) -> CachedOperation {
+        let operation = select(&document.executable, document.name.as_deref());
+        let operation = operation.expect("the operation was selected before");
+        let operation = normalize(self.validator.schema(), &document.executable, operation, variables);
+        let cost = (!operation.has_variables()).then(|| self.cost(&operation.document(variables)));
+        CachedOperation { operation, cost }
+    }
+
+    /// Returns the operation of one request.
+    fn prepared(
         &self,
-        document: &ExecutableDocument,
-        entities: usize,
-        variables: &Variables,
-    ) -> Result<usize, Rejection> {
-        let cost_per_entity =
-            self.validator.validate(document.clone(), variables).map_err(Rejection::invalid)?;
-        let cost = cost_per_entity.saturating_mul(entities);
+        cached: &CachedOperation,
+        variables: Variables,
+    ) -> Result<PreparedOperation, Rejection> {
+        let operation = &cached.operation;
+        let document = operation.document(&variables);
+        query_limits::check_entities(entity_count(&document))?;
+        let cost = cached.cost.unwrap_or_else(|| self.cost(&document));
         check_cost(cost)?;
-        Ok(cost)
+        let shape = operation.shape.clone();
+        Ok(PreparedOperation { document, kind: operation.kind, shape, variables, cost })
+    }
+
+    fn cost(&self, document: &ExecutorDocument) -> usize {
+        let per_entity = self.complexity.of(document);
+        per_entity.saturating_mul(entity_count(document).max(1))
     }
 }
 
-impl ValidatedOperation {
-    fn definition(&self) -> &OperationDefinition {
-        only(&self.document)
+impl ValidDocument {
+    fn conditions(&self, variables: &Variables) -> Conditions {
+        let value = |name: &Name| variables.get(name.as_str()) == Some(&Value::Boolean(true));
+        self.condition_variables.iter().map(value).collect()
     }
+}
+
+/// Returns the largest number of entities that one `_entities` field of a document requests.
+fn entity_count(document: &ExecutorDocument) -> usize {
+    let DocumentOperations::Single(operation) = &document.operations else { return 0 };
+    let counts = operation.node.selection_set.node.items.iter().map(|selection| match &selection.node {
+        Selection::Field(field) if field.node.name.node == "_entities" => {
+            match field.node.get_argument("representations").map(|argument| &argument.node) {
+                Some(async_graphql_value::Value::List(entities)) => entities.len(),
+                _ => 0,
+            }
+        }
+        _ => 0,
+    });
+    counts.max().unwrap_or(0)
 }
 
 /// Checks the cost of one request: that of all its operations together.
@@ -202,57 +217,12 @@ pub fn check_cost(cost: usize) -> Result<(), Error> {
     Err(Error::new(Code::LimitExceeded, message))
 }
 
-/// Returns a document with only the named operation, or the only operation if no name is given.
-fn select(whole: &ExecutableDocument, name: Option<&str>) -> Result<ExecutableDocument, Error> {
-    let bad = |message: String| Error::new(Code::BadRequest, message);
-    let operations = match (&whole.operations, name) {
-        (DocumentOperations::Single(_), None) => whole.operations.clone(),
-        (DocumentOperations::Multiple(named), None) if named.len() == 1 => whole.operations.clone(),
-        (DocumentOperations::Multiple(_), None) => {
-            return Err(bad(
-                "the document has several operations: choose one with `operationName`".to_owned()
-            ));
-        }
-        (DocumentOperations::Multiple(named), Some(name)) if named.contains_key(name) => {
-            let selected = named.iter().filter(|(key, _)| key.as_str() == name);
-            DocumentOperations::Multiple(selected.map(|(key, value)| (key.clone(), value.clone())).collect())
-        }
-        (_, Some(name)) => {
-            let shown: String = name.chars().take(64).collect();
-            return Err(bad(format!("the document has no operation \"{shown}\"")));
-        }
-    };
-    Ok(ExecutableDocument { operations, fragments: whole.fragments.clone() })
-}
-
-/// Returns the operation of a document with exactly one.
-fn only(document: &ExecutableDocument) -> &OperationDefinition {
-    let first = document.operations.iter().next();
-    &first.expect("a document of one operation").1.node
-}
-
-/// Converts a parser's error. The parser's excerpt of the document is left out of the message.
-fn parse_rejection(error: ParserError) -> Rejection {
-    let (code, message) = match &error {
-        ParserError::Syntax { message, .. } => {
-            let reason = message.rsplit_once("= ").map_or("not a document", |(_, reason)| reason);
-            (Code::GraphqlParseFailed, format!("syntax error: {reason}"))
-        }
-        ParserError::RecursionLimitExceeded | ParserError::MissingOperation => {
-            (Code::GraphqlParseFailed, error.to_string())
-        }
-        _ => (Code::GraphqlValidationFailed, error.to_string()),
-    };
-    let mut shown = ServerError::new(message, None);
-    shown.locations = error.positions().collect();
-    Rejection::coded(code, vec![shown])
-}
-
 #[cfg(test)]
 mod tests {
-    use async_graphql::{Value, value};
+    use async_graphql::value;
 
     use super::*;
+    use crate::schema;
 
     async fn prepared(
         documents: &DocumentCache,
@@ -278,14 +248,11 @@ mod tests {
         let documents = DocumentCache::new(true);
         for _ in 0..2 {
             let a = prepared(&documents, text, Some("A"), value!({})).await.expect("A");
-            assert_eq!((a.operation.kind, a.cost, a.variables.len()), (OperationType::Query, 2, 0));
+            assert_eq!((a.kind, a.cost, a.variables.len()), (OperationType::Query, 2, 0));
             let b = prepared(&documents, text, Some("B"), value!({ "id": "x" })).await.expect("B");
-            assert_eq!((b.cost, b.operation.document.fragments.len()), (3, 1));
+            assert_eq!((b.cost, b.variables.len()), (3, 1));
             let c = prepared(&documents, text, Some("C"), value!({})).await.expect("C");
-            assert_eq!(
-                (c.operation.kind, c.operation.document.fragments.len()),
-                (OperationType::Mutation, 0)
-            );
+            assert_eq!(c.kind, OperationType::Mutation);
         }
         assert_eq!(code(text, None, value!({})).await, Code::BadRequest);
         assert_eq!(code(text, Some("D"), value!({})).await, Code::BadRequest);
@@ -326,7 +293,10 @@ mod tests {
     #[tokio::test]
     async fn the_limit_on_cost_passes_at_its_maximum() {
         let page = |fields: usize| {
-            let fields: String = (0..fields).map(|_| " id").collect();
+            let fields: String = ["id", "dialogId", "senderId", "status"]
+                .iter()
+                .take(fields)
+                .fold(String::new(), |all, field| all + " " + field);
             format!(
                 "{{ dialogs(first: 100) {{ nodes {{
                     messages(first: 40) {{ nodes {{ seq {fields} }} }} }} }} }}"
@@ -376,9 +346,11 @@ mod tests {
         assert_eq!(code(deep, None, value!({})).await, Code::LimitExceeded);
         let entities = "query($r: [_Any!]!) { _entities(representations: $r) {
             ... on Dialog { messages(first: 100) { nodes { id seq } } } } }";
-        assert_eq!(code(entities, None, value!({ "r": [] })).await, Code::LimitExceeded);
-        let entities = "query($r: [_Any!]!) { _entities(representations: $r) { __typename } }";
         let many = |count: usize| value!({ "r": vec![value!({ "__typename": "User", "id": "x" }); count] });
+        assert_eq!(code(entities, None, many(100)).await, Code::LimitExceeded);
+        let few = prepared(&DocumentCache::new(true), entities, None, many(2)).await;
+        assert_eq!(few.map(|ready| ready.cost), Ok(2 * (1 + 1 + 100 * 3)));
+        let entities = "query($r: [_Any!]!) { _entities(representations: $r) { __typename } }";
         assert_eq!(code(entities, None, many(query_limits::ENTITIES_MAX + 1)).await, Code::LimitExceeded);
         assert!(
             prepared(&DocumentCache::new(true), entities, None, many(query_limits::ENTITIES_MAX))
@@ -410,8 +382,11 @@ mod tests {
             "{shown}"
         );
         assert_eq!((shown.locations[0].line, shown.locations[0].column), (1, 12));
-        for text in ["", "#", "fragment F on User { id }", "type A { b: Int }", "\0", "{ \"", "🏃"] {
+        for text in ["", "#", "\0", "{ \"", "🏃"] {
             assert_eq!(code(text, None, value!({})).await, Code::GraphqlParseFailed, "{text:?}");
+        }
+        for text in ["fragment F on User { id }", "type A { b: Int }"] {
+            assert_eq!(code(text, None, value!({})).await, Code::GraphqlValidationFailed, "{text:?}");
         }
     }
     #[tokio::test]

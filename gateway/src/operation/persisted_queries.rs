@@ -10,13 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use async_graphql_parser::parse_query;
 use moka::future::Cache;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{request::OperationRequest, token_limits};
+use super::{request::OperationRequest, token_limits, validation::Validator};
 use crate::error::{Code, Error};
 
 /// Capacity of the cache of persisted queries, in bytes.
@@ -256,7 +255,7 @@ fn validate_entry(id: &str, text: &str) -> Result<(), InvalidList> {
         return Err(invalid(format!("an id has 1 to {NAME_MAX} bytes")));
     }
     token_limits::check(text).map_err(|error| invalid(error.message().to_owned()))?;
-    parse_query(text).map(drop).map_err(|_| invalid("it does not parse".to_owned()))
+    Validator::parse(text).map(drop).map_err(|_| invalid("it does not parse".to_owned()))
 }
 
 #[cfg(test)]

@@ -3,12 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use async_graphql::{Name, Positioned, Variables};
-use async_graphql_parser::types::{
-    Directive, ExecutableDocument, Field, FragmentDefinition, OperationDefinition, Selection, SelectionSet,
+use apollo_compiler::{
+    Name,
+    ast::{Definition, DirectiveList, Document, Field, FragmentDefinition, OperationDefinition, Selection},
 };
-
-use async_graphql_value::Value;
 
 use crate::error::{Code, Error};
 
@@ -40,56 +38,36 @@ const NESTING_MAX: usize = 50;
 /// Deepest level that the traversal can reach before it rejects the document.
 const TRAVERSAL_DEPTH_MAX: usize = NESTING_MAX + INTROSPECTION_DEPTH_MAX;
 
-/// Facts about an operation that the traversal collects.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Measurements {
-    /// Fragments that the operation uses, directly or through other fragments.
-    pub fragments: HashSet<Name>,
-    /// Most entities of one `_entities` field. The cost of the operation counts for each.
-    pub entities: usize,
-    /// Variables that hold lists of entities, whose length is known only with the request.
-    pub entity_lists: Vec<Name>,
-}
-
-/// Checks every operation of a document against the limits. Returns the measurements of the named
-/// operation, or of the only one if no name is given.
+/// Checks every operation of a document against the limits.
 ///
 /// # Errors
 /// LIMIT_EXCEEDED; GRAPHQL_VALIDATION_FAILED for a cycle of fragments, an unused fragment, and
 /// introspection while it is off.
-pub fn check(
-    document: &ExecutableDocument,
-    name: Option<&str>,
-    introspection: bool,
-) -> Result<Measurements, Error> {
-    let mut traversal = Traversal::new(&document.fragments, introspection);
-    let mut measurements = Measurements::default();
-    let mut used = HashSet::new();
-    for (operation_name, operation) in document.operations.iter() {
-        traversal.operation(&operation.node)?;
-        let measured = std::mem::take(&mut traversal.measurements);
-        used.extend(measured.fragments.iter().cloned());
-        if name.is_none() || operation_name.map(Name::as_str) == name {
-            measurements = measured;
+pub fn check(document: &Document, introspection: bool) -> Result<(), Error> {
+    let mut traversal = Traversal::new(document, introspection);
+    for definition in &document.definitions {
+        if let Definition::OperationDefinition(operation) = definition {
+            traversal.operation(operation)?;
         }
     }
-    match document.fragments.keys().find(|fragment| !used.contains(*fragment)) {
+    match traversal.fragments.keys().find(|fragment| !traversal.used.contains(*fragment)) {
         Some(fragment) => {
             Err(Error::new(Code::GraphqlValidationFailed, format!("fragment \"{fragment}\" is never used")))
         }
-        None => Ok(measurements),
+        None => Ok(()),
     }
 }
 
 struct Traversal<'a> {
-    fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>,
+    fragments: HashMap<&'a Name, &'a FragmentDefinition>,
     introspection: bool,
     selections: usize,
     introspected: usize,
     aliases: usize,
     directives: usize,
     root_fields: usize,
-    measurements: Measurements,
+    /// Fragments that an operation uses, directly or through other fragments.
+    used: HashSet<&'a Name>,
     /// Fragments that are being traversed, outermost first: a repetition is a cycle.
     enclosing: Vec<&'a Name>,
     /// Expanded sizes of the fragments measured so far.
@@ -110,16 +88,20 @@ struct Location {
 type Repetitions<'a> = HashMap<&'a str, usize>;
 
 impl<'a> Traversal<'a> {
-    fn new(fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>, introspection: bool) -> Self {
+    fn new(document: &'a Document, introspection: bool) -> Self {
+        let fragments = document.definitions.iter().filter_map(|definition| match definition {
+            Definition::FragmentDefinition(fragment) => Some((&fragment.name, &**fragment)),
+            _ => None,
+        });
         Self {
-            fragments,
+            fragments: fragments.collect(),
             introspection,
             selections: 0,
             introspected: 0,
             aliases: 0,
             directives: 0,
             root_fields: 0,
-            measurements: Measurements::default(),
+            used: HashSet::new(),
             enclosing: Vec::new(),
             sizes: HashMap::new(),
         }
@@ -131,33 +113,28 @@ impl<'a> Traversal<'a> {
         self.aliases = 0;
         self.directives = 0;
         self.root_fields = 0;
-        self.measurements.entities = 1;
         self.directives(&operation.directives)?;
-        for variable in &operation.variable_definitions {
-            self.directives(&variable.node.directives)?;
+        for variable in &operation.variables {
+            self.directives(&variable.directives)?;
         }
-        let expanded = self.expanded_size(&operation.selection_set.node, 0);
+        let expanded = self.expanded_size(&operation.selection_set, 0);
         at_most(COMPLEXITY_MAX, self.selections.saturating_add(expanded), SELECTIONS)?;
-        self.set(&operation.selection_set.node, Location::default(), &mut Repetitions::new())
+        self.set(&operation.selection_set, Location::default(), &mut Repetitions::new())
     }
 
     /// Computes the number of selections with all fragments expanded, without expanding them. Levels
     /// below the traversal's limit count nothing: the traversal rejects the document when it reaches
     /// them.
-    fn expanded_size(&mut self, set: &'a SelectionSet, depth: usize) -> usize {
+    fn expanded_size(&mut self, set: &'a [Selection], depth: usize) -> usize {
         if depth > TRAVERSAL_DEPTH_MAX {
             return 0;
         }
         let mut sum: usize = 0;
-        for selection in &set.items {
-            let below = match &selection.node {
-                Selection::Field(field) => self.expanded_size(&field.node.selection_set.node, depth + 1),
-                Selection::InlineFragment(fragment) => {
-                    self.expanded_size(&fragment.node.selection_set.node, depth + 1)
-                }
-                Selection::FragmentSpread(spread) => {
-                    self.fragment_size(&spread.node.fragment_name.node, depth + 1)
-                }
+        for selection in set {
+            let below = match selection {
+                Selection::Field(field) => self.expanded_size(&field.selection_set, depth + 1),
+                Selection::InlineFragment(fragment) => self.expanded_size(&fragment.selection_set, depth + 1),
+                Selection::FragmentSpread(spread) => self.fragment_size(&spread.fragment_name, depth + 1),
             };
             sum = sum.saturating_add(1).saturating_add(below);
         }
@@ -168,32 +145,32 @@ impl<'a> Traversal<'a> {
         if let Some(known) = self.sizes.get(name) {
             return *known;
         }
-        let Some(fragment) = self.fragments.get(name) else { return 0 };
+        let Some(&fragment) = self.fragments.get(name) else { return 0 };
         // Ends the recursion for a fragment that contains itself; the traversal rejects it later.
         self.sizes.insert(name, 0);
-        let size = self.expanded_size(&fragment.node.selection_set.node, depth);
+        let size = self.expanded_size(&fragment.selection_set, depth);
         self.sizes.insert(name, size);
         size
     }
 
     fn set(
         &mut self,
-        set: &'a SelectionSet,
+        set: &'a [Selection],
         location: Location,
         repetitions: &mut Repetitions<'a>,
     ) -> Result<(), Error> {
-        for selection in &set.items {
+        for selection in set {
             self.selections += 1;
             at_most(COMPLEXITY_MAX, self.selections, SELECTIONS)?;
-            match &selection.node {
-                Selection::Field(field) => self.field(&field.node, location, repetitions)?,
+            match selection {
+                Selection::Field(field) => self.field(field, location, repetitions)?,
                 Selection::InlineFragment(fragment) => {
-                    self.directives(&fragment.node.directives)?;
-                    self.set(&fragment.node.selection_set.node, nested(location)?, repetitions)?;
+                    self.directives(&fragment.directives)?;
+                    self.set(&fragment.selection_set, nested(location)?, repetitions)?;
                 }
                 Selection::FragmentSpread(spread) => {
-                    self.directives(&spread.node.directives)?;
-                    self.spread(&spread.node.fragment_name.node, nested(location)?, repetitions)?;
+                    self.directives(&spread.directives)?;
+                    self.spread(&spread.fragment_name, nested(location)?, repetitions)?;
                 }
             }
         }
@@ -206,16 +183,16 @@ impl<'a> Traversal<'a> {
         location: Location,
         repetitions: &mut Repetitions<'a>,
     ) -> Result<(), Error> {
-        let name = field.name.node.as_str();
+        let name = field.name.as_str();
         self.directives(&field.directives)?;
         if location.depth == 0 {
             self.root_fields += 1;
             at_most(ROOT_FIELDS_MAX, self.root_fields, "root fields")?;
-            self.root_field(field)?;
+            self.root_field(name)?;
         }
         self.aliases += usize::from(field.alias.is_some());
         at_most(ALIASES_MAX, self.aliases, "aliases")?;
-        let count = repetitions.entry(field.response_key().node.as_str()).or_default();
+        let count = repetitions.entry(field.response_name().as_str()).or_default();
         *count += 1;
         at_most(REPEATS_MAX, *count, "repetitions of one field")?;
 
@@ -235,30 +212,14 @@ impl<'a> Traversal<'a> {
         let introspection_lists = location.introspection_lists + usize::from(multiplies);
         at_most(INTROSPECTION_LISTS_MAX, introspection_lists, "nested lists in introspection")?;
         let below = Location { depth, in_introspection, introspection_lists, ..location };
-        self.set(&field.selection_set.node, below, &mut Repetitions::new())
+        self.set(&field.selection_set, below, &mut Repetitions::new())
     }
 
-    fn root_field(&mut self, field: &Field) -> Result<(), Error> {
-        match field.name.node.as_str() {
-            "__schema" | "__type" | "_service" if !self.introspection => {
-                Err(Error::new(Code::GraphqlValidationFailed, "introspection is off"))
-            }
-            "_entities" => {
-                let requested = match field.get_argument("representations").map(|value| &value.node) {
-                    Some(Value::List(representations)) => representations.len(),
-                    // The length of a variable's list is known only with its value: assume the maximum.
-                    Some(Value::Variable(name)) => {
-                        self.measurements.entity_lists.push(name.clone());
-                        ENTITIES_MAX
-                    }
-                    _ => ENTITIES_MAX,
-                };
-                at_most(ENTITIES_MAX, requested, "entities")?;
-                self.measurements.entities = self.measurements.entities.max(requested);
-                Ok(())
-            }
-            _ => Ok(()),
+    fn root_field(&self, name: &str) -> Result<(), Error> {
+        if !self.introspection && matches!(name, "__schema" | "__type" | "_service") {
+            return Err(Error::new(Code::GraphqlValidationFailed, "introspection is off"));
         }
+        Ok(())
     }
 
     fn spread(
@@ -268,34 +229,31 @@ impl<'a> Traversal<'a> {
         repetitions: &mut Repetitions<'a>,
     ) -> Result<(), Error> {
         // Validation rejects unknown fragments.
-        let Some(fragment) = self.fragments.get(name) else { return Ok(()) };
+        let Some(&fragment) = self.fragments.get(name) else { return Ok(()) };
         if self.enclosing.contains(&name) {
             let message = format!("fragment \"{name}\" contains itself");
             return Err(Error::new(Code::GraphqlValidationFailed, message));
         }
-        self.measurements.fragments.insert(name.clone());
+        self.used.insert(name);
         self.enclosing.push(name);
-        self.directives(&fragment.node.directives)?;
-        self.set(&fragment.node.selection_set.node, location, repetitions)?;
+        self.directives(&fragment.directives)?;
+        self.set(&fragment.selection_set, location, repetitions)?;
         self.enclosing.pop();
         Ok(())
     }
 
-    fn directives(&mut self, directives: &[Positioned<Directive>]) -> Result<(), Error> {
+    fn directives(&mut self, directives: &DirectiveList) -> Result<(), Error> {
         self.directives += directives.len();
         at_most(DIRECTIVES_MAX, self.directives, "directives")
     }
 }
 
-/// Checks the lists of entities in the values of variables.
+/// Checks the number of entities of one `_entities` field.
 ///
 /// # Errors
 /// LIMIT_EXCEEDED.
-pub fn check_entities(lists: &[Name], variables: &Variables) -> Result<(), Error> {
-    lists.iter().try_for_each(|name| match variables.get(name) {
-        Some(async_graphql::Value::List(entities)) => at_most(ENTITIES_MAX, entities.len(), "entities"),
-        _ => Ok(()),
-    })
+pub fn check_entities(count: usize) -> Result<(), Error> {
+    at_most(ENTITIES_MAX, count, "entities")
 }
 
 fn nested(location: Location) -> Result<Location, Error> {
@@ -313,17 +271,15 @@ fn at_most(max: usize, count: usize, of: &str) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use async_graphql_parser::parse_query;
-
     use super::*;
 
-    fn checked(text: &str) -> Result<Measurements, Error> {
-        check(&parse_query(text).expect("a document"), None, true)
+    fn checked(text: &str) -> Result<(), Error> {
+        check(&Document::parse(text, "test").expect("a document"), true)
     }
 
     #[track_caller]
     fn passes(text: &str) {
-        assert_eq!(checked(text).map(drop), Ok(()), "{text}");
+        assert_eq!(checked(text), Ok(()), "{text}");
     }
 
     #[track_caller]
@@ -382,12 +338,8 @@ mod tests {
         passes(&nested(NESTING_MAX));
         exceeds(&nested(NESTING_MAX + 1), "nested fragments");
 
-        let entities = |count| {
-            format!("{{ _entities(representations: [{}]) {{ a }} }}", times(count, |_| "1".to_owned()))
-        };
-        assert_eq!(checked(&entities(7)).expect("passes").entities, 7);
-        passes(&entities(ENTITIES_MAX));
-        exceeds(&entities(ENTITIES_MAX + 1), "entities");
+        assert_eq!(check_entities(ENTITIES_MAX), Ok(()));
+        assert_eq!(check_entities(ENTITIES_MAX + 1).map_err(|error| error.code()), Err(Code::LimitExceeded));
     }
 
     #[test]
@@ -442,9 +394,7 @@ mod tests {
         };
         let fragment = |name: &str| format!("fragment {name}F on User {{ id }}");
         let text = [operation("A"), operation("B"), fragment("A"), fragment("B")].join(" ");
-        let document = parse_query(text).expect("a document");
-        let measurements = check(&document, Some("B"), true).expect("passes");
-        assert_eq!(measurements.fragments, HashSet::from([Name::new("BF")]));
+        passes(&text);
         let many = times(11, |n| format!("query Q{n} {{ ...F }}"));
         let large = times(19, |n| format!("a{n} {{ {} }}", times(99, |m| format!("f{m}"))));
         exceeds(
@@ -461,8 +411,8 @@ mod tests {
             "{ _service { sdl } }",
         ] {
             passes(text);
-            let document = parse_query(text).expect("a document");
-            let error = check(&document, None, false).expect_err(text);
+            let document = Document::parse(text, "test").expect("a document");
+            let error = check(&document, false).expect_err(text);
             assert_eq!(error.code(), Code::GraphqlValidationFailed);
         }
         passes("{ __typename }");

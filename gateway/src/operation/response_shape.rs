@@ -4,49 +4,23 @@
 //! corrects both, as sections 6.4.4 and 7.2.2 of the GraphQL specification demand: fields are in the
 //! order of the document, a failed field is null, and if its type is non-null, its parent is.
 
-use std::collections::HashMap;
-
-use async_graphql::{Name, PathSegment, Positioned, Value, indexmap::IndexMap};
-use async_graphql_parser::{
-    parse_schema,
-    types::{
-        BaseType, ExecutableDocument, FragmentDefinition, OperationDefinition, OperationType, Selection,
-        SelectionSet, Type, TypeKind, TypeSystemDefinition,
-    },
+use apollo_compiler::ast::Type;
+use async_graphql::{
+    Name, PathSegment, Value,
+    indexmap::{IndexMap, map::Entry},
 };
 
-/// Field types of the schema's object types.
-#[derive(Debug, Default)]
-pub struct SchemaTypes(HashMap<String, HashMap<String, Type>>);
-
-impl SchemaTypes {
-    /// Parses a schema in the schema definition language.
-    ///
-    /// # Panics
-    /// If the text is not a schema.
-    pub fn parse(sdl: &str) -> Self {
-        let document = parse_schema(sdl).expect("the SDL that the schema exports parses");
-        let mut types = HashMap::new();
-        for definition in document.definitions {
-            let TypeSystemDefinition::Type(definition) = definition else { continue };
-            let TypeKind::Object(object) = definition.node.kind else { continue };
-            let fields =
-                object.fields.into_iter().map(|field| (field.node.name.node.to_string(), field.node.ty.node));
-            types.insert(definition.node.name.node.to_string(), fields.collect());
-        }
-        Self(types)
-    }
-
-    /// Returns the type of a field. An unknown field, as those of introspection are, is nullable.
-    fn field(&self, parent: &str, name: &str) -> Type {
-        let field = self.0.get(parent).and_then(|fields| fields.get(name));
-        field.cloned().unwrap_or_else(|| Type { base: BaseType::Named(Name::new("")), nullable: true })
-    }
-}
+/// Response name of a field that the executor runs for an object without selections. It is not a name of
+/// GraphQL, so that no client uses it.
+pub const EMPTY_OBJECT: &str = " ";
 
 /// Response names of an object, in the order of the document.
 #[derive(Debug, Default)]
-pub struct ResponseShape(IndexMap<Name, Field>);
+pub struct ResponseShape {
+    fields: IndexMap<Name, Field>,
+    /// True if an object may have no selections. It has the field [`EMPTY_OBJECT`].
+    pub has_empty_objects: bool,
+}
 
 #[derive(Debug)]
 struct Field {
@@ -54,46 +28,22 @@ struct Field {
     shape: ResponseShape,
 }
 
-type Fragments = HashMap<Name, Positioned<FragmentDefinition>>;
-
 impl ResponseShape {
-    /// Computes the shape of an operation. Its document must be within the limits, since fragments are
-    /// expanded.
-    pub fn new(types: &SchemaTypes, document: &ExecutableDocument, operation: &OperationDefinition) -> Self {
-        let root = match operation.ty {
-            OperationType::Query => "Query",
-            OperationType::Mutation => "Mutation",
-            OperationType::Subscription => "Subscription",
-        };
-        let mut shape = Self::default();
-        shape.add(types, &document.fragments, root, &operation.selection_set.node);
-        shape
+    /// Appends a field. One with a known response name is merged.
+    pub fn insert(&mut self, response_name: Name, ty: Type, shape: Self) {
+        match self.fields.entry(response_name) {
+            Entry::Occupied(mut known) => known.get_mut().shape.merge(shape),
+            Entry::Vacant(new) => {
+                new.insert(Field { ty, shape });
+            }
+        }
     }
 
-    fn add(&mut self, types: &SchemaTypes, fragments: &Fragments, parent: &str, set: &SelectionSet) {
-        for selection in &set.items {
-            match &selection.node {
-                Selection::Field(field) => {
-                    let field = &field.node;
-                    let key = field.response_key().node.clone();
-                    let entry = self.0.entry(key).or_insert_with(|| {
-                        let ty = types.field(parent, &field.name.node);
-                        Field { ty, shape: Self::default() }
-                    });
-                    let name = item_type_name(&entry.ty.base).to_owned();
-                    entry.shape.add(types, fragments, &name, &field.selection_set.node);
-                }
-                Selection::InlineFragment(fragment) => {
-                    let condition = fragment.node.type_condition.as_ref();
-                    let parent = condition.map_or(parent, |condition| condition.node.on.node.as_str());
-                    self.add(types, fragments, parent, &fragment.node.selection_set.node);
-                }
-                Selection::FragmentSpread(spread) => {
-                    let Some(fragment) = fragments.get(&spread.node.fragment_name.node) else { continue };
-                    let parent = fragment.node.type_condition.node.on.node.as_str();
-                    self.add(types, fragments, parent, &fragment.node.selection_set.node);
-                }
-            }
+    /// Adds the fields of another possible type of the same value.
+    pub fn merge(&mut self, other: Self) {
+        self.has_empty_objects |= other.has_empty_objects;
+        for (response_name, field) in other.fields {
+            self.insert(response_name, field.ty, field.shape);
         }
     }
 
@@ -101,21 +51,21 @@ impl ResponseShape {
     /// is non-null.
     pub fn nulls_root_field(&self, path: &[PathSegment]) -> bool {
         let Some((PathSegment::Field(root), below)) = path.split_first() else { return false };
-        let Some(mut field) = self.0.get(root.as_str()) else { return false };
+        let Some(mut field) = self.fields.get(root.as_str()) else { return false };
         let mut ty = &field.ty;
         for segment in below {
-            ty = match (segment, &ty.base) {
-                (PathSegment::Index(_), BaseType::List(item)) => item.as_ref(),
-                (PathSegment::Field(key), _) => match field.shape.0.get(key.as_str()) {
+            ty = match (segment, ty) {
+                (PathSegment::Index(_), Type::List(item) | Type::NonNullList(item)) => item.as_ref(),
+                (PathSegment::Field(key), _) => match field.shape.fields.get(key.as_str()) {
                     Some(child) => {
                         field = child;
                         &child.ty
                     }
                     None => return false,
                 },
-                (PathSegment::Index(_), BaseType::Named(_)) => return false,
+                (PathSegment::Index(_), _) => return false,
             };
-            if ty.nullable {
+            if !ty.is_non_null() {
                 return false;
             }
         }
@@ -124,7 +74,7 @@ impl ResponseShape {
 
     /// Corrects the data of an executed operation. `failed` are the paths of its errors.
     pub fn correct(&self, data: &mut Value, failed: &[&[PathSegment]]) {
-        let root = Type { base: BaseType::Named(Name::new("")), nullable: true };
+        let root = Type::Named(apollo_compiler::name!("Root"));
         for path in failed.iter().filter(|path| !path.is_empty()) {
             insert_null(data, path);
         }
@@ -140,14 +90,16 @@ impl ResponseShape {
         let is_null = match (path.split_first(), &mut *value) {
             (None, _) | (Some(_), Value::Null) => true,
             (Some((PathSegment::Field(key), rest)), Value::Object(object)) => {
-                match (self.0.get(key.as_str()), object.get_mut(key.as_str())) {
+                match (self.fields.get(key.as_str()), object.get_mut(key.as_str())) {
                     (Some(field), Some(child)) => field.shape.propagate_null(child, &field.ty, rest),
                     _ => false,
                 }
             }
             (Some((PathSegment::Index(index), rest)), Value::List(list)) => {
-                match (&ty.base, list.get_mut(*index)) {
-                    (BaseType::List(item), Some(child)) => self.propagate_null(child, item, rest),
+                match (ty, list.get_mut(*index)) {
+                    (Type::List(item) | Type::NonNullList(item), Some(child)) => {
+                        self.propagate_null(child, item, rest)
+                    }
                     _ => false,
                 }
             }
@@ -156,19 +108,27 @@ impl ResponseShape {
         if is_null {
             *value = Value::Null;
         }
-        is_null && !ty.nullable
+        is_null && ty.is_non_null()
     }
 
+    fn is_leaf(&self) -> bool {
+        self.fields.is_empty() && !self.has_empty_objects
+    }
+
+    /// Sorts the fields, and removes the field that stands for an object without selections.
     fn sort(&self, value: &mut Value) {
         match value {
             Value::List(list) => list.iter_mut().for_each(|item| self.sort(item)),
             Value::Object(object) => {
-                let position = |key: &Name| self.0.get_index_of(key).unwrap_or(usize::MAX);
+                if self.has_empty_objects {
+                    object.shift_remove(EMPTY_OBJECT);
+                }
+                let position = |key: &Name| self.fields.get_index_of(key).unwrap_or(usize::MAX);
                 if !object.keys().is_sorted_by_key(position) {
                     object.sort_by_cached_key(|key, _| position(key));
                 }
                 for (key, child) in object {
-                    if let Some(field) = self.0.get(key).filter(|field| !field.shape.0.is_empty()) {
+                    if let Some(field) = self.fields.get(key).filter(|field| !field.shape.is_leaf()) {
                         field.shape.sort(child);
                     }
                 }
@@ -199,28 +159,28 @@ fn insert_null(value: &mut Value, path: &[PathSegment]) {
     }
 }
 
-/// Returns the name of a type without its list wrappers.
-fn item_type_name(base: &BaseType) -> &str {
-    match base {
-        BaseType::Named(name) => name,
-        BaseType::List(item) => item_type_name(&item.base),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use async_graphql::value;
-    use async_graphql_parser::parse_query;
+    use std::sync::Arc;
+
+    use apollo_compiler::ExecutableDocument;
+    use async_graphql::{Variables, value};
 
     use super::*;
+    use crate::operation::{normalization::normalize, validation::parse_schema};
 
     const SCHEMA: &str = "type Query { a: A, b: B!, list: [A!], loose: [A]! }
         type A { id: ID!, name: String, b: B! } type B { c: Int! }";
 
+    fn shape_of(query: &str) -> Arc<ResponseShape> {
+        let schema = parse_schema(SCHEMA);
+        let document = ExecutableDocument::parse_and_validate(&schema, query, "test").expect("a document");
+        let operation = document.operations.get(None).expect("an operation");
+        normalize(&schema, &document, operation, &Variables::default()).shape
+    }
+
     fn corrected(query: &str, mut data: Value, failed: &[&[&str]]) -> String {
-        let document = parse_query(query).expect("a document");
-        let (_, operation) = document.operations.iter().next().expect("an operation");
-        let shape = ResponseShape::new(&SchemaTypes::parse(SCHEMA), &document, &operation.node);
+        let shape = shape_of(query);
         let segment = |text: &&str| match text.parse() {
             Ok(index) => PathSegment::Index(index),
             Err(_) => PathSegment::Field((*text).to_owned()),
@@ -282,9 +242,7 @@ mod tests {
     #[test]
     fn a_null_passes_through_non_null_types_to_its_root_field() {
         let query = "{ x: a { name b { c } } list { b { c } } loose { b { c } } b { c } }";
-        let document = parse_query(query).expect("a document");
-        let (_, operation) = document.operations.iter().next().expect("an operation");
-        let shape = ResponseShape::new(&SchemaTypes::parse(SCHEMA), &document, &operation.node);
+        let shape = shape_of(query);
         let field = |key: &str| PathSegment::Field(key.to_owned());
         let takes = |path: &[PathSegment]| shape.nulls_root_field(path);
         assert!(takes(&[field("x"), field("b"), field("c")]) && takes(&[field("b")]));

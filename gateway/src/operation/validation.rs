@@ -1,79 +1,153 @@
-//! Validation of a document against the schema, and its cost.
+//! Parsing and validation of documents by `apollo-compiler`, against the schema that the executor exports.
 //!
-//! async-graphql validates only as the first step of execution. This module therefore runs a second
-//! schema whose extension stops each request after validation. The schema that executes does not
-//! validate again.
+//! Every document is validated whole, also the operations that are not run. The module `missing_rules` has
+//! the rules that the library does not check.
 
 use std::sync::Arc;
 
-use async_graphql::{
-    Request, ServerError, ValidationResult, Variables,
-    async_trait::async_trait,
-    extensions::{Extension, ExtensionContext, ExtensionFactory, NextValidation},
+use apollo_compiler::{
+    ExecutableDocument, Node, Schema,
+    ast::Document,
+    executable::Operation,
+    parser::{LineColumn, Parser, SourceMap},
+    validation::{DiagnosticList, Valid},
 };
-use async_graphql_parser::types::ExecutableDocument;
-use futures_util::FutureExt;
-use parking_lot::Mutex;
+use async_graphql::{Pos, ServerError};
 
+use super::lexical;
 use crate::{
-    operation::RECURSION_MAX,
-    schema::{self, Schema},
+    error::{Code, Error, Rejection},
+    schema,
 };
 
-/// Validates documents. Cheap to clone.
+/// Most errors that one rejection reports.
+pub const ERRORS_MAX: usize = 20;
+
+/// Parses and validates documents. Cheap to clone.
 #[derive(Clone)]
-pub struct Validator(Schema);
-
-/// Result of a validation: the cost of the document, or the validation errors.
-type Validated = Result<usize, Vec<ServerError>>;
-
-/// Entry in a request's data through which the extension returns the result.
-#[derive(Clone, Default)]
-struct Outcome(Arc<Mutex<Option<Validated>>>);
+pub struct Validator {
+    schema: Arc<Valid<Schema>>,
+    suggestions: bool,
+}
 
 impl Validator {
     /// Creates a validator. `suggestions` adds "did you mean" hints, which reveal names of the schema.
+    ///
+    /// # Panics
+    /// If the schema that the executor exports is invalid.
     pub fn new(suggestions: bool) -> Self {
-        let builder = schema::build().extension(Stop).limit_recursive_depth(RECURSION_MAX);
-        Self(if suggestions { builder.finish() } else { builder.disable_suggestions().finish() })
+        Self { schema: Arc::new(parse_schema(&schema::build().finish().sdl())), suggestions }
     }
 
-    /// Validates a document and returns the cost of all its operations together.
+    /// Returns the schema.
+    pub fn schema(&self) -> &Valid<Schema> {
+        &self.schema
+    }
+
+    /// Parses a document, which must be within the limits on tokens.
     ///
     /// # Errors
-    /// The validation errors.
-    pub fn validate(&self, document: ExecutableDocument, variables: &Variables) -> Validated {
-        let outcome = Outcome::default();
-        let mut request = Request::new("").variables(variables.clone()).data(outcome.clone());
-        request.set_parsed_query(document);
-        // Completes without waiting: nothing is executed.
-        let stopped = self.0.execute(request).now_or_never();
-        let outcome = outcome.0.lock().take();
-        // Without an outcome the request failed before its validation, and the response holds the reason.
-        outcome.unwrap_or_else(|| Err(stopped.map(|response| response.errors).unwrap_or_default()))
+    /// GRAPHQL_PARSE_FAILED.
+    pub fn parse(text: &str) -> Result<Document, Rejection> {
+        Parser::new().parse_ast(lexical::blank_ignored(text), "document").map_err(|failed| {
+            let errors = server_errors(&failed.errors, |message| Some(message.to_owned()));
+            Rejection::coded(Code::GraphqlParseFailed, errors)
+        })
     }
-}
 
-/// Extension that stops every request after its validation.
-struct Stop;
-
-impl ExtensionFactory for Stop {
-    fn create(&self) -> Arc<dyn Extension> {
-        Arc::new(Self)
+    /// Validates a document, which must be within the limits on its size with all fragments expanded. Does
+    /// not check the rules of `missing_rules`.
+    ///
+    /// # Errors
+    /// GRAPHQL_VALIDATION_FAILED.
+    pub fn validate(&self, document: &Document) -> Result<Valid<ExecutableDocument>, Rejection> {
+        document.to_executable_validate(&self.schema).or_else(|failed| {
+            let errors = server_errors(&failed.errors, |message| self.shown(message));
+            if errors.is_empty() {
+                return Ok(Valid::assume_valid(failed.partial));
+            }
+            Err(Rejection::invalid(errors))
+        })
     }
-}
 
-#[async_trait]
-impl Extension for Stop {
-    async fn validation(
-        &self,
-        ctx: &ExtensionContext<'_>,
-        next: NextValidation<'_>,
-    ) -> Result<ValidationResult, Vec<ServerError>> {
-        let result = next.run(ctx).await.map(|valid| valid.complexity);
-        if let Some(outcome) = ctx.data_opt::<Outcome>() {
-            *outcome.0.lock() = Some(result);
+    /// Returns the message that a client sees, `None` for a false error.
+    fn shown(&self, message: &str) -> Option<String> {
+        // The library counts equal fields of a subscription, which are merged. `missing_rules` counts
+        // response names.
+        if message.ends_with("can only have one root field") {
+            return None;
         }
-        Err(Vec::new())
+        let hint = if self.suggestions { self.suggestion(message) } else { None };
+        let hint = hint.map(|name| format!(". Did you mean \"{name}\"?")).unwrap_or_default();
+        Some(format!("{}{hint}", message.replace('`', "\"")))
     }
+
+    /// Returns the most similar field if a field is unknown.
+    fn suggestion(&self, message: &str) -> Option<&str> {
+        let mut parts = message.split('`');
+        let ["type ", parent, " does not have a field ", field] =
+            std::array::from_fn(|_| parts.next().unwrap_or(""))
+        else {
+            return None;
+        };
+        let fields = match self.schema.types.get(parent)? {
+            apollo_compiler::schema::ExtendedType::Object(object) => &object.fields,
+            apollo_compiler::schema::ExtendedType::Interface(interface) => &interface.fields,
+            _ => return None,
+        };
+        let distances = fields.keys().map(|name| (strsim::damerau_levenshtein(name, field), name.as_str()));
+        let threshold = field.len() * 2 / 5 + 1;
+        distances.filter(|(distance, _)| *distance <= threshold).min().map(|(_, name)| name)
+    }
+}
+
+/// Parses a schema in the schema definition language.
+///
+/// # Panics
+/// If the text is not a valid schema.
+pub fn parse_schema(sdl: &str) -> Valid<Schema> {
+    match Schema::parse_and_validate(sdl, "schema") {
+        Ok(schema) => schema,
+        Err(invalid) => panic!("the schema is invalid: {}", invalid.errors),
+    }
+}
+
+/// Selects the operation to run.
+///
+/// # Errors
+/// BAD_REQUEST if no operation has the name, or if there is no name and several operations.
+pub fn select<'a>(
+    document: &'a ExecutableDocument,
+    name: Option<&str>,
+) -> Result<&'a Node<Operation>, Error> {
+    if let Ok(operation) = document.operations.get(name) {
+        return Ok(operation);
+    }
+    let message = match name {
+        None => "the document has several operations: choose one with `operationName`".to_owned(),
+        Some(name) => {
+            let shown: String = name.chars().take(64).collect();
+            format!("the document has no operation \"{shown}\"")
+        }
+    };
+    Err(Error::new(Code::BadRequest, message))
+}
+
+/// Returns the position of a node in its document, for errors.
+pub fn position<T: ?Sized>(node: &Node<T>, sources: &SourceMap) -> Pos {
+    node.line_column_range(sources).map(|range| pos(range.start)).unwrap_or_default()
+}
+
+fn pos(start: LineColumn) -> Pos {
+    Pos { line: start.line, column: start.column }
+}
+
+/// Converts the library's errors. `shown` returns the message of each, `None` to leave it out.
+fn server_errors(errors: &DiagnosticList, shown: impl Fn(&str) -> Option<String>) -> Vec<ServerError> {
+    let errors = errors.iter().filter_map(|diagnostic| {
+        let message = shown(&diagnostic.error.to_string())?;
+        let start = diagnostic.line_column_range().map(|range| pos(range.start));
+        Some(ServerError::new(message, start))
+    });
+    errors.take(ERRORS_MAX).collect()
 }

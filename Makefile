@@ -10,7 +10,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks bench-latency bench-sockets stack stack-down test-stack env up down logs
+.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks bench-latency bench-sockets stack stack-down test-stack env up down logs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,9 @@ screenshots: ## run test-browser and write its screenshots to docs/images
 
 test-clients: ## test common GraphQL clients and the GraphQL-over-HTTP audits against the program (requires Node)
 	@CARGO="$(CARGO)" tests/clients/run $(LOCKED) $(PROFILE)
+
+test-differential: ## compare validation and normalization with graphql-js (requires Node; COUNT=2000 requests, SEED=random)
+	@CARGO="$(CARGO)" tests/clients/differential/run $(LOCKED) $(PROFILE)
 
 test-clients-stack: engines balancer ## run test-clients against separate roles with two gateways behind HAProxy, and kill gateways (empties Kafka)
 	@[ -n "$$TIDINGS" ] || $(CARGO) build $(LOCKED) $(PROFILE)

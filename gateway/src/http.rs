@@ -5,6 +5,8 @@
 //! malformed or rejected request has no effect.
 
 mod answer;
+#[cfg(test)]
+mod encoding_tests;
 mod media;
 #[cfg(test)]
 mod rate_tests;
@@ -28,6 +30,7 @@ use axum::{
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Limited};
 use telemetry::Call;
+use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::{
     client::{Client, address::Address, caller::Authenticator},
@@ -84,6 +87,9 @@ pub async fn post(
     let accepted = Accepted::negotiate(&headers)?;
     if !media::is_json(&headers) {
         return Err(rejections::unsupported_type().into());
+    }
+    if !is_plain(&headers) {
+        return Err(rejections::unsupported_encoding().into());
     }
     let context = endpoint.authenticate(&headers, accepted, address, call, Method::POST).await?;
     let bytes = read_body(&headers, body).await?;
@@ -215,7 +221,18 @@ fn needs_stream() -> Error {
     Error::new(Code::BadRequest, message)
 }
 
-/// Reads a body of at most [`BODY_MAX_BYTES`] within [`BODY_TIMEOUT`]. A body with a larger `Content-Length`
+/// Decompresses the bodies of requests. An encoding other than gzip stays in the headers.
+pub fn decompression() -> RequestDecompressionLayer {
+    RequestDecompressionLayer::new().pass_through_unaccepted(true)
+}
+
+/// Returns true if a body needs no further decompression.
+fn is_plain(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Reads a body of at most [`BODY_MAX_BYTES`], counted after decompression, within [`BODY_TIMEOUT`]. A body with a larger `Content-Length`
 /// is rejected unread.
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Answer> {
     let declared =

@@ -30,6 +30,7 @@ use std::{sync::Arc, time::Duration};
 use access::{Guard, ServiceToken};
 use axum::{
     Router,
+    handler::Handler,
     middleware::{from_fn, from_fn_with_state},
     routing,
 };
@@ -171,7 +172,7 @@ impl App {
 
     /// Returns the routes of the gateway's public port.
     pub fn router(&self) -> Router {
-        let graphql = routing::get(http::get).post(http::post);
+        let graphql = routing::get(http::get).post(http::post.layer(http::decompression()));
         // Methods of graphql-sse's single connection mode: answered with the reason why it is not supported.
         let graphql = graphql.put(http::single_connection).delete(http::single_connection);
         let graphql = graphql.with_state(self.endpoint.clone());

@@ -87,7 +87,8 @@ impl Subscriptions {
     /// of the operation takes precedence.
     ///
     /// # Errors
-    /// Those of [`Subscriptions::open`], and BAD_USER_INPUT if the cursor is not a version.
+    /// Those of [`Subscriptions::open`], and BAD_USER_INPUT if the cursor of `messages` is not a
+    /// version.
     pub async fn open_after(
         &self,
         cursor: Option<&str>,

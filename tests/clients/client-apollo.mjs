@@ -63,9 +63,14 @@ test(STORY, async () => {
 });
 
 test('a rejected subscription has an error code', async () => {
-  const { frames } = watch(connect(ann), 'yesterday');
+  const frames = new Frames();
+  const query = gql('subscription { messages(dialogId: "unknown") { kind } }');
+  connect(ann).subscribe({ query, fetchPolicy: 'no-cache' }).subscribe({
+    next: ({ error }) => frames.push({ error }),
+    error: (error) => frames.push({ error }),
+  });
   const { error } = await frames.next();
-  assert.equal(error.errors[0].extensions.code, 'BAD_USER_INPUT');
+  assert.equal(error.errors[0].extensions.code, 'NOT_FOUND');
 });
 
 test('a document is sent once by POST, and then its hash by GET', async () => {

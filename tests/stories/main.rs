@@ -37,6 +37,7 @@ mod raw_http;
 mod secrets;
 mod socket_client;
 mod sockets;
+mod specification;
 mod stack;
 mod story;
 mod streams;

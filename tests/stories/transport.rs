@@ -64,6 +64,8 @@ const fn transport(name: &'static str, kind: Kind, execute: Execute) -> Transpor
 pub struct Operation {
     /// Text of the document; empty where the operation is sent by hash only.
     pub document: String,
+    /// Name of the operation to run, `None` if the document has only one.
+    pub name: Option<&'static str>,
     pub variables: Value,
     pub extensions: Value,
 }
@@ -104,7 +106,7 @@ impl Operation {
 
     /// Creates an operation with variables.
     pub fn new(document: impl Into<String>, variables: Value) -> Self {
-        Self { document: document.into(), variables, extensions: json!({}) }
+        Self { document: document.into(), name: None, variables, extensions: json!({}) }
     }
 
     /// Creates an operation that has only the hash of a persisted query.
@@ -115,6 +117,9 @@ impl Operation {
 
     fn body(&self) -> Value {
         let mut body = json!({"variables": self.variables, "extensions": self.extensions});
+        if let Some(name) = self.name {
+            body["operationName"] = json!(name);
+        }
         if !self.document.is_empty() {
             body["query"] = json!(self.document);
         }
@@ -168,7 +173,12 @@ async fn post(client: &Client, operation: &Operation, accept: &str) -> Response 
 
 async fn get(client: &Client, operation: &Operation) -> Response {
     let [variables, extensions] = [&operation.variables, &operation.extensions].map(Value::to_string);
-    let parameters = [("query", &operation.document), ("variables", &variables), ("extensions", &extensions)];
+    let mut parameters = vec![
+        ("query", operation.document.as_str()),
+        ("variables", variables.as_str()),
+        ("extensions", extensions.as_str()),
+    ];
+    parameters.extend(operation.name.map(|name| ("operationName", name)));
     let url = reqwest::Url::parse_with_params(&format!("{}/graphql", client.url), &parameters).unwrap();
     sent(client, client.http.get(url), SINGLE).await
 }

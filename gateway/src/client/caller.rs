@@ -74,18 +74,12 @@ impl Authenticator {
         Self { guard, revoked }
     }
 
-    /// Authenticates an access token, with or without the prefix `Bearer`.
+    /// Authenticates an access token, without the prefix `Bearer`.
     ///
     /// # Errors
     /// UNAUTHENTICATED if the token is malformed or expired, or its session is revoked; UNAVAILABLE while the
     /// keys cannot be loaded.
-    pub async fn token(&self, text: &str) -> Result<Caller, Error> {
-        let text = text.trim();
-        let token = match bearer_token(text) {
-            Some(token) => token,
-            None if text.contains(' ') => return Err(rejected_token(Rejection::Invalid)),
-            None => text,
-        };
+    pub async fn token(&self, token: &str) -> Result<Caller, Error> {
         let verified = self.guard.verify(token, now_s()).await.map_err(rejected_token)?;
         let session = SessionId::new(verified.session);
         if self.revoked.contains(session) {

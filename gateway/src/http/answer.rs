@@ -172,6 +172,13 @@ pub mod rejections {
         with_header(answer, HeaderName::from_static("accept-post"), "application/json")
     }
 
+    /// 415: the body is compressed by another method than gzip.
+    pub fn unsupported_encoding() -> Answer {
+        let message = "the body must be uncompressed or compressed by gzip";
+        let answer = reject(MediaType::Json, StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, message);
+        with_header(answer, header::ACCEPT_ENCODING, "gzip")
+    }
+
     /// 405: GET is a safe method, so it executes no mutation.
     pub fn mutation_by_get(media: MediaType) -> Answer {
         let answer =

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::{
     error::{Code, Error},
     operation::coercion::VARIABLES_MAX_BYTES,
-    operation::request::OperationRequest,
+    operation::request::{OperationRequest, unrepresentable},
 };
 
 /// Most operations in a batch.
@@ -130,7 +130,10 @@ fn optional<T: DeserializeOwned>(raw: Option<&RawValue>, name: &str, kind: &str)
 }
 
 fn parse_json<'a, T: Deserialize<'a>>(raw: &'a RawValue, name: &str, kind: &str) -> Result<T, Error> {
-    serde_json::from_str(raw.get()).map_err(|_| bad_request(format!("{name} must be {kind}")))
+    serde_json::from_str(raw.get()).map_err(|error| match unrepresentable(&error) {
+        Some(reason) => bad_request(format!("{name} cannot be read: {reason}")),
+        None => bad_request(format!("{name} must be {kind}")),
+    })
 }
 
 /// Fields of a query string. An empty field is an absent one.
@@ -226,6 +229,14 @@ mod tests {
             (r#"{"query": "a", "variables": []}"#, "`variables` must be an object"),
             (r#"{"query": "a", "variables": "x"}"#, "`variables` must be an object"),
             (r#"{"query": "a", "extensions": []}"#, "`extensions` must be an object"),
+            (
+                r#"{"query": "a", "variables": {"x": "\ud83d"}}"#,
+                "`variables` cannot be read: a string has half of a surrogate pair",
+            ),
+            (
+                r#"{"query": "a", "variables": {"x": 1e400}}"#,
+                "`variables` cannot be read: a number is out of range",
+            ),
             ("[]", "the batch is empty"),
             ("[1]", "a request must be an object"),
             (r#"[{"query": "a"}, []]"#, "a request must be an object"),

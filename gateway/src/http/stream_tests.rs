@@ -171,6 +171,13 @@ async fn a_stream_resumes_from_last_event_id_unless_the_operation_has_a_cursor()
         ("", Value::Null, "SNAPSHOT"),
         ("1-4", json!("1-3"), "SNAPSHOT"),
         ("1-3", json!("1-4"), "CURRENT"),
+        // No version at all is not the newest one.
+        ("yesterday", Value::Null, "SNAPSHOT"),
+        ("01-4", Value::Null, "SNAPSHOT"),
+        ("", json!(""), "SNAPSHOT"),
+        ("", json!("0"), "SNAPSHOT"),
+        ("", json!("abc"), "SNAPSHOT"),
+        ("", json!("01-0"), "SNAPSHOT"),
     ] {
         for accept in [EVENTS, MULTIPART] {
             let headers = [("accept", accept), ("authorization", &token), ("last-event-id", last)];
@@ -182,7 +189,8 @@ async fn a_stream_resumes_from_last_event_id_unless_the_operation_has_a_cursor()
         }
     }
     let headers = [("accept", EVENTS), ("authorization", &token), ("last-event-id", "yesterday")];
-    let mut malformed = StreamClient::post(&gateway, &headers, json!({ "query": UNREAD })).await;
+    let messages = format!("subscription {{ messages(dialogId: \"{}\") {{ kind }} }}", DialogId::now());
+    let mut malformed = StreamClient::post(&gateway, &headers, json!({ "query": messages })).await;
     assert_eq!(malformed.event().await.2["errors"][0]["extensions"]["code"], "BAD_USER_INPUT");
     assert_eq!(malformed.event().await.0, "complete");
 }
@@ -215,7 +223,10 @@ async fn errors_before_a_stream_are_an_error_status_or_its_only_result() {
     let token = bearer(&gateway, UserId::now(), 300);
     for (query, code) in [
         ("{ nonsense }", "GRAPHQL_VALIDATION_FAILED"),
-        (r#"subscription { unread(since: "yesterday") { kind } }"#, "BAD_USER_INPUT"),
+        (
+            r#"subscription { messages(dialogId: "0192f0c1-2b3c-7d4e-8f50-616263646566", since: "x") { kind } }"#,
+            "BAD_USER_INPUT",
+        ),
         (r#"subscription { messages(dialogId: "nonsense") { kind } }"#, "NOT_FOUND"),
         ("subscription { a: unread { kind } b: unread { kind } }", "GRAPHQL_VALIDATION_FAILED"),
     ] {

@@ -139,6 +139,35 @@ pub fn blank_ignored(document: &str) -> String {
     blanked
 }
 
+/// Finds the name of an argument or an input field that no colon follows. The parser of `apollo-compiler`
+/// leaves such a name out without an error.
+pub fn name_without_colon(document: &str) -> Option<Token<'_>> {
+    // True for brackets that enclose arguments, variable definitions or input fields.
+    let mut enclosing: Vec<bool> = Vec::new();
+    let mut before = "";
+    let mut tokens = Tokens::new(document).peekable();
+    while let Some(token) = tokens.next() {
+        let is_name = token.text.starts_with(|char: char| char == '_' || char.is_ascii_alphabetic());
+        let is_key = is_name && !matches!(before, ":" | "=" | "$" | "@");
+        let is_followed = tokens.peek().is_some_and(|after| after.text == ":");
+        if is_key && enclosing.last() == Some(&true) && !is_followed {
+            return Some(token);
+        }
+        match token.text {
+            "(" => enclosing.push(true),
+            // A brace among arguments opens an input object, another one a selection set.
+            "{" => enclosing.push(enclosing.contains(&true)),
+            "[" => enclosing.push(false),
+            ")" | "]" | "}" => {
+                enclosing.pop();
+            }
+            _ => {}
+        }
+        before = token.text;
+    }
+    None
+}
+
 /// Appends ignored characters: white space as it is, other characters as spaces, comments not at all.
 fn push_ignored(blanked: &mut String, ignored: &str) {
     let mut is_comment = false;
@@ -209,6 +238,29 @@ mod tests {
             ("query Q($a: String = \"x\" $b: Int) { c }", "query Q($a: String = \"x\" $b: Int) { c }"),
         ] {
             assert_eq!(blank_ignored(document), blanked, "{document}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_colon_is_found_among_arguments_and_input_fields() {
+        let found = |document| name_without_colon(document).map(|token| token.text);
+        for (document, name) in [
+            ("{ a(b: 1 c) }", "c"),
+            ("{ a(b 1) }", "b"),
+            ("{ a(b: \"x\"y) { d } }", "y"),
+            ("{ a(b: { c: 1 d }) }", "d"),
+            ("{ a(b: [{ c 1 }]) }", "c"),
+            ("{ a @skip(if true) }", "if"),
+            ("query Q($a: Int b) { c }", "b"),
+        ] {
+            assert_eq!(found(document), Some(name), "{document}");
+        }
+        for document in [
+            "{ a(b: [C, D], e: { f: G, h: [I] }) @j(k: true) { l m(n: $o) ... on P { q } } }",
+            "query Q($a: [Int!]! = [1] @b(c: D), $e: F = { g: H }) { i }",
+            "fragment F on T { a }",
+        ] {
+            assert_eq!(found(document), None, "{document}");
         }
     }
 

@@ -62,6 +62,23 @@ impl OperationKey {
     }
 }
 
+/// Returns the reason why a value of a JSON text cannot be represented, `None` for another error. The text
+/// must be known to be JSON: then only a number out of range, half of a surrogate pair and deep nesting are
+/// left as errors of syntax.
+pub fn unrepresentable(error: &serde_json::Error) -> Option<&'static str> {
+    if !error.is_syntax() {
+        return None;
+    }
+    let message = error.to_string();
+    Some(if message.starts_with("number out of range") {
+        "a number is out of range"
+    } else if message.starts_with("recursion limit exceeded") {
+        "lists and objects are nested too deep"
+    } else {
+        "a string has half of a surrogate pair"
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -49,6 +49,11 @@ impl Validator {
     /// # Errors
     /// GRAPHQL_PARSE_FAILED.
     pub fn parse(text: &str) -> Result<Document, Rejection> {
+        if let Some(name) = lexical::name_without_colon(text) {
+            let message = format!("syntax error: expected \":\" after \"{}\"", name.text);
+            let error = ServerError::new(message, Some(position_of_byte(text, name.start)));
+            return Err(Rejection::coded(Code::GraphqlParseFailed, vec![error]));
+        }
         Parser::new().parse_ast(lexical::blank_ignored(text), "document").map_err(|failed| {
             let errors = server_errors(&failed.errors, |message| Some(message.to_owned()));
             Rejection::coded(Code::GraphqlParseFailed, errors)
@@ -136,6 +141,13 @@ pub fn select<'a>(
 /// Returns the position of a node in its document, for errors.
 pub fn position<T: ?Sized>(node: &Node<T>, sources: &SourceMap) -> Pos {
     node.line_column_range(sources).map(|range| pos(range.start)).unwrap_or_default()
+}
+
+/// Returns the position of a byte in a text.
+fn position_of_byte(text: &str, byte: usize) -> Pos {
+    let before = text.get(..byte).unwrap_or_default();
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    Pos { line: before.matches('\n').count() + 1, column: line.chars().count() + 1 }
 }
 
 fn pos(start: LineColumn) -> Pos {

@@ -96,8 +96,8 @@ impl Subscription {
         since: Option<String>,
     ) -> Result<AtMostOne<UnreadEvent>, Error> {
         Scope::of(ctx).caller()?;
-        let since = since.map(|text| text.parse()).transpose();
-        let since = since.map_err(|_| Error::input("`since` is not a version"))?;
+        // A text that is no version is not the newest one: the first frame is a SNAPSHOT.
+        let since = since.and_then(|text| text.parse().ok());
         let frame = ResolverInput::frame_for(ctx, Target::Unread { since })?;
         at_most_one(frame.as_deref().map(UnreadEvent::try_from))
     }

@@ -14,7 +14,8 @@ impl DateTime {
     }
 }
 
-/// A point in time in RFC 3339 format, in UTC, with up to microseconds: `2026-01-31T12:00:00.123456Z`.
+/// A point in time in RFC 3339 format, in UTC, always with six digits of the second, so that the order of
+/// the texts is the order of the times: `2026-01-31T12:00:00.123400Z`.
 #[Scalar]
 impl ScalarType for DateTime {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -27,7 +28,7 @@ impl ScalarType for DateTime {
     fn to_value(&self) -> Value {
         // Only a corrupt row is outside the supported years; it must not make the whole response fail.
         let timestamp = Timestamp::from_microsecond(self.0).unwrap_or(Timestamp::UNIX_EPOCH);
-        Value::String(timestamp.to_string())
+        Value::String(format!("{timestamp:.6}"))
     }
 }
 
@@ -42,7 +43,7 @@ mod tests {
         assert_eq!(DateTime::parse(time.to_value()).expect("a time"), time);
         assert_eq!(
             DateTime::from_microseconds(0).to_value(),
-            Value::String("1970-01-01T00:00:00Z".to_owned())
+            Value::String("1970-01-01T00:00:00.000000Z".to_owned())
         );
         assert!(DateTime::parse(Value::from("yesterday")).is_err());
     }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{subprotocol::Subprotocol, token::Token};
+use crate::operation::request::unrepresentable;
 
 /// Maximum length of an operation's id, in bytes. A UUID has 36.
 const ID_MAX: usize = 256;
@@ -31,8 +32,8 @@ pub enum Incoming {
     Subscribe {
         /// Id chosen by the client, unique among its running operations.
         id: Arc<str>,
-        /// The operation.
-        request: Box<Request>,
+        /// The operation, or why its values cannot be represented.
+        request: Result<Box<Request>, &'static str>,
     },
     /// `complete` or `stop`: ends an operation.
     Complete {
@@ -155,10 +156,7 @@ impl Incoming {
             (Subprotocol::GraphqlTransportWs, "subscribe") | (Subprotocol::GraphqlWs, "start") => {
                 let id = parse_id(message.id)?;
                 let payload = payload.ok_or("an operation needs a payload")?;
-                let request = parse_object(payload.get())
-                    .filter(Request::has_document)
-                    .ok_or("the payload of an operation is not a GraphQL request")?;
-                Ok(Self::Subscribe { id: id.into(), request: Box::new(request) })
+                Ok(Self::Subscribe { id: id.into(), request: parse_request(payload)? })
             }
             (Subprotocol::GraphqlTransportWs, "complete") | (Subprotocol::GraphqlWs, "stop") => {
                 Ok(Self::Complete { id: parse_id(message.id)?.into() })
@@ -176,6 +174,20 @@ impl Incoming {
 /// Parses a JSON object. Serde alone would also accept an array of the members.
 fn parse_object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+/// Parses an operation. The outer error is that of a malformed message; the inner one that of a value which
+/// is JSON but cannot be represented, and which fails only its operation.
+fn parse_request(payload: &RawValue) -> Result<Result<Box<Request>, &'static str>, &'static str> {
+    let malformed = "the payload of an operation is not a GraphQL request";
+    if !payload.get().starts_with('{') {
+        return Err(malformed);
+    }
+    match serde_json::from_str::<Request>(payload.get()) {
+        Ok(request) if request.has_document() => Ok(Ok(Box::new(request))),
+        Ok(_) => Err(malformed),
+        Err(error) => unrepresentable(&error).map(Err).ok_or(malformed),
+    }
 }
 
 fn parse_id(raw: Option<&RawValue>) -> Result<String, &'static str> {
@@ -301,7 +313,10 @@ mod tests {
             (r#"{"authorization":42}"#, Some("")),
             (r#"{"authorization":null}"#, None),
             (r#"{"authorization":""}"#, None),
-            (r#"{"authorization":"Bearer "}"#, None),
+            (r#"{"authorization":"Bearer "}"#, Some("")),
+            (r#"{"authorization":"bearer"}"#, Some("")),
+            (r#"{"authorization":" "}"#, Some("")),
+            (r#"{"authorization":"Bearer Bearer abc"}"#, Some("Bearer abc")),
             (r#"{"authtoken":"abc"}"#, None),
             ("{}", None),
         ] {
@@ -358,6 +373,22 @@ mod tests {
                 let reason = Incoming::parse(text, subprotocol).expect_err(text);
                 assert!(reason.len() < 80, "{reason}");
             }
+        }
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_represented_fails_only_its_operation() {
+        for (value, reason) in
+            [("1e400", "number"), (r#""\ud83d""#, "surrogate"), (r#""\udc00""#, "surrogate")]
+        {
+            let payload = format!(r#"{{"query":"{{me{{id}}}}","variables":{{"x":[{value}]}}}}"#);
+            let text = format!(r#"{{"type":"subscribe","id":"1","payload":{payload}}}"#);
+            let Ok(Incoming::Subscribe { id, request }) =
+                Incoming::parse(&text, Subprotocol::GraphqlTransportWs)
+            else {
+                panic!("{text}")
+            };
+            assert!(request.expect_err("rejected").contains(reason) && &*id == "1", "{text}");
         }
     }
 

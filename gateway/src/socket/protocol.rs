@@ -252,7 +252,7 @@ impl Protocol {
         }
     }
 
-    fn subscribe(&mut self, id: Arc<str>, request: Box<Request>) -> Vec<Action> {
+    fn subscribe(&mut self, id: Arc<str>, request: Result<Box<Request>, &'static str>) -> Vec<Action> {
         if !matches!(self.phase, Phase::Acknowledged { .. }) {
             return self.close(Close::NOT_ACKNOWLEDGED);
         }
@@ -261,10 +261,12 @@ impl Protocol {
         }
         if self.ids.len() >= OPERATIONS_MAX {
             let message = format!("a socket has at most {OPERATIONS_MAX} concurrent operations");
-            let errors =
-                json!([{ "message": message, "extensions": { "code": Code::LimitExceeded.name() } }]);
-            return vec![Action::Send(Outgoing::Error { id, errors: errors.to_string().into() })];
+            return vec![rejected(id, Code::LimitExceeded, &message)];
         }
+        let request = match request {
+            Ok(request) => request,
+            Err(reason) => return vec![rejected(id, Code::BadRequest, reason)],
+        };
         self.last_operation += 1;
         let operation = Operation(self.last_operation);
         self.by_id.insert(id.clone(), operation);
@@ -361,6 +363,12 @@ impl Protocol {
         self.ids.clear();
         vec![Action::Close(close)]
     }
+}
+
+/// Rejects an operation before it starts.
+fn rejected(id: Arc<str>, code: Code, message: &str) -> Action {
+    let errors = json!([{ "message": message, "extensions": { "code": code.name() } }]);
+    Action::Send(Outgoing::Error { id, errors: errors.to_string().into() })
 }
 
 fn pong(payload: Option<Box<RawValue>>) -> Vec<Action> {

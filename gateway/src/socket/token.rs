@@ -18,11 +18,15 @@ const AUTH_TOKEN: &str = "authToken";
 pub struct Token(String);
 
 impl Token {
-    /// Parses a header's value or a payload's field: a token with or without `Bearer`. Returns `None` if
-    /// the token is empty.
+    /// Parses a header's value or a payload's field: a token with or without `Bearer`. Returns `None` for the
+    /// empty text, which clients send before a user signs in. A text that holds no token, such as `Bearer `,
+    /// is an invalid token.
     ///
     /// A value with another scheme is kept whole, and the authenticator rejects it.
     fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return None;
+        }
         let text = text.trim();
         // Not `access::bearer_token`: that one ends the scheme at a space only. Clients of the payload
         // may send any white space.
@@ -30,7 +34,8 @@ impl Token {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim_start(),
             _ => text,
         };
-        (!token.is_empty() && !token.eq_ignore_ascii_case("bearer")).then(|| Self(token.to_owned()))
+        let is_blank = token.eq_ignore_ascii_case("bearer");
+        Some(if is_blank { Self::invalid() } else { Self(token.to_owned()) })
     }
 
     /// Parses the authorization header. A header that is not text and a repeated header give an invalid

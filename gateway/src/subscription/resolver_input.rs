@@ -42,15 +42,16 @@ impl Target {
     /// Resumes after the result with this cursor, unless the operation itself has the argument `since`.
     ///
     /// # Errors
-    /// BAD_USER_INPUT if the cursor is not a version.
+    /// BAD_USER_INPUT if the cursor of `messages` is not a version.
     pub fn resume_after(mut self, cursor: Option<&str>) -> Result<Self, Error> {
-        if let (
-            Self::Unread { since: since @ None } | Self::Messages { since: since @ None, .. },
-            Some(cursor),
-        ) = (&mut self, cursor)
-        {
-            let version = cursor.parse().map_err(|_| Error::input("`Last-Event-ID` is not a version"))?;
-            *since = Some(version);
+        match (&mut self, cursor) {
+            // A cursor that is no version is not the newest one: the first frame is a SNAPSHOT.
+            (Self::Unread { since: since @ None }, Some(cursor)) => *since = cursor.parse().ok(),
+            (Self::Messages { since: since @ None, .. }, Some(cursor)) => {
+                let version = cursor.parse().map_err(|_| Error::input("`Last-Event-ID` is not a version"))?;
+                *since = Some(version);
+            }
+            _ => {}
         }
         Ok(self)
     }
@@ -190,8 +191,12 @@ mod tests {
             assert_eq!(target.clone().resume_after(None), Ok(target.clone()));
             assert_eq!(target.resume_after(Some("1-4")), Ok(resumed));
         }
-        let error =
-            Target::Unread { since: None }.resume_after(Some("yesterday")).expect_err("not a version");
+        for strange in ["yesterday", "", "0", "01-0"] {
+            let snapshot = Target::Unread { since: None };
+            assert_eq!(snapshot.clone().resume_after(Some(strange)), Ok(snapshot), "{strange}");
+        }
+        let messages = Target::Messages { dialog, since: None };
+        let error = messages.resume_after(Some("yesterday")).expect_err("not a version");
         assert_eq!(error.code(), crate::error::Code::BadUserInput);
         assert!(
             Target::ReadStates { dialog }.resume_after(Some("yesterday")).is_ok(),

@@ -5,15 +5,16 @@ use events::{Headers, outbox};
 
 use crate::{
     App, Error, event,
-    password::Password,
+    password::{EnteredPassword, Password},
     session::{self, Caller, NewSession, Session},
     store,
+    verify_password::verify,
 };
 
-/// Old and new password. `old` is `None` if the text is not a valid password.
+/// Old and new password.
 #[derive(Debug)]
 pub(crate) struct Change {
-    pub old: Option<Password>,
+    pub old: EnteredPassword,
     pub new: Password,
 }
 
@@ -34,11 +35,8 @@ pub(crate) async fn change(
     new: NewSession,
     headers: Headers,
 ) -> Result<Session, Error> {
-    let verified = store::session::password_hash(&app.db, caller).await?.ok_or(Error::SessionEnded)?;
-    let old = change.old.unwrap_or_else(Password::dummy);
-    if !app.passwords.verify(old, Some(verified.clone())).await? {
-        return Err(Error::OldPassword);
-    }
+    let stored = store::session::password_hash(&app.db, caller).await?.ok_or(Error::SessionEnded)?;
+    let verified = verify(app, change.old, Some((caller.user, stored))).await?.ok_or(Error::OldPassword)?;
     let hash = app.passwords.hash(change.new).await?;
     let db = app.db.clone();
     let app = app.clone();
@@ -52,7 +50,7 @@ pub(crate) async fn change(
         if !ended.contains(&caller.session) {
             return Err(Error::SessionEnded);
         }
-        if account.password_hash != verified {
+        if account.password_hash != verified.hash {
             return Err(Error::OldPassword);
         }
         store::account::set_password(&mut tx, user.id, &hash).await?;

@@ -20,7 +20,7 @@ use crate::{
     App, Error,
     change_password::{self, Change},
     login,
-    password::Password,
+    password::{EnteredPassword, Password},
     refresh_token::{self, Salt, Token},
     register::{self, Registration},
     rename,
@@ -35,9 +35,9 @@ impl Auth for App {
     async fn register(&self, request: Request<RegisterRequest>) -> Reply<Session> {
         let headers = headers(&request);
         let RegisterRequest { login, password, name } = request.into_inner();
-        let login = Login::parse(login)?;
+        let login = Login::parse(&login)?;
         let name = name.map_or_else(|| Ok(Name::from_login(&login)), |name| Name::parse(&name))?;
-        let password = Password::parse(password)?;
+        let password = Password::parse(&password)?;
         let registration = Registration { id: UserId::now(), login, name, password };
         Ok(Response::new(register::register(self, registration, new_session(), headers).await?.into()))
     }
@@ -47,8 +47,9 @@ impl Auth for App {
         let LoginRequest { login, password } = request.into_inner();
         // A malformed login or password is not INVALID_ARGUMENT: it gets the response of wrong
         // credentials.
-        let credentials = Login::parse(login).ok().zip(Password::parse(password).ok());
-        Ok(Response::new(login::login(self, credentials, new_session(), headers).await?.into()))
+        let login = Login::parse(&login).ok();
+        let password = EnteredPassword::parse(password);
+        Ok(Response::new(login::login(self, login, password, new_session(), headers).await?.into()))
     }
 
     async fn refresh(&self, request: Request<RefreshRequest>) -> Reply<Session> {
@@ -70,7 +71,7 @@ impl Auth for App {
         let caller = self.caller(&request).await?;
         let headers = headers(&request);
         let ChangePasswordRequest { old, new } = request.into_inner();
-        let change = Change { old: Password::parse(old).ok(), new: Password::parse(new)? };
+        let change = Change { old: EnteredPassword::parse(old), new: Password::parse(&new)? };
         Ok(Response::new(change_password::change(self, caller, change, new_session(), headers).await?.into()))
     }
 

@@ -16,6 +16,8 @@ mod rename;
 mod session;
 mod store;
 mod user;
+mod verify_password;
+mod visible_text;
 
 use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 

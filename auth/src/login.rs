@@ -5,37 +5,32 @@ use events::Headers;
 
 use crate::{
     App, Error,
-    password::Password,
+    password::EnteredPassword,
     session::{self, NewSession, Session},
     store,
     user::Login,
+    verify_password::verify,
 };
 
-/// Opens a session and appends UserLoggedIn. `credentials` is `None` if login or password is malformed:
-/// the work of a verification is done all the same.
+/// Opens a session and appends UserLoggedIn. `login` is `None` if it is malformed: the work of a
+/// verification is done all the same.
 ///
 /// # Errors
 /// [`Error::Credentials`] for an unknown login or a wrong password; [`Error::Busy`].
 #[tracing::instrument(name = "auth.login", skip_all)]
 pub(crate) async fn login(
     app: &App,
-    credentials: Option<(Login, Password)>,
+    login: Option<Login>,
+    password: EnteredPassword,
     new: NewSession,
     headers: Headers,
 ) -> Result<Session, Error> {
-    let (login, password) = match credentials {
-        Some((login, password)) => (Some(login), password),
-        None => (None, Password::dummy()),
-    };
     let account = match &login {
         Some(login) => store::account::find(&app.db, login).await?,
         None => None,
     };
-    let (user, hash) = account.unzip();
-    let matches = app.passwords.verify(password, hash.clone()).await?;
-    let (Some(user), Some(hash), true) = (user, hash, matches) else {
-        return Err(Error::Credentials);
-    };
+    let verified = verify(app, password, account).await?.ok_or(Error::Credentials)?;
+    let user = verified.user;
     let db = app.db.clone();
     let app = app.clone();
     let write = async move {
@@ -44,7 +39,7 @@ pub(crate) async fn login(
         // The password was verified outside the transaction and may have been changed since. Without
         // this check, a session opened with the old password would survive the change, which ends all
         // others.
-        if account.password_hash != hash {
+        if account.password_hash != verified.hash {
             return Err(Error::Credentials);
         }
         session::open(&app, &mut tx, user, &new, &headers).await?;

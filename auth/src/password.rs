@@ -3,6 +3,9 @@
 //! that waits too long is refused as busy.
 //!
 //! Every verification costs one hash, even if there is no stored hash to compare with.
+//!
+//! Passwords are normalised by the profile OpaqueString of RFC 8265, so that the same text matches from
+//! every keyboard and operating system.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,12 +13,16 @@ use argon2::{
     Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version,
     password_hash::{Error::PasswordInvalid, Result as Hashed},
 };
+use precis_profiles::{OpaqueString, precis_core::profile::Profile};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::Error;
 
 const LENGTH_MIN: usize = 8;
 const LENGTH_MAX: usize = 256;
+/// Longest text that is normalised, in characters. Normalisation merges at most four characters into one,
+/// so a longer text exceeds [`LENGTH_MAX`] in any form. The context rules of PRECIS take quadratic time.
+const TEXT_MAX: usize = 4 * LENGTH_MAX;
 /// 19 MiB, two passes, one lane: OWASP's minimum for argon2id.
 const PARAMS: Params = match Params::new(19 * 1024, 2, 1, None) {
     Ok(params) => params,
@@ -25,22 +32,34 @@ const PARAMS: Params = match Params::new(19 * 1024, 2, 1, None) {
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Plain-text password: 8 to 256 characters, no control characters. `Debug` redacts it.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Password(String);
 
 impl Password {
-    /// Parses a password.
+    /// Parses a password and normalises it (RFC 8265, section 4.2): other spaces become U+0020, then
+    /// Unicode NFC. Case and width are kept.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the length is outside the limits, or for a control character.
-    pub(crate) fn parse(text: String) -> Result<Self, Error> {
-        let has_valid_length =
-            text.chars().nth(LENGTH_MIN - 1).is_some() && text.chars().nth(LENGTH_MAX).is_none();
-        if !has_valid_length || text.chars().any(char::is_control) {
-            return Err(Error::Invalid(
-                "a password has 8 to 256 characters, none of them control characters",
-            ));
+    /// [`Error::Invalid`] if the length of the normalised form is outside the limits, or for a control
+    /// character or another code point outside the FreeformClass of RFC 8264.
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+        Self::normalise(text).ok_or(Error::Invalid(
+            "a password has 8 to 256 characters, none of them control characters or invisible",
+        ))
+    }
+
+    fn normalise(text: &str) -> Option<Self> {
+        if text.chars().nth(TEXT_MAX).is_some() {
+            return None;
         }
-        Ok(Self(text))
+        let normalised = OpaqueString::new().enforce(text).ok()?;
+        has_valid_length(&normalised).then(|| Self(normalised.into_owned()))
+    }
+
+    /// Parses a text by the rules from before passwords were normalised.
+    pub(crate) fn unnormalised(text: String) -> Option<Self> {
+        let is_valid = has_valid_length(&text) && !text.chars().any(char::is_control);
+        is_valid.then_some(Self(text))
     }
 
     /// Returns a password that matches no hash, for a verification that must fail after the usual work.
@@ -53,6 +72,42 @@ impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password(…)")
     }
+}
+
+fn has_valid_length(text: &str) -> bool {
+    text.chars().nth(LENGTH_MIN - 1).is_some() && text.chars().nth(LENGTH_MAX).is_none()
+}
+
+/// Text entered to prove knowledge of a password. A malformed text matches no hash, after the usual work.
+#[derive(Debug)]
+pub(crate) struct EnteredPassword {
+    normalised: Option<Password>,
+    /// The text as entered if it differs from the normalised form. Hashes from before passwords were
+    /// normalised match only this form.
+    unnormalised: Option<Password>,
+}
+
+impl EnteredPassword {
+    /// Parses both forms of a text.
+    pub(crate) fn parse(text: String) -> Self {
+        let normalised = Password::parse(&text).ok();
+        let unnormalised = Password::unnormalised(text).filter(|text| normalised.as_ref() != Some(text));
+        Self { normalised, unnormalised }
+    }
+
+    /// Returns the normalised form, or `None` if the text has none that is a valid password.
+    pub(crate) fn into_normalised(self) -> Option<Password> {
+        self.normalised
+    }
+}
+
+/// Form of an entered password that matches a stored hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The normalised form.
+    Normalised,
+    /// The text as entered. The hash was made before passwords were normalised.
+    Unnormalised,
 }
 
 /// Stored hash of a password, a PHC string. `Debug` redacts it.
@@ -126,6 +181,26 @@ impl Passwords {
         Ok(self.run("verify", verify).await? && has_hash)
     }
 
+    /// Returns the form of the entered password that `hash` matches, the normalised one first. The work
+    /// of a failure depends only on the text: one or two verifications, with or without a hash.
+    ///
+    /// # Errors
+    /// The same as [`Passwords::verify`].
+    pub(crate) async fn verify_entered(
+        &self,
+        entered: &EnteredPassword,
+        hash: Option<Hash>,
+    ) -> Result<Option<Form>, Error> {
+        let normalised = entered.normalised.clone().unwrap_or_else(Password::dummy);
+        if self.verify(normalised, hash.clone()).await? {
+            return Ok(Some(Form::Normalised));
+        }
+        match entered.unnormalised.clone() {
+            Some(unnormalised) => Ok(self.verify(unnormalised, hash).await?.then_some(Form::Unnormalised)),
+            None => Ok(None),
+        }
+    }
+
     /// Waits for a permit, then runs `work` on the blocking thread pool.
     async fn run<T: Send + 'static>(
         &self,
@@ -162,18 +237,76 @@ mod tests {
     use super::*;
 
     fn password(text: &str) -> Password {
-        Password::parse(text.to_owned()).unwrap()
+        Password::parse(text).unwrap()
     }
 
     #[test]
     fn a_password_has_8_to_256_characters_without_control_characters() {
         for good in ["12345678", "correct horse 🐎", &"ß".repeat(256)] {
-            assert!(Password::parse(good.to_owned()).is_ok(), "{good}");
+            assert!(Password::parse(good).is_ok(), "{good}");
         }
         for bad in ["", "1234567", "🐎🐎🐎🐎🐎🐎🐎", "1234567\0", "12345678\n", &"ß".repeat(257)]
         {
-            assert!(matches!(Password::parse(bad.to_owned()), Err(Error::Invalid(_))), "{bad:?}");
+            assert!(matches!(Password::parse(bad), Err(Error::Invalid(_))), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_password_is_normalised_by_opaque_string() {
+        for (text, normalised) in [
+            ("correct horse battery staple", "correct horse battery staple"),
+            ("Correct Horse Battery Staple", "Correct Horse Battery Staple"),
+            ("Jack of ♦s", "Jack of ♦s"),
+            ("foo\u{1680}bar baz", "foo bar baz"),
+            ("a\u{a0}b\u{2003}c\u{3000}de", "a b c de"),
+            ("caf\u{65}\u{301} noir", "caf\u{e9} noir"),
+            ("\u{212b}ngstrom", "\u{c5}ngstrom"),
+            ("ｆｕｌｌｗｉｄｔｈ", "ｆｕｌｌｗｉｄｔｈ"),
+            (" 123456 ", " 123456 "),
+        ] {
+            assert_eq!(password(text).0, normalised, "{text:?}");
+        }
+        for bad in ["my cat is a \tby", "1234567\u{200b}8", "1234567\u{202e}8", "1234567\u{85}8"] {
+            assert!(matches!(Password::parse(bad), Err(Error::Invalid(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_password_is_counted_after_normalisation() {
+        let decomposed = |count: usize| "e\u{301}".repeat(count);
+        assert!(Password::parse(&decomposed(7)).is_err(), "14 characters become 7");
+        assert_eq!(password(&decomposed(8)).0, "é".repeat(8));
+        assert_eq!(password(&decomposed(256)).0, "é".repeat(256));
+        assert!(Password::parse(&decomposed(257)).is_err());
+        let four_to_one = "\u{3b1}\u{313}\u{300}\u{345}".repeat(256);
+        assert_eq!(password(&four_to_one).0, "\u{1f82}".repeat(256));
+        assert!(Password::parse(&"\u{661}".repeat(1_000_000)).is_err(), "refused without quadratic work");
+    }
+
+    #[tokio::test]
+    async fn an_entered_password_matches_in_its_normalised_form_first() {
+        let passwords = Passwords::new();
+        let text = "caf\u{65}\u{301} noir";
+        let entered = EnteredPassword::parse(text.to_owned());
+        let new = passwords.hash(password(text)).await.unwrap();
+        let old = passwords.hash(Password(text.to_owned())).await.unwrap();
+        let form = passwords.verify_entered(&entered, Some(new)).await.unwrap();
+        assert_eq!(form, Some(Form::Normalised));
+        let form = passwords.verify_entered(&entered, Some(old.clone())).await.unwrap();
+        assert_eq!(form, Some(Form::Unnormalised));
+        assert_eq!(passwords.verify_entered(&entered, None).await.unwrap(), None);
+        for other in ["caf\u{e9} noir", "caf\u{65}\u{301} noia", "", "short", "1234567\0"] {
+            let entered = EnteredPassword::parse(other.to_owned());
+            let form = passwords.verify_entered(&entered, Some(old.clone())).await.unwrap();
+            assert_eq!(form, None, "{other:?}");
+        }
+        // Seven characters after normalisation: no valid password today, but an old hash still matches.
+        let text = "e\u{301}".repeat(7);
+        let old = passwords.hash(Password(text.clone())).await.unwrap();
+        let entered = EnteredPassword::parse(text);
+        let form = passwords.verify_entered(&entered, Some(old)).await.unwrap();
+        assert_eq!(form, Some(Form::Unnormalised));
+        assert_eq!(entered.into_normalised(), None);
     }
 
     #[tokio::test]
@@ -243,5 +376,7 @@ mod tests {
     fn debug_shows_neither_password_nor_hash() {
         let shown = format!("{:?} {:?}", password("correct horse"), Hash::dummy());
         assert_eq!(shown, "Password(…) Hash(…)");
+        let entered = format!("{:?}", EnteredPassword::parse("caf\u{65}\u{301} noir".to_owned()));
+        assert!(!entered.contains("caf"), "{entered}");
     }
 }

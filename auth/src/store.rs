@@ -42,7 +42,7 @@ pub(crate) mod fixture {
     }
 
     pub(crate) fn login(text: &str) -> Login {
-        Login::parse(text.to_owned()).unwrap()
+        Login::parse(text).unwrap()
     }
 
     pub(crate) fn hash(text: &str) -> Hash {

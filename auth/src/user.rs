@@ -3,7 +3,7 @@
 
 use proto::UserId;
 
-use crate::{App, Error, store};
+use crate::{App, Error, store, visible_text};
 
 const LOGIN_MIN: usize = 3;
 const LOGIN_MAX: usize = 32;
@@ -20,11 +20,13 @@ const IDS_MAX: usize = 10_000;
 pub(crate) struct Login(String);
 
 impl Login {
-    /// Parses a login.
+    /// Parses a login in upper or lower case, without surrounding whitespace. Only ASCII letters are
+    /// lower-cased: the Kelvin sign is not a k.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a wrong length or another character.
-    pub(crate) fn parse(text: String) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+        let text = text.trim().to_ascii_lowercase();
         let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-');
         let is_valid = (LOGIN_MIN..=LOGIN_MAX).contains(&text.len()) && text.bytes().all(allowed);
         is_valid
@@ -37,7 +39,8 @@ impl Login {
     }
 }
 
-/// Display name: 1 to 64 characters without surrounding whitespace, no control characters.
+/// Display name: 1 to 64 characters without surrounding whitespace, at least one of them visible. No
+/// control characters, which include line breaks, and no bidirectional embeddings, overrides or isolates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name(String);
 
@@ -45,17 +48,19 @@ impl Name {
     /// Parses a name, without surrounding whitespace.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a wrong length or a control character.
+    /// [`Error::Invalid`] for a wrong length, for a name without a visible character, and for a control
+    /// character, also a bidirectional one.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let name = text.trim();
         // The last code point of Unicode is excluded: it marks the end of a prefix's range, see
         // `Prefix::high`.
-        let is_valid = !name.is_empty()
+        let is_valid = visible_text::is_visible(name)
+            && !visible_text::has_bidi_control(name)
             && name.chars().nth(NAME_MAX).is_none()
             && !text.chars().any(|char| char.is_control() || char == char::MAX);
-        is_valid
-            .then(|| Self(name.to_owned()))
-            .ok_or(Error::Invalid("a name has 1 to 64 characters, none of them control characters"))
+        is_valid.then(|| Self(name.to_owned())).ok_or(Error::Invalid(
+            "a name has 1 to 64 characters, one of them visible, and no control characters",
+        ))
     }
 
     /// Returns the default name of a user who gives none: the login.
@@ -73,7 +78,8 @@ impl Name {
     }
 }
 
-/// Case-insensitive prefix of a login or name: 2 to 32 characters.
+/// Case-insensitive prefix of a login or name: 2 to 32 characters, or one Chinese, Japanese or Korean
+/// character, because names and words of one character are common in these scripts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Prefix(String);
 
@@ -83,12 +89,14 @@ impl Prefix {
     /// # Errors
     /// [`Error::Invalid`] for a wrong length or a control character.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let is_valid = text.chars().nth(PREFIX_MIN - 1).is_some()
+        let is_long_enough = text.chars().nth(PREFIX_MIN - 1).is_some() || text.chars().all(is_cjk);
+        let is_valid = !text.is_empty()
+            && is_long_enough
             && text.chars().nth(PREFIX_MAX).is_none()
             && !text.chars().any(char::is_control);
-        is_valid
-            .then(|| Self(lower(text)))
-            .ok_or(Error::Invalid("a search has 2 to 32 characters, none of them control characters"))
+        is_valid.then(|| Self(lower(text))).ok_or(Error::Invalid(
+            "a search has 2 to 32 characters, or one Chinese, Japanese or Korean; no control characters",
+        ))
     }
 
     /// Returns the inclusive start of the range of texts with this prefix.
@@ -108,6 +116,23 @@ fn lower(text: &str) -> String {
     text.chars().flat_map(char::to_lowercase).collect()
 }
 
+/// Returns true for a letter of the scripts Han, Hiragana, Katakana and Hangul.
+fn is_cjk(char: char) -> bool {
+    matches!(char,
+        '\u{1100}'..='\u{115e}' | '\u{1161}'..='\u{11ff}' // Hangul Jamo, without the fillers
+        | '\u{2e80}'..='\u{2fd5}' // radicals
+        | '\u{3005}'..='\u{3007}' | '\u{3021}'..='\u{3029}' | '\u{3038}'..='\u{303b}' // Han marks, numerals
+        | '\u{3041}'..='\u{3096}' | '\u{309d}'..='\u{309f}' // Hiragana
+        | '\u{30a1}'..='\u{30fa}' | '\u{30fc}'..='\u{30ff}' | '\u{31f0}'..='\u{31ff}' // Katakana
+        | '\u{3131}'..='\u{3163}' | '\u{3165}'..='\u{318e}' // Hangul Compatibility Jamo
+        | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' // Han
+        | '\u{a960}'..='\u{a97c}' | '\u{ac00}'..='\u{d7a3}' | '\u{d7b0}'..='\u{d7fb}' // Hangul
+        | '\u{ff66}'..='\u{ff9f}' | '\u{ffa1}'..='\u{ffdc}' // half-width Katakana and Hangul
+        | '\u{1aff0}'..='\u{1b16f}' // historical and small Kana
+        | '\u{20000}'..='\u{2fffd}' | '\u{30000}'..='\u{3fffd}' // Han, supplementary planes
+    )
+}
+
 /// Request for a page of search results.
 #[derive(Debug, Clone)]
 pub(crate) struct Search {
@@ -125,7 +150,7 @@ impl Search {
         if !(1..=PAGE_MAX).contains(&first) {
             return Err(Error::Invalid("a page has 1 to 100 users"));
         }
-        let after = after.map(Login::parse).transpose();
+        let after = after.as_deref().map(Login::parse).transpose();
         let after = after.map_err(|_| Error::Invalid("a page starts after a login"))?;
         Ok(Self { prefix: Prefix::parse(prefix)?, first: first.into(), after })
     }
@@ -179,10 +204,24 @@ mod tests {
     #[test]
     fn a_login_has_3_to_32_allowed_characters() {
         for good in ["ann", "a.b-c_9", &"x".repeat(32)] {
-            assert_eq!(Login::parse(good.to_owned()).unwrap().as_str(), good);
+            assert_eq!(Login::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", "ab", &"x".repeat(33), "Ann", "änn", "a b", "ann\0", "ann\n", "ann!", "а́nn"] {
-            assert!(matches!(Login::parse(bad.to_owned()), Err(Error::Invalid(_))), "{bad:?}");
+        for bad in ["", "ab", &"x".repeat(33), "änn", "a b", "ann\0", "ann!", "а́nn", " ab ", "\u{212a}ann"]
+        {
+            assert!(matches!(Login::parse(bad), Err(Error::Invalid(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_login_ignores_case_and_surrounding_whitespace() {
+        let padded = format!(" {}\n", "X".repeat(32));
+        for (text, login) in [
+            ("Ann ", "ann"),
+            ("ANN", "ann"),
+            ("\u{a0}\tann\u{3000}", "ann"),
+            (padded.as_str(), &"x".repeat(32)),
+        ] {
+            assert_eq!(Login::parse(text).unwrap().as_str(), login, "{text:?}");
         }
     }
 
@@ -195,6 +234,35 @@ mod tests {
         for bad in ["", " ", "\u{3000}", "a\0b", "a\nb", "\tann", "a\u{7f}", "a\u{10ffff}", &"ß".repeat(65)]
         {
             assert!(matches!(Name::parse(bad), Err(Error::Invalid(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_a_visible_character_and_no_line_break_or_bidirectional_control() {
+        for bad in [
+            "\u{200b}",
+            "\u{3164}",
+            " \u{200d}\u{fe0f} ",
+            "a\r\nb",
+            "a\rb",
+            "ann\u{202e}",
+            "\u{2066}ann\u{2069}",
+        ] {
+            assert!(matches!(Name::parse(bad), Err(Error::Invalid(_))), "{bad:?}");
+        }
+        for good in ["❤\u{fe0f}", "👩\u{200d}👧", "\u{200f}אב", "می\u{200c}خواهم"] {
+            assert_eq!(Name::parse(good).unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn a_prefix_of_one_character_is_chinese_japanese_or_korean() {
+        for good in ["李", "𠮷", "々", "あ", "ア", "ー", "ｱ", "한", "ㄱ", "\u{1112}"] {
+            assert_eq!(Prefix::parse(good).unwrap().low(), good);
+        }
+        for bad in ["a", "é", "ж", "א", "ก", "🐎", "\u{3000}", "、", "・", "\u{3164}", "\u{115f}", "\u{ffa0}"]
+        {
+            assert!(matches!(Prefix::parse(bad), Err(Error::Invalid(_))), "{bad:?}");
         }
     }
 

@@ -232,8 +232,8 @@ fn is_plain(headers: &HeaderMap) -> bool {
     encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// Reads a body of at most [`BODY_MAX_BYTES`], counted after decompression, within [`BODY_TIMEOUT`]. A body with a larger `Content-Length`
-/// is rejected unread.
+/// Reads a body of at most [`BODY_MAX_BYTES`], counted after decompression, within [`BODY_TIMEOUT`]. A body
+/// with a larger `Content-Length` is rejected unread.
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Answer> {
     let declared =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());

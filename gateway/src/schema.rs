@@ -14,6 +14,9 @@ mod input;
 pub mod loaders;
 mod message;
 mod mutation;
+mod node;
+#[cfg(test)]
+mod node_tests;
 mod nulled_fields;
 mod page;
 mod query;
@@ -44,6 +47,7 @@ pub use entity::Root;
 pub use input::{CreateDialogInput, LoginInput, MarkReadInput, RegisterInput, SendMessageInput};
 pub use message::Message;
 pub use mutation::Mutation;
+pub use node::Node;
 pub use page::{DialogConnection, MessageConnection, UserConnection};
 pub use query::Query;
 #[cfg(test)]

@@ -84,7 +84,14 @@ fn credentials(targets: &Targets) -> Value {
 }
 
 /// The table, with columns in the order of `CallerKind::CLIENTS`.
-pub const TABLE: [Row; 24] = [
+pub const TABLE: [Row; 26] = [
+    row("Query.node", VISIBLE_TO_PARTICIPANTS, "query($d: ID!) { node(id: $d) { id } }", dialog),
+    row(
+        "Query.nodes",
+        VISIBLE_TO_PARTICIPANTS,
+        "query($d: ID!, $m: ID!) { nodes(ids: [$d, $m]) { id } }",
+        |targets| json!({"d": targets.dialog, "m": targets.message}),
+    ),
     row("Query.me", SIGNED_IN, "{ me { id login } }", nothing),
     row(
         "Query.user",

@@ -212,7 +212,7 @@ async fn an_impossible_value_fails_its_operation_and_not_the_socket() {
         socket.receive().await;
         for value in IMPOSSIBLE {
             let text = format!(
-                r#"{{"id":"1","type":"{subscribe}","payload":{{"query":"query($x: String) {{ me {{ login }} }}",
+                r#"{{"id":"1","type":"{subscribe}","payload":{{"query":"{{ me {{ login }} }}",
                     "variables":{{"x":{value}}}}}}}"#
             );
             socket.send_raw(Message::text(text)).await;

@@ -55,6 +55,33 @@ async fn the_default_name_of_a_user_is_the_login() {
 }
 
 #[tokio::test]
+async fn a_login_ignores_case_and_surrounding_whitespace() {
+    for service in Service::on_each_database().await {
+        let ann = service.register(" Ann").await.user.unwrap();
+        assert_eq!((ann.login.as_str(), ann.name.as_str()), ("ann", "ann"), "{}", service.name);
+        assert_eq!(service.login("ANN ", PASSWORD).await.unwrap().user.unwrap(), ann);
+        let again = service.anonymous().register(registration("ANN")).await;
+        assert_eq!(error_of(again).0, Code::AlreadyExists);
+    }
+}
+
+#[tokio::test]
+async fn a_password_matches_in_every_normalisation_form() {
+    for service in Service::on_each_database().await {
+        let composed = "caf\u{e9} au lait".to_owned();
+        let request = RegisterRequest { password: composed, ..registration("ann") };
+        service.anonymous().register(request).await.unwrap();
+        for text in ["caf\u{e9} au lait", "caf\u{65}\u{301} au lait", "caf\u{e9}\u{a0}au\u{3000}lait"] {
+            assert!(service.login("ann", text).await.is_ok(), "{}: {text:?}", service.name);
+        }
+        for text in ["Caf\u{e9} au lait", "cafe au lait", "caf\u{e9} au lait "] {
+            let (code, _) = error_of(service.login("ann", text).await);
+            assert_eq!(code, Code::Unauthenticated, "{text:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn of_concurrent_registrations_of_one_login_one_wins() {
     for mut service in Service::on_each_database().await {
         let mut one = service.anonymous();
@@ -106,7 +133,7 @@ async fn an_unknown_login_and_a_wrong_password_get_the_same_error_after_the_same
             ("ann", ""),
             ("ann", long.as_str()),
             ("ann", "correct horse\0"),
-            ("Ann", PASSWORD),
+            ("A nn", PASSWORD),
             ("", PASSWORD),
             ("ann\0", PASSWORD),
             ("' or 1 = 1 --", PASSWORD),
@@ -123,6 +150,15 @@ async fn an_unknown_login_and_a_wrong_password_get_the_same_error_after_the_same
             let checked = format!("auth_password_work_total{{work=\"verify\"}} {}\n", number + 1);
             assert!(metrics.contains(&checked), "{login:?}: one verification per attempt\n{metrics}");
             assert!(!metrics.contains("work=\"hash\""), "{metrics}");
+        }
+        // A text that differs from its normalised form costs two verifications, for any login.
+        for (number, login) in [(1, "ann"), (2, "unknown"), (3, "")] {
+            let (code, _) = error_of(service.login(login, "wrong e\u{301}").await);
+            assert_eq!(code, Code::Unauthenticated, "{login:?}");
+            let metrics = recorder.handle().render();
+            let checked =
+                format!("auth_password_work_total{{work=\"verify\"}} {}\n", attempts.len() + 2 * number);
+            assert!(metrics.contains(&checked), "{login:?}: two verifications\n{metrics}");
         }
         service.login("ann", PASSWORD).await.unwrap();
         assert_eq!(service.events(1).await[0].name(), "UserLoggedIn", "a failed login appends no event");

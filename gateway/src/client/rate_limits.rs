@@ -63,6 +63,8 @@ impl RateLimiter {
     /// # Errors
     /// RATE_LIMITED, with the time to wait, if either limit is reached.
     pub async fn sign_in(&self, address: IpAddr, login: Option<&str>) -> Result<(), Error> {
+        // The auth service trims and lowercases a login: every spelling counts for the same account.
+        let login = login.map(|login| login.trim().to_ascii_lowercase());
         let login = login.filter(|login| login.len() <= LOGIN_MAX);
         self.charge_attempt(address, login.map(|login| format!("login:{login}"))).await
     }
@@ -181,6 +183,9 @@ mod tests {
             rate_limiter.sign_in(second, Some("ann")).await.is_err(),
             "a login is limited across addresses"
         );
+        for spelling in ["Ann", " ANN\n", &format!("ann{}", " ".repeat(100))] {
+            assert!(rate_limiter.sign_in(second, Some(spelling)).await.is_err(), "{spelling:?}");
+        }
         for login in [Some("bob"), Some("cleo"), None] {
             assert!(rate_limiter.sign_in(first, login).await.is_ok());
         }

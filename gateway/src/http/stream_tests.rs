@@ -224,7 +224,7 @@ async fn errors_before_a_stream_are_an_error_status_or_its_only_result() {
     for (query, code) in [
         ("{ nonsense }", "GRAPHQL_VALIDATION_FAILED"),
         (
-            r#"subscription { messages(dialogId: "0192f0c1-2b3c-7d4e-8f50-616263646566", since: "x") { kind } }"#,
+            r#"subscription{messages(since: "x", dialogId: "0192f0c1-2b3c-7d4e-8f50-616263646566"){kind}}"#,
             "BAD_USER_INPUT",
         ),
         (r#"subscription { messages(dialogId: "nonsense") { kind } }"#, "NOT_FOUND"),

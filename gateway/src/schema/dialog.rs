@@ -50,7 +50,7 @@ impl TryFrom<dialog::Dialog> for Dialog {
 #[Object]
 impl Dialog {
     /// Unique and permanent.
-    async fn id(&self) -> ID {
+    pub(super) async fn id(&self) -> ID {
         ID(self.id.to_string())
     }
 

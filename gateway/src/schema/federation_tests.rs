@@ -147,9 +147,9 @@ async fn the_subgraph_schema_has_keys_and_requires_introspection() {
     let sdl = answer.json["data"]["_service"]["sdl"].as_str().expect("a schema").to_owned();
     for part in [
         "@link(",
-        "type User @key(fields: \"id\")",
-        "type Dialog @key(fields: \"id\")",
-        "type Message @key(fields: \"id\")",
+        "type User implements Node @key(fields: \"id\")",
+        "type Dialog implements Node @key(fields: \"id\")",
+        "type Message implements Node @key(fields: \"id\")",
         "type PageInfo @shareable",
     ] {
         assert!(sdl.contains(part), "{part} in {sdl}");

@@ -5,9 +5,10 @@ use async_graphql::{ID, InputObject};
 /// A new user account.
 #[derive(InputObject)]
 pub struct RegisterInput {
-    /// The sign-in name: 3 to 32 of the characters `a-z`, `0-9`, `_`, `.` and `-`. CONFLICT if it is taken.
+    /// The sign-in name: 3 to 32 of the characters `a-z`, `0-9`, `_`, `.` and `-`. White space around it is
+    /// removed and capital letters are lowercased. CONFLICT if it is taken.
     pub login: String,
-    /// The password, 8 to 256 characters.
+    /// The password, 8 to 256 characters. Two Unicode spellings of the same text are the same password.
     pub password: String,
     /// The display name, 1 to 64 characters. Defaults to the login.
     pub name: Option<String>,

@@ -25,6 +25,7 @@ pub enum MessageStatus {
 #[graphql(complex)]
 pub struct Message {
     /// Unique and permanent.
+    #[graphql(owned)] // The interface Node requires a getter that returns `ID`.
     pub id: ID,
     /// The id of the dialog that contains the message.
     pub dialog_id: ID,

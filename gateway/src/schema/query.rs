@@ -1,9 +1,10 @@
 //! The query root. Every field is nullable, so that an unavailable service nulls its own fields and no
-//! others.
+//! others. The items of `nodes` are nullable for the same reason.
 
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, Object};
+use futures_util::future::join_all;
 use proto::{DialogId, auth, counter, dialog};
 
 use crate::{
@@ -14,7 +15,8 @@ use crate::{
 };
 
 use super::{
-    Dialog, DialogConnection, DialogUnread, Message, Scope, Unread, User, UserConnection,
+    Dialog, DialogConnection, DialogUnread, Message, Node, Scope, Unread, User, UserConnection,
+    node::{self, NODES_MAX},
     page::{self, PAGE_DEFAULT, PAGE_MAX},
 };
 
@@ -45,7 +47,8 @@ impl Query {
     async fn users(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "The text, 2 to 32 characters.")] search: String,
+        #[graphql(desc = "The text, 2 to 32 characters; one is enough in Chinese, Japanese and Korean.")]
+        search: String,
         #[graphql(desc = "The page size, 1 to 100.", default_with = "Some(PAGE_DEFAULT)")] first: Option<i32>,
         #[graphql(desc = "Returns the items after this cursor of the same search.")] after: Option<String>,
     ) -> Result<Option<UserConnection>, Error> {
@@ -129,6 +132,31 @@ impl Query {
         };
         let Ok(key) = key else { return Ok(None) };
         scope.loaders.messages.load(key).await
+    }
+
+    /// The user, dialog or message with an id. Null if there is none or the caller may not see it. Null
+    /// with an UNAVAILABLE error while a service is unavailable and no other service has the object.
+    async fn node(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Node>, Error> {
+        let scope = Scope::of(ctx);
+        scope.caller()?;
+        node::find(&scope.loaders, &id).await
+    }
+
+    /// The objects with these ids, in the order of the ids. An item is null where `node` is null.
+    #[graphql(complexity = "page::list_cost(ids.len().min(NODES_MAX), child_complexity)")]
+    async fn nodes(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The ids, at most 100.")] ids: Vec<ID>,
+    ) -> Result<Vec<Option<Result<Node, Error>>>, Error> {
+        let scope = Scope::of(ctx);
+        scope.caller()?;
+        if ids.len() > NODES_MAX {
+            return Err(Error::input(format!("`ids` must have at most {NODES_MAX} items")));
+        }
+        let found = join_all(ids.iter().map(|id| node::find(&scope.loaders, id))).await;
+        // A failed item is null and has its own error: the other items are not affected.
+        Ok(found.into_iter().map(Result::transpose).collect())
     }
 
     /// The caller's counters. They are at least as new as every frame and response that this gateway has

@@ -11,6 +11,7 @@ use super::DateTime;
 #[derive(SimpleObject, Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// Unique and permanent; an id is never reused.
+    #[graphql(owned)] // The interface Node requires a getter that returns `ID`.
     pub id: ID,
     /// The sign-in name: 3 to 32 of the characters `a-z`, `0-9`, `_`, `.` and `-`. Unique and permanent.
     pub login: String,

@@ -134,7 +134,7 @@ async fn a_rejected_document_is_an_error_with_an_array() {
         ("subscription { a: unread { total } b: unread { total } }", "GRAPHQL_VALIDATION_FAILED"),
         ("subscription { unread @skip(if: true) { total } }", "GRAPHQL_VALIDATION_FAILED"),
         (
-            r#"subscription { messages(dialogId: "0192f0c1-2b3c-7d4e-8f50-616263646566", since: "x") { kind } }"#,
+            r#"subscription{messages(since: "x", dialogId: "0192f0c1-2b3c-7d4e-8f50-616263646566"){kind}}"#,
             "BAD_USER_INPUT",
         ),
         (r#"subscription { messages(dialogId: "nonsense") { version } }"#, "NOT_FOUND"),

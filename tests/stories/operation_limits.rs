@@ -370,9 +370,6 @@ fn arguments(fixture: &Fixture) -> Vec<Limit> {
     let at_least = |version: &str| {
         Operation::new("query($v: String) { unread(atLeast: $v) { total } }", json!({"v": version}))
     };
-    let since = |version: &str| {
-        Operation::new("subscription($v: String) { unread(since: $v) { total } }", json!({"v": version}))
-    };
     let dialog = fixture.dialog.clone();
     let messages = move |version: &str| {
         let document = "subscription($id: ID!, $v: String) { messages(dialogId: $id, since: $v) { kind } }";
@@ -403,7 +400,6 @@ fn arguments(fixture: &Fixture) -> Vec<Limit> {
                 at_least("99999999999999999999-1"),
             ],
         ),
-        Limit::value("a version to resume from", move |_| since("1-0"), vec![since("soon"), since("")]),
         Limit::value(
             "a version of a dialog",
             move |_| messages_within("0"),

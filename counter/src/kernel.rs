@@ -32,8 +32,8 @@
 //! * I2: `unread` is never negative. Nothing is clamped: a wrong number must show, not hide.
 //! * I5: `read_seq` never decreases.
 //! * I6: a ledger entry only moves absent → counted → void. Steps may be skipped, none is undone.
-//! * I7: a user's version increases by exactly one in each transaction that changes `unread` or
-//!   `read_seq` of that user, and stays the same otherwise. Applying all changes in version order to an
+//! * I7: a user's version increases by exactly one in each transaction that changes `unread`, `read_seq`
+//!   or the membership of that user, and stays the same otherwise. Applying all changes in version order to an
 //!   empty state yields the state.
 //! * I12: inputs commute and may repeat. Only versions of users, reasons of void entries, and which of
 //!   two messages claims a `seq` depend on the order.
@@ -398,6 +398,11 @@ impl Dialog {
 }
 
 impl Member {
+    /// Returns true if the user takes part in the dialog.
+    pub fn is_joined(&self) -> bool {
+        matches!(self.membership, Membership::Joined(_))
+    }
+
     /// Returns true if a counted message of this `seq` and author is unread for this member: the
     /// predicate of all rules.
     fn counts(&self, user_id: UserId, seq: i64, author_id: UserId) -> bool {
@@ -422,28 +427,43 @@ pub(crate) struct EffectRecorder {
     /// Index of the input that is being applied.
     input: usize,
     effects: Effects,
-    /// `unread` and `read_seq` of every touched row before the transaction.
-    before: BTreeMap<(UserId, DialogId), (i64, i64)>,
+    /// Every touched row before the transaction.
+    before: BTreeMap<(UserId, DialogId), RowValues>,
+}
+
+/// Values of a row whose changes are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RowValues {
+    unread: i64,
+    read_seq: i64,
+    is_joined: bool,
+}
+
+impl RowValues {
+    fn of(member: &Member) -> Self {
+        Self { unread: member.unread, read_seq: member.read_seq, is_joined: member.is_joined() }
+    }
 }
 
 impl EffectRecorder {
     /// Records a row's values before the transaction. Call it before each change of a row; only the
     /// first call counts.
     pub(crate) fn record_before(&mut self, user_id: UserId, dialog_id: DialogId, member: &Member) {
-        self.before.entry((user_id, dialog_id)).or_insert((member.unread, member.read_seq));
+        self.before.entry((user_id, dialog_id)).or_insert(RowValues::of(member));
     }
 
     /// Compares the touched rows with their values before, increments the version of each user with a
     /// changed row, and returns all effects. A row that ends with its former values is no change,
     /// whatever happened in between.
     fn finish(mut self, state: &mut State) -> Effects {
-        for ((user_id, dialog_id), (was, was_read)) in self.before {
+        for ((user_id, dialog_id), before) in self.before {
             let dialog = &state.dialogs[&dialog_id];
-            let Member { unread, read_seq, .. } = dialog.members[&user_id];
-            if (was, was_read) == (unread, read_seq) {
+            let now = RowValues::of(&dialog.members[&user_id]);
+            if before == now {
                 continue;
             }
-            if read_seq != was_read {
+            let RowValues { unread, read_seq, .. } = now;
+            if read_seq != before.read_seq {
                 self.effects.read_marks.push(ReadMark { user_id, dialog_id, read_seq });
             }
             if self.effects.changes.last().is_none_or(|change| change.user_id != user_id) {
@@ -451,6 +471,7 @@ impl EffectRecorder {
                 *version += 1;
                 self.effects.changes.push(UnreadChange { user_id, version: *version, rows: Vec::new() });
             }
+            let was = before.unread;
             let row = ChangedRow { dialog_id, unread, was, read_seq, last_seq: dialog.applied.last_seq };
             self.effects.changes.last_mut().expect("a change of this user was pushed above").rows.push(row);
         }

@@ -14,7 +14,8 @@ pub(crate) struct LockedDialog {
     pub direct: bool,
     /// Seq of the newest message; 0 if there is none.
     pub head_seq: i64,
-    /// Time of the newest message, or of the creation, in microseconds since the Unix epoch.
+    /// Time of the newest message, or of the creation, in microseconds since the Unix epoch. The stored
+    /// value never decreases, see [`crate::store::save`].
     pub last_activity_us: i64,
     version: i64,
     events: Vec<Event>,

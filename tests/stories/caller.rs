@@ -1,6 +1,7 @@
 //! An authenticated user that sends GraphQL operations over HTTP.
 
 use serde_json::{Value, json};
+use testkit::eventually;
 
 use crate::endpoint::Endpoint;
 
@@ -82,12 +83,25 @@ impl Caller {
         code.unwrap_or_else(|| panic!("{document}: expected an error, got {answer}")).to_owned()
     }
 
-    /// Creates a group with these users and returns its id.
+    /// Creates a group with these users and returns its id. Waits until each of them has its counter, so that
+    /// no later frame of `unread` announces the dialog.
     pub async fn create_group(&self, others: &[&Self], title: &str) -> String {
         let ids: Vec<&str> = others.iter().map(|caller| caller.id.as_str()).collect();
         let document = "mutation($input: CreateDialogInput!) { createDialog(input: $input) { id } }";
         let data = self.data(document, json!({"input": {"participantIds": ids, "title": title}})).await;
-        data["createDialog"]["id"].as_str().unwrap().to_owned()
+        let dialog = data["createDialog"]["id"].as_str().unwrap().to_owned();
+        for caller in [self].iter().chain(others) {
+            caller.wait_until_joined(&dialog).await;
+        }
+        dialog
+    }
+
+    async fn wait_until_joined(&self, dialog: &str) {
+        let document = "query($id: ID!) { dialogUnread(dialogId: $id) { unread } }";
+        eventually("the counter service knows the participant", || async {
+            !self.data(document, json!({"id": dialog})).await["dialogUnread"].is_null()
+        })
+        .await;
     }
 
     /// Sends a message and returns it.

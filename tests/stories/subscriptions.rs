@@ -46,6 +46,30 @@ async fn a_reconnecting_client_resumes_from_its_version() {
 }
 
 #[tokio::test]
+async fn joining_and_leaving_a_dialog_are_changes_of_the_counts() {
+    let app = App::start().await;
+    let a = Caller::register(&app, "ann").await;
+    let b = Caller::register(&app, "bob").await;
+    let mut phone = SocketClient::watch_unread(&b, None).await;
+    assert_eq!(phone.frame("u", "unread").await["kind"], "SNAPSHOT");
+    let dialog = a.create_group(&[&b], "two").await;
+    let joined = phone.frame("u", "unread").await;
+    let row = json!({"dialogId": dialog, "unread": 0, "readSeq": 0, "lastSeq": 0});
+    assert_eq!(
+        (&joined["kind"], &joined["total"], &joined["changed"]),
+        (&json!("CHANGE"), &json!(0), &json!([row]))
+    );
+    let leave = "mutation($id: ID!) { leaveDialog(dialogId: $id) }";
+    b.data(leave, json!({"id": dialog})).await;
+    let left = phone.frame("u", "unread").await;
+    assert_eq!((&left["kind"], &left["changed"]), (&json!("CHANGE"), &json!([row])));
+    assert_eq!(left["previousVersion"], joined["version"]);
+    let again = "mutation($id: ID!, $u: [ID!]!) { addParticipants(dialogId: $id, userIds: $u) { id } }";
+    a.data(again, json!({"id": dialog, "u": [b.id]})).await;
+    assert_eq!(phone.frame("u", "unread").await["previousVersion"], left["version"]);
+}
+
+#[tokio::test]
 async fn messages_are_live_and_resume_from_a_version() {
     let app = App::start().await;
     let a = Caller::register(&app, "ann").await;

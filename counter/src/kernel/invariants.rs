@@ -1,7 +1,7 @@
 //! Invariant checker: runs one random history through the rules and checks the oracle and the invariants
 //! of [`super`] after every transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{DialogId, UserId};
 
@@ -94,7 +94,7 @@ fn check_changes(
     effects: &Effects,
     replicas: &mut Replicas,
 ) -> Result<(), String> {
-    let moved = counts(before) != counts(after);
+    let moved = counts(before) != counts(after) || joined(before) != joined(after);
     ensure(moved || effects.changes.is_empty(), "I7: a version step without a change")?;
     for change in &effects.changes {
         let replica = replicas.entry(change.user_id).or_default();
@@ -104,7 +104,9 @@ fn check_changes(
         for row in &change.rows {
             let known = replica.rows.entry(row.dialog_id).or_default();
             ensure(known.0 == row.was, "I7: `was` is not the former value")?;
-            ensure(*known != (row.unread, row.read_seq), "I7: a row without a change")?;
+            let member = (change.user_id, row.dialog_id);
+            let joins = joined(before).contains(&member) != joined(after).contains(&member);
+            ensure(joins || *known != (row.unread, row.read_seq), "I7: a row without a change")?;
             *known = (row.unread, row.read_seq);
         }
     }
@@ -123,6 +125,16 @@ fn check_changes(
         |user_id: UserId, dialog_id| counts(before).get(&(user_id, dialog_id)).map_or(0, |row| row.1);
     let moved = rows.filter(|(user_id, row)| read_before(*user_id, row.dialog_id) != row.read_seq).count();
     ensure(moved == effects.read_marks.len(), "read marks and moved read pointers differ")
+}
+
+/// Returns the members who take part in their dialog.
+fn joined(state: &State) -> BTreeSet<(UserId, DialogId)> {
+    let dialogs = state.dialogs.iter();
+    let members = dialogs.flat_map(|(dialog_id, dialog)| {
+        let joined = dialog.members.iter().filter(|(_, member)| member.is_joined());
+        joined.map(|(user_id, _)| (*user_id, *dialog_id))
+    });
+    members.collect()
 }
 
 /// Returns `unread` and `read_seq` of all rows in which one of them is not 0.

@@ -14,6 +14,7 @@ use super::{Scope, lock};
 pub(super) struct Counter {
     pub(super) unread: i64,
     pub(super) read_seq: i64,
+    pub(super) is_joined: bool,
 }
 
 /// Counts by member.
@@ -26,10 +27,12 @@ pub(super) async fn load(tx: &mut Tx, scope: &Scope) -> Result<Counters, Error> 
         return Ok(Counters::new());
     }
     let select = query(
-        "select m.user_id, m.dialog_id, m.unread, m.read_seq from rows($1: id uuid) as d
+        "select m.user_id, m.dialog_id, m.unread, m.read_seq, m.joined_seq, m.has_left
+         from rows($1: id uuid) as d
          join member_counter m on m.dialog_id = d.id where m.joined_seq is not null
          union
-         select m.user_id, m.dialog_id, m.unread, m.read_seq from rows($2: user_id uuid, dialog_id uuid) as r
+         select m.user_id, m.dialog_id, m.unread, m.read_seq, m.joined_seq, m.has_left
+         from rows($2: user_id uuid, dialog_id uuid) as r
          join member_counter m on m.user_id = r.user_id and m.dialog_id = r.dialog_id",
     );
     let dialogs = lock::ids(scope.message_dialogs.iter().map(|id| id.uuid()));
@@ -37,7 +40,9 @@ pub(super) async fn load(tx: &mut Tx, scope: &Scope) -> Result<Counters, Error> 
     rows.iter()
         .map(|row| {
             let key = (UserId::new(row.get("user_id")?), DialogId::new(row.get("dialog_id")?));
-            Ok((key, Counter { unread: row.get("unread")?, read_seq: row.get("read_seq")? }))
+            let is_joined =
+                row.get::<Option<i64>>("joined_seq")?.is_some() && !row.get::<bool>("has_left")?;
+            Ok((key, Counter { unread: row.get("unread")?, read_seq: row.get("read_seq")?, is_joined }))
         })
         .collect()
 }

@@ -60,8 +60,9 @@ async fn concurrent_writers_keep_every_count_exact() {
         let members: Vec<UserId> = (0..DIALOGS).map(|_| UserId::now()).collect();
         let guests: Vec<UserId> = (0..2).map(|_| UserId::now()).collect();
         let dialogs: Vec<DialogId> = (0..DIALOGS).map(|_| DialogId::now()).collect();
+        let mut changes = Vec::new();
         for dialog_id in &dialogs {
-            write(&test.db, &joins(*dialog_id, &members)).await;
+            changes.extend(write(&test.db, &joins(*dialog_id, &members)).await.changes);
         }
         let mut tasks = Vec::new();
         for n in 0..DIALOGS {
@@ -80,7 +81,6 @@ async fn concurrent_writers_keep_every_count_exact() {
         tasks.extend(
             members.iter().map(|user_id| tokio::spawn(read(test.db.clone(), dialogs.clone(), *user_id))),
         );
-        let mut changes = Vec::new();
         for task in tasks {
             changes.extend(task.await.unwrap());
         }
@@ -194,8 +194,8 @@ async fn a_refused_message_is_found_by_bisection_and_the_others_apply() {
         assert_eq!(effects.replies.len(), 6, "every message has a reply");
         assert_eq!(
             (effects.changes.len(), effects.changes[0].version),
-            (1, 1),
-            "one version step of one user, however many batches"
+            (1, 3),
+            "one version step of one user after the two joins, however many batches"
         );
         let repeated = write(&test.db, &inputs).await;
         assert_eq!(repeated.replies, effects.replies, "a repeated message gets the same reply");
@@ -229,7 +229,7 @@ async fn a_refused_join_is_reported_and_the_rest_applies() {
         let outcome = transact(&mut tx, &[join, fourth]).await.unwrap();
         assert_eq!(outcome.refused, [0], "{}: for a dead letter", test.name);
         assert_eq!(outcome.effects.replies.len(), 1, "the message in the same batch applies");
-        assert_eq!(load_state(&mut tx).await.users.get(&ada), Some(&1));
+        assert_eq!(load_state(&mut tx).await.users.get(&ada), Some(&2), "the join and the message");
         tx.rollback().await.unwrap();
     }
 }

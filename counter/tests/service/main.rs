@@ -39,8 +39,14 @@ async fn a_message_is_counted_and_its_events_are_published() {
                 assert_eq!(record.headers.request_id.as_deref(), Some("cause"), "{}", record.kind);
                 match Kind::decode(&record.payload).unwrap() {
                     Kind::Counted(reply) => counted = reply.message_id == sent.message_id,
+                    // The join of each of the two, unless one batch had the message too.
+                    Kind::UnreadChanged(change) if change.rows[0].unread == 0 => {
+                        assert_eq!((change.version, change.rows[0].was), (1, 0));
+                    }
                     Kind::UnreadChanged(change) => {
-                        assert_eq!((change.user_id, change.version, change.previous), (bob.bytes(), 1, 0));
+                        assert_eq!(change.user_id, bob.bytes());
+                        assert_eq!(change.previous, change.version - 1);
+                        assert!((1..=2).contains(&change.version), "version {}", change.version);
                         assert_eq!(
                             (change.rows[0].was, change.rows[0].unread, change.rows[0].last_seq),
                             (0, 1, 1)
@@ -299,7 +305,9 @@ async fn lists_are_sorted_by_newest_activity_and_totals_are_exact() {
         let request = SnapshotsRequest { of: vec![of(ada, None), of(bob, reply.version), of(bob, None)] };
         let reply = app.client(&app.service_token()).snapshots(request).await.unwrap().into_inner();
         let [of_ada, current, of_bob] = &reply.snapshots[..] else { panic!("three snapshots: {reply:?}") };
-        assert_eq!((of_ada.total, of_ada.version), (0, Some(Version { epoch: 1, number: 0 })));
+        // One step for each batch with a join.
+        let version = of_ada.version.expect("a version");
+        assert!(of_ada.total == 0 && (1..=4).contains(&version.number), "{of_ada:?}");
         assert_eq!((current.current, current.rows.len(), current.total), (true, 0, 4));
         let order: Vec<_> = of_bob.rows.iter().map(|row| row.dialog_id.clone()).collect();
         assert_eq!((of_bob.current, order), (false, dialogs));

@@ -2,13 +2,13 @@
 
 use proto::{
     DialogId,
-    dialog::{Dialog, GetRequest, ListCursor, ListReply, ListRequest},
+    dialog::{Dialog, GetRequest, LeaveRequest, ListCursor, ListReply, ListRequest},
 };
 use tonic::{Code, Status};
 
 use crate::{
     fixture::{TestUser, code, fixtures},
-    store::set_equal_activity,
+    store::{set_clock_back, set_equal_activity},
 };
 
 async fn list(caller: &TestUser, first: i32, after: Option<&Dialog>) -> Result<ListReply, Status> {
@@ -76,6 +76,32 @@ async fn dialogs_with_equal_activity_are_ordered_by_id() {
         }
         assert_eq!(seen.len(), 5, "{}", fixture.name);
         assert!(seen.is_sorted_by(|one, next| one > next));
+    }
+}
+
+#[tokio::test]
+async fn the_last_activity_never_decreases_when_the_clock_is_set_back() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let c = fixture.user();
+        let quiet = a.group(&[&b]).await;
+        let active = a.group(&[&b, &c]).await;
+        let first = a.send(&active.id, "first").await;
+        let activity = a.get(&active.id).await.unwrap().last_activity_us;
+        assert_eq!(activity, first.created_at_us, "{}", fixture.name);
+        set_clock_back(&fixture.db).await;
+        let second = b.send(&active.id, "second").await;
+        assert!(second.created_at_us < quiet.created_at_us, "the clock is set back");
+        assert_eq!((first.seq, second.seq), (1, 2));
+        let now = a.get(&active.id).await.unwrap();
+        assert_eq!((now.last_activity_us, now.last_message.as_ref()), (activity, Some(&second)));
+        c.client().leave(LeaveRequest { dialog_id: active.id.clone() }).await.unwrap();
+        assert_eq!(a.get(&active.id).await.unwrap().last_activity_us, activity);
+        let dialogs = list(&a, 100, None).await.unwrap().dialogs;
+        let order: Vec<_> = dialogs.iter().map(|dialog| &dialog.id).collect();
+        assert_eq!(order, [&active.id, &quiet.id], "the dialog with new messages stays first");
+        assert_eq!(a.history(&active.id).await, [first, second], "history is ordered by seq");
     }
 }
 

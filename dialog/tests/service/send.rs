@@ -102,6 +102,27 @@ async fn a_client_key_always_returns_the_same_message() {
 }
 
 #[tokio::test]
+async fn line_ends_become_line_feeds_before_the_limit_and_the_comparison_of_a_client_key() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let dialog = a.direct(&b).await;
+        let sent = a.try_send(&dialog.id, "one\r\ntwo\rthree", Some("key")).await.unwrap();
+        assert_eq!(sent.text, "one\ntwo\nthree", "{}", fixture.name);
+        for text in ["one\ntwo\nthree", "one\r\ntwo\r\nthree", "one\rtwo\rthree"] {
+            assert_eq!(a.try_send(&dialog.id, text, Some("key")).await.unwrap(), sent, "{text:?}");
+        }
+        let other = a.try_send(&dialog.id, "one\r\n\rtwo\rthree", Some("key")).await;
+        assert_eq!(code(other), Code::AlreadyExists);
+        let stored = a.try_send(&dialog.id, "one\ntwo", Some("line feed")).await.unwrap();
+        assert_eq!(a.try_send(&dialog.id, "one\r\ntwo", Some("line feed")).await.unwrap(), stored);
+        let longest = a.send(&dialog.id, &"a\r\n".repeat(2_000)).await;
+        assert_eq!(longest.text, "a\n".repeat(2_000));
+        assert_eq!(b.history(&dialog.id).await, [sent, stored, longest]);
+    }
+}
+
+#[tokio::test]
 async fn a_failed_call_claims_no_client_key() {
     for fixture in fixtures().await {
         let a = fixture.user();
@@ -136,7 +157,8 @@ async fn invalid_input_sends_nothing() {
             (long.as_str(), None),
             ("nul\0", None),
             ("bell\u{7}", None),
-            ("line\r\n", None),
+            ("\r\n\t ", None),
+            ("\u{200b}\u{fe0f}", None),
             ("text", Some("")),
             ("text", Some(longer.as_str())),
             ("text", Some("nul\0")),

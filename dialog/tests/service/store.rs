@@ -1,6 +1,6 @@
 //! Direct access to the database: reads the outbox, and creates states that the API cannot create.
 
-use db::{Db, query};
+use db::{Db, Dialect, query};
 use proto::{events::event::Kind, topic};
 
 /// Event in the outbox.
@@ -53,6 +53,24 @@ pub async fn increment_epoch(db: &Db) {
 pub async fn set_equal_activity(db: &Db) {
     let mut tx = db.begin().await.unwrap();
     query("update dialog set last_activity_us = 7").execute(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Sets the database's clock back by an hour.
+pub async fn set_clock_back(db: &Db) {
+    let mut tx = db.begin().await.unwrap();
+    let create = match tx.dialect() {
+        Dialect::Sqlite => {
+            "create view clock as
+             select cast(unixepoch('subsec') * 1000000 as integer) - 3600000000 as now_us"
+        }
+        Dialect::Postgres => {
+            "create view clock as
+             select cast(extract(epoch from clock_timestamp()) * 1000000 as bigint) - 3600000000 as now_us"
+        }
+    };
+    query("drop view clock").execute(&mut tx).await.unwrap();
+    query(create).execute(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
 }
 

@@ -40,7 +40,7 @@ pub struct CreateDialogInput {
 pub struct SendMessageInput {
     /// The dialog to send to.
     pub dialog_id: ID,
-    /// The text, 1 to 4,000 characters.
+    /// The text, 1 to 4,000 characters, at least one of them visible. Every line end becomes a line feed.
     pub text: String,
     /// An idempotency key, 1 to 64 characters. Repeating the call with the same key, dialog and text
     /// returns the message of the first call and sends nothing; the same key with another dialog or text

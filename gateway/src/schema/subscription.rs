@@ -23,8 +23,8 @@ pub enum UnreadEventKind {
     /// The whole state, which replaces the client's state: the dialogs that have unread messages, newest
     /// activity first, at most 1,000. `truncated` is true if there are more.
     Snapshot,
-    /// The rows that changed since the previous frame, including new dialogs and rows that became zero.
-    /// One frame may merge several changes.
+    /// The rows that changed since the previous frame, including rows that became zero, dialogs that the
+    /// caller joined and dialogs that the caller left. One frame may merge several changes.
     Change,
     /// The first frame if `since` is the newest version: nothing has changed.
     Current,

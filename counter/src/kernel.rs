@@ -33,8 +33,8 @@
 //! * I5: `read_seq` never decreases.
 //! * I6: a ledger entry only moves absent → counted → void. Steps may be skipped, none is undone.
 //! * I7: a user's version increases by exactly one in each transaction that changes `unread`, `read_seq`
-//!   or the membership of that user, and stays the same otherwise. Applying all changes in version order to an
-//!   empty state yields the state.
+//!   or the membership of that user, and stays the same otherwise. Applying all changes in version order
+//!   to an empty state yields the state.
 //! * I12: inputs commute and may repeat. Only versions of users, reasons of void entries, and which of
 //!   two messages claims a `seq` depend on the order.
 //!

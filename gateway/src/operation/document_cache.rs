@@ -3,7 +3,9 @@
 
 use std::{fmt, sync::Arc};
 
-use apollo_compiler::{ExecutableDocument, Name, Node, ast::VariableDefinition, validation::Valid};
+use apollo_compiler::{
+    ExecutableDocument, Name, Node, ast::VariableDefinition, executable::Operation, validation::Valid,
+};
 use async_graphql::{Value, Variables};
 use async_graphql_parser::types::{
     DocumentOperations, ExecutableDocument as ExecutorDocument, OperationType, Selection,
@@ -44,11 +46,24 @@ type Key = (Arc<str>, Option<String>);
 /// Values of the variables that `@skip` and `@include` depend on.
 type Conditions = Box<[bool]>;
 
-/// Valid document, with the operation that is selected in it.
+/// Operation that is selected in a valid document.
 struct ValidDocument {
+    variables: Vec<Node<VariableDefinition>>,
+    form: Form,
+}
+
+/// Normal forms of an operation.
+enum Form {
+    /// No directive depends on a variable: there is one form.
+    Fixed(Arc<CachedOperation>),
+    /// `@skip` or `@include` depends on a variable.
+    Conditional(Box<Conditional>),
+}
+
+/// Operation whose normal form depends on variables.
+struct Conditional {
     executable: Valid<ExecutableDocument>,
     name: Option<String>,
-    variables: Vec<Node<VariableDefinition>>,
     condition_variables: Vec<Name>,
 }
 
@@ -121,18 +136,32 @@ impl DocumentCache {
             None => Arc::new(self.validate(&key.0, key.1.as_deref())?),
         };
         let variables = coercion::variables(self.validator.schema(), &document.variables, given)?;
-        let conditions = document.conditions(&variables);
-        let key = (key, conditions);
-        if let Some(operation) = self.operations.get(&key).await {
-            return self.prepared(&operation, variables);
-        }
-        let operation = Arc::new(self.normalize(&document, &variables));
+        let operation = self.operation(&key, &document, &variables).await;
         let prepared = self.prepared(&operation, variables)?;
         if cached.is_none() {
-            self.documents.insert(key.0.clone(), document).await;
+            self.documents.insert(key, document).await;
         }
-        self.operations.insert(key, operation).await;
         Ok(prepared)
+    }
+
+    /// Returns the normal form of a document's operation with these values of its variables.
+    async fn operation(
+        &self,
+        key: &Key,
+        document: &ValidDocument,
+        variables: &Variables,
+    ) -> Arc<CachedOperation> {
+        match &document.form {
+            Form::Fixed(operation) => operation.clone(),
+            Form::Conditional(conditional) => {
+                let Conditional { executable, name, condition_variables } = &**conditional;
+                let value = |name: &Name| variables.get(name.as_str()) == Some(&Value::Boolean(true));
+                let key = (key.clone(), condition_variables.iter().map(value).collect());
+                let operation = select(executable, name.as_deref()).expect("it was selected before");
+                let normalized = async { Arc::new(self.normalize(executable, operation, variables)) };
+                self.operations.get_with(key, normalized).await
+            }
+        }
     }
 
     fn validate(&self, text: &str, name: Option<&str>) -> Result<ValidDocument, Rejection> {
@@ -147,14 +176,23 @@ impl DocumentCache {
         }
         let operation = select(&executable, name)?;
         let variables = operation.variables.clone();
-        let condition_variables = condition_variables(&executable, operation);
-        Ok(ValidDocument { name: name.map(str::to_owned), executable, variables, condition_variables })
+        let conditions = condition_variables(&executable, operation);
+        let form = if conditions.is_empty() {
+            Form::Fixed(Arc::new(self.normalize(&executable, operation, &Variables::default())))
+        } else {
+            let name = name.map(str::to_owned);
+            Form::Conditional(Box::new(Conditional { name, condition_variables: conditions, executable }))
+        };
+        Ok(ValidDocument { variables, form })
     }
 
-    fn normalize(&self, document: &ValidDocument, variables: &Variables) -> CachedOperation {
-        let operation = select(&document.executable, document.name.as_deref());
-        let operation = operation.expect("the operation was selected before");
-        let operation = normalize(self.validator.schema(), &document.executable, operation, variables);
+    fn normalize(
+        &self,
+        executable: &ExecutableDocument,
+        operation: &Operation,
+        variables: &Variables,
+    ) -> CachedOperation {
+        let operation = normalize(self.validator.schema(), executable, operation, variables);
         let cost = (!operation.has_variables()).then(|| self.cost(&operation.document(variables)));
         CachedOperation { operation, cost }
     }
@@ -177,13 +215,6 @@ impl DocumentCache {
     fn cost(&self, document: &ExecutorDocument) -> usize {
         let per_entity = self.complexity.of(document);
         per_entity.saturating_mul(entity_count(document).max(1))
-    }
-}
-
-impl ValidDocument {
-    fn conditions(&self, variables: &Variables) -> Conditions {
-        let value = |name: &Name| variables.get(name.as_str()) == Some(&Value::Boolean(true));
-        self.condition_variables.iter().map(value).collect()
     }
 }
 
@@ -395,9 +426,9 @@ mod tests {
         for number in 0..60 {
             let text = format!("{{ me {{ id }} }} # {number} {}", "x".repeat(100_000));
             prepared(&documents, &text, None, value!({})).await.expect("valid");
-            documents.operations.run_pending_tasks().await;
-            assert!(documents.operations.weighted_size() <= CAPACITY_BYTES);
+            documents.documents.run_pending_tasks().await;
+            assert!(documents.documents.weighted_size() <= CAPACITY_BYTES);
         }
-        assert!(documents.operations.entry_count() > 0, "there is room for some");
+        assert!(documents.documents.entry_count() > 0, "there is room for some");
     }
 }

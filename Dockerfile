@@ -32,6 +32,7 @@ COPY crates/redis-link/Cargo.toml crates/redis-link/
 COPY crates/resilience/Cargo.toml crates/resilience/
 COPY crates/telemetry/Cargo.toml crates/telemetry/
 COPY crates/testkit/Cargo.toml crates/testkit/
+COPY crates/visible-text/Cargo.toml crates/visible-text/
 COPY crates/wake/Cargo.toml crates/wake/
 COPY fuzz/Cargo.toml fuzz/
 RUN for crate in auth dialog counter gateway proto crates/* fuzz; do \

@@ -17,7 +17,6 @@ mod session;
 mod store;
 mod user;
 mod verify_password;
-mod visible_text;
 
 use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 

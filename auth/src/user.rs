@@ -2,8 +2,9 @@
 //! either.
 
 use proto::UserId;
+use visible_text::{has_bidi_control, is_visible};
 
-use crate::{App, Error, store, visible_text};
+use crate::{App, Error, store};
 
 const LOGIN_MIN: usize = 3;
 const LOGIN_MAX: usize = 32;
@@ -54,8 +55,8 @@ impl Name {
         let name = text.trim();
         // The last code point of Unicode is excluded: it marks the end of a prefix's range, see
         // `Prefix::high`.
-        let is_valid = visible_text::is_visible(name)
-            && !visible_text::has_bidi_control(name)
+        let is_valid = is_visible(name)
+            && !has_bidi_control(name)
             && name.chars().nth(NAME_MAX).is_none()
             && !text.chars().any(|char| char.is_control() || char == char::MAX);
         is_valid.then(|| Self(name.to_owned())).ok_or(Error::Invalid(

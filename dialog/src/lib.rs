@@ -23,7 +23,6 @@ mod send;
 mod store;
 mod sweeper;
 mod text;
-mod visible_text;
 mod wire;
 
 use std::time::Duration;

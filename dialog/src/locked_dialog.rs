@@ -14,8 +14,7 @@ pub(crate) struct LockedDialog {
     pub direct: bool,
     /// Seq of the newest message; 0 if there is none.
     pub head_seq: i64,
-    /// Time of the newest message, or of the creation, in microseconds since the Unix epoch. The stored
-    /// value never decreases, see [`crate::store::save`].
+    /// Time of the newest message, or of the creation, in microseconds since the Unix epoch.
     pub last_activity_us: i64,
     version: i64,
     events: Vec<Event>,

@@ -76,7 +76,8 @@ async fn write(tx: &mut Tx, caller: UserId, new: &NewMessage, cause: &Headers) -
     };
     let message = message::insert(tx, row).await?.ok_or(Error::NoDialog)?;
     dialog.head_seq = message.seq;
-    dialog.last_activity_us = message.created_at_us;
+    // The maximum, because the database's clock can step back.
+    dialog.last_activity_us = dialog.last_activity_us.max(message.created_at_us);
     // The event id is the transaction id: the sweeper finds by it if the event is still in the outbox.
     dialog.record_as(new.transaction_id.uuid(), Kind::MessageSent(message_sent(&message)), cause);
     store::save(tx, dialog).await?;

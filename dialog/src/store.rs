@@ -57,18 +57,12 @@ fn locked_from_row(row: &Row) -> Result<LockedDialog, Error> {
     ))
 }
 
-/// Writes a locked dialog with its version, head and activity, and appends its events to the outbox. The
-/// stored activity stays if it is later: the database's clock can be set back.
+/// Writes a locked dialog with its version, head and activity, and appends its events to the outbox.
 pub(crate) async fn save(tx: &mut Tx, mut dialog: LockedDialog) -> Result<(), Error> {
     if dialog.is_unchanged() {
         return Ok(());
     }
-    // `case`, because PostgreSQL and SQLite have no common function for the greater of two values.
-    let update = query(
-        "update dialog set version = $2, head_seq = $3,
-             last_activity_us = case when last_activity_us < $4 then $4 else last_activity_us end
-         where id = $1",
-    );
+    let update = query("update dialog set version = $2, head_seq = $3, last_activity_us = $4 where id = $1");
     let update = update.bind(dialog.id.uuid()).bind(dialog.version()).bind(dialog.head_seq);
     update.bind(dialog.last_activity_us).execute(&mut *tx).await?;
     outbox::append(tx, &dialog.take_events()).await

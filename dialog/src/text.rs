@@ -4,8 +4,9 @@
 use std::fmt;
 
 use sha2::{Digest, Sha256};
+use visible_text::{has_bidi_control, is_visible};
 
-use crate::{Error, visible_text};
+use crate::Error;
 
 /// Maximum length of a message text, in characters.
 const TEXT_MAX: usize = 4_000;
@@ -40,7 +41,7 @@ impl Text {
         if text.chars().any(|char| char.is_control() && char != '\n' && char != '\t') {
             return Err(Error::Invalid("a text has no control characters except line feed and tab"));
         }
-        if !visible_text::is_visible(&text) {
+        if !is_visible(&text) {
             return Err(Error::Invalid("a text has at least one visible character"));
         }
         Ok(Self(text))
@@ -69,8 +70,8 @@ impl Title {
     /// character, also a bidirectional one.
     pub(crate) fn parse(text: String) -> Result<Self, Error> {
         let is_valid = has_length(&text, TITLE_MAX)
-            && visible_text::is_visible(&text)
-            && !visible_text::has_bidi_control(&text)
+            && is_visible(&text)
+            && !has_bidi_control(&text)
             && !text.chars().any(char::is_control);
         is_valid.then_some(Self(text)).ok_or(Error::Invalid(
             "a title has 1 to 64 characters, one of them visible, and no control characters",

@@ -1,12 +1,12 @@
 //! Reads GraphQL requests, one JSON object per line, and writes what the gateway makes of each: the code of
-//! its rejection, or its normalized operation. `tests/differential` compares this with graphql-js.
+//! its rejection, or its normalized operation. `tests/clients/differential` compares this with graphql-js.
 
 use std::io::{BufRead, Write};
 
 use anyhow::Context;
 use async_graphql::Variables;
 use async_graphql_parser::types::{DocumentOperations, Field, Selection, SelectionSet};
-use gateway::fuzzing::{DocumentCache, PreparedOperation};
+use gateway::fuzzing::{DocumentCache, EMPTY_OBJECT, PreparedOperation};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -57,7 +57,7 @@ fn fields(set: &SelectionSet) -> anyhow::Result<Vec<Value>> {
     });
     // The executor's mark of an object without selections is no field of the client.
     let fields: Vec<Value> = fields.collect::<Result<_, _>>()?;
-    Ok(fields.into_iter().filter(|field| field["key"] != " ").collect())
+    Ok(fields.into_iter().filter(|field| field["key"] != EMPTY_OBJECT).collect())
 }
 
 fn field(field: &Field) -> anyhow::Result<Value> {

@@ -76,6 +76,7 @@ pub mod fuzzing {
         operation::{
             document_cache::{DocumentCache, PreparedOperation},
             query_limits::COMPLEXITY_MAX,
+            response_shape::EMPTY_OBJECT,
         },
         schema::{build, cursor::List},
         socket::{

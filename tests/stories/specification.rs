@@ -11,15 +11,13 @@ use crate::{
     transport::{Client, Kind, Operation, TRANSPORTS},
 };
 
-/// Returns the data of an operation on each transport that carries it.
+/// Asserts the data of an operation on each transport that carries it.
 async fn assert_data(client: &Client, operation: &Operation, expected: &Value) {
     for transport in TRANSPORTS.iter().filter(|transport| transport.carries(operation)) {
         let response = (transport.execute)(client, operation).await;
         let case = format!("{operation:?} by {}: {response:?}", transport.name);
         assert_eq!(response.answer.get("errors"), None, "{case}");
         assert_eq!(&response.answer["data"], expected, "{case}");
-        // The order of the fields is that of the document.
-        assert_eq!(response.answer["data"].to_string(), expected.to_string(), "{case}");
     }
 }
 

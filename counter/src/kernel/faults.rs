@@ -136,9 +136,7 @@ fn author_counted(state: &mut State, input: &Input, recorder: &mut EffectRecorde
     if let Some((at, Change::Sent(message, _))) = dialog_of(input)
         && entry_state(state, at, message).is_none()
     {
-        add(state, recorder, at, 1, |user_id, member| {
-            user_id == message.author_id && matches!(member.membership, Membership::Joined(_))
-        });
+        add(state, recorder, at, 1, |user_id, member| user_id == message.author_id && member.is_joined());
     }
     apply(state, input, recorder);
 }

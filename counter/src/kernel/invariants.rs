@@ -94,7 +94,9 @@ fn check_changes(
     effects: &Effects,
     replicas: &mut Replicas,
 ) -> Result<(), String> {
-    let moved = counts(before) != counts(after) || joined(before) != joined(after);
+    let joined_before = joined(before);
+    let joined_after = joined(after);
+    let moved = counts(before) != counts(after) || joined_before != joined_after;
     ensure(moved || effects.changes.is_empty(), "I7: a version step without a change")?;
     for change in &effects.changes {
         let replica = replicas.entry(change.user_id).or_default();
@@ -105,8 +107,8 @@ fn check_changes(
             let known = replica.rows.entry(row.dialog_id).or_default();
             ensure(known.0 == row.was, "I7: `was` is not the former value")?;
             let member = (change.user_id, row.dialog_id);
-            let joins = joined(before).contains(&member) != joined(after).contains(&member);
-            ensure(joins || *known != (row.unread, row.read_seq), "I7: a row without a change")?;
+            let membership_changed = joined_before.contains(&member) != joined_after.contains(&member);
+            ensure(membership_changed || *known != (row.unread, row.read_seq), "I7: a row without a change")?;
             *known = (row.unread, row.read_seq);
         }
     }

@@ -27,9 +27,9 @@ pub fn free_port() -> u16 {
         AtomicU16::new(u16::try_from(random).expect("less than the length"))
     });
     let length = PORTS.end - PORTS.start;
-    let candidates = PORTS.map(|_| PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % length);
+    let mut candidates = PORTS.map(|_| PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % length);
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    candidates.into_iter().find(free).expect("a free port")
+    candidates.find(free).expect("a free port")
 }
 
 /// Returns `127.0.0.1:port` with a [`free_port`].

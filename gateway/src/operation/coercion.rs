@@ -28,16 +28,30 @@ pub fn variables(
 ) -> Result<Variables, Error> {
     let mut coerced = Variables::default();
     for definition in definitions {
-        let place = Place::Variable(&definition.name);
-        let value = match (given.get(definition.name.as_str()), &definition.default_value) {
-            (Some(given), _) => coerce(schema, &definition.ty, given, &place)?,
-            (None, Some(default)) => constant(literal(schema, &definition.ty, default)),
-            (None, None) if definition.ty.is_non_null() => return Err(place.required(&definition.ty)),
-            (None, None) => continue,
-        };
-        coerced.insert(Name::new(&definition.name), value);
+        let VariableDefinition { name, ty, default_value, .. } = &**definition;
+        let given = given.get(name.as_str());
+        if let Some(value) = coerce_or_default(schema, ty, given, default_value, &Place::Variable(name))? {
+            coerced.insert(Name::new(name), value);
+        }
     }
     Ok(coerced)
+}
+
+/// Coerces the value of a variable or an input field, or its default if no value is given. Returns `None`
+/// if there is neither.
+fn coerce_or_default(
+    schema: &Schema,
+    ty: &Type,
+    given: Option<&ConstValue>,
+    default: &Option<Node<ast::Value>>,
+    place: &Place<'_>,
+) -> Result<Option<ConstValue>, Error> {
+    match (given, default) {
+        (Some(given), _) => coerce(schema, ty, given, place).map(Some),
+        (None, Some(default)) => Ok(Some(constant(literal(schema, ty, default)))),
+        (None, None) if ty.is_non_null() => Err(place.required(ty)),
+        (None, None) => Ok(None),
+    }
 }
 
 /// Place of a value in the variables, for error messages.
@@ -142,14 +156,11 @@ fn coerce_object(
     }
     let mut coerced = IndexMap::new();
     for (name, field) in &definition.fields {
+        let given = given.get(name.as_str());
         let place = Place::Field(place, name);
-        let value = match (given.get(name.as_str()), &field.default_value) {
-            (Some(value), _) => coerce(schema, &field.ty, value, &place)?,
-            (None, Some(default)) => constant(literal(schema, &field.ty, default)),
-            (None, None) if field.ty.is_non_null() => return Err(place.required(&field.ty)),
-            (None, None) => continue,
-        };
-        coerced.insert(Name::new(name), value);
+        if let Some(value) = coerce_or_default(schema, &field.ty, given, &field.default_value, &place)? {
+            coerced.insert(Name::new(name), value);
+        }
     }
     Ok(ConstValue::Object(coerced))
 }

@@ -46,7 +46,7 @@ type Key = (Arc<str>, Option<String>);
 /// Values of the variables that `@skip` and `@include` depend on.
 type Conditions = Box<[bool]>;
 
-/// Operation that is selected in a valid document.
+/// Valid document, with the operation that is selected in it.
 struct ValidDocument {
     variables: Vec<Node<VariableDefinition>>,
     form: Form,

@@ -9,7 +9,7 @@ use apollo_compiler::{
     ast::{Argument, DirectiveList, InputValueDefinition, Type, Value, VariableDefinition},
     executable::{Operation, Selection, SelectionSet},
 };
-use async_graphql::{Pos, ServerError};
+use async_graphql::ServerError;
 
 use super::validation::{ERRORS_MAX, position};
 
@@ -42,6 +42,12 @@ struct Check<'a, 'e> {
 struct Expected<'a> {
     ty: &'a Type,
     has_default: bool,
+}
+
+impl<'a> Expected<'a> {
+    fn of(definition: &'a InputValueDefinition) -> Self {
+        Self { ty: &definition.ty, has_default: definition.default_value.is_some() }
+    }
 }
 
 impl<'a> Check<'a, '_> {
@@ -91,7 +97,7 @@ impl<'a> Check<'a, '_> {
     fn arguments(&mut self, definitions: &'a [Node<InputValueDefinition>], arguments: &'a [Node<Argument>]) {
         for argument in arguments {
             let definition = definitions.iter().find(|definition| definition.name == argument.name);
-            self.value(&argument.value, definition.map(|definition| position_of(definition)));
+            self.value(&argument.value, definition.map(|definition| Expected::of(definition)));
         }
     }
 
@@ -123,7 +129,7 @@ impl<'a> Check<'a, '_> {
                         self.error(value, format!("the input field \"{name}\" is given twice"));
                     }
                     let field = definition.and_then(|definition| definition.fields.get(name));
-                    self.value(value, field.map(|field| position_of(field)));
+                    self.value(value, field.map(|field| Expected::of(field)));
                 }
             }
             _ => {}
@@ -163,13 +169,8 @@ impl<'a> Check<'a, '_> {
     }
 
     fn error<T: ?Sized>(&mut self, node: &Node<T>, message: String) {
-        let start: Pos = position(node, &self.document.sources);
-        self.errors.push(ServerError::new(message, Some(start)));
+        self.errors.push(ServerError::new(message, Some(position(node, &self.document.sources))));
     }
-}
-
-fn position_of(definition: &InputValueDefinition) -> Expected<'_> {
-    Expected { ty: &definition.ty, has_default: definition.default_value.is_some() }
 }
 
 /// Decides whether a variable may be used in a position, by section 5.8.5 of the specification.

@@ -161,11 +161,11 @@ impl<'a> Normalizer<'a> {
         for (response_name, fields) in &collected {
             let (field, field_type, below) = self.field(ty, fields);
             shape.insert(async_graphql::Name::new(response_name), field_type, below);
-            items.push(Positioned::new(executor::Selection::Field(field.clone()), field.pos));
+            items.push(selection(field));
         }
         if items.is_empty() {
             shape.has_empty_objects = true;
-            items.push(Positioned::new(executor::Selection::Field(empty_object(pos)), pos));
+            items.push(selection(empty_object(pos)));
         }
         (executor::SelectionSet { items }, shape)
     }
@@ -286,6 +286,11 @@ impl<'a> Normalizer<'a> {
         }
         (executor::SelectionSet { items }, shape)
     }
+}
+
+fn selection(field: Positioned<executor::Field>) -> Positioned<executor::Selection> {
+    let pos = field.pos;
+    Positioned::new(executor::Selection::Field(field), pos)
 }
 
 /// Returns a field that keeps the executor from dropping an object without selections.

@@ -10,6 +10,7 @@ use apollo_compiler::{
     ast::Document,
     executable::Operation,
     parser::{LineColumn, Parser, SourceMap},
+    schema::ExtendedType,
     validation::{DiagnosticList, Valid},
 };
 use async_graphql::{Pos, ServerError};
@@ -96,8 +97,8 @@ impl Validator {
             return None;
         };
         let fields = match self.schema.types.get(parent)? {
-            apollo_compiler::schema::ExtendedType::Object(object) => &object.fields,
-            apollo_compiler::schema::ExtendedType::Interface(interface) => &interface.fields,
+            ExtendedType::Object(object) => &object.fields,
+            ExtendedType::Interface(interface) => &interface.fields,
             _ => return None,
         };
         let distances = fields.keys().map(|name| (strsim::damerau_levenshtein(name, field), name.as_str()));

@@ -78,8 +78,6 @@ export class Generator {
     operation(name) {
         const kind = this.random.pick(["query", "query", "query", "query", "mutation", "subscription"]);
         this.variables = new Map();
-        this.usable = this.fragments.length;
-        this.fragmentVariables = [];
         const root = { query: this.schema.getQueryType(), mutation: this.schema.getMutationType(), subscription: this.schema.getSubscriptionType() }[kind];
         const set = kind === "subscription" ? this.subscriptionSet(root) : this.selectionSet(root, 0);
         const declared = [...this.variables.values()].map(({ declaration }) => declaration);
@@ -170,7 +168,7 @@ export class Generator {
     directives() {
         if (!this.random.chance(0.12)) return "";
         const names = this.random.chance(0.15) ? ["skip", "include"] : [this.random.pick(["skip", "include"])];
-        return names.map((name) => ` @${name}(if: ${this.random.chance(0.5) ? this.random.pick(["true", "false"]) : this.variable("Boolean!", "Boolean", true)})`).join("");
+        return names.map((name) => ` @${name}(if: ${this.random.chance(0.5) ? this.random.pick(["true", "false"]) : this.variable("Boolean!", true)})`).join("");
     }
 
     arguments(definitions) {
@@ -185,8 +183,7 @@ export class Generator {
 
     /** Returns a value for an input position: a literal or a new variable. */
     value(type, nested) {
-        const named = getNamedType(type);
-        if (this.random.chance(nested ? 0.15 : 0.4)) return this.variable(String(type), named.name, isNonNullType(type), type);
+        if (this.random.chance(nested ? 0.15 : 0.4)) return this.variable(String(type), isNonNullType(type), type);
         return this.literal(type, nested);
     }
 
@@ -214,7 +211,7 @@ export class Generator {
     }
 
     /** Declares a variable for a position of this type and returns its use. */
-    variable(typeText, namedType, required, type) {
+    variable(typeText, required, type) {
         const same = [...this.variables.entries()].filter(([, variable]) => variable.typeText === typeText);
         if (same.length && this.random.chance(0.4)) return `$${this.random.pick(same)[0]}`;
         const name = `v${this.variables.size}`;
@@ -344,8 +341,7 @@ const REQUEST_BREAKS = {
 
 /** Returns the request, broken in one way, and the name of that way; undefined if the way does not apply. */
 export function broken(request, random) {
-    const ways = [...Object.keys(TEXT_BREAKS), ...Object.keys(REQUEST_BREAKS)];
-    const kind = random.pick(ways);
+    const kind = random.pick([...Object.keys(TEXT_BREAKS), ...Object.keys(REQUEST_BREAKS)]);
     if (REQUEST_BREAKS[kind]) {
         const changed = REQUEST_BREAKS[kind](request, random);
         return changed && { kind, request: changed };
@@ -354,8 +350,6 @@ export function broken(request, random) {
     // A document with half a surrogate pair cannot be sent: it is not UTF-8.
     return query?.isWellFormed() ? { kind, request: { ...request, query } } : undefined;
 }
-
-export const KINDS = [...Object.keys(TEXT_BREAKS), ...Object.keys(REQUEST_BREAKS)];
 
 function replaced(text, pattern, by) {
     return pattern.test(text) ? text.replace(pattern, by) : undefined;

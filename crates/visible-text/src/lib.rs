@@ -1,15 +1,15 @@
-//! Checks of short texts that users see as labels: a label must show something, and must not change the
+//! Checks of texts that users see: a text must show something, and a name or title must not change the
 //! direction of the text around it.
 
 /// Returns true if at least one character of the text leaves a mark on the screen. Whitespace, control
 /// characters, fillers and default-ignorable code points leave none.
-pub(crate) fn is_visible(text: &str) -> bool {
+pub fn is_visible(text: &str) -> bool {
     text.chars().any(|char| !char.is_whitespace() && !char.is_control() && !is_blank(char))
 }
 
 /// Returns true if the text has a bidirectional embedding, override or isolate (UAX #9). An unclosed one
-/// reverses the text that follows the label. The marks U+061C, U+200E and U+200F are harmless.
-pub(crate) fn has_bidi_control(text: &str) -> bool {
+/// reverses the text that follows a name or title. The marks U+061C, U+200E and U+200F are harmless.
+pub fn has_bidi_control(text: &str) -> bool {
     text.chars().any(|char| matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
@@ -39,49 +39,44 @@ fn is_blank(char: char) -> bool {
 mod tests {
     use super::*;
 
+    /// First and last code points of every range without a mark.
+    const BLANK: &str = "\t\n\r \u{85}\u{a0}\u{2028}\u{2029}\u{3000}\0\u{7f}\
+        \u{ad}\u{34f}\u{61c}\u{115f}\u{1160}\u{17b4}\u{17b5}\u{180b}\u{180e}\u{180f}\
+        \u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\u{206f}\
+        \u{2800}\u{3164}\u{fe00}\u{fe0f}\u{feff}\u{ffa0}\u{fff0}\u{fff8}\
+        \u{1bca0}\u{1bca3}\u{1d173}\u{1d17a}\u{e0000}\u{e0001}\u{e007f}\u{e0100}\u{e01ef}\u{e0fff}";
+
     #[test]
-    fn blank_characters_alone_are_not_visible() {
-        for blank in [
-            "",
-            " \t\r\n",
-            "\0\u{7f}",
-            "\u{a0}\u{3000}",
-            "\u{2028}",
-            "\u{ad}",
-            "\u{34f}",
-            "\u{61c}",
-            "\u{115f}",
-            "\u{1160}",
-            "\u{17b4}",
-            "\u{180e}",
-            "\u{200b}",
-            "\u{200c}\u{200d}",
-            "\u{200e}\u{200f}",
-            "\u{202e}",
-            "\u{2060}",
-            "\u{2069}",
-            "\u{2800}",
-            "\u{3164}",
-            "\u{fe0f}",
-            "\u{feff}",
-            "\u{ffa0}",
-            "\u{fff0}",
-            "\u{1bca0}",
-            "\u{1d173}",
-            "\u{e0001}",
-            "\u{e0100}",
-            "\u{e0fff}",
-            " \u{200b}\u{3164}\u{fe0f} ",
-        ] {
-            assert!(!is_visible(blank), "{blank:?}");
+    fn blank_characters_are_not_visible() {
+        for char in BLANK.chars() {
+            assert!(!is_visible(&char.to_string()), "{char:?}");
         }
+        assert!(!is_visible(""));
+        assert!(!is_visible(BLANK));
     }
 
     #[test]
     fn one_visible_character_is_enough() {
-        for text in
-            ["a", ".", "李", "한", "🐎", "❤\u{fe0f}", "👩\u{200d}👧", "\u{200b}a", "\u{2801}", "\u{e000}"]
+        for visible in ["a", ".", "李", "한", "ᄀ", "א", "م", "🐎", "\u{2801}", "\u{e000}", "\u{fffd}"]
         {
+            assert!(is_visible(visible), "{visible:?}");
+            assert!(is_visible(&format!("{BLANK}{visible}{BLANK}")), "{visible:?}");
+        }
+    }
+
+    #[test]
+    fn sequences_with_joiners_selectors_and_combining_marks_are_visible() {
+        for text in [
+            "❤\u{fe0f}",
+            "1\u{fe0f}\u{20e3}",
+            "👩\u{200d}👩\u{200d}👧",
+            "🏴\u{e0067}\u{e0062}\u{e0073}\u{e0063}\u{e0074}\u{e007f}",
+            "葛\u{e0100}",
+            "e\u{301}",
+            "नि",
+            "می\u{200c}خواهم",
+            "\u{202b}שלום\u{202c}",
+        ] {
             assert!(is_visible(text), "{text:?}");
         }
     }

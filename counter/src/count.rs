@@ -31,11 +31,10 @@ impl Apply for Handler {
         let mut origins = Vec::new();
         for record in records {
             match event::decode(&record.payload) {
-                Ok(Some(input)) => {
-                    inputs.push(input);
-                    origins.push(record);
+                Ok(decoded) => {
+                    origins.extend(std::iter::repeat_n(record, decoded.len()));
+                    inputs.extend(decoded);
                 }
-                Ok(None) => {}
                 Err(invalid) => dead_letters.push(dead_letter(record, invalid.to_string())),
             }
         }

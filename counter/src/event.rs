@@ -27,16 +27,18 @@ impl From<proto::InvalidId> for InvalidEvent {
     }
 }
 
-/// Decodes the payload of a record. Returns `None` for an event that does not concern the counter.
+/// Decodes the payload of a record into the inputs that it stands for: none for an event that does not
+/// concern the counter, two for a message whose author has read up to another one.
 ///
 /// # Errors
 /// [`InvalidEvent`] if the payload is malformed, of an unknown type, of another topic, or has a value
 /// outside its limits.
-pub fn decode(payload: &[u8]) -> Result<Option<Input>, InvalidEvent> {
+pub fn decode(payload: &[u8]) -> Result<Vec<Input>, InvalidEvent> {
     let kind = Kind::decode(payload).ok_or(InvalidEvent("unknown or malformed event"))?;
+    let mut read = None;
     let (dialog_id, version, change) = match &kind {
-        Kind::UserRegistered(event) => return Ok(Some(Input::Registered(UserId::parse(&event.user_id)?))),
-        Kind::UserLoggedIn(_) | Kind::UserRenamed(_) | Kind::SessionRevoked(_) => return Ok(None),
+        Kind::UserRegistered(event) => return Ok(vec![Input::Registered(UserId::parse(&event.user_id)?)]),
+        Kind::UserLoggedIn(_) | Kind::UserRenamed(_) | Kind::SessionRevoked(_) => return Ok(Vec::new()),
         Kind::DialogCreated(event) => (&event.dialog_id, event.version, Change::VersionOnly),
         Kind::MessageCommitted(event) => (&event.dialog_id, event.version, Change::VersionOnly),
         Kind::ParticipantJoined(event) => {
@@ -46,7 +48,10 @@ pub fn decode(payload: &[u8]) -> Result<Option<Input>, InvalidEvent> {
             let change = Change::Left { user_id: UserId::parse(&event.user_id)?, version: event.version };
             (&event.dialog_id, event.version, change)
         }
-        Kind::MessageSent(event) => (&event.dialog_id, event.version, sent(event)?),
+        Kind::MessageSent(event) => {
+            read = read_by_author(&event.sender_id, event.seq, event.read_up_to)?;
+            (&event.dialog_id, event.version, sent(event)?)
+        }
         Kind::MessageDeleted(event) => {
             let message = message(&event.message_id, event.seq, &event.sender_id)?;
             (&event.dialog_id, event.version, Change::Deleted(message))
@@ -62,17 +67,21 @@ pub fn decode(payload: &[u8]) -> Result<Option<Input>, InvalidEvent> {
         | Kind::DeadLetter(_) => return Err(InvalidEvent("event of another topic")),
     };
     let version = Some(positive(version, "version must be between 1 and 2^53")?);
-    Ok(Some(Input::Dialog { dialog_id: DialogId::parse(dialog_id)?, version, change }))
+    let dialog_id = DialogId::parse(dialog_id)?;
+    let read = read.map(|change| Input::Dialog { dialog_id, version: None, change });
+    Ok([Input::Dialog { dialog_id, version, change }].into_iter().chain(read).collect())
 }
 
-/// Converts a message that the dialog service asks to settle. The input has no version: it does not come
-/// from the log, so it neither opens nor closes a gap.
+/// Converts a message that the dialog service asks to settle. The inputs have no version: they do not
+/// come from the log, so they neither open nor close a gap.
 ///
 /// # Errors
 /// [`InvalidEvent`] if a value is outside its limits.
-pub(crate) fn from_settle(event: &MessageSent) -> Result<Input, InvalidEvent> {
-    let change = sent(event)?;
-    Ok(Input::Dialog { dialog_id: DialogId::parse(&event.dialog_id)?, version: None, change })
+pub(crate) fn from_settle(event: &MessageSent) -> Result<Vec<Input>, InvalidEvent> {
+    let dialog_id = DialogId::parse(&event.dialog_id)?;
+    let read = read_by_author(&event.sender_id, event.seq, event.read_up_to)?;
+    let changes = [sent(event)?].into_iter().chain(read);
+    Ok(changes.map(|change| Input::Dialog { dialog_id, version: None, change }).collect())
 }
 
 /// Converts a changed row of the dialog service, fetched by a repair, into the inputs that lead to its
@@ -94,13 +103,15 @@ pub(crate) fn from_change(dialog_id: DialogId, change: &DialogChange) -> Result<
 fn message_changes(row: &MessageChange) -> Result<Vec<Change>, InvalidEvent> {
     let message = message(&row.message_id, row.seq, &row.sender_id)?;
     let sent = Change::Sent(message, time(row.created_at_us)?);
-    Ok(match (row.status(), row.deleted) {
+    let mut changes = match (row.status(), row.deleted) {
         (Status::Failed, _) => vec![Change::Failed(message)],
         (Status::Pending, true) => vec![Change::Deleted(message), sent],
         (Status::Committed, true) => vec![Change::Deleted(message)],
         (Status::Pending | Status::Committed, false) => vec![sent],
         (Status::Unspecified, _) => return Err(InvalidEvent("a message must have a status")),
-    })
+    };
+    changes.extend(read_by_author(&row.sender_id, row.seq, row.read_up_to)?);
+    Ok(changes)
 }
 
 fn membership_change(row: &MembershipChange, version: i64) -> Result<Change, InvalidEvent> {
@@ -120,6 +131,16 @@ fn joined(user_id: &[u8], version: i64, joined_seq: i64) -> Result<Change, Inval
 fn sent(event: &MessageSent) -> Result<Change, InvalidEvent> {
     let message = message(&event.message_id, event.seq, &event.sender_id)?;
     Ok(Change::Sent(message, time(event.created_at_us)?))
+}
+
+/// Returns the read of a message's author, who had seen everything up to `read_up_to` when sending it.
+/// Applied whatever becomes of the message; 0 is no read.
+fn read_by_author(author_id: &[u8], seq: i64, read_up_to: i64) -> Result<Option<Change>, InvalidEvent> {
+    if !(0..seq.max(1)).contains(&read_up_to) {
+        return Err(InvalidEvent("read_up_to must be a seq before the message"));
+    }
+    let user_id = UserId::parse(author_id)?;
+    Ok((read_up_to > 0).then_some(Change::Read { user_id, up_to: read_up_to }))
 }
 
 fn message(id: &[u8], seq: i64, author_id: &[u8]) -> Result<Message, InvalidEvent> {
@@ -154,10 +175,11 @@ mod tests {
             sender_id: vec![3; 16],
             transaction_id: vec![4; 16],
             created_at_us: 5,
+            read_up_to: 0,
         }
     }
 
-    fn change(version: i64, row: Row) -> DialogChange {
+    fn change_of(version: i64, row: Row) -> DialogChange {
         DialogChange { version, row: Some(row) }
     }
 
@@ -172,17 +194,56 @@ mod tests {
     #[test]
     fn an_event_carries_the_version_of_its_dialog() {
         let payload = Kind::MessageSent(message_sent(7, 9)).payload();
-        let Ok(Some(Input::Dialog { version: Some(9), change: Change::Sent(message, 5), .. })) =
-            decode(&payload)
-        else {
-            panic!("{:?}", decode(&payload))
+        let inputs = decode(&payload).unwrap();
+        let [Input::Dialog { version: Some(9), change: Change::Sent(message, 5), .. }] = inputs[..] else {
+            panic!("{inputs:?}")
         };
         assert_eq!(message.seq, 7);
         let committed = MessageCommitted { dialog_id: vec![1; 16], version: 3, ..Default::default() };
         let input = decode(&Kind::MessageCommitted(committed).payload()).unwrap();
-        assert!(matches!(input, Some(Input::Dialog { version: Some(3), change: Change::VersionOnly, .. })));
+        let expected = Input::Dialog {
+            dialog_id: DialogId::parse(&[1; 16]).unwrap(),
+            version: Some(3),
+            change: Change::VersionOnly,
+        };
+        assert_eq!(input, [expected]);
         let renamed = Kind::UserRenamed(UserRenamed { user_id: vec![1; 16] });
-        assert_eq!(decode(&renamed.payload()), Ok(None));
+        assert_eq!(decode(&renamed.payload()), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_message_reads_for_its_author_whatever_becomes_of_it() {
+        let user_id = UserId::parse(&[3; 16]).unwrap();
+        let read = Change::Read { user_id, up_to: 6 };
+        let sent = MessageSent { read_up_to: 6, ..message_sent(7, 9) };
+        let from_log = decode(&Kind::MessageSent(sent.clone()).payload()).unwrap();
+        let [Input::Dialog { version: Some(9), .. }, Input::Dialog { version: None, change, .. }] =
+            &from_log[..]
+        else {
+            panic!("{from_log:?}")
+        };
+        assert_eq!(change, &read);
+        assert_eq!(changes(from_settle(&sent).unwrap())[1], read);
+        for (status, deleted) in [(Status::Pending, true), (Status::Committed, true), (Status::Failed, false)]
+        {
+            let row = MessageChange {
+                message_id: sent.message_id.clone(),
+                seq: 7,
+                sender_id: sent.sender_id.clone(),
+                transaction_id: sent.transaction_id.clone(),
+                status: status.into(),
+                deleted,
+                created_at_us: 5,
+                read_up_to: 6,
+            };
+            let repaired = from_change(DialogId::now(), &change_of(12, Row::Message(row))).unwrap();
+            assert_eq!(changes(repaired).last(), Some(&read), "{status:?}");
+        }
+        for outside in [-1, 7, 8, i64::MAX] {
+            let invalid = MessageSent { read_up_to: outside, ..sent.clone() };
+            decode(&Kind::MessageSent(invalid.clone()).payload()).unwrap_err();
+            from_settle(&invalid).unwrap_err();
+        }
     }
 
     #[test]
@@ -218,8 +279,9 @@ mod tests {
                 status: status.into(),
                 deleted,
                 created_at_us: 5,
+                read_up_to: 0,
             };
-            from_change(dialog_id, &change(4, Row::Message(row))).map(changes)
+            from_change(dialog_id, &change_of(4, Row::Message(row))).map(changes)
         };
         assert!(matches!(row(Status::Pending, false).unwrap()[..], [Change::Sent(..)]));
         assert!(matches!(row(Status::Committed, false).unwrap()[..], [Change::Sent(..)]));
@@ -230,7 +292,7 @@ mod tests {
         row(Status::Unspecified, false).unwrap_err();
         let membership = |left| MembershipChange { user_id: vec![3; 16], joined_seq: 6, left };
         let changed =
-            |left| changes(from_change(dialog_id, &change(4, Row::Membership(membership(left)))).unwrap());
+            |left| changes(from_change(dialog_id, &change_of(4, Row::Membership(membership(left)))).unwrap());
         assert!(matches!(changed(false)[..], [Change::Joined { version: 4, joined_seq: 6, .. }]));
         assert!(matches!(changed(true)[..], [Change::Left { version: 4, .. }]));
         from_change(dialog_id, &DialogChange { version: 1, row: None }).unwrap_err();

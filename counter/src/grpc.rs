@@ -5,18 +5,18 @@ use events::Headers;
 use proto::{
     DialogId, UserId,
     counter::{
-        self as wire, MarkReadReply, MarkReadRequest, ReadStatesPageReply, ReadStatesReply,
-        ReadStatesRequest, RowsReply, RowsRequest, SettleReply, SettleRequest, SnapshotsReply,
-        SnapshotsRequest, UnreadReply, UnreadRequest, counters_server::Counters,
+        self as wire, LeaveReply, LeaveRequest, MarkReadReply, MarkReadRequest, ReadStatesPageReply,
+        ReadStatesReply, ReadStatesRequest, RowsReply, RowsRequest, SettleReply, SettleRequest,
+        SnapshotsReply, SnapshotsRequest, UnreadReply, UnreadRequest, counters_server::Counters,
     },
 };
 use telemetry::Call;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    App, Error,
+    App, Error, call,
     event::NUMBER_MAX,
-    read, settle,
+    settle,
     unread::{self, ROWS_MAX, ReadStatesPage, Row, Snapshot, Version},
 };
 
@@ -60,7 +60,7 @@ impl Counters for App {
         if !(0..=NUMBER_MAX).contains(&request.seq) {
             return Err(Error::Invalid("a seq is between 0 and 2^53").into());
         }
-        let marked = read::mark(&self.db, user_id, dialog_id, request.seq, headers).await?;
+        let marked = call::mark_read(&self.db, user_id, dialog_id, request.seq, headers).await?;
         Ok(Response::new(MarkReadReply {
             version: Some(encode_version(marked.version)),
             total: marked.total,
@@ -114,6 +114,19 @@ impl Counters for App {
             settle::Outcome::Unknown => wire::Outcome { counted: false, refused: None },
         };
         Ok(Response::new(SettleReply { outcomes: outcomes.into_iter().map(outcome).collect() }))
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
+        self.guard.service(request.metadata())?;
+        let headers = Headers::from(&Call::of(&request));
+        let LeaveRequest { dialog_id, user_id, version } = request.into_inner();
+        let dialog_id = DialogId::parse(&dialog_id).map_err(Error::from)?;
+        let user_id = UserId::parse(&user_id).map_err(Error::from)?;
+        if !(1..=NUMBER_MAX).contains(&version) {
+            return Err(Error::Invalid("a version is between 1 and 2^53").into());
+        }
+        let left = call::leave(&self.db, user_id, dialog_id, version, headers).await?;
+        Ok(Response::new(LeaveReply { version: Some(encode_version(left.version)) }))
     }
 }
 

@@ -25,6 +25,9 @@
 //! | any input applied before | no change; a sent message gets the same saga reply again |
 //!
 //! *Counted again* means set to its definition, I1 below, from the ledger and the member's pointers.
+//! After each input a pointer *steps over own messages*: while the entry after it is by the member, it
+//! moves on by one. An absent entry stops it, because it may be another user's. The order of the inputs
+//! does not matter to the result.
 //!
 //! # Invariants, after every transaction
 //!
@@ -94,7 +97,7 @@ pub struct Member {
     /// Current membership.
     pub membership: Membership,
     /// Read pointer: every message up to and including this `seq` is read. It may be ahead of the
-    /// ledger.
+    /// ledger. The message after it is not the member's own.
     pub read_seq: i64,
     /// Number of messages that count for this member.
     pub unread: i64,
@@ -355,6 +358,10 @@ impl Dialog {
         };
         self.applied.record_message(message.seq);
         self.ledger.insert(message.seq, transition.entry);
+        if let Some(author) = self.members.get_mut(&message.author_id) {
+            recorder.record_before(message.author_id, dialog_id, author);
+            author.step_over_own(message.author_id, &self.ledger);
+        }
         if transition.delta != 0 {
             for (user_id, member) in &mut self.members {
                 if member.counts(*user_id, message.seq, message.author_id) {
@@ -380,6 +387,7 @@ impl Dialog {
             recorder.record_before(user_id, dialog_id, member);
             member.version = version;
             member.membership = membership;
+            member.step_over_own(user_id, &self.ledger);
             member.recount(user_id, &self.ledger);
         }
     }
@@ -392,6 +400,7 @@ impl Dialog {
             let member = self.members.entry(user_id).or_default();
             recorder.record_before(user_id, dialog_id, member);
             member.read_seq = up_to;
+            member.step_over_own(user_id, &self.ledger);
             member.recount(user_id, &self.ledger);
         }
     }
@@ -409,6 +418,14 @@ impl Member {
         matches!(self.membership, Membership::Joined(joined_seq) if joined_seq < seq)
             && self.read_seq < seq
             && user_id != author_id
+    }
+
+    /// Moves the read pointer over the member's own messages that follow it without a gap. It changes no
+    /// count, since own messages are never unread.
+    fn step_over_own(&mut self, user_id: UserId, ledger: &BTreeMap<i64, Entry>) {
+        while ledger.get(&(self.read_seq + 1)).is_some_and(|entry| entry.author_id == user_id) {
+            self.read_seq += 1;
+        }
     }
 
     /// Sets `unread` by its definition (I1). An increment would not do: the pointers that decide have

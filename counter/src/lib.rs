@@ -5,13 +5,13 @@
 //! them in SQL.
 
 mod cache;
+mod call;
 mod count;
 mod error;
 pub mod event;
 mod grpc;
 pub mod kernel;
 mod publish;
-mod read;
 mod repair;
 mod settle;
 mod store;

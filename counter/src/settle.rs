@@ -48,9 +48,9 @@ async fn write(db: Db, messages: Vec<MessageSent>, headers: Headers) -> Result<V
     let mut dead_letters = Vec::new();
     for message in &messages {
         match event::from_settle(message) {
-            Ok(input) => {
-                inputs.push(input);
-                origins.push(message);
+            Ok(decoded) => {
+                origins.extend(std::iter::repeat_n(message, decoded.len()));
+                inputs.extend(decoded);
             }
             Err(invalid) => dead_letters.push((dead_letter(message, &invalid), headers.clone())),
         }

@@ -63,7 +63,7 @@ struct Scope {
     dialogs: BTreeSet<DialogId>,
     /// Dialogs with a changed message: the counts of all their members may change.
     message_dialogs: BTreeSet<DialogId>,
-    /// Members named by an input (joins, leaves and reads).
+    /// Members named by an input: by joins, leaves and reads, and as authors of messages.
     members: BTreeSet<(UserId, DialogId)>,
     /// Users named by an input.
     users: BTreeSet<UserId>,
@@ -229,7 +229,9 @@ impl Scope {
                     if change.message().is_some() {
                         scope.message_dialogs.insert(*dialog_id);
                     }
-                    if let Some(user_id) = change.user() {
+                    // An author who has left is no member of the dialog, but has a read pointer.
+                    let author = change.message().map(|message| message.author_id);
+                    if let Some(user_id) = change.user().or(author) {
                         scope.users.insert(user_id);
                         scope.members.insert((user_id, *dialog_id));
                     }

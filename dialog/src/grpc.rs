@@ -74,8 +74,9 @@ impl Dialogs for App {
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
         let (caller, call, request) = self.authenticate_user(request).await?;
-        membership::leave(&self.db, &call, caller, parse(DialogId::parse(&request.dialog_id))?).await?;
-        Ok(Response::new(LeaveReply {}))
+        let id = parse(DialogId::parse(&request.dialog_id))?;
+        let version = membership::leave(&self.db, &call, caller, id).await?;
+        Ok(Response::new(LeaveReply { version }))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
@@ -121,6 +122,7 @@ impl Dialogs for App {
             dialog_id: parse(DialogId::parse(&request.dialog_id))?,
             text: Text::parse(request.text)?,
             client_key: request.client_key.map(ClientKey::parse).transpose()?,
+            read_up_to: parse(request.read_up_to.as_deref().map(MessageId::parse).transpose())?,
         };
         Ok(Response::new(send::send(&self.db, &call, caller, new).await?.into()))
     }

@@ -63,12 +63,12 @@ pub(crate) async fn add(
 }
 
 /// Removes the caller from a group and appends ParticipantLeft. The group is NOT_FOUND for the caller
-/// from then on.
+/// from then on. Returns the version of the dialog after the change.
 ///
 /// # Errors
 /// [`Error::NoDialog`], [`Error::Direct`] and [`Error::Database`].
 #[tracing::instrument(name = "dialog.leave", skip_all, fields(user_id = %caller, dialog_id = %id))]
-pub(crate) async fn leave(db: &Db, call: &Call, caller: UserId, id: DialogId) -> Result<(), Error> {
+pub(crate) async fn leave(db: &Db, call: &Call, caller: UserId, id: DialogId) -> Result<i64, Error> {
     let writer = db.clone();
     let cause = Headers::from(call);
     let write = async move {
@@ -81,7 +81,8 @@ pub(crate) async fn leave(db: &Db, call: &Call, caller: UserId, id: DialogId) ->
         let left = ParticipantLeft { dialog_id: id.bytes(), version, user_id: caller.bytes() };
         group.record(Kind::ParticipantLeft(left), &cause);
         store::save(&mut tx, group).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(version)
     };
     db.detach(write).await
 }

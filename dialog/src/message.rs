@@ -64,6 +64,8 @@ pub(crate) struct Message {
     pub deleted_at_us: Option<i64>,
     /// Version of the dialog at the message's last change.
     pub version: i64,
+    /// Seq up to which the author had read the dialog when sending; 0 if not stated.
+    pub read_up_to: i64,
 }
 
 impl fmt::Debug for Message {
@@ -105,6 +107,7 @@ mod tests {
             created_at_us: 1,
             deleted_at_us: None,
             version: 3,
+            read_up_to: 0,
         };
         let failed = message(Status::Failed, Some("full"));
         assert_eq!(failed.clone().seen_by(author), failed);

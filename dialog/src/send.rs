@@ -31,14 +31,16 @@ pub(crate) struct NewMessage {
     pub text: Text,
     /// Makes the call idempotent.
     pub client_key: Option<ClientKey>,
+    /// Newest message that the author has read.
+    pub read_up_to: Option<MessageId>,
 }
 
 /// Stores a PENDING message and appends MessageSent, or returns the current state of the message that
 /// the client key was used for before.
 ///
 /// # Errors
-/// [`Error::NoDialog`]; [`Error::KeyTaken`] if the key was used with another dialog or text;
-/// [`Error::Database`].
+/// [`Error::NoDialog`]; [`Error::NoMessage`] if `read_up_to` is not a message of the dialog;
+/// [`Error::KeyTaken`] if the key was used with another dialog or text; [`Error::Database`].
 #[tracing::instrument(
     name = "dialog.message.send",
     skip_all,
@@ -73,8 +75,12 @@ async fn write(tx: &mut Tx, caller: UserId, new: &NewMessage, cause: &Headers) -
         text: new.text.as_str(),
         transaction_id: new.transaction_id,
         version: dialog.next_version(),
+        read_up_to: new.read_up_to,
     };
     let message = message::insert(tx, row).await?.ok_or(Error::NoDialog)?;
+    if new.read_up_to.is_some() && message.read_up_to == 0 {
+        return Err(Error::NoMessage);
+    }
     dialog.head_seq = message.seq;
     // The maximum, because the database's clock can step back.
     dialog.last_activity_us = dialog.last_activity_us.max(message.created_at_us);
@@ -109,5 +115,6 @@ pub(crate) fn message_sent(message: &Message) -> MessageSent {
         sender_id: message.author_id.bytes(),
         transaction_id: message.transaction_id.bytes(),
         created_at_us: message.created_at_us,
+        read_up_to: message.read_up_to,
     }
 }

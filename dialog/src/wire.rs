@@ -78,17 +78,25 @@ impl From<LiveMessages> for wire::LiveReply {
 impl From<Change> for wire::Change {
     fn from(change: Change) -> Self {
         let row = match change.row {
-            ChangedRow::Message { id, seq, author_id, transaction_id, status, deleted, created_at_us } => {
-                wire::change::Row::Message(wire::MessageChange {
-                    message_id: id.bytes(),
-                    seq,
-                    sender_id: author_id.bytes(),
-                    transaction_id: transaction_id.bytes(),
-                    status: status.wire(),
-                    deleted,
-                    created_at_us,
-                })
-            }
+            ChangedRow::Message {
+                id,
+                seq,
+                author_id,
+                transaction_id,
+                status,
+                deleted,
+                created_at_us,
+                read_up_to,
+            } => wire::change::Row::Message(wire::MessageChange {
+                message_id: id.bytes(),
+                seq,
+                sender_id: author_id.bytes(),
+                transaction_id: transaction_id.bytes(),
+                status: status.wire(),
+                deleted,
+                created_at_us,
+                read_up_to,
+            }),
             ChangedRow::Membership { user_id, joined_seq, left } => {
                 wire::change::Row::Membership(wire::MembershipChange {
                     user_id: user_id.bytes(),

@@ -69,6 +69,7 @@ impl Events {
                 message_id: id(random),
                 sender_id: id(random),
                 created_at_us: number(random),
+                read_up_to: number(random),
                 ..MessageSent::default()
             }),
             3 => Kind::MessageDeleted(MessageDeleted {

@@ -84,6 +84,15 @@ impl Service {
         Self { peers, authorization: Secret::new(&token.header()) }
     }
 
+    /// Returns the context of a call for `request`, with its request id and trace, authenticated with the
+    /// service token. Its deadline is at most `timeout` from now.
+    pub fn call_for(&self, request: &Call, timeout: Duration) -> Call {
+        request
+            .clone()
+            .with_deadline(Instant::now() + timeout)
+            .with_authorization(self.authorization.expose())
+    }
+
     /// Returns the context of a new call with a deadline `timeout` from now.
     pub fn call(&self, timeout: Duration) -> Call {
         Call::new().with_deadline(Instant::now() + timeout).with_authorization(self.authorization.expose())

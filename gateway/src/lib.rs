@@ -151,11 +151,16 @@ impl App {
         let revoked = RevokedSessions::new(settings.access_token_ttl);
         let quota = Quota::new(settings.max_sockets_per_user, settings.max_anonymous_sockets);
         let connections = Connections::new(quota, revoked.clone(), settings.drain_window);
-        let service = Service::new(peers.clone(), service_token);
+        let service = Service::new(peers, service_token);
         let hubs = Hubs::new(&service);
         let trusted = settings.trusted_documents.clone();
-        let pipeline =
-            Pipeline::new(peers, seen_versions.clone(), rate_limiter, settings.introspection, trusted);
+        let pipeline = Pipeline::new(
+            service.clone(),
+            seen_versions.clone(),
+            rate_limiter,
+            settings.introspection,
+            trusted,
+        );
         let pipeline = pipeline.with_deadline(settings.operation_deadline);
         let subscriptions = Subscriptions::new(pipeline.clone(), hubs.clone(), seen_versions);
         let authenticator = Arc::new(Authenticator::new(guard, revoked.clone()));

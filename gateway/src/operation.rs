@@ -30,7 +30,7 @@ use tracing::Instrument;
 use crate::{
     client::{Client, caller::Caller, rate_limits::RateLimiter},
     error::{Code, Error, Rejection, set_codes},
-    peers::Peers,
+    hub::Service,
     schema::{self, Schema, Scope, SignInLimiter, data_loader::Dispatcher},
     seen_versions::SeenVersions,
 };
@@ -93,7 +93,7 @@ pub struct Pipeline {
     schema: Schema,
     documents: DocumentCache,
     persisted: PersistedQueries,
-    peers: Peers,
+    service: Service,
     seen_versions: SeenVersions,
     rate_limiter: RateLimiter,
     deadline: Duration,
@@ -105,7 +105,7 @@ impl Pipeline {
     /// Creates a pipeline over these services. With a list of trusted documents, every other document is
     /// rejected.
     pub fn new(
-        peers: Peers,
+        service: Service,
         seen_versions: SeenVersions,
         rate_limiter: RateLimiter,
         introspection: bool,
@@ -119,7 +119,7 @@ impl Pipeline {
             schema: schema.finish(),
             documents: DocumentCache::new(introspection),
             persisted: PersistedQueries::new(trusted),
-            peers,
+            service,
             seen_versions,
             rate_limiter,
             deadline: OPERATION_LIMIT,
@@ -228,7 +228,7 @@ impl Pipeline {
         call: Call,
         dispatcher: &Dispatcher,
     ) -> Request {
-        let scope = Scope::new(caller, call, self.peers.clone(), self.seen_versions.clone(), dispatcher);
+        let scope = Scope::new(caller, call, self.service.clone(), self.seen_versions.clone(), dispatcher);
         let sign_ins = SignInLimiter { rate_limiter: self.rate_limiter.clone(), address: admitted.address };
         let mut request = Request::new("").data(scope).data(sign_ins).data(admitted.shape.clone());
         request.set_parsed_query(ExecutableDocument::clone(&admitted.document));

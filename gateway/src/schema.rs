@@ -35,6 +35,7 @@ use telemetry::Call;
 use crate::{
     client::{caller::Caller, rate_limits::RateLimiter},
     error::Error,
+    hub::Service,
     peers::Peers,
     seen_versions::SeenVersions,
 };
@@ -115,7 +116,7 @@ impl Scope {
     pub fn new(
         caller: Option<Caller>,
         call: Call,
-        peers: Peers,
+        service: Service,
         seen_versions: SeenVersions,
         dispatcher: &Dispatcher,
     ) -> Self {
@@ -123,7 +124,8 @@ impl Scope {
             Some(caller) => call.with_authorization(caller.authorization.newest().expose()),
             None => call,
         };
-        let source = Source { peers, call, caller: caller.as_ref().map(|caller| caller.user), seen_versions };
+        let user = caller.as_ref().map(|caller| caller.user);
+        let source = Source { service, call, caller: user, seen_versions };
         Self {
             caller,
             loaders: Loaders::new(dispatcher, &source),
@@ -160,7 +162,12 @@ impl Scope {
 
     /// Returns the services.
     pub fn peers(&self) -> &Peers {
-        &self.source.peers
+        &self.source.service.peers
+    }
+
+    /// Returns the services, to be called with the service token.
+    pub fn service(&self) -> &Service {
+        &self.source.service
     }
 
     /// Returns the call context: deadline, request id, trace and the caller's access token.

@@ -327,7 +327,7 @@ async fn an_operation_has_the_configured_deadline() {
         limit::Limiter::local(),
     );
     let pipeline = crate::operation::Pipeline::new(
-        peers,
+        crate::hub::Service::new(peers, &access::ServiceToken::generate()),
         crate::seen_versions::SeenVersions::default(),
         rate_limiter,
         true,

@@ -12,6 +12,7 @@ use testkit::eventually;
 use tokio::time::sleep;
 
 use crate::{
+    answers,
     caller::Caller,
     gateways, kill, oracle, rate_limits,
     socket_client::SocketClient,
@@ -27,6 +28,8 @@ const OUTAGE: Duration = Duration::from_secs(12);
 async fn counts_are_exact_with_clients_on_two_gateways() {
     let Some(stack) = Stack::start(&[]).await else { return };
     story::run(&stack).await;
+    answers::answers(&stack).await;
+    answers::leaving(&stack).await;
 }
 
 #[tokio::test]

@@ -191,8 +191,12 @@ impl Fixture {
         let (_, _, reply) =
             self.call("tidings.dialog.Dialogs/Create", owner.as_deref(), &create.encode_to_vec()).await;
         let dialog_id = dialog::Dialog::decode(&reply[5..]).unwrap().id;
-        let send =
-            dialog::SendRequest { dialog_id: dialog_id.clone(), text: "words".to_owned(), client_key: None };
+        let send = dialog::SendRequest {
+            dialog_id: dialog_id.clone(),
+            text: "words".to_owned(),
+            client_key: None,
+            read_up_to: None,
+        };
         let (_, _, reply) =
             self.call("tidings.dialog.Dialogs/Send", owner.as_deref(), &send.encode_to_vec()).await;
         let message = dialog::Message::decode(&reply[5..]).unwrap();

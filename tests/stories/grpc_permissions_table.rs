@@ -106,7 +106,7 @@ const fn ends_sessions(row: Row) -> Row {
 }
 
 /// The table, with columns in the order of `CallerKind::ALL`.
-pub const TABLE: [Row; 29] = [
+pub const TABLE: [Row; 30] = [
     row("tidings.auth.Auth/Register", OPEN, |targets| {
         let login = format!("made{}", targets.number);
         auth::RegisterRequest { login, password: PASSWORD.to_owned(), name: None }.encode_to_vec()
@@ -163,7 +163,8 @@ pub const TABLE: [Row; 29] = [
     }),
     row("tidings.dialog.Dialogs/Send", ALLOWED_TO_PARTICIPANTS, |targets| {
         let text = "x".to_owned();
-        dialog::SendRequest { dialog_id: targets.dialog.clone(), text, client_key: None }.encode_to_vec()
+        let dialog_id = targets.dialog.clone();
+        dialog::SendRequest { dialog_id, text, ..Default::default() }.encode_to_vec()
     }),
     row("tidings.dialog.Dialogs/Delete", ALLOWED_TO_AUTHOR, |targets| {
         dialog::DeleteRequest { message_id: targets.message.id.clone() }.encode_to_vec()
@@ -199,6 +200,9 @@ pub const TABLE: [Row; 29] = [
     row("tidings.counter.Counters/Snapshots", SERVICES, |targets| {
         let of = counter::SnapshotOf { user_id: targets.other_user.clone(), since: None };
         counter::SnapshotsRequest { of: vec![of] }.encode_to_vec()
+    }),
+    row("tidings.counter.Counters/Leave", SERVICES, |_| {
+        counter::LeaveRequest { dialog_id: vec![1; 16], user_id: vec![2; 16], version: 1 }.encode_to_vec()
     }),
     row("tidings.counter.Counters/Settle", SERVICES, |_| counter::SettleRequest::default().encode_to_vec()),
 ];

@@ -8,6 +8,7 @@
     reason = "a failing step ends the test; measurements are printed"
 )]
 
+mod answers;
 mod app;
 mod attacks;
 mod attacks_table;

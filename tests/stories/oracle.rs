@@ -103,8 +103,7 @@ pub async fn assert_engines_match_kernel(stack: &Stack, log: &LogRecorder) {
     assert_eq!(count(&counter, "select count(*) as n from dialog_applied where missing <> '[]'").await, 0);
     assert!(log.dead_letters().is_empty(), "dead letters: {:?}", log.dead_letters());
     let records = log.dialog_records();
-    let inputs =
-        records.iter().filter_map(|record| counter::event::decode(&record.payload).unwrap()).collect();
+    let inputs = records.iter().flat_map(|record| counter::event::decode(&record.payload).unwrap()).collect();
     assert_counters_match_kernel(inputs, &counter).await;
     println!(
         "{} records of dialog, {} of them repetitions, none lost, none out of order",
@@ -132,7 +131,7 @@ async fn events(dialog: &Db) -> Vec<Input> {
         .await
         .unwrap();
     let read = |payload: Vec<u8>| counter::event::decode(&payload).unwrap();
-    rows.iter().filter_map(|row| read(row.get("payload").unwrap())).collect()
+    rows.iter().flat_map(|row| read(row.get("payload").unwrap())).collect()
 }
 
 async fn read_pointers(counter: &Db) -> Vec<Input> {

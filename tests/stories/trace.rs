@@ -30,7 +30,10 @@ async fn a_request_id_is_propagated_from_http_to_the_events() {
     .await;
     let (folder, _) = app.stop().await;
     assert_eq!(event_types(folder.path(), "dialog", "story-1").await, ["MessageSent", "MessageCommitted"]);
-    assert_eq!(event_types(folder.path(), "counter", "story-1").await, ["Counted", "UnreadChanged"]);
+    assert_eq!(
+        event_types(folder.path(), "counter", "story-1").await,
+        ["Counted", "ReadMarked", "UnreadChanged", "UnreadChanged"]
+    );
 }
 
 /// Returns the types of the events that the request caused in a service's outbox. All must belong to the

@@ -13,7 +13,7 @@ const HISTORIES: u64 = 500;
 
 type Rules = fn(&mut State, &Input, &mut EffectRecorder);
 
-const FAULTS: [(&str, Rules); 13] = [
+const FAULTS: [(&str, Rules); 16] = [
     ("a message counts for members who have read past it", no_unread_predicate),
     ("a deletion subtracts messages that were read", deletion_without_predicate),
     ("a deletion that arrives first leaves no tombstone", no_tombstone),
@@ -27,6 +27,9 @@ const FAULTS: [(&str, Rules); 13] = [
     ("messages count for a member who has left", leave_is_forgotten),
     ("a refused message counts", refusal_ignored),
     ("a row is changed without being recorded", silent_change),
+    ("sending reads what others sent before", sending_reads),
+    ("own messages that arrived out of order are not stepped over", step_of_one),
+    ("own messages that arrived before the join are not stepped over", join_without_step),
 ];
 
 #[test]
@@ -196,5 +199,35 @@ fn silent_change(state: &mut State, input: &Input, recorder: &mut EffectRecorder
     match dialog_of(input) {
         Some((_, Change::Deleted(_))) => apply(state, input, &mut discarded),
         _ => apply(state, input, recorder),
+    }
+}
+
+fn sending_reads(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
+    if let Some((at, Change::Sent(message, _))) = dialog_of(input)
+        && let Some(member) = state.dialogs.entry(at).or_default().members.get_mut(&message.author_id)
+    {
+        recorder.record_before(message.author_id, at, member);
+        member.read_seq = member.read_seq.max(message.seq);
+    }
+    apply(state, input, recorder);
+}
+
+fn step_of_one(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
+    apply(state, input, recorder);
+    if let Some((at, Change::Sent(message, _))) = dialog_of(input)
+        && let Some(member) = state.dialogs.entry(at).or_default().members.get_mut(&message.author_id)
+        && recorder.before.get(&(message.author_id, at)).is_some_and(|row| row.read_seq < message.seq)
+    {
+        member.read_seq = member.read_seq.min(message.seq);
+    }
+}
+
+fn join_without_step(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
+    apply(state, input, recorder);
+    if let Some((at, Change::Joined { user_id, .. })) = dialog_of(input)
+        && let Some(member) = state.dialogs.entry(at).or_default().members.get_mut(user_id)
+        && recorder.before.get(&(*user_id, at)).is_some_and(|row| row.read_seq == 0)
+    {
+        member.read_seq = 0;
     }
 }

@@ -109,6 +109,8 @@ fn member(user_id: UserId, events: &[(Option<i64>, &Change)], dialog: &Dialog) -
             _ => {}
         }
     }
+    let is_own = |seq: &i64| dialog.ledger.get(seq).is_some_and(|entry| entry.author_id == user_id);
+    member.read_seq += (member.read_seq + 1..).take_while(is_own).count() as i64;
     if let Membership::Joined(joined_seq) = member.membership {
         for (seq, entry) in &dialog.ledger {
             let by_other = entry.author_id != user_id && entry.state == EntryState::Counted;

@@ -77,6 +77,7 @@ pub(super) async fn batch(tx: &mut Tx, inputs: &[Input]) -> Result<BatchEffects,
     add_deltas(tx, &changes).await?;
     write_memberships(tx, &changes).await?;
     write_reads(tx, &changes).await?;
+    step_over_own(tx, &changes).await?;
     recount(tx, &changes).await?;
     Ok(effects)
 }
@@ -295,6 +296,39 @@ async fn write_reads(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
          where excluded.read_seq > member_counter.read_seq",
     );
     upsert.bind(Value::Array(rows.collect())).execute(tx).await.map(drop)
+}
+
+/// Moves the read pointers of all members that the batch touches, and of the authors of its messages,
+/// over the own messages that follow them without a gap.
+async fn step_over_own(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
+    let authors = changes.ledger.iter().map(|((dialog_id, _), (entry, _))| (entry.author_id, *dialog_id));
+    let members: BTreeSet<(UserId, DialogId)> =
+        changes.memberships.keys().chain(changes.reads.keys()).copied().chain(authors).collect();
+    if members.is_empty() {
+        return Ok(());
+    }
+    // In a separate statement that sees the new pointers and the new ledger entries. Members of locked
+    // dialogs, as above. The last condition is the recursion's first step: without an own message after
+    // the pointer nothing is written.
+    let update = query(
+        "update member_counter set read_seq = (
+             with recursive own (seq) as (
+                 select member_counter.read_seq
+                 union all
+                 select l.seq from own join ledger l
+                     on l.dialog_id = member_counter.dialog_id and l.seq = own.seq + 1
+                 where l.author_id = member_counter.user_id
+             )
+             select max(seq) from own
+         )
+         from rows($1: user_id uuid, dialog_id uuid) as r
+         where member_counter.user_id = r.user_id and member_counter.dialog_id = r.dialog_id and exists (
+             select 1 from ledger l
+             where l.dialog_id = member_counter.dialog_id and l.seq = member_counter.read_seq + 1
+               and l.author_id = member_counter.user_id
+         )",
+    );
+    update.bind(counters::keys(members.iter())).execute(tx).await.map(drop)
 }
 
 /// Sets `unread` by its definition (I1) for members whose membership or read pointer may have moved.

@@ -60,6 +60,7 @@ impl SimulatedDialog {
             sender_id: sender.bytes(),
             transaction_id: vec![1; 16],
             created_at_us: self.seq * 1_000,
+            read_up_to: 0,
         }
     }
 

@@ -39,7 +39,12 @@ async fn a_message_is_counted_and_its_events_are_published() {
                 assert_eq!(record.headers.request_id.as_deref(), Some("cause"), "{}", record.kind);
                 match Kind::decode(&record.payload).unwrap() {
                     Kind::Counted(reply) => counted = reply.message_id == sent.message_id,
-                    // The join of each of the two, unless one batch had the message too.
+                    // The author's pointer steps over the message.
+                    Kind::ReadMarked(mark) => assert_eq!((mark.user_id, mark.read_seq), (ada.bytes(), 1)),
+                    Kind::UnreadChanged(change) if change.user_id == ada.bytes() => {
+                        assert_eq!((change.rows[0].was, change.rows[0].unread), (0, 0));
+                    }
+                    // The join, unless one batch had the message too.
                     Kind::UnreadChanged(change) if change.rows[0].unread == 0 => {
                         assert_eq!((change.version, change.rows[0].was), (1, 0));
                     }
@@ -116,6 +121,40 @@ async fn a_read_pointer_moves_forward_and_never_back() {
 }
 
 #[tokio::test]
+async fn an_answer_reads_what_its_author_had_seen_and_not_what_arrived_since() {
+    for app in test_apps().await {
+        let ada = UserId::now();
+        let bob = UserId::now();
+        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
+        let dialog_id = dialog.id;
+        let sent = (0..3).map(|_| Kind::MessageSent(dialog.message(ada))).collect();
+        app.publish(topic::DIALOG, sent).await;
+        app.wait_for_total(bob, 3).await;
+        let row_of = async |user| {
+            let rows = RowsRequest { dialog_ids: vec![dialog_id.bytes()], at_least: None };
+            let mut client = app.client(&app.token_of(user));
+            client.rows(rows).await.unwrap().into_inner().rows.pop().unwrap()
+        };
+        assert_eq!(row_of(ada).await.read_seq, 3, "own messages with nothing between");
+        let before = app.unread(bob, None).await.unwrap().version.unwrap().number;
+        // Bob had seen the second message; the third arrived while he wrote.
+        let answer = MessageSent { read_up_to: 2, ..dialog.message(bob) };
+        app.publish(topic::DIALOG, vec![Kind::MessageSent(answer)]).await;
+        app.wait_for_total(bob, 1).await;
+        let after = app.unread(bob, None).await.unwrap();
+        assert_eq!(after.version.unwrap().number, before + 1, "counted and read in one transaction");
+        assert_eq!(row_of(bob).await.read_seq, 2, "another's message lies between");
+        // He had seen all of it: the pointer steps over his own messages before and after.
+        let answer = MessageSent { read_up_to: 3, ..dialog.message(bob) };
+        app.publish(topic::DIALOG, vec![Kind::MessageSent(answer)]).await;
+        app.wait_for_total(bob, 0).await;
+        app.wait_for_total(ada, 2).await;
+        assert_eq!(row_of(bob).await.read_seq, 5);
+        app.shut_down().await;
+    }
+}
+
+#[tokio::test]
 async fn an_invalid_event_becomes_a_dead_letter_and_does_not_stop_the_others() {
     for app in test_apps().await {
         let ada = UserId::now();
@@ -175,6 +214,7 @@ async fn a_gap_is_closed_by_the_changes_of_the_dialog_service() {
                 status: Status::Pending.into(),
                 deleted: sent.seq == 2,
                 created_at_us: sent.created_at_us,
+                read_up_to: 0,
             })),
         });
         let membership = Change { version: joined.version, row: Some(Row::Membership(membership)) };

@@ -67,6 +67,8 @@ pub(crate) enum ChangedRow {
         status: Status,
         deleted: bool,
         created_at_us: i64,
+        /// Seq up to which the author had read; 0 if not stated.
+        read_up_to: i64,
     },
     Membership {
         user_id: UserId,
@@ -98,6 +100,7 @@ pub(crate) async fn rows(
              select * from (
                  select m.changed_version, m.id as message_id, m.seq, m.author_id, m.transaction_id, m.status,
                         m.deleted_at_us is not null as deleted, m.created_at_us,
+                        m.read_up_to,
                         cast(null as uuid) as user_id, cast(null as bigint) as joined_seq, false as has_left
                  from message m where m.dialog_id = $1 and m.changed_version > $2
                  order by m.changed_version limit $3
@@ -106,6 +109,7 @@ pub(crate) async fn rows(
              select * from (
                  select p.changed_version, cast(null as uuid), cast(null as bigint), cast(null as uuid),
                         cast(null as uuid), cast(null as text), false, cast(null as bigint),
+                        cast(null as bigint),
                         p.user_id, p.joined_seq, p.has_left
                  from membership p where p.dialog_id = $1 and p.changed_version > $2
                  order by p.changed_version limit $3
@@ -142,6 +146,7 @@ fn changed_from_row(row: &Row) -> Result<ChangedRow, Error> {
         status: Status::parse(&row.get::<String>("status")?),
         deleted: row.get("deleted")?,
         created_at_us: row.get("created_at_us")?,
+        read_up_to: row.get("read_up_to")?,
     })
 }
 

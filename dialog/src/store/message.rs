@@ -19,20 +19,26 @@ pub(crate) struct NewRow<'a> {
     pub transaction_id: TransactionId,
     /// Version of the dialog at which the message is stored.
     pub version: i64,
+    /// Newest message of the dialog that the author has read.
+    pub read_up_to: Option<MessageId>,
 }
 
-/// Inserts a pending message; returns `None` if the author does not take part in the dialog.
+/// Inserts a pending message; returns `None` if the author does not take part in the dialog. Its
+/// `read_up_to` is 0 if there is none or it is not in the dialog.
 pub(crate) async fn insert(tx: &mut Tx, new: NewRow<'_>) -> Result<Option<Message>, Error> {
     let insert = query(
         "insert into message (id, dialog_id, seq, author_id, text, transaction_id, changed_version,
-             created_at_us)
-         select $1, $2, $3, $4, $5, $6, $7, now_us from clock
+             created_at_us, read_up_to)
+         select $1, $2, $3, $4, $5, $6, $7, now_us,
+                coalesce((select seq from message where id = $8 and dialog_id = $2), 0)
+         from clock
          where exists (select 1 from membership where dialog_id = $2 and user_id = $4 and not has_left)
          returning *",
     );
     let insert =
         insert.bind(new.id.uuid()).bind(new.dialog_id.uuid()).bind(new.seq).bind(new.author_id.uuid());
-    let row = insert.bind(new.text).bind(new.transaction_id.uuid()).bind(new.version).optional(tx).await?;
+    let insert = insert.bind(new.text).bind(new.transaction_id.uuid()).bind(new.version);
+    let row = insert.bind(new.read_up_to.map(MessageId::uuid)).optional(tx).await?;
     row.as_ref().map(from_row).transpose()
 }
 
@@ -200,6 +206,7 @@ pub(super) fn from_row(row: &Row) -> Result<Message, Error> {
         created_at_us: row.get("created_at_us")?,
         deleted_at_us: row.get("deleted_at_us")?,
         version: row.get("changed_version")?,
+        read_up_to: row.get("read_up_to")?,
     })
 }
 

@@ -188,7 +188,8 @@ impl TestUser {
         client_key: Option<&str>,
     ) -> Result<Message, Status> {
         let client_key = client_key.map(str::to_owned);
-        let request = SendRequest { dialog_id: dialog.to_vec(), text: text.to_owned(), client_key };
+        let request =
+            SendRequest { dialog_id: dialog.to_vec(), text: text.to_owned(), client_key, read_up_to: None };
         Ok(self.client().send(request).await?.into_inner())
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use proto::{
-    DialogId,
-    dialog::{ReadTargetRequest, SendRequest, Status},
+    DialogId, MessageId,
+    dialog::{ChangesSinceRequest, ReadTargetRequest, SendRequest, Status, change::Row},
     events::{MessageSent, event::Kind},
     topic,
 };
@@ -42,6 +42,7 @@ async fn a_sent_message_is_pending_numbered_and_immediately_visible() {
             sender_id: a.id.bytes(),
             transaction_id: first.transaction_id.clone(),
             created_at_us: first.created_at_us,
+            read_up_to: 0,
         };
         assert_eq!(events[3].kind, Kind::MessageSent(sent));
     }
@@ -54,8 +55,12 @@ async fn a_send_after_its_deadline_stores_nothing() {
         let b = fixture.user();
         let dialog = a.direct(&b).await;
         let late = |timeout| {
-            let send =
-                SendRequest { dialog_id: dialog.id.clone(), text: "late".to_owned(), client_key: None };
+            let send = SendRequest {
+                dialog_id: dialog.id.clone(),
+                text: "late".to_owned(),
+                client_key: None,
+                read_up_to: None,
+            };
             let mut request = tonic::Request::new(send);
             request.set_timeout(timeout);
             request
@@ -171,7 +176,8 @@ async fn invalid_input_sends_nothing() {
             );
         }
         for dialog_id in [vec![], vec![1; 15], vec![1; 17]] {
-            let request = SendRequest { dialog_id, text: "text".to_owned(), client_key: None };
+            let request =
+                SendRequest { dialog_id, text: "text".to_owned(), client_key: None, read_up_to: None };
             assert_eq!(code(a.client().send(request).await), Code::InvalidArgument);
         }
         assert_eq!(event_names(&fixture.db).await, before);
@@ -202,5 +208,43 @@ async fn the_read_target_is_the_given_message_or_the_newest() {
         assert_eq!(code(target(&dialog.id, Some(&DialogId::now().bytes())).await), Code::NotFound);
         assert_eq!(code(target(&dialog.id, Some(b"short")).await), Code::InvalidArgument);
         assert_eq!(code(target(b"short", None).await), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test]
+async fn what_the_author_had_read_is_a_message_of_the_dialog() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let dialog = a.direct(&b).await;
+        let elsewhere = a.send(&a.group(&[&b]).await.id, "elsewhere").await;
+        a.send(&dialog.id, "first").await;
+        let second = a.send(&dialog.id, "second").await;
+        let answer = |read_up_to: Vec<u8>| {
+            let dialog_id = dialog.id.clone();
+            let text = "answer".to_owned();
+            let request = SendRequest { dialog_id, text, client_key: None, read_up_to: Some(read_up_to) };
+            let mut client = b.client();
+            async move { client.send(request).await }
+        };
+        let events = event_names(&fixture.db).await;
+        for (unknown, expected) in [
+            (elsewhere.id, Code::NotFound),
+            (MessageId::now().bytes(), Code::NotFound),
+            (vec![1; 3], Code::InvalidArgument),
+        ] {
+            assert_eq!(code(answer(unknown).await), expected, "{}", fixture.name);
+        }
+        assert_eq!(event_names(&fixture.db).await, events, "nothing was stored");
+        let stored = answer(second.id).await.unwrap().into_inner();
+        assert_eq!(stored.seq, 3);
+        let Kind::MessageSent(sent) = outbox(&fixture.db, topic::DIALOG).await.pop().unwrap().kind else {
+            panic!("the last event is the answer's")
+        };
+        assert_eq!((sent.seq, sent.read_up_to), (3, 2));
+        let request = ChangesSinceRequest { dialog_id: dialog.id.clone(), since: 0, limit: 10 };
+        let changes = fixture.service_client().changes_since(request).await.unwrap().into_inner().changes;
+        let Some(Row::Message(repaired)) = changes.last().unwrap().row.clone() else { panic!("{changes:?}") };
+        assert_eq!((repaired.seq, repaired.read_up_to), (3, 2), "a repair finds it too");
     }
 }

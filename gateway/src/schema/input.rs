@@ -47,6 +47,9 @@ pub struct SendMessageInput {
     /// is CONFLICT. Use it to retry a call whose response was lost. To send a FAILED message again, use
     /// a new key.
     pub client_key: Option<String>,
+    /// The newest message of the dialog that the caller has seen. The message and everything before it is
+    /// marked as read when the new message is counted. Messages that arrive between the two stay unread.
+    pub read_up_to: Option<ID>,
 }
 
 /// The position up to which the caller has read a dialog.

@@ -7,7 +7,7 @@ use proto::{DialogId, MessageId, TransactionId, UserId, auth, counter, dialog};
 use telemetry::Call;
 
 use crate::{
-    peers::Peers,
+    hub::Service,
     schema::data_loader::Dispatcher,
     schema::data_loader::{Found, Loader},
     schema::{Dialog, DialogUnread, Message, ReadState, User},
@@ -117,7 +117,7 @@ impl Loaders {
 #[derive(Clone)]
 pub struct Source {
     /// The services.
-    pub peers: Peers,
+    pub service: Service,
     /// The call context: deadline, request id, trace and access token.
     pub call: Call,
     /// The caller. None if the operation is not authenticated.
@@ -140,14 +140,14 @@ impl Source {
 
     async fn users(self, ids: Vec<UserId>) -> Found<UserId, Arc<User>> {
         let ids = ids.into_iter().map(UserId::bytes).collect();
-        let reply = self.peers.auth(&self.call).users(auth::UsersRequest { ids }).await?.into_inner();
+        let reply = self.service.peers.auth(&self.call).users(auth::UsersRequest { ids }).await?.into_inner();
         let keyed = |user: auth::User| Ok((UserId::parse(&user.id)?, Arc::new(User::try_from(user)?)));
         reply.users.into_iter().map(keyed).collect()
     }
 
     async fn dialogs(self, ids: Vec<DialogId>) -> Found<DialogId, Arc<Dialog>> {
         let ids = ids.into_iter().map(DialogId::bytes).collect();
-        let reply = self.peers.dialog(&self.call).get(dialog::GetRequest { ids }).await?.into_inner();
+        let reply = self.service.peers.dialog(&self.call).get(dialog::GetRequest { ids }).await?.into_inner();
         let keyed = |dialog| Dialog::try_from(dialog).map(|dialog| (dialog.id, Arc::new(dialog)));
         reply.dialogs.into_iter().map(keyed).collect()
     }
@@ -160,7 +160,7 @@ impl Source {
                 MessageKey::Transaction(id) => request.transaction_ids.push(id.bytes()),
             }
         }
-        let reply = self.peers.dialog(&self.call).messages(request).await?.into_inner();
+        let reply = self.service.peers.dialog(&self.call).messages(request).await?.into_inner();
         let mut found = HashMap::new();
         for message in reply.messages {
             let id = MessageKey::Id(MessageId::parse(&message.id)?);
@@ -174,7 +174,7 @@ impl Source {
 
     async fn history(self, pages: Vec<HistoryPage>) -> Found<HistoryPage, Arc<History>> {
         let request = dialog::HistoryRequest { pages: pages.iter().map(HistoryPage::request).collect() };
-        let reply = self.peers.dialog(&self.call).history(request).await?.into_inner();
+        let reply = self.service.peers.dialog(&self.call).history(request).await?.into_inner();
         let keyed = |(page, reply): (HistoryPage, dialog::HistoryPageReply)| {
             let messages = reply.messages.into_iter().map(|message| Message::try_from(message).map(Arc::new));
             let messages = messages.collect::<Result<_, _>>()?;
@@ -191,7 +191,7 @@ impl Source {
             dialog_ids: ids.into_iter().map(DialogId::bytes).collect(),
             at_least: self.caller.and_then(|user| self.seen_versions.get(user)).map(Into::into),
         };
-        let reply = self.peers.counter(&self.call).rows(request).await?.into_inner();
+        let reply = self.service.peers.counter(&self.call).rows(request).await?.into_inner();
         if let (Some(user), Some(version)) = (self.caller, reply.version) {
             self.seen_versions.raise(user, version.into());
         }
@@ -202,7 +202,7 @@ impl Source {
     async fn read_states(self, pages: Vec<ReadStatesPage>) -> Found<ReadStatesPage, Vec<ReadState>> {
         let request =
             counter::ReadStatesRequest { pages: pages.iter().map(ReadStatesPage::request).collect() };
-        let reply = self.peers.counter(&self.call).read_states(request).await?.into_inner();
+        let reply = self.service.peers.counter(&self.call).read_states(request).await?.into_inner();
         let keyed = |(page, reply): (ReadStatesPage, counter::ReadStatesPageReply)| {
             let states = reply.states.into_iter().map(ReadState::try_from).collect::<Result<_, _>>()?;
             Ok((page, states))

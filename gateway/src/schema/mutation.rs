@@ -1,6 +1,8 @@
 //! The mutation root. Each resolver parses ids, calls the service that owns the data, and converts its
 //! reply.
 
+use std::time::Duration;
+
 use async_graphql::{Context, ID, Object};
 use proto::{DialogId, MessageId, UserId, auth, counter, dialog};
 
@@ -17,6 +19,9 @@ pub struct Mutation;
 /// The complexity of hashing one password. Argon2id is slow on purpose, so one operation can hash a few
 /// passwords only.
 const PASSWORD_COST: usize = 1_000;
+
+/// Time within which the counter applies a leave. Later its event does it.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Changes to the data. A change is stored when its field is returned. The fields of one operation run
 /// in order. All fields require authentication unless stated otherwise. A malformed id of a dialog or
@@ -114,7 +119,8 @@ impl Mutation {
         scope.peers().dialog(scope.call()).add_participants(request).await?.into_inner().try_into()
     }
 
-    /// Removes the caller from a group. The dialog disappears from the caller's list and counters.
+    /// Removes the caller from a group. When this field is returned, the dialog has disappeared from the
+    /// caller's list and counters; while the counter service cannot be reached, from the list only.
     /// Returns true. A direct dialog is BAD_USER_INPUT.
     async fn leave_dialog(
         &self,
@@ -122,18 +128,33 @@ impl Mutation {
         #[graphql(desc = "A group that the caller takes part in.")] dialog_id: ID,
     ) -> Result<bool, Error> {
         let scope = Scope::writing(ctx)?;
-        let request = dialog::LeaveRequest { dialog_id: parse_dialog_id(&dialog_id)?.bytes() };
-        scope.peers().dialog(scope.call()).leave(request).await?;
+        let dialog_id = parse_dialog_id(&dialog_id)?.bytes();
+        let request = dialog::LeaveRequest { dialog_id: dialog_id.clone() };
+        let dialog::LeaveReply { version } =
+            scope.peers().dialog(scope.call()).leave(request).await?.into_inner();
+        let user = scope.caller()?.user;
+        let left = counter::LeaveRequest { dialog_id, user_id: user.bytes(), version };
+        let call = scope.service().call_for(scope.call(), LEAVE_TIMEOUT);
+        match scope.peers().counter(&call).leave(left).await {
+            Ok(reply) => {
+                let version = reply.into_inner().version.unwrap_or_default();
+                scope.seen_versions().raise(user, version.into());
+            }
+            // The dialog is left, whatever the counter answers. Its event corrects the counts later.
+            Err(status) => tracing::warn!(error = %status, "the counter could not be told of a leave"),
+        }
         Ok(true)
     }
 
     /// Sends a message. It is stored and visible to all participants when this field is returned. Its
-    /// status is PENDING until the counter service has counted it.
+    /// status is PENDING until the counter service has counted it. The caller's own read position moves
+    /// past it if it stands at the message before, or if `readUpTo` moves it there.
     async fn send_message(&self, ctx: &Context<'_>, input: SendMessageInput) -> Result<Message, Error> {
         let scope = Scope::writing(ctx)?;
-        let SendMessageInput { dialog_id, text, client_key } = input;
+        let SendMessageInput { dialog_id, text, client_key, read_up_to } = input;
         let dialog_id = parse_dialog_id(&dialog_id)?.bytes();
-        let request = dialog::SendRequest { dialog_id, text, client_key };
+        let read_up_to = read_up_to.map(|id| parse_message_id(&id)).transpose()?.map(MessageId::bytes);
+        let request = dialog::SendRequest { dialog_id, text, client_key, read_up_to };
         scope.peers().dialog(scope.call()).send(request).await?.into_inner().try_into()
     }
 

@@ -1,5 +1,6 @@
-//! Read pointers: `markRead` moves a user's pointer in a dialog forward, never back. The pointer may be
-//! ahead of the messages that the counter has applied.
+//! Changes by calls: `markRead` moves a user's read pointer in a dialog forward, never back, and `Leave`
+//! applies a leave before its event arrives. The pointer may be ahead of the messages that the counter
+//! has applied.
 
 use db::Db;
 use events::Headers;
@@ -12,9 +13,9 @@ use crate::{
     unread::{Row, Version},
 };
 
-/// State after [`mark`].
+/// State of a user after a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Marked {
+pub(crate) struct UserState {
     pub(crate) version: Version,
     /// Unread messages of the user in all dialogs.
     pub(crate) total: i64,
@@ -31,35 +32,54 @@ pub(crate) struct Marked {
 /// # Errors
 /// [`Error::Invalid`] if a constraint of the database refuses the new counts; [`Error::Database`].
 #[tracing::instrument(name = "counter.read.mark", skip_all, fields(%user_id, %dialog_id, seq))]
-pub(crate) async fn mark(
+pub(crate) async fn mark_read(
     db: &Db,
     user_id: UserId,
     dialog_id: DialogId,
     seq: i64,
     headers: Headers,
-) -> Result<Marked, Error> {
+) -> Result<UserState, Error> {
     // A pointer never goes back, so a read of what is already read needs no lock and no write.
     let mut tx = db.snapshot().await?;
     let row = store::row(&mut tx, user_id, dialog_id).await?;
     let (version, total) = store::version(&mut tx, user_id).await?;
     tx.rollback().await?;
     if seq <= row.read_seq {
-        return Ok(Marked { version, total, row });
+        return Ok(UserState { version, total, row });
     }
     // Detached from the request: a client that disconnects must not cancel the transaction halfway
     // (docs/decisions/0002-no-begin-is-cancelled.md).
-    db.detach(write(db.clone(), user_id, dialog_id, seq, headers)).await
+    let change = Change::Read { user_id, up_to: seq };
+    db.detach(write(db.clone(), user_id, dialog_id, change, headers)).await
 }
 
+/// Applies that a user left a dialog at a version of the dialog, and returns the state after the call.
+/// Safe to repeat: the event of the log that follows changes nothing any more.
+///
+/// # Errors
+/// [`Error::Database`].
+#[tracing::instrument(name = "counter.leave", skip_all, fields(%user_id, %dialog_id, version))]
+pub(crate) async fn leave(
+    db: &Db,
+    user_id: UserId,
+    dialog_id: DialogId,
+    version: i64,
+    headers: Headers,
+) -> Result<UserState, Error> {
+    let change = Change::Left { user_id, version };
+    db.detach(write(db.clone(), user_id, dialog_id, change, headers)).await
+}
+
+/// Applies one change of a user's row in a transaction of its own.
 async fn write(
     db: Db,
     user_id: UserId,
     dialog_id: DialogId,
-    seq: i64,
+    change: Change,
     headers: Headers,
-) -> Result<Marked, Error> {
+) -> Result<UserState, Error> {
     let mut tx = db.begin().await?;
-    let input = Input::Dialog { dialog_id, version: None, change: Change::Read { user_id, up_to: seq } };
+    let input = Input::Dialog { dialog_id, version: None, change };
     let outcome = store::transact(&mut tx, &[input]).await?;
     if !outcome.refused.is_empty() {
         return Err(Error::Invalid(store::REFUSAL_REASON));
@@ -70,5 +90,5 @@ async fn write(
     let row = store::row(&mut tx, user_id, dialog_id).await?;
     publish::append(&mut tx, version.epoch, outcome.effects, Vec::new(), |_, _| headers.clone()).await?;
     tx.commit().await?;
-    Ok(Marked { version, total, row })
+    Ok(UserState { version, total, row })
 }

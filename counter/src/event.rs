@@ -40,6 +40,7 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Input>, InvalidEvent> {
         Kind::UserRegistered(event) => return Ok(vec![Input::Registered(UserId::parse(&event.user_id)?)]),
         Kind::UserLoggedIn(_) | Kind::UserRenamed(_) | Kind::SessionRevoked(_) => return Ok(Vec::new()),
         Kind::DialogCreated(event) => (&event.dialog_id, event.version, Change::VersionOnly),
+        Kind::DialogRenamed(event) => (&event.dialog_id, event.version, Change::VersionOnly),
         Kind::MessageCommitted(event) => (&event.dialog_id, event.version, Change::VersionOnly),
         Kind::ParticipantJoined(event) => {
             (&event.dialog_id, event.version, joined(&event.user_id, event.version, event.joined_seq)?)

@@ -7,7 +7,8 @@ use proto::{
         AddParticipantsRequest, ChangesSinceReply, ChangesSinceRequest, CreateRequest, DeleteRequest, Dialog,
         GetReply, GetRequest, HistoryReply, HistoryRequest, LeaveReply, LeaveRequest, ListReply, ListRequest,
         LiveReply, LiveRequest, Message, MessagesReply, MessagesRequest, MessagesSinceReply,
-        MessagesSinceRequest, ReadTargetReply, ReadTargetRequest, SendRequest, dialogs_server::Dialogs,
+        MessagesSinceRequest, ParticipantsReply, ParticipantsRequest, ReadTargetReply, ReadTargetRequest,
+        RenameRequest, SendRequest, dialogs_server::Dialogs,
     },
 };
 use telemetry::Call;
@@ -20,7 +21,7 @@ use crate::{
     membership,
     page::{Cursor, Page, PageSize},
     participants::{Participants, parse_invited},
-    send,
+    rename, send,
     store::{self, change::Changes},
     text::{ClientKey, Text, Title},
     wire::convert_all,
@@ -77,6 +78,13 @@ impl Dialogs for App {
         let id = parse(DialogId::parse(&request.dialog_id))?;
         let version = membership::leave(&self.db, &call, caller, id).await?;
         Ok(Response::new(LeaveReply { version }))
+    }
+
+    async fn rename(&self, request: Request<RenameRequest>) -> Result<Response<Dialog>, Status> {
+        let (caller, call, request) = self.authenticate_user(request).await?;
+        let id = parse(DialogId::parse(&request.dialog_id))?;
+        let title = Title::parse(request.title)?;
+        Ok(Response::new(rename::rename(&self.db, &call, caller, id, title).await?.into()))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
@@ -182,6 +190,16 @@ impl Dialogs for App {
         let messages = parse(MessageId::parse_all(&request.message_ids))?;
         let users = parse(UserId::parse_all(&request.user_ids))?;
         Ok(Response::new(change::live_messages(&self.db, id, &messages, &users).await?.into()))
+    }
+
+    async fn participants(
+        &self,
+        request: Request<ParticipantsRequest>,
+    ) -> Result<Response<ParticipantsReply>, Status> {
+        let request = self.authenticate_service(request)?;
+        let id = parse(DialogId::parse(&request.dialog_id))?;
+        let users = store::membership::present(&self.db, id).await.map_err(Error::from)?;
+        Ok(Response::new(ParticipantsReply { user_ids: users.into_iter().map(UserId::bytes).collect() }))
     }
 }
 

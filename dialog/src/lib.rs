@@ -17,6 +17,7 @@ mod membership;
 mod message;
 mod page;
 mod participants;
+mod rename;
 mod replies;
 mod saga;
 mod send;

@@ -88,7 +88,7 @@ pub(crate) async fn leave(db: &Db, call: &Call, caller: UserId, id: DialogId) ->
 }
 
 /// Locks a group that the caller takes part in.
-async fn lock_group(tx: &mut Tx, id: DialogId, caller: UserId) -> Result<LockedDialog, Error> {
+pub(crate) async fn lock_group(tx: &mut Tx, id: DialogId, caller: UserId) -> Result<LockedDialog, Error> {
     let dialog = store::lock_one(tx, id).await?.ok_or(Error::NoDialog)?;
     // Checked after the lock, in a separate statement: the locking statement sees the state before it
     // waited.

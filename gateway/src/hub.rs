@@ -1,8 +1,10 @@
-//! Hubs: the state of all subscriptions of this process, for unread counts, messages and read receipts.
+//! Hubs: the state of all subscriptions of this process, for unread counts, lists of dialogs, messages
+//! and read receipts.
 //! The only log reader of the process ([`crate::subscription::log_reader`]) applies events to them. A
 //! hub holds state only for users and dialogs that have a subscriber, and a bounded amount for each of
 //! them.
 
+pub mod dialogs;
 pub mod messages;
 pub mod read_states;
 mod retry;
@@ -28,6 +30,8 @@ pub(crate) use retry::backoff;
 pub struct Hubs {
     /// The hub of unread counts.
     pub unread: unread::Hub,
+    /// The hub of lists of dialogs.
+    pub dialogs: dialogs::Hub,
     /// The hub of messages.
     pub messages: messages::Hub,
     /// The hub of read receipts.
@@ -40,6 +44,7 @@ impl Hubs {
     pub fn new(service: &Service) -> Self {
         Self {
             unread: unread::Hub::new(service.clone()),
+            dialogs: dialogs::Hub::new(service.clone()),
             messages: messages::Hub::new(service.clone()),
             read_states: read_states::Hub::new(service.clone()),
             following: CancellationToken::new(),
@@ -60,13 +65,18 @@ impl Hubs {
     /// Resynchronizes all subscribers with the services. Called when the log reader has skipped events.
     pub fn resync(&self) {
         self.unread.resync();
+        self.dialogs.resync();
         self.messages.resync();
         self.read_states.resync();
     }
 
     /// Sends the hubs' requests to the services until `shutdown`.
     pub async fn run(&self, shutdown: &CancellationToken) {
-        tokio::join!(self.unread.run(shutdown.clone()), self.messages.run(shutdown.clone()));
+        tokio::join!(
+            self.unread.run(shutdown.clone()),
+            self.dialogs.run(shutdown.clone()),
+            self.messages.run(shutdown.clone()),
+        );
     }
 }
 

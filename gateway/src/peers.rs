@@ -18,7 +18,7 @@ use crate::{client::rate_limits::RateLimits, upstream::UpstreamLimit};
 const AUTH: Target = Target { service: "auth", reads: &["Users", "Search", "Revoked"], hedged: &[] };
 const DIALOG: Target = Target {
     service: "dialog",
-    reads: &["List", "Get", "History", "Messages", "ReadTarget", "MessagesSince", "Live"],
+    reads: &["List", "Get", "History", "Messages", "ReadTarget", "MessagesSince", "Live", "Participants"],
     hedged: &[],
 };
 const COUNTER: Target = Target {

@@ -27,7 +27,7 @@ use crate::{
     client::caller::Caller,
     connections::gauge::GaugeGuard,
     error::{Code, Error},
-    hub::{self, Hubs, StreamCaller, messages, read_states, unread},
+    hub::{self, Hubs, StreamCaller, dialogs, messages, read_states, unread},
     operation::{Admitted, Pipeline},
     seen_versions::SeenVersions,
     version::Version,
@@ -149,6 +149,7 @@ impl Subscriptions {
         self.0.hubs.following().await;
         Ok(match target {
             Target::Unread { since } => Source::Unread(self.0.hubs.unread.subscribe(caller.user, since)),
+            Target::Dialogs => Source::Dialogs(self.0.hubs.dialogs.subscribe(caller.user)),
             Target::Messages { dialog, since } => {
                 Source::Messages(dialog, self.0.hubs.messages.subscribe(&stream_caller, dialog, since).await?)
             }
@@ -162,6 +163,7 @@ impl Subscriptions {
 /// Subscription to a hub.
 enum Source {
     Unread(unread::Subscription),
+    Dialogs(dialogs::Subscription),
     Messages(proto::DialogId, messages::Subscription),
     ReadStates(proto::DialogId, read_states::Subscription),
 }
@@ -171,6 +173,7 @@ impl Source {
     fn resync(&mut self) {
         match self {
             Self::Unread(subscription) => subscription.resync(),
+            Self::Dialogs(subscription) => subscription.resync(),
             Self::Messages(_, subscription) => subscription.resync(),
             Self::ReadStates(_, subscription) => subscription.resync(),
         }
@@ -180,13 +183,14 @@ impl Source {
     fn is_only_one(&self) -> bool {
         match self {
             Self::Unread(subscription) => subscription.is_only_one(),
-            Self::Messages(..) | Self::ReadStates(..) => false,
+            Self::Dialogs(_) | Self::Messages(..) | Self::ReadStates(..) => false,
         }
     }
 
     fn field(&self) -> &'static str {
         match self {
             Self::Unread(_) => "unread",
+            Self::Dialogs(_) => "dialogs",
             Self::Messages(..) => "messages",
             Self::ReadStates(..) => "readStates",
         }
@@ -195,6 +199,7 @@ impl Source {
     async fn next(&mut self) -> Result<Option<Frame>, Error> {
         Ok(match self {
             Self::Unread(subscription) => Some(Frame::Unread(subscription.next().await)),
+            Self::Dialogs(subscription) => Some(Frame::DialogChange(subscription.next().await)),
             Self::Messages(dialog, subscription) => {
                 subscription.next().await.map(|frame| Frame::Message(*dialog, frame))
             }

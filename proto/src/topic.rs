@@ -25,6 +25,7 @@ impl Kind {
             Self::UserRenamed(_) => "UserRenamed",
             Self::SessionRevoked(_) => "SessionRevoked",
             Self::DialogCreated(_) => "DialogCreated",
+            Self::DialogRenamed(_) => "DialogRenamed",
             Self::ParticipantJoined(_) => "ParticipantJoined",
             Self::ParticipantLeft(_) => "ParticipantLeft",
             Self::MessageSent(_) => "MessageSent",

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::{
     answers,
     caller::Caller,
-    gateways, kill, oracle, rate_limits,
+    dialog_list, gateways, kill, oracle, rate_limits,
     socket_client::SocketClient,
     stack::{Stack, control_engine},
     story,
@@ -28,6 +28,7 @@ const OUTAGE: Duration = Duration::from_secs(12);
 async fn counts_are_exact_with_clients_on_two_gateways() {
     let Some(stack) = Stack::start(&[]).await else { return };
     story::run(&stack).await;
+    dialog_list::run(&stack).await;
     answers::answers(&stack).await;
     answers::leaving(&stack).await;
 }

@@ -106,7 +106,7 @@ const fn ends_sessions(row: Row) -> Row {
 }
 
 /// The table, with columns in the order of `CallerKind::ALL`.
-pub const TABLE: [Row; 30] = [
+pub const TABLE: [Row; 32] = [
     row("tidings.auth.Auth/Register", OPEN, |targets| {
         let login = format!("made{}", targets.number);
         auth::RegisterRequest { login, password: PASSWORD.to_owned(), name: None }.encode_to_vec()
@@ -177,6 +177,13 @@ pub const TABLE: [Row; 30] = [
     }),
     row("tidings.dialog.Dialogs/ChangesSince", SERVICES, |targets| {
         dialog::ChangesSinceRequest { dialog_id: targets.dialog.clone(), since: 0, limit: 10 }.encode_to_vec()
+    }),
+    row("tidings.dialog.Dialogs/Rename", ALLOWED_TO_PARTICIPANTS, |targets| {
+        let title = "renamed".to_owned();
+        dialog::RenameRequest { dialog_id: targets.dialog.clone(), title }.encode_to_vec()
+    }),
+    row("tidings.dialog.Dialogs/Participants", SERVICES, |targets| {
+        dialog::ParticipantsRequest { dialog_id: targets.dialog.clone() }.encode_to_vec()
     }),
     row("tidings.dialog.Dialogs/Live", SERVICES, |targets| {
         let message_ids = vec![targets.message.id.clone()];

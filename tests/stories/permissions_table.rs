@@ -84,7 +84,7 @@ fn credentials(targets: &Targets) -> Value {
 }
 
 /// The table, with columns in the order of `CallerKind::CLIENTS`.
-pub const TABLE: [Row; 26] = [
+pub const TABLE: [Row; 28] = [
     row("Query.node", VISIBLE_TO_PARTICIPANTS, "query($d: ID!) { node(id: $d) { id } }", dialog),
     row(
         "Query.nodes",
@@ -177,6 +177,13 @@ pub const TABLE: [Row; 26] = [
         "mutation($d: ID!) { markRead(input: {dialogId: $d}) { total } }",
         dialog,
     ),
+    row(
+        "Mutation.renameDialog",
+        ALLOWED_TO_PARTICIPANTS,
+        "mutation($d: ID!) { renameDialog(dialogId: $d, title: \"renamed\") { id } }",
+        dialog,
+    ),
+    row("Subscription.dialogs", SIGNED_IN, "subscription { dialogs { kind } }", nothing),
     row("Subscription.unread", SIGNED_IN, "subscription { unread { kind total } }", nothing),
     row(
         "Subscription.messages",

@@ -51,6 +51,12 @@ pub(crate) async fn insert(
     row.map(|row| Ok(LockedDialog::new(id, pair.is_some(), 0, 0, row.get("created_at_us")?))).transpose()
 }
 
+/// Sets the title of a dialog. Returns false if it has this title already.
+pub(crate) async fn rename(tx: &mut Tx, id: DialogId, title: &Title) -> Result<bool, Error> {
+    let update = query("update dialog set title = $2 where id = $1 and (title is null or title <> $2)");
+    Ok(update.bind(id.uuid()).bind(title.as_str()).execute(tx).await? == 1)
+}
+
 /// Returns the direct dialog of a pair.
 pub(crate) async fn of_pair(on: impl Into<Executor<'_>>, pair: Pair) -> Result<Option<DialogId>, Error> {
     let select = query("select id from dialog where low_user_id = $1 and high_user_id = $2");

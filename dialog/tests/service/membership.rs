@@ -4,7 +4,7 @@ use proto::{
     DialogId, MessageId, UserId,
     dialog::{
         AddParticipantsRequest, DeleteRequest, Dialog, GetRequest, HistoryPage, LeaveRequest, ListRequest,
-        MessagesRequest, MessagesSinceRequest, ReadTargetRequest,
+        MessagesRequest, MessagesSinceRequest, ParticipantsRequest, ReadTargetRequest, RenameRequest,
     },
     events::event::Kind,
     topic,
@@ -180,4 +180,46 @@ async fn assert_not_found(user: &TestUser, dialog: &[u8], message: &[u8]) -> Vec
         assert!(!page.found && page.messages.is_empty() && !page.has_next && !page.has_previous);
     }
     errors
+}
+
+#[tokio::test]
+async fn a_participant_renames_a_group_and_services_learn_who_takes_part() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let outsider = fixture.user();
+        let group = a.group(&[&b]).await;
+        let rename = async |user: &TestUser, dialog: &Dialog, title: &str| {
+            let request = RenameRequest { dialog_id: dialog.id.clone(), title: title.to_owned() };
+            user.client().rename(request).await
+        };
+        let renamed = rename(&b, &group, "another title").await.unwrap().into_inner();
+        assert_eq!(renamed.title.as_deref(), Some("another title"), "{}", fixture.name);
+        assert_eq!(renamed.last_activity_us, group.last_activity_us, "a title is no activity");
+        let last = outbox(&fixture.db, topic::DIALOG).await.pop().unwrap();
+        let Kind::DialogRenamed(event) = last.kind else { panic!("{last:?}") };
+        assert_eq!((event.dialog_id, event.version), (group.id.clone(), last.version));
+        let events = event_names(&fixture.db).await.len();
+        assert_eq!(rename(&a, &group, "another title").await.unwrap().into_inner(), renamed);
+        assert_eq!(code(rename(&outsider, &group, "x").await), Code::NotFound);
+        assert_eq!(code(rename(&a, &a.direct(&outsider).await, "x").await), Code::FailedPrecondition);
+        for title in ["", "\u{200b}", &"x".repeat(65)] {
+            assert_eq!(code(rename(&a, &group, title).await), Code::InvalidArgument, "{title:?}");
+        }
+        let direct = 3;
+        assert_eq!(event_names(&fixture.db).await.len(), events + direct, "no other event");
+
+        let participants = async |dialog_id: &[u8]| {
+            let request = ParticipantsRequest { dialog_id: dialog_id.to_vec() };
+            fixture.service_client().participants(request).await.unwrap().into_inner().user_ids
+        };
+        let mut both = vec![a.id.bytes(), b.id.bytes()];
+        both.sort();
+        assert_eq!(participants(&group.id).await, both);
+        leave(&b, &group.id).await.unwrap();
+        assert_eq!(participants(&group.id).await, [a.id.bytes()]);
+        assert!(participants(&DialogId::now().bytes()).await.is_empty());
+        let request = ParticipantsRequest { dialog_id: group.id.clone() };
+        assert_eq!(code(a.client().participants(request).await), Code::PermissionDenied);
+    }
 }

@@ -43,7 +43,7 @@ impl State {
     /// Applies an event of the log.
     fn apply_event(&mut self, kind: Kind) {
         match kind {
-            Kind::DialogCreated(_) => {}
+            Kind::DialogCreated(_) | Kind::DialogRenamed(_) => {}
             Kind::ParticipantJoined(joined) => {
                 let state = MembershipState { joined_seq: joined.joined_seq, left: false };
                 self.memberships.insert(joined.user_id, state);

@@ -119,6 +119,18 @@ impl Mutation {
         scope.peers().dialog(scope.call()).add_participants(request).await?.into_inner().try_into()
     }
 
+    /// Gives a group another title. Any participant may. A direct dialog is BAD_USER_INPUT.
+    async fn rename_dialog(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "A group that the caller takes part in.")] dialog_id: ID,
+        #[graphql(desc = "The new title, 1 to 64 characters.")] title: String,
+    ) -> Result<Dialog, Error> {
+        let scope = Scope::writing(ctx)?;
+        let request = dialog::RenameRequest { dialog_id: parse_dialog_id(&dialog_id)?.bytes(), title };
+        scope.peers().dialog(scope.call()).rename(request).await?.into_inner().try_into()
+    }
+
     /// Removes the caller from a group. When this field is returned, the dialog has disappeared from the
     /// caller's list and counters; while the counter service cannot be reached, from the list only.
     /// Returns true. A direct dialog is BAD_USER_INPUT.

@@ -2,14 +2,16 @@
 //! which hub stream it needs; executed for a frame, they convert the frame into one result (see
 //! [`crate::subscription`]).
 
-use async_graphql::{Context, Enum, ID, SimpleObject};
+use std::sync::Arc;
+
+use async_graphql::{Context, Enum, ID, Object, SimpleObject};
 use futures_util::stream::{self, Iter};
 use proto::dialog::Status;
 
-use super::{DialogUnread, Message, ReadState, Scope, page};
+use super::{Dialog, DialogUnread, Message, ReadState, Scope, page};
 use crate::{
     error::{Code, Error},
-    hub::{messages, unread},
+    hub::{dialogs, messages, unread},
     subscription::resolver_input::{Frame, ResolverInput, Target},
     version::Version,
 };
@@ -46,6 +48,53 @@ pub struct UnreadEvent {
     changed: Vec<DialogUnread>,
     /// True if a SNAPSHOT omits rows.
     truncated: bool,
+}
+
+/// The kind of a frame of `dialogs`.
+#[derive(Enum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialogEventKind {
+    /// The first frame, and the next one whenever frames may have been lost: load the query `dialogs`.
+    /// Has no dialog.
+    Reset,
+    /// The caller takes part in a dialog from now on: the caller created it or was added.
+    Joined,
+    /// The caller left a dialog, on any device. `dialog` is null.
+    Left,
+    /// A group has another title.
+    Renamed,
+}
+
+/// A frame of `dialogs`: a change of the caller's list of dialogs.
+#[derive(Debug)]
+pub struct DialogEvent(dialogs::Frame);
+
+/// A frame of `dialogs`: a change of the caller's list of dialogs. One frame may merge several changes of
+/// a dialog.
+#[Object]
+impl DialogEvent {
+    /// The kind of the frame.
+    async fn kind(&self) -> DialogEventKind {
+        match self.0.kind {
+            dialogs::Kind::Reset => DialogEventKind::Reset,
+            dialogs::Kind::Joined => DialogEventKind::Joined,
+            dialogs::Kind::Left => DialogEventKind::Left,
+            dialogs::Kind::Renamed => DialogEventKind::Renamed,
+        }
+    }
+
+    /// The id of the dialog. Null in RESET.
+    async fn dialog_id(&self) -> Option<ID> {
+        self.0.dialog.map(ID::from)
+    }
+
+    /// The dialog. Null in RESET, and if the caller does not take part in it any more. Null with an
+    /// UNAVAILABLE error while the dialog service is unavailable.
+    async fn dialog(&self, ctx: &Context<'_>) -> Result<Option<Arc<Dialog>>, Error> {
+        match self.0.dialog {
+            Some(dialog) => Scope::of(ctx).loaders.dialogs.load(dialog).await,
+            None => Ok(None),
+        }
+    }
 }
 
 /// The kind of a frame of `messages`.
@@ -100,6 +149,17 @@ impl Subscription {
         let since = since.and_then(|text| text.parse().ok());
         let frame = ResolverInput::frame_for(ctx, Target::Unread { since })?;
         at_most_one(frame.as_deref().map(UnreadEvent::try_from))
+    }
+
+    /// The caller's list of dialogs: RESET, then a frame for every dialog that the caller joins or leaves
+    /// and for every new title.
+    async fn dialogs(&self, ctx: &Context<'_>) -> Result<AtMostOne<DialogEvent>, Error> {
+        Scope::of(ctx).caller()?;
+        let frame = ResolverInput::frame_for(ctx, Target::Dialogs)?;
+        at_most_one(frame.as_deref().map(|frame| match frame {
+            Frame::DialogChange(frame) => Ok(DialogEvent(*frame)),
+            _ => Err(other_stream()),
+        }))
     }
 
     /// The messages of a dialog: those that changed after `since`, then every change. The stream ends
@@ -215,8 +275,6 @@ impl TryFrom<&Frame> for MessageEvent {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proto::{DialogId, MessageId, TransactionId, UserId, dialog};
 
     use super::*;

@@ -1,4 +1,5 @@
-//! Tests of the subscriptions of dialogs through a running gateway: messages and read states.
+//! Tests of the subscriptions of dialogs through a running gateway: messages, read states and the list of
+//! dialogs.
 
 use proto::{
     DialogId, MessageId, TransactionId, UserId,
@@ -285,5 +286,41 @@ async fn read_states_start_with_all_participants_and_continue_with_every_advance
         let read_seq = state["readSeq"].as_i64().expect("a number");
         assert!(read_seq > last, "it only rises");
         last = read_seq;
+    }
+}
+
+#[tokio::test]
+async fn a_new_title_reaches_the_participants_even_if_the_dialog_service_was_unavailable() {
+    let gateway = RunningGateway::start().await;
+    let fixture = DialogFixture::create(&gateway);
+    let query = "subscription { dialogs { kind dialogId } }";
+    let mut ann = fixture.subscribe(&gateway, fixture.ann, query).await;
+    let mut outsider = fixture.subscribe(&gateway, UserId::now(), query).await;
+    for client in [&mut ann, &mut outsider] {
+        let first = client.result("s").await;
+        assert_eq!(first["data"]["dialogs"], json!({ "kind": "RESET", "dialogId": null }));
+        assert!(first["extensions"].is_null(), "this stream has no cursor");
+    }
+    let dialog_id = fixture.id.bytes();
+    gateway.services().unavailable.insert("Participants");
+    gateway
+        .emit(Kind::DialogRenamed(events::DialogRenamed { dialog_id: dialog_id.clone(), version: 4 }))
+        .await;
+    // A later change of the same dialog overtakes the title.
+    let user_id = fixture.ann.bytes();
+    let left = events::ParticipantLeft { dialog_id: dialog_id.clone(), version: 5, user_id: user_id.clone() };
+    gateway.emit(Kind::ParticipantLeft(left)).await;
+    let frame = |kind: &str| json!({ "kind": kind, "dialogId": fixture.id.to_string() });
+    assert_eq!(ann.result("s").await["data"]["dialogs"], frame("LEFT"));
+    gateway.services().unavailable.remove("Participants");
+    let joined =
+        events::ParticipantJoined { dialog_id: dialog_id.clone(), version: 6, user_id, joined_seq: 0 };
+    gateway.emit(Kind::ParticipantJoined(joined)).await;
+    assert_eq!(ann.result("s").await["data"]["dialogs"], frame("JOINED"), "the older title sends nothing");
+    gateway.emit(Kind::DialogRenamed(events::DialogRenamed { dialog_id, version: 7 })).await;
+    assert_eq!(ann.result("s").await["data"]["dialogs"], frame("RENAMED"));
+    gateway.app.log_reader.hubs.resync();
+    for client in [&mut ann, &mut outsider] {
+        assert_eq!(client.result("s").await["data"]["dialogs"]["kind"], "RESET");
     }
 }

@@ -134,6 +134,7 @@ impl LogReader {
             kind => {
                 if let Some((dialog, event)) = Event::from_log(kind)? {
                     self.hubs.messages.apply(dialog, event);
+                    self.hubs.dialogs.apply(dialog, event.version, event.change);
                     if let Change::Left(user) = event.change {
                         self.hubs.read_states.leave(dialog, user);
                     }

@@ -12,7 +12,7 @@ use proto::DialogId;
 
 use crate::{
     error::Error,
-    hub::{messages, read_states, unread},
+    hub::{dialogs, messages, read_states, unread},
     version::Version,
 };
 
@@ -24,6 +24,8 @@ pub enum Target {
         /// Version of the client's state.
         since: Option<Version>,
     },
+    /// The caller's list of dialogs.
+    Dialogs,
     /// The messages of a dialog.
     Messages {
         /// The dialog.
@@ -62,6 +64,8 @@ impl Target {
 pub enum Frame {
     /// Frame of the caller's unread counts.
     Unread(unread::frame::Frame),
+    /// Frame of the caller's list of dialogs.
+    DialogChange(dialogs::Frame),
     /// Frame of the messages of a dialog.
     Message(DialogId, messages::frame::Frame),
     /// Frame of the read states of a dialog.
@@ -74,7 +78,7 @@ impl Frame {
         match self {
             Self::Unread(frame) => Some(frame.version),
             Self::Message(_, frame) => Some(frame.version),
-            Self::ReadState(..) => None,
+            Self::DialogChange(_) | Self::ReadState(..) => None,
         }
     }
 }

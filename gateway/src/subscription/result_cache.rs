@@ -10,7 +10,7 @@ use proto::{DialogId, UserId};
 
 use super::resolver_input::Frame;
 use crate::{
-    hub::{messages, unread},
+    hub::{dialogs, messages, unread},
     operation::request::OperationKey,
     version::Version,
 };
@@ -34,6 +34,7 @@ pub struct Key {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum FrameKey {
     Unread { user: UserId, kind: unread::frame::Kind, previous: Option<Version>, version: Version },
+    DialogChange { user: UserId, frame: dialogs::Frame },
     Message { dialog: DialogId, kind: messages::frame::Kind, version: Version, author: bool },
     ReadState { dialog: DialogId, user: UserId, read_seq: i64 },
 }
@@ -45,6 +46,7 @@ impl Key {
             Frame::Unread(it) => {
                 FrameKey::Unread { user, kind: it.kind, previous: it.previous, version: it.version }
             }
+            Frame::DialogChange(frame) => FrameKey::DialogChange { user, frame: *frame },
             Frame::Message(dialog, it) => {
                 FrameKey::Message { dialog: *dialog, kind: it.kind, version: it.version, author: it.author }
             }

@@ -109,6 +109,12 @@ impl FakeServices {
                 let version = request.at_least.or(Some(counter::Version { epoch: 1, number: 0 }));
                 counter::UnreadReply { version, ..Default::default() }.encode_to_vec()
             }
+            "Participants" => {
+                let request = dialog::ParticipantsRequest::decode(bytes).map_err(malformed)?;
+                let dialog = DialogId::parse(&request.dialog_id).expect("a valid id");
+                let user_ids = self.members[&dialog].iter().map(|(user, _)| user.bytes()).collect();
+                dialog::ParticipantsReply { user_ids }.encode_to_vec()
+            }
             "Get" => self.get(&dialog::GetRequest::decode(bytes).map_err(malformed)?).encode_to_vec(),
             _ => return Err(Status::unavailable("the fake service does not implement this method")),
         })

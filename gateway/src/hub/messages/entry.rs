@@ -184,7 +184,7 @@ impl Entry {
                 Change::Left(user) if subscriber.user == user => {
                     end(&mut self.messages, subscriber, version);
                 }
-                Change::Left(_) | Change::Other => {}
+                Change::Left(_) | Change::Joined(_) | Change::Renamed | Change::Other => {}
             }
         }
         self.prune_to_fetch();

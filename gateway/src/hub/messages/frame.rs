@@ -74,8 +74,12 @@ impl Frame {
 pub enum Change {
     /// A message changed.
     Message(MessageId, Kind),
+    /// A participant joined.
+    Joined(UserId),
     /// A participant left.
     Left(UserId),
+    /// The title changed.
+    Renamed,
     /// A change without a frame. Its version still counts.
     Other,
 }
@@ -98,7 +102,10 @@ impl Event {
         let message = |id: &[u8], kind| Ok(Change::Message(MessageId::parse(id)?, kind));
         let (dialog, version, change) = match kind {
             event::Kind::DialogCreated(it) => (&it.dialog_id, it.version, Ok(Change::Other)),
-            event::Kind::ParticipantJoined(it) => (&it.dialog_id, it.version, Ok(Change::Other)),
+            event::Kind::DialogRenamed(it) => (&it.dialog_id, it.version, Ok(Change::Renamed)),
+            event::Kind::ParticipantJoined(it) => {
+                (&it.dialog_id, it.version, UserId::parse(&it.user_id).map(Change::Joined))
+            }
             event::Kind::ParticipantLeft(it) => {
                 (&it.dialog_id, it.version, UserId::parse(&it.user_id).map(Change::Left))
             }

@@ -6,8 +6,13 @@
 
 mod answer;
 #[cfg(test)]
+mod async_graphql_axum_tests;
+#[cfg(test)]
 mod encoding_tests;
 mod media;
+mod multipart_form;
+#[cfg(test)]
+mod multipart_form_tests;
 #[cfg(test)]
 mod rate_tests;
 pub mod request;
@@ -41,7 +46,7 @@ use crate::{
 };
 
 use answer::{Answer, Outcome, rejections};
-use media::Accepted;
+use media::{Accepted, BodyFormat};
 use request::RequestBody;
 
 /// Largest request body, in bytes.
@@ -85,16 +90,17 @@ pub async fn post(
     body: Body,
 ) -> Result<Response, Response> {
     let accepted = Accepted::negotiate(&headers)?;
-    if !media::is_json(&headers) {
-        return Err(rejections::unsupported_type().into());
-    }
+    let format = BodyFormat::of(&headers).ok_or_else(rejections::unsupported_type)?;
     if !is_plain(&headers) {
         return Err(rejections::unsupported_encoding().into());
     }
     let context = endpoint.authenticate(&headers, accepted, address, call, Method::POST).await?;
     let bytes = read_body(&headers, body).await?;
-    let body =
-        request::parse(&bytes).map_err(|error| Answer::request_rejected(accepted.media(), error.into()))?;
+    let body = match format {
+        BodyFormat::Json => request::parse(&bytes),
+        BodyFormat::Form => multipart_form::parse(&headers, bytes).await,
+    };
+    let body = body.map_err(|error| Answer::request_rejected(accepted.media(), error.into()))?;
     Ok(match body {
         RequestBody::Single(incoming) => endpoint.single(context, incoming).await,
         RequestBody::Batch(batch) => endpoint.batch(context, batch).await.into(),

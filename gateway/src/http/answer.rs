@@ -165,11 +165,13 @@ pub mod rejections {
         reject(MediaType::Json, StatusCode::NOT_ACCEPTABLE, Code::BadRequest, message)
     }
 
-    /// 415: the body is not JSON. Protects against forms that a page of another origin submits.
+    /// 415: the body is neither JSON nor a form that needed a preflight request. Protects against forms that
+    /// a page of another origin submits.
     pub fn unsupported_type() -> Answer {
-        let message = "the body must be application/json in UTF-8";
+        let message = "the body must be application/json in UTF-8, or multipart/form-data with the header \
+            GraphQL-Require-Preflight";
         let answer = reject(MediaType::Json, StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, message);
-        with_header(answer, HeaderName::from_static("accept-post"), "application/json")
+        with_header(answer, HeaderName::from_static("accept-post"), "application/json, multipart/form-data")
     }
 
     /// 415: the body is compressed by another method than gzip.

@@ -1,4 +1,5 @@
-//! Content negotiation: the media type of the response from `Accept`, and the check of `Content-Type`.
+//! Content negotiation: the media type of the response from `Accept`, and the format of the body from
+//! `Content-Type`.
 //!
 //! A client receives a stream only if it names the stream's media type. A wildcard selects JSON.
 
@@ -8,6 +9,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 
 /// Version of Apollo's multipart protocol for subscriptions over HTTP.
 const SUBSCRIPTION_SPEC: &str = "1.0";
+/// Headers of a form. A page sends one of them to another origin only after a preflight request.
+const PREFLIGHT_HEADERS: [&str; 2] = ["graphql-require-preflight", "apollo-require-preflight"];
 
 /// Media type of a single response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,9 +163,40 @@ fn names_graphql(ranges: &[Range]) -> bool {
     ranges.iter().any(|range| range.specificity("graphql-response+json") == Some(2))
 }
 
-/// Returns true if the body is JSON in UTF-8. This excludes the types that a browser sends to another origin
-/// without a preflight request, such as forms and plain text.
-pub fn is_json(headers: &HeaderMap) -> bool {
+/// Format of a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFormat {
+    /// JSON in UTF-8.
+    Json,
+    /// A multipart form with a header that requires a preflight request.
+    Form,
+}
+
+impl BodyFormat {
+    /// Returns the format of the body. `None` for any other type, and for a request that a browser sends to
+    /// another origin without a preflight request, such as plain text and forms without one of
+    /// [`PREFLIGHT_HEADERS`].
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let requires_preflight = |name: &&str| headers.get(*name).is_some_and(|value| !value.is_empty());
+        if is_json(headers) {
+            Some(Self::Json)
+        } else if is_form(headers) && PREFLIGHT_HEADERS.iter().any(requires_preflight) {
+            Some(Self::Form)
+        } else {
+            None
+        }
+    }
+}
+
+/// Returns true if the body is a multipart form.
+fn is_form(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("multipart/form-data")
+}
+
+/// Returns true if the body is JSON in UTF-8.
+fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
     };
@@ -277,5 +311,25 @@ mod tests {
             assert!(!is_json(&with(header::CONTENT_TYPE, bad)), "{bad}");
         }
         assert!(!is_json(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_form_is_accepted_only_with_a_header_that_requires_a_preflight() {
+        let format = |kind: &str, name: &'static str, value: &str| {
+            let mut headers = with(header::CONTENT_TYPE, kind);
+            headers.insert(name, value.parse().expect("header value"));
+            BodyFormat::of(&headers)
+        };
+        let form = "multipart/form-data; boundary=x";
+        for name in PREFLIGHT_HEADERS {
+            assert_eq!(format(form, name, "1"), Some(BodyFormat::Form), "{name}");
+            assert_eq!(format("Multipart/Form-Data", name, "1"), Some(BodyFormat::Form), "{name}");
+            assert_eq!(format(form, name, ""), None, "{name}");
+            assert_eq!(format("application/json", name, ""), Some(BodyFormat::Json), "{name}");
+            for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/mixed", ""] {
+                assert_eq!(format(kind, name, "1"), None, "{name} {kind}");
+            }
+        }
+        assert_eq!(format(form, "x-other", "1"), None);
     }
 }

@@ -170,7 +170,7 @@ pub fn parse_query(text: &str) -> Result<OperationRequest, Error> {
     })
 }
 
-fn bad_request(message: impl Display) -> Error {
+pub(super) fn bad_request(message: impl Display) -> Error {
     Error::new(Code::BadRequest, message.to_string())
 }
 

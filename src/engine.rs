@@ -2,7 +2,11 @@
 //! database, and `migrate` also for Kafka, with a log line per second. Afterwards their state is a
 //! component of `/readyz`.
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{
+    future::Future,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use counter::Cache;
@@ -22,6 +26,8 @@ use crate::{
 const CONNECTIONS_MAX: u32 = 16;
 /// Interval of connection attempts at startup and of the checks for `/readyz`.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Delay between two tries of a write to a database that accepts them. Each costs a write to the disk.
+const WRITE_INTERVAL: Duration = Duration::from_secs(10);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Partitions per topic, which is also the maximum number of instances of a role that share its work.
 /// Fixed: with another number, keys would move between partitions and events of a key could be applied
@@ -204,12 +210,24 @@ pub async fn watch_cache(cache: Cache, readiness: Readiness, shutdown: Cancellat
     }
 }
 
-/// Reports a database as not ready while it is unavailable.
+/// Reports a database as not ready while it is unavailable or refuses writes. A write is tried every
+/// [`WRITE_INTERVAL`], and at each check while writes fail.
 async fn watch_database(component: Component, db: Db, shutdown: CancellationToken) {
+    let mut written_at: Option<Instant> = None;
     while !shutdown.is_cancelled() {
-        match db.ping().await {
-            Ok(()) => component.ready(),
-            Err(error) => component.not_ready(error.to_string()),
+        let reads_suffice = written_at.is_some_and(|at| at.elapsed() < WRITE_INTERVAL);
+        let answer = if reads_suffice { db.ping().await } else { db.try_write().await };
+        match answer {
+            Ok(()) => {
+                component.ready();
+                if !reads_suffice {
+                    written_at = Some(Instant::now());
+                }
+            }
+            Err(error) => {
+                component.not_ready(error.to_string());
+                written_at = None;
+            }
         }
         shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await;
     }

@@ -16,7 +16,7 @@ mod value;
 use std::{future::Future, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
-    Pool, Transaction,
+    Connection, Pool, SqliteConnection, Transaction,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -77,6 +77,10 @@ impl Db {
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let options = PgConnectOptions::from_str(url).map_err(|_| Error::Url)?;
             let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE_TIMEOUT);
+            let pool = pool.after_release(|connection, _| {
+                let reusable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(reusable) })
+            });
             return Ok(Self::new(Pools::Postgres(pool.connect_with(options).await?)));
         }
         if url.starts_with("sqlite:") {
@@ -102,7 +106,10 @@ impl Db {
             .busy_timeout(BUSY_TIMEOUT)
             .statement_cache_capacity(256);
         let pool = |connections| {
-            SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT)
+            let options = SqlitePoolOptions::new().max_connections(connections);
+            options
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .after_release(|connection, _| Box::pin(is_reusable(connection)))
         };
         let writer = pool(1).connect_with(options.clone()).await?;
         let reader = pool(SQLITE_READERS).connect_with(options.pragma("query_only", "on")).await?;
@@ -184,6 +191,21 @@ impl Db {
         query("select 1 as one").one(self).await.map(drop)
     }
 
+    /// Writes without a change, for health checks: a full disk and a server that only reads answer
+    /// [`Db::ping`], but not this. On SQLite it writes one page; on PostgreSQL it takes a transaction id.
+    ///
+    /// # Errors
+    /// Any error of the database means that writes fail.
+    pub async fn try_write(&self) -> Result<(), Error> {
+        let mut tx = self.begin().await?;
+        match tx.dialect() {
+            // SQLite writes nothing before the commit, so a rollback would prove nothing.
+            Dialect::Sqlite => query("pragma user_version = 0").execute(&mut tx).await?,
+            Dialect::Postgres => query("select pg_current_xact_id()").execute(&mut tx).await?,
+        };
+        tx.commit_silently().await
+    }
+
     /// Waits for the writes of [`Db::detach`], then closes the connections.
     pub async fn close(&self) {
         self.0.writes.close();
@@ -196,6 +218,17 @@ impl Db {
             Pools::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// Returns false for a connection that must be closed because the driver counts an open transaction.
+///
+/// SQLite ends a transaction itself when the disk is full, on an I/O error and without memory
+/// (<https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction>). The driver's
+/// rollback then fails, its count stays at 1, and no later transaction could begin on this connection.
+async fn is_reusable(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // The rollback of a dropped transaction is queued before the ping.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Begins a transaction in its own task, so that `begin` is never cancelled: sqlx 0.9 returns the

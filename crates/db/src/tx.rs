@@ -41,11 +41,18 @@ impl Tx {
     /// [`Error::Unavailable`] if the connection failed. The transaction may or may not have
     /// been committed, so the caller must be able to repeat it safely.
     pub async fn commit(self) -> Result<(), Error> {
+        let commits = self.commits.clone();
+        self.commit_silently().await?;
+        commits.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Commits a transaction without a change that a receiver waits for.
+    pub(crate) async fn commit_silently(self) -> Result<(), Error> {
         match self.transaction {
             Transaction::Sqlite(tx) => tx.commit().await?,
             Transaction::Postgres(tx) => tx.commit().await?,
         }
-        self.commits.send_modify(|count| *count += 1);
         Ok(())
     }
 

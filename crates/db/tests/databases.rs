@@ -194,3 +194,48 @@ async fn a_commit_notifies_subscribers() {
         assert!(commits.has_changed().unwrap());
     }
 }
+
+/// A limit on the pages of the writing connection stands for a full disk: SQLite then ends the transaction
+/// itself, and the driver's own rollback fails.
+#[tokio::test]
+async fn a_full_database_refuses_writes_only_while_it_is_full() {
+    for test in databases(&[]).await.into_iter().filter(|test| test.name == "sqlite") {
+        let db = &test.db;
+        create_table(db, "create table t (a text)").await;
+        let insert = async |length: usize| {
+            let mut tx = db.begin().await?;
+            query("insert into t values ($1)").bind("x".repeat(length)).execute(&mut tx).await?;
+            tx.commit().await
+        };
+        for round in 0..3 {
+            let mut tx = db.begin().await.unwrap();
+            query("pragma max_page_count = 8").one(&mut tx).await.unwrap();
+            let full = query("insert into t values ($1)").bind("x".repeat(1 << 20)).execute(&mut tx).await;
+            assert!(matches!(full, Err(Error::Unavailable(_))), "{full:?}");
+            drop(tx);
+            // The limit belongs to the connection, so a new connection stands for a disk with space again.
+            insert(1).await.unwrap();
+            let count = query("select count(*) as n from t").one(db).await.unwrap();
+            assert_eq!(count.get::<i64>("n").unwrap(), round + 1, "nothing of the refused write is left");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_health_check_notices_that_writes_are_refused() {
+    for test in databases(&[]).await {
+        let db = &test.db;
+        let commits = db.commits();
+        for _ in 0..3 {
+            db.try_write().await.unwrap();
+        }
+        assert!(!commits.has_changed().unwrap(), "{}: no reader of the outbox wakes for it", test.name);
+        if test.name == "sqlite" {
+            let mut tx = db.begin().await.unwrap();
+            query("pragma query_only = on").execute(&mut tx).await.unwrap();
+            tx.commit().await.unwrap();
+            db.ping().await.unwrap();
+            db.try_write().await.unwrap_err();
+        }
+    }
+}

@@ -111,6 +111,12 @@ impl Cache {
         })
     }
 
+    /// Replaces a user's entry by a stub, so that the next reader sees what the database has now, whether
+    /// the event has arrived or not.
+    pub(crate) async fn forget(&self, user_id: UserId) {
+        let _unused_ticket = self.miss(user_id).await;
+    }
+
     /// Replaces the stub that [`Cache::miss`] stored with rows from the database, if the stub is still
     /// there.
     pub(crate) async fn fill(&self, user_id: UserId, ticket: FillTicket, unread: &Unread) {

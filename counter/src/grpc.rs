@@ -126,6 +126,7 @@ impl Counters for App {
             return Err(Error::Invalid("a version is between 1 and 2^53").into());
         }
         let left = call::leave(&self.db, user_id, dialog_id, version, headers).await?;
+        self.cache.forget(user_id).await;
         Ok(Response::new(LeaveReply { version: Some(encode_version(left.version)) }))
     }
 }

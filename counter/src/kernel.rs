@@ -26,8 +26,7 @@
 //!
 //! *Counted again* means set to its definition, I1 below, from the ledger and the member's pointers.
 //! After each input a pointer *steps over own messages*: while the entry after it is by the member, it
-//! moves on by one. An absent entry stops it, because it may be another user's. The order of the inputs
-//! does not matter to the result.
+//! moves on by one. An absent entry stops it, because it may be another user's.
 //!
 //! # Invariants, after every transaction
 //!
@@ -200,7 +199,7 @@ impl Change {
 pub struct Effects {
     /// A reply for each message sent, in the order of the inputs.
     pub replies: Vec<SagaReply>,
-    /// Read pointers that moved, sorted by user and dialog.
+    /// Read pointers that moved, except those of users who left, sorted by user and dialog.
     pub read_marks: Vec<ReadMark>,
     /// Changes of users' counts, sorted by user; at most one for each user.
     pub changes: Vec<UnreadChange>,
@@ -480,7 +479,8 @@ impl EffectRecorder {
                 continue;
             }
             let RowValues { unread, read_seq, .. } = now;
-            if read_seq != before.read_seq {
+            // The others see receipts of participants only.
+            if read_seq != before.read_seq && dialog.members[&user_id].membership != Membership::Left {
                 self.effects.read_marks.push(ReadMark { user_id, dialog_id, read_seq });
             }
             if self.effects.changes.last().is_none_or(|change| change.user_id != user_id) {

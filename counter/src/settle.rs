@@ -13,7 +13,12 @@ use proto::{
     topic,
 };
 
-use crate::{Error, count, event, kernel::ledger::Divergence, publish, store};
+use crate::{
+    Error, count,
+    event::{self, InvalidEvent},
+    kernel::ledger::Divergence,
+    publish, store,
+};
 
 /// Outcome of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +68,10 @@ async fn write(db: Db, messages: Vec<MessageSent>, headers: Headers) -> Result<V
         replies.map(|reply| (reply.message_id, reply.refused)).collect();
     let divergent = outcome.effects.divergences.iter();
     dead_letters.extend(divergent.map(|index| (dead_letter(origins[*index], &Divergence), headers.clone())));
+    let refused = InvalidEvent("the read of the author was refused by the database");
+    dead_letters.extend(
+        outcome.refused.iter().map(|index| (dead_letter(origins[*index], &refused), headers.clone())),
+    );
     let epoch = store::epoch(&mut tx).await?;
     publish::append(&mut tx, epoch, outcome.effects, dead_letters, |_, _| headers.clone()).await?;
     tx.commit().await?;

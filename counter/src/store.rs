@@ -194,11 +194,11 @@ async fn step_versions(
     let mut rows: BTreeMap<UserId, Vec<ChangedRow>> = BTreeMap::new();
     for (&(user_id, dialog_id), now) in after {
         let was = before.get(&(user_id, dialog_id)).copied().unwrap_or_default();
-        if was == *now {
+        if was.published() == now.published() {
             continue;
         }
         let read_seq = now.read_seq;
-        if was.read_seq != read_seq {
+        if was.read_seq != read_seq && !now.has_left {
             effects.read_marks.push(ReadMark { user_id, dialog_id, read_seq });
         }
         let last_seq = applied[&dialog_id].last_seq;

@@ -60,10 +60,10 @@ pub async fn run(endpoint: &Endpoint) {
     max.data(LEAVE, json!({"id": id})).await;
     expect(&mut everyone[1..], "LEFT", &id, &Value::Null).await;
     assert_eq!(max.error_code(RENAME, json!({"id": id, "title": "mine"})).await, "NOT_FOUND");
-    lea.data(RENAME, json!({"id": id, "title": "without Max"})).await;
-    expect(&mut everyone[..1], "RENAMED", &id, &json!("without Max")).await;
     lea.data(ADD, json!({"id": id, "users": [max.id, mia.id]})).await;
-    expect(&mut everyone[1..], "JOINED", &id, &json!("without Max")).await;
+    expect(&mut everyone[1..], "JOINED", &id, &json!("better plans")).await;
+    lea.data(RENAME, json!({"id": id, "title": "plans of three"})).await;
+    expect(everyone, "RENAMED", &id, &json!("plans of three")).await;
     for socket in everyone.iter_mut() {
         socket.expect_silence("d", Duration::from_millis(200)).await;
     }

@@ -125,7 +125,13 @@ fn check_changes(
     let rows = effects.changes.iter().flat_map(|change| change.rows.iter().map(|row| (change.user_id, row)));
     let read_before =
         |user_id: UserId, dialog_id| counts(before).get(&(user_id, dialog_id)).map_or(0, |row| row.1);
-    let moved = rows.filter(|(user_id, row)| read_before(*user_id, row.dialog_id) != row.read_seq).count();
+    let has_left = |user_id: UserId, dialog_id| {
+        after.dialogs[&dialog_id].members[&user_id].membership == Membership::Left
+    };
+    let moved = rows.filter(|(user_id, row)| {
+        read_before(*user_id, row.dialog_id) != row.read_seq && !has_left(*user_id, row.dialog_id)
+    });
+    let moved = moved.count();
     ensure(moved == effects.read_marks.len(), "read marks and moved read pointers differ")
 }
 

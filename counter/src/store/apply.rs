@@ -76,9 +76,10 @@ pub(super) async fn batch(tx: &mut Tx, inputs: &[Input]) -> Result<BatchEffects,
     // includes the new entries of the ledger, so they are not counted twice.
     add_deltas(tx, &changes).await?;
     write_memberships(tx, &changes).await?;
-    write_reads(tx, &changes).await?;
-    step_over_own(tx, &changes).await?;
-    recount(tx, &changes).await?;
+    let mut moved = write_reads(tx, &changes).await?;
+    moved.extend(changes.memberships.keys());
+    step_over_own(tx, &changes, &moved).await?;
+    recount(tx, &moved).await?;
     Ok(effects)
 }
 
@@ -278,10 +279,11 @@ async fn write_memberships(tx: &mut Tx, changes: &Changes) -> Result<(), Error> 
     upsert.bind(Value::Array(rows.collect())).execute(tx).await.map(drop)
 }
 
-/// Moves read pointers forward; `where` keeps a stale read from moving one back (I5).
-async fn write_reads(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
+/// Moves read pointers forward, and returns the members whose pointers moved; `where` keeps a stale read
+/// from moving one back (I5).
+async fn write_reads(tx: &mut Tx, changes: &Changes) -> Result<BTreeSet<(UserId, DialogId)>, Error> {
     if changes.reads.is_empty() {
-        return Ok(());
+        return Ok(BTreeSet::new());
     }
     let rows = changes.reads.iter().map(|((user_id, dialog_id), read_seq)| {
         json!({ "user_id": user_id.uuid(), "dialog_id": dialog_id.uuid(), "read_seq": read_seq })
@@ -293,17 +295,24 @@ async fn write_reads(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
          from rows($1: user_id uuid, dialog_id uuid, read_seq bigint) as r
          where true order by user_id, dialog_id
          on conflict (user_id, dialog_id) do update set read_seq = excluded.read_seq
-         where excluded.read_seq > member_counter.read_seq",
+         where excluded.read_seq > member_counter.read_seq
+         returning user_id, dialog_id",
     );
-    upsert.bind(Value::Array(rows.collect())).execute(tx).await.map(drop)
+    let rows = upsert.bind(Value::Array(rows.collect())).all(tx).await?;
+    rows.iter()
+        .map(|row| Ok((UserId::new(row.get("user_id")?), DialogId::new(row.get("dialog_id")?))))
+        .collect()
 }
 
-/// Moves the read pointers of all members that the batch touches, and of the authors of its messages,
+/// Moves the read pointers of members whose rows may have moved, and of the authors of changed messages,
 /// over the own messages that follow them without a gap.
-async fn step_over_own(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
+async fn step_over_own(
+    tx: &mut Tx,
+    changes: &Changes,
+    moved: &BTreeSet<(UserId, DialogId)>,
+) -> Result<(), Error> {
     let authors = changes.ledger.iter().map(|((dialog_id, _), (entry, _))| (entry.author_id, *dialog_id));
-    let members: BTreeSet<(UserId, DialogId)> =
-        changes.memberships.keys().chain(changes.reads.keys()).copied().chain(authors).collect();
+    let members: BTreeSet<(UserId, DialogId)> = moved.iter().copied().chain(authors).collect();
     if members.is_empty() {
         return Ok(());
     }
@@ -332,9 +341,7 @@ async fn step_over_own(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
 }
 
 /// Sets `unread` by its definition (I1) for members whose membership or read pointer may have moved.
-async fn recount(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
-    let members: BTreeSet<(UserId, DialogId)> =
-        changes.memberships.keys().chain(changes.reads.keys()).copied().collect();
+async fn recount(tx: &mut Tx, members: &BTreeSet<(UserId, DialogId)>) -> Result<(), Error> {
     if members.is_empty() {
         return Ok(());
     }

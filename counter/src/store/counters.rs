@@ -10,11 +10,19 @@ use serde_json::{Value, json};
 use super::{Scope, lock};
 
 /// Counts of one member.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counter {
     pub(super) unread: i64,
     pub(super) read_seq: i64,
     pub(super) is_joined: bool,
+    pub(super) has_left: bool,
+}
+
+impl Counter {
+    /// Returns the values whose changes are published as a version step.
+    pub(super) fn published(&self) -> (i64, i64, bool) {
+        (self.unread, self.read_seq, self.is_joined)
+    }
 }
 
 /// Counts by member.
@@ -40,9 +48,10 @@ pub(super) async fn load(tx: &mut Tx, scope: &Scope) -> Result<Counters, Error> 
     rows.iter()
         .map(|row| {
             let key = (UserId::new(row.get("user_id")?), DialogId::new(row.get("dialog_id")?));
-            let is_joined =
-                row.get::<Option<i64>>("joined_seq")?.is_some() && !row.get::<bool>("has_left")?;
-            Ok((key, Counter { unread: row.get("unread")?, read_seq: row.get("read_seq")?, is_joined }))
+            let has_left: bool = row.get("has_left")?;
+            let is_joined = row.get::<Option<i64>>("joined_seq")?.is_some() && !has_left;
+            let unread = row.get("unread")?;
+            Ok((key, Counter { unread, read_seq: row.get("read_seq")?, is_joined, has_left }))
         })
         .collect()
 }

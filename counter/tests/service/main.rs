@@ -3,6 +3,7 @@
 
 mod app;
 mod dialog;
+mod own_actions;
 mod redis;
 
 use proto::{
@@ -116,40 +117,6 @@ async fn a_read_pointer_moves_forward_and_never_back() {
         let eighth = dialog.message(ada);
         app.publish(topic::DIALOG, vec![Kind::MessageSent(sixth), Kind::MessageSent(eighth)]).await;
         app.wait_for_total(bob, 1).await;
-        app.shut_down().await;
-    }
-}
-
-#[tokio::test]
-async fn an_answer_reads_what_its_author_had_seen_and_not_what_arrived_since() {
-    for app in test_apps().await {
-        let ada = UserId::now();
-        let bob = UserId::now();
-        let mut dialog = SimulatedDialog::create(&app, &[ada, bob]).await;
-        let dialog_id = dialog.id;
-        let sent = (0..3).map(|_| Kind::MessageSent(dialog.message(ada))).collect();
-        app.publish(topic::DIALOG, sent).await;
-        app.wait_for_total(bob, 3).await;
-        let row_of = async |user| {
-            let rows = RowsRequest { dialog_ids: vec![dialog_id.bytes()], at_least: None };
-            let mut client = app.client(&app.token_of(user));
-            client.rows(rows).await.unwrap().into_inner().rows.pop().unwrap()
-        };
-        assert_eq!(row_of(ada).await.read_seq, 3, "own messages with nothing between");
-        let before = app.unread(bob, None).await.unwrap().version.unwrap().number;
-        // Bob had seen the second message; the third arrived while he wrote.
-        let answer = MessageSent { read_up_to: 2, ..dialog.message(bob) };
-        app.publish(topic::DIALOG, vec![Kind::MessageSent(answer)]).await;
-        app.wait_for_total(bob, 1).await;
-        let after = app.unread(bob, None).await.unwrap();
-        assert_eq!(after.version.unwrap().number, before + 1, "counted and read in one transaction");
-        assert_eq!(row_of(bob).await.read_seq, 2, "another's message lies between");
-        // He had seen all of it: the pointer steps over his own messages before and after.
-        let answer = MessageSent { read_up_to: 3, ..dialog.message(bob) };
-        app.publish(topic::DIALOG, vec![Kind::MessageSent(answer)]).await;
-        app.wait_for_total(bob, 0).await;
-        app.wait_for_total(ada, 2).await;
-        assert_eq!(row_of(bob).await.read_seq, 5);
         app.shut_down().await;
     }
 }

@@ -65,7 +65,7 @@ struct Core {
 struct Registry {
     users: HashMap<UserId, Entry>,
     /// Renamed dialogs whose participants are to be requested, with the version of the new title.
-    renamed: BTreeSet<(DialogId, i64)>,
+    renamed: BTreeMap<DialogId, i64>,
     /// The last id given to a subscriber.
     last_id: u64,
 }
@@ -155,7 +155,8 @@ impl Hub {
             Change::Joined(user) => registry.apply(user, dialog, version, Kind::Joined),
             Change::Left(user) => registry.apply(user, dialog, version, Kind::Left),
             Change::Renamed => {
-                if !registry.users.is_empty() && registry.renamed.insert((dialog, version)) {
+                if !registry.users.is_empty() {
+                    registry.queue_title(dialog, version);
                     self.0.queued.notify_one();
                 }
             }
@@ -176,7 +177,12 @@ impl Hub {
             let (dialog, version) = self.registry().renamed.pop_first()?;
             Some(self.announce_title(dialog, version))
         };
-        let requeue = |renamed: &mut BTreeSet<_>| self.registry().renamed.append(renamed);
+        let requeue = |renamed: &mut BTreeSet<_>| {
+            let mut registry = self.registry();
+            std::mem::take(renamed)
+                .into_iter()
+                .for_each(|(dialog, version)| registry.queue_title(dialog, version));
+        };
         run_requests(REQUESTS_MAX, &self.0.queued, &shutdown, start, requeue).await;
     }
 
@@ -209,6 +215,12 @@ impl Registry {
         if let Some(entry) = self.users.get_mut(&user) {
             entry.apply(dialog, version, kind);
         }
+    }
+
+    /// Queues a title to be announced. A newer one of the same dialog replaces it.
+    fn queue_title(&mut self, dialog: DialogId, version: i64) {
+        let newest = self.renamed.entry(dialog).or_default();
+        *newest = version.max(*newest);
     }
 
     fn subscriber(&mut self, user: UserId, id: u64) -> Option<&mut Subscriber> {

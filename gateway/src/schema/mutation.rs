@@ -132,7 +132,7 @@ impl Mutation {
     }
 
     /// Removes the caller from a group. When this field is returned, the dialog has disappeared from the
-    /// caller's list and counters; while the counter service cannot be reached, from the list only.
+    /// caller's list and counters; from the list only if the counter service does not answer within 2 s.
     /// Returns true. A direct dialog is BAD_USER_INPUT.
     async fn leave_dialog(
         &self,

@@ -1,12 +1,19 @@
 //! Tests of the resolvers: whole documents against fake services, with the number of calls that they
 //! need.
 
-use proto::{DialogId, MessageId, TransactionId, UserId, auth, counter, dialog};
+use std::sync::Arc;
+
+use proto::{DialogId, MessageId, Peer, TransactionId, UserId, auth, counter, dialog};
 use serde_json::{Value, json};
+use testkit::FakeGrpc;
 use tonic::Status;
+use tower::{ServiceExt, util::BoxCloneSyncService};
 use uuid::Uuid;
 
-use crate::testing::{TestGateway, reply, unavailable};
+use crate::{
+    peers::Peers,
+    testing::{TestGateway, fake_service, reply, unavailable},
+};
 
 pub(super) fn user(number: u128) -> UserId {
     UserId::new(Uuid::from_u128(1_000_000 + number))
@@ -257,4 +264,20 @@ async fn an_error_of_a_non_null_field_nulls_its_parent() {
     let answer = TestGateway::new(true, all_services).ask(query).await;
     assert_eq!(answer["data"], json!({ "dialog": null }));
     assert_eq!(answer["errors"][0]["extensions"]["code"], "BAD_USER_INPUT");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dialog_is_left_even_if_the_counter_does_not_answer() {
+    let leave = |_: &str, _: &[u8]| reply(&dialog::LeaveReply { version: 3 });
+    let hanging = FakeGrpc::new(|_| std::future::pending::<Result<Vec<u8>, Status>>());
+    let hanging: Peer = BoxCloneSyncService::new(hanging.map_err(|never| match never {}));
+    for counter in [fake_service(unavailable, Arc::default()), hanging] {
+        let dialog = fake_service(leave, Arc::default());
+        let peers = Peers::new(fake_service(unavailable, Arc::default()), dialog, counter);
+        let gateway = TestGateway::over(true, peers, Arc::default());
+        let started = tokio::time::Instant::now();
+        let document = format!("mutation {{ leaveDialog(dialogId: \"{}\") }}", DialogId::now());
+        assert_eq!(gateway.ask(&document).await, json!({ "data": { "leaveDialog": true } }));
+        assert!(started.elapsed() <= std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+    }
 }

@@ -87,10 +87,10 @@ impl DialogEvent {
         self.0.dialog.map(ID::from)
     }
 
-    /// The dialog. Null in RESET, and if the caller does not take part in it any more. Null with an
+    /// The dialog. Null in RESET and LEFT, and if the caller does not take part in it any more. Null with an
     /// UNAVAILABLE error while the dialog service is unavailable.
     async fn dialog(&self, ctx: &Context<'_>) -> Result<Option<Arc<Dialog>>, Error> {
-        match self.0.dialog {
+        match self.0.dialog.filter(|_| self.0.kind != dialogs::Kind::Left) {
             Some(dialog) => Scope::of(ctx).loaders.dialogs.load(dialog).await,
             None => Ok(None),
         }
@@ -130,8 +130,9 @@ pub struct MessageEvent {
 pub struct Subscription;
 
 /// Streams over WebSocket or HTTP. All of them require authentication. A stream starts with the current
-/// state and then sends every change. If a client reads slowly, its frames are merged, so that it skips
-/// to the newest state. A client that lost its connection resumes with `since`.
+/// state (`dialogs` with RESET) and then sends every change. If a client reads slowly, its frames are
+/// merged, so that it skips to the newest state. A client that lost its connection resumes `unread` and
+/// `messages` with `since`.
 #[async_graphql::Subscription]
 impl Subscription {
     /// The caller's counters: the current state, then every change.

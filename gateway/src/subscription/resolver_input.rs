@@ -133,6 +133,7 @@ const FRAME_FIELDS: &[&str] = &[
     "changed",
     "createdAt",
     "deletedAt",
+    "dialogs",
     "dialogId",
     "failureReason",
     "id",
@@ -225,6 +226,8 @@ mod tests {
             ),
             ("subscription { readStates(dialogId: 1) { userId readSeq } }", false),
             ("subscription { readStates(dialogId: 1) { user { name } } }", true),
+            ("subscription { dialogs { kind dialogId } }", false),
+            ("subscription { dialogs { kind dialog { id } } }", true),
             ("subscription { messages(dialogId: 1) { message { anythingNew } } }", true),
         ] {
             assert_eq!(calls_services(&parse_query(text).expect(text)), expected, "{text}");

@@ -20,7 +20,7 @@ pub enum Error {
     #[error("this clientKey was already used for something else")]
     KeyTaken,
     /// A direct dialog has exactly its two participants.
-    #[error("a direct dialog cannot be joined or left")]
+    #[error("a direct dialog cannot be joined, left or renamed")]
     Direct,
     /// A call to auth failed.
     #[error("auth call failed: {0}")]

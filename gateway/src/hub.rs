@@ -105,7 +105,7 @@ impl Service {
 
     /// Returns the context of a new call with a deadline `timeout` from now.
     pub fn call(&self, timeout: Duration) -> Call {
-        Call::new().with_deadline(Instant::now() + timeout).with_authorization(self.authorization.expose())
+        self.call_for(&Call::new(), timeout)
     }
 }
 

@@ -70,6 +70,7 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
         trusted_documents,
         max_sockets_per_user: settings.gateway.max_sockets_per_user as usize,
         max_anonymous_sockets: settings.gateway.max_anonymous_sockets as usize,
+        answer_memory_bytes: (settings.gateway.answer_memory_mib as usize) << 20,
         drain_window: settings.drain_window,
         access_token_ttl: access_ttl,
         operation_deadline: settings.gateway.upstream.operation_deadline,

@@ -1,12 +1,14 @@
 //! Life cycle that WebSockets and HTTP streams share: quotas, the end of a session or a token, and the
-//! drain at shutdown.
+//! drain at shutdown; and the answers that clients of any transport have not taken yet.
 //!
 //! A socket or stream runs as a task spawned here. It ends when its token expires, its session is
 //! revoked, its client has read nothing for [`STUCK_MAX`], or the gateway stops. [`Connections::drain`]
 //! closes the rest over the drain window and waits for their tasks.
 
+pub mod answer_budget;
 pub mod drain;
 pub(crate) mod gauge;
+pub mod held_answers;
 pub mod quota;
 
 use std::{
@@ -26,6 +28,7 @@ use tokio_util::{
 
 use crate::client::revoked_sessions::{RevokedSessions, SessionWatch};
 use drain::DrainSchedule;
+use held_answers::HeldAnswers;
 use quota::Quota;
 
 /// Longest time that a client may accept no byte of pending output before its socket or stream is
@@ -40,6 +43,7 @@ pub struct Connections(Arc<State>);
 struct State {
     quota: Quota,
     revoked: RevokedSessions,
+    answers: HeldAnswers,
     drain_window: Duration,
     schedule: DrainSchedule,
     stopping: CancellationToken,
@@ -48,10 +52,11 @@ struct State {
 
 impl Connections {
     /// Creates the life cycle of a gateway without connections.
-    pub fn new(quota: Quota, revoked: RevokedSessions, drain_window: Duration) -> Self {
+    pub fn new(quota: Quota, revoked: RevokedSessions, answers: HeldAnswers, drain_window: Duration) -> Self {
         Self(Arc::new(State {
             quota,
             revoked,
+            answers,
             drain_window,
             schedule: DrainSchedule::new(),
             stopping: CancellationToken::new(),
@@ -82,6 +87,10 @@ impl Connections {
 
     pub(crate) fn revoked(&self) -> &RevokedSessions {
         &self.0.revoked
+    }
+
+    pub(crate) fn answers(&self) -> &HeldAnswers {
+        &self.0.answers
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -39,9 +39,14 @@ use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::{
     client::{Client, address::Address, caller::Authenticator},
-    connections::Connections,
+    connections::{
+        Connections,
+        answer_budget::{Account, Reservation},
+    },
     error::{Code, Error, Rejection},
-    operation::{Admitted, Pipeline, document_cache::check_cost, request::OperationRequest},
+    operation::{
+        Admitted, Pipeline, answer_max_bytes, document_cache::check_cost, request::OperationRequest,
+    },
     subscription::Subscriptions,
 };
 
@@ -103,7 +108,7 @@ pub async fn post(
     let body = body.map_err(|error| Answer::request_rejected(accepted.media(), error.into()))?;
     Ok(match body {
         RequestBody::Single(incoming) => endpoint.single(context, incoming).await,
-        RequestBody::Batch(batch) => endpoint.batch(context, batch).await.into(),
+        RequestBody::Batch(batch) => endpoint.batch(context, batch).await?,
     })
 }
 
@@ -170,39 +175,59 @@ impl Endpoint {
                 Some(format) => self.stream(context, format, admitted),
                 None => Answer::request_rejected(media, needs_stream().into()).into(),
             },
-            (_, Accepted::Single(media, _)) => {
+            (kind, _) => {
+                let reservation = match self.reserve(&context.client, admitted.answer_max_bytes()).await {
+                    Ok(reservation) => reservation,
+                    Err(error) => return stream::rejected(accepted, error.into()),
+                };
+                let is_mutation = kind == OperationType::Mutation;
                 let response = self.pipeline.execute(&admitted, context.client.caller, context.call).await;
-                Answer::executed(media, response).into()
-            }
-            (_, Accepted::Stream(format)) => {
-                let response = self.pipeline.execute(&admitted, context.client.caller, context.call).await;
-                match Rejection::limited(&response) {
-                    Some(limited) => stream::rejected(accepted, limited),
-                    None => stream::single_result(format, &Outcome::Executed(response)),
+                let answers = self.connections.answers();
+                match (accepted, Rejection::limited(&response)) {
+                    (Accepted::Stream(_), Some(limited)) => stream::rejected(accepted, limited),
+                    (Accepted::Stream(format), None) => {
+                        let result = stream::single_result(format, &Outcome::Executed(response));
+                        stream::charged(format, result, answers, reservation, is_mutation)
+                    }
+                    (Accepted::Single(..), _) => {
+                        Answer::executed(media, response).charged(answers, reservation, is_mutation)
+                    }
                 }
             }
         }
     }
 
+    /// Reserves room for an answer of at most this many bytes.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if there is no room in time.
+    async fn reserve(&self, client: &Client, bytes: usize) -> Result<Reservation, Error> {
+        self.connections.answers().budget().reserve(Account::of(client), bytes).await
+    }
+
     /// Executes a batch concurrently, after all its operations were admitted. A rejected operation has its
     /// errors at its position. If one exceeds a rate limit, none is executed, and the client repeats the
     /// whole batch.
-    async fn batch(&self, context: RequestContext, batch: Vec<OperationRequest>) -> Answer {
-        let Accepted::Single(media, _) = context.accepted else { return rejections::not_acceptable() };
+    async fn batch(&self, context: RequestContext, batch: Vec<OperationRequest>) -> Result<Response, Answer> {
+        let Accepted::Single(media, _) = context.accepted else { return Err(rejections::not_acceptable()) };
         let mut admitted = Vec::with_capacity(batch.len());
         for incoming in batch {
             let result = self.pipeline.admit(incoming, &context.client, &context.call).await;
             match result.and_then(reject_subscription) {
                 Err(limited) if limited.code() == Code::RateLimited => {
-                    return Answer::request_rejected(media, limited);
+                    return Err(Answer::request_rejected(media, limited));
                 }
                 result => admitted.push(result),
             }
         }
         let cost = admitted.iter().flatten().map(Admitted::cost).sum();
         if let Err(error) = check_cost(cost) {
-            return Answer::request_rejected(media, error.into());
+            return Err(Answer::request_rejected(media, error.into()));
         }
+        let reservation = self.reserve(&context.client, answer_max_bytes(cost)).await;
+        let reservation = reservation.map_err(|error| Answer::request_rejected(media, error.into()))?;
+        let mut kinds = admitted.iter().flatten().map(Admitted::kind);
+        let is_mutation = kinds.any(|kind| kind == OperationType::Mutation);
         let outcomes = admitted.into_iter().map(|admitted| {
             let caller = context.client.caller.clone();
             let call = context.call.clone();
@@ -213,7 +238,8 @@ impl Endpoint {
                 }
             }
         });
-        Answer::batch(media, &join_all(outcomes).await)
+        let answer = Answer::batch(media, &join_all(outcomes).await);
+        Ok(answer.charged(self.connections.answers(), reservation, is_mutation))
     }
 }
 

@@ -48,7 +48,7 @@ use tower_http::{
 
 use crate::{
     client::{address, caller::Authenticator, rate_limits::RateLimiter, revoked_sessions::RevokedSessions},
-    connections::{Connections, quota::Quota},
+    connections::{Connections, answer_budget::AnswerBudget, held_answers::HeldAnswers, quota::Quota},
     http::Endpoint,
     hub::{Hubs, Service},
     operation::Pipeline,
@@ -108,6 +108,8 @@ pub struct Settings {
     pub max_sockets_per_user: usize,
     /// Most sockets of clients that have not authenticated yet, at this gateway.
     pub max_anonymous_sockets: usize,
+    /// Most bytes of answers that clients have not taken yet, at this gateway.
+    pub answer_memory_bytes: usize,
     /// Time over which sockets and streams are closed at shutdown.
     pub drain_window: Duration,
     /// Life of an access token: a revoked session is remembered for this time.
@@ -150,7 +152,8 @@ impl App {
         let seen_versions = SeenVersions::default();
         let revoked = RevokedSessions::new(settings.access_token_ttl);
         let quota = Quota::new(settings.max_sockets_per_user, settings.max_anonymous_sockets);
-        let connections = Connections::new(quota, revoked.clone(), settings.drain_window);
+        let answers = HeldAnswers::new(AnswerBudget::new(settings.answer_memory_bytes));
+        let connections = Connections::new(quota, revoked.clone(), answers.clone(), settings.drain_window);
         let service = Service::new(peers, service_token);
         let hubs = Hubs::new(&service);
         let trusted = settings.trusted_documents.clone();
@@ -162,7 +165,8 @@ impl App {
             trusted,
         );
         let pipeline = pipeline.with_deadline(settings.operation_deadline);
-        let subscriptions = Subscriptions::new(pipeline.clone(), hubs.clone(), seen_versions);
+        let subscriptions =
+            Subscriptions::new(pipeline.clone(), hubs.clone(), seen_versions, answers.budget().clone());
         let authenticator = Arc::new(Authenticator::new(guard, revoked.clone()));
         let sockets = Sockets::new(socket::Services {
             pipeline: pipeline.clone(),
@@ -205,7 +209,8 @@ impl App {
             drained.cancel();
         };
         let log_reader = self.log_reader.clone().run(self.log.clone(), drained.clone());
-        tokio::join!(drain, log_reader, self.log_reader.hubs.run(&drained));
+        let held_answers = self.endpoint.connections.answers().run(&drained);
+        tokio::join!(drain, log_reader, self.log_reader.hubs.run(&drained), held_answers);
         self.endpoint.pipeline.finish().await;
     }
 

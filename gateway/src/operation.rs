@@ -44,6 +44,8 @@ pub const OPERATION_LIMIT: Duration = Duration::from_secs(5);
 /// Time between the deadline of service calls and that of the operation: enough to send the rest of the
 /// answer when a service is too slow.
 const ANSWER_MARGIN: Duration = Duration::from_millis(250);
+/// Bytes of an answer around its data, such as the headers of a part or the frame of a socket.
+const FRAME_BYTES: usize = 512;
 /// Nesting of fields and fragments at which validation and execution stop. A second line of defence: the
 /// document limits are lower.
 pub const RECURSION_MAX: usize = 128;
@@ -76,6 +78,11 @@ impl Admitted {
         self.cost
     }
 
+    /// Returns the most bytes that the answer has, errors and introspection aside.
+    pub fn answer_max_bytes(&self) -> usize {
+        answer_max_bytes(self.cost)
+    }
+
     /// Returns the document: one normalized operation without fragments and variables.
     pub fn document(&self) -> &ExecutableDocument {
         &self.document
@@ -85,6 +92,11 @@ impl Admitted {
     pub fn operation_key(&self) -> &OperationKey {
         &self.operation_key
     }
+}
+
+/// Returns the most bytes in the answer of an operation of this cost.
+pub fn answer_max_bytes(cost: usize) -> usize {
+    cost.saturating_mul(query_limits::ANSWER_BYTES_PER_COST).saturating_add(FRAME_BYTES)
 }
 
 /// Admits and executes operations. Cheap to clone; clones share their state.

@@ -25,7 +25,10 @@ use result_cache::{FrameResult, Key, ResultCache};
 
 use crate::{
     client::caller::Caller,
-    connections::gauge::GaugeGuard,
+    connections::{
+        answer_budget::{Account, AnswerBudget, AnswerJson},
+        gauge::GaugeGuard,
+    },
     error::{Code, Error},
     hub::{self, Hubs, StreamCaller, dialogs, messages, read_states, unread},
     operation::{Admitted, Pipeline},
@@ -33,11 +36,14 @@ use crate::{
     version::Version,
 };
 
+/// Most bytes of the fields of a frame besides its rows.
+const FRAME_FIELDS_BYTES: usize = 4096;
+
 /// Result of a subscription.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload {
     /// The response, as JSON.
-    pub json: Arc<str>,
+    pub json: AnswerJson,
     /// Version to resume from, also in the response as `extensions.cursor`. `None` if the stream cannot
     /// be resumed.
     pub cursor: Option<Version>,
@@ -59,13 +65,14 @@ struct State {
     hubs: Hubs,
     seen_versions: SeenVersions,
     result_cache: ResultCache,
+    budget: AnswerBudget,
 }
 
 impl Subscriptions {
     /// Creates subscriptions over these hubs. Every sent version of the unread counts is recorded in
-    /// `seen_versions`.
-    pub fn new(pipeline: Pipeline, hubs: Hubs, seen_versions: SeenVersions) -> Self {
-        Self(Arc::new(State { pipeline, hubs, seen_versions, result_cache: ResultCache::new() }))
+    /// `seen_versions`, and every result takes room in `budget`.
+    pub fn new(pipeline: Pipeline, hubs: Hubs, seen_versions: SeenVersions, budget: AnswerBudget) -> Self {
+        Self(Arc::new(State { pipeline, hubs, seen_versions, result_cache: ResultCache::new(), budget }))
     }
 
     /// Opens the stream of an admitted subscription. Waits while a service that it needs is unavailable.
@@ -246,27 +253,40 @@ impl Stream {
             let unread = if let Frame::Unread(frame) = &frame { Some(frame.version) } else { None };
             // Boxed: a stream is idle most of the time, and its memory does not include that of an
             // execution.
-            let result = Box::pin(self.result(frame, cursor)).await;
+            let (result, json) = Box::pin(self.charged_result(frame, cursor)).await;
             if result.is_failure {
                 self.source.resync();
                 if self.failing.is_some() {
                     continue;
                 }
                 self.failing = Some(hub::backoff());
-                return Some(Payload { json: result.json, cursor: None });
+                return Some(Payload { json, cursor: None });
             }
             self.failing = None;
             if let Some(version) = unread {
                 self.subscriptions.0.seen_versions.raise(self.caller.user, version);
             }
             metrics::counter!("gateway_frames_total", "field" => field).increment(1);
-            return Some(Payload { json: result.json, cursor });
+            return Some(Payload { json, cursor });
         }
     }
 
     /// Converts to a [`futures_util::Stream`] of results.
     pub fn into_stream(self) -> impl futures_util::Stream<Item = Payload> + Send {
         stream::unfold(self, |mut stream| async move { stream.next().await.map(|payload| (payload, stream)) })
+    }
+
+    /// Returns the result of one frame once there is room for it, and its JSON with that room. A stream that
+    /// waits holds no result, and its next frame merges what has changed since.
+    async fn charged_result(&self, frame: Frame, cursor: Option<Version>) -> (FrameResult, AnswerJson) {
+        let account = Account::User(self.caller.user);
+        let bytes = self.admitted.answer_max_bytes() / frame.share_of_largest() + FRAME_FIELDS_BYTES;
+        let reservation = self.subscriptions.0.budget.reserve_patiently(account, bytes).await;
+        let result = self.result(frame, cursor).await;
+        // A result that outgrew its reservation is sent all the same: the stream cannot go on without it.
+        let _ = reservation.resize(result.json.len());
+        let json = AnswerJson::new(result.json.clone(), reservation);
+        (result, json)
     }
 
     /// Returns the result of one frame, shared with the streams that receive the same. A result that

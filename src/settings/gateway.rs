@@ -44,6 +44,17 @@ pub struct Gateway {
         value_parser = clap::value_parser!(u32).range(1..=100_000)
     )]
     pub max_anonymous_sockets: u32,
+    /// Memory for answers that clients have not read yet, in MiB, 8 to 65536; one user, or one address
+    /// without a user, has at most 8 of it. Without room an operation waits for 2 s and is then refused as
+    /// UNAVAILABLE
+    #[arg(
+        long,
+        env = "ANSWER_MEMORY_MIB",
+        value_name = "MIB",
+        default_value = "256",
+        value_parser = clap::value_parser!(u32).range(8..=65_536)
+    )]
+    pub answer_memory_mib: u32,
     /// Connections that may be open at this gateway, WebSockets included, 1 to 1000000; more are
     /// answered 503. A value above the hard limit on open files minus 256 is lowered to that number
     #[arg(

@@ -25,6 +25,7 @@ mod forged_tokens;
 mod gateways;
 mod grpc_permissions;
 mod grpc_permissions_table;
+mod held_answers;
 mod http;
 mod kill;
 mod log_recorder;

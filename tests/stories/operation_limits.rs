@@ -176,11 +176,17 @@ fn documents() -> Vec<Limit> {
         let list = times(count, "{ __typename: \"User\" id: \"x\" }");
         format!("{{ _entities(representations: [{list}]) {{ __typename }} }}")
     };
+    let aliased = |bytes: usize| format!("{{ me {{ {}: id }} }}", "a".repeat(bytes));
     let directives = |count: usize| {
         format!("{{ me {{ {} name @include(if: true) }} }}", times(count - 1, "id @include(if: true)"))
     };
     let nested = |count: usize| format!("{{ me {}{{ id }}{} }}", "{ ... ".repeat(count), " }".repeat(count));
     let introspection = |depth: usize| deep("__type(name: \"User\")", "ofType", depth - 2, "{ name }");
+    let texts = |messages: usize| {
+        format!(
+            "{{ dialogs(first: 100) {{ nodes {{ messages(first: {messages}) {{ nodes {{ text }} }} }} }} }}"
+        )
+    };
     let costs = |messages: usize, users: &str| {
         let list = format!("messages(first: {messages}) {{ nodes {{ seq }} }}");
         format!("{{ dialogs(first: 100) {{ nodes {{ {list} }} }} {users} }}")
@@ -198,6 +204,7 @@ fn documents() -> Vec<Limit> {
             format!("{{ me {{ {} }} }}", numbered(30)),
             format!("{{ me {{ {} }} }}", numbered(31)),
         ),
+        Limit::document("an alias of 128 bytes", aliased(128), aliased(129)),
         Limit::document("50 directives", directives(50), directives(51)),
         Limit::document(
             "20 root fields",
@@ -216,6 +223,7 @@ fn documents() -> Vec<Limit> {
             costs(98, "users(search: \"an\", first: 99) { nodes { id } }"),
             costs(99, ""),
         ),
+        Limit::document("the cost of the texts of 100 dialogs", texts(4), texts(5)),
         {
             let list = |count: usize| json!({"r": vec![json!({"__typename": "User", "id": "x"}); count]});
             let document = "query($r: [_Any!]!) { _entities(representations: $r) { __typename } }";

@@ -101,7 +101,7 @@ fn limited(limit: &'static str, wait: Duration) -> Error {
 
 /// Returns the address that is charged: an IPv4 address, or the /64 network of an IPv6 address. A host
 /// chooses the lower 64 bits itself and could otherwise evade its limit with a new address per request.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         address => address,

@@ -14,7 +14,13 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::error::{Code, Rejection};
+use crate::{
+    connections::{
+        answer_budget::{Reservation, too_large_to_hold},
+        held_answers::HeldAnswers,
+    },
+    error::{Code, Rejection},
+};
 
 use super::{
     media::{MediaType, NotAcceptable},
@@ -107,6 +113,27 @@ impl Answer {
         Self::new(media, StatusCode::OK, &bodies)
     }
 
+    /// Creates the HTTP response of executed operations. Their answer is charged to its client until the client
+    /// has taken it. An answer that is larger than its reservation and finds no further room is not sent, unless
+    /// a mutation has run.
+    pub fn charged(self, answers: &HeldAnswers, reservation: Reservation, is_mutation: bool) -> Response {
+        if !reservation.resize(self.body.len()) && !is_mutation {
+            return Self::request_rejected(self.media, too_large_to_hold().into()).into();
+        }
+        self.into_response(|body| answers.body(body.into(), Some(reservation)))
+    }
+
+    fn into_response(self, body: impl FnOnce(Vec<u8>) -> Body) -> Response {
+        let mut response = Response::new(body(self.body));
+        *response.status_mut() = self.status;
+        if let Some((name, value)) = self.extra_header {
+            response.headers_mut().insert(name, value);
+        }
+        response.headers_mut().insert(header::CONTENT_TYPE, self.media.header());
+        set_common_headers(response.headers_mut());
+        response
+    }
+
     fn new(media: MediaType, status: StatusCode, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("GraphQL responses serialize to JSON");
         Self { media, status, extra_header: None, body }
@@ -131,14 +158,7 @@ fn is_failure(response: &async_graphql::Response) -> bool {
 
 impl From<Answer> for Response {
     fn from(answer: Answer) -> Self {
-        let mut response = Response::new(Body::from(answer.body));
-        *response.status_mut() = answer.status;
-        if let Some((name, value)) = answer.extra_header {
-            response.headers_mut().insert(name, value);
-        }
-        response.headers_mut().insert(header::CONTENT_TYPE, answer.media.header());
-        set_common_headers(response.headers_mut());
-        response
+        answer.into_response(Body::from)
     }
 }
 

@@ -5,7 +5,7 @@
 //! is revoked, the gateway stops, or the client reads nothing for [`STUCK_MAX`]. Its task requests the next
 //! result only after the connection has taken the previous one, so a slow client holds one result in memory.
 
-use std::{convert::Infallible, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -32,7 +32,15 @@ use super::{
 };
 use crate::{
     client::revoked_sessions::SessionWatch,
-    connections::{Connections, STUCK_MAX, gauge::GaugeGuard, instant, quota::QuotaPermit, revoked, until},
+    connections::{
+        Connections, STUCK_MAX, Written,
+        answer_budget::{Reservation, too_large_to_hold},
+        gauge::GaugeGuard,
+        held_answers::{HeldAnswer, HeldAnswers, dropped},
+        instant,
+        quota::QuotaPermit,
+        revoked, until,
+    },
     error::{Code, Error, Rejection},
     operation::Admitted,
     subscription::Payload,
@@ -73,16 +81,32 @@ pub fn rejected(accepted: Accepted, rejection: Rejection) -> Response {
         rejection.code().status() == StatusCode::OK || rejection.code() == Code::GraphqlValidationFailed;
     match accepted {
         Accepted::Single(media, _) => Answer::operation_rejected(media, rejection).into(),
-        Accepted::Stream(format) if as_result => single_result(format, &Outcome::Rejected(rejection)),
+        Accepted::Stream(format) if as_result => {
+            response(format, Body::from(single_result(format, &Outcome::Rejected(rejection))))
+        }
         Accepted::Stream(_) => Answer::operation_rejected(accepted.media(), rejection).into(),
     }
 }
 
-/// Creates a complete stream of one result.
-pub fn single_result(format: StreamFormat, outcome: &Outcome) -> Response {
+/// Returns a complete stream of one result.
+pub fn single_result(format: StreamFormat, outcome: &Outcome) -> String {
     let payload = Payload { json: outcome.json().into(), cursor: None };
-    let body = [format.opening(), &format.next(&payload), format.complete()].concat();
-    response(format, Body::from(body))
+    [format.opening(), &format.next(&payload), format.complete()].concat()
+}
+
+/// Creates the response of a whole stream, like [`Answer::charged`].
+pub fn charged(
+    format: StreamFormat,
+    stream: String,
+    answers: &HeldAnswers,
+    reservation: Reservation,
+    is_mutation: bool,
+) -> Response {
+    if !reservation.resize(stream.len()) && !is_mutation {
+        let rejected = Outcome::Rejected(too_large_to_hold().into());
+        return response(format, Body::from(single_result(format, &rejected)));
+    }
+    response(format, answers.body(stream.into(), Some(reservation)))
 }
 
 impl Endpoint {
@@ -123,14 +147,13 @@ impl Endpoint {
             results: stream::once(opened.boxed()).flatten().boxed(),
             end: stream_end(connections.clone(), session, expires_at).boxed(),
             sender,
+            answers: connections.answers().clone(),
+            taken: Written::default(),
             _permit: permit,
             _gauge: GaugeGuard::new("gateway_streams"),
         };
         connections.spawn(writer.run());
-        let chunks = stream::unfold(receiver, |mut receiver| async {
-            receiver.recv().await.map(|chunk| (Ok::<_, Infallible>(chunk), receiver))
-        });
-        response(format, Body::from_stream(chunks))
+        response(format, HeldAnswers::stream_body(receiver))
     }
 }
 
@@ -157,7 +180,10 @@ struct StreamWriter {
     results: BoxStream<'static, Payload>,
     end: BoxFuture<'static, StreamEnd>,
     /// Channel of capacity 1 to the connection.
-    sender: mpsc::Sender<Bytes>,
+    sender: mpsc::Sender<Arc<HeldAnswer>>,
+    answers: HeldAnswers,
+    /// Bytes of the stream that the client has taken.
+    taken: Written,
     _permit: Option<QuotaPermit>,
     _gauge: GaugeGuard,
 }
@@ -167,32 +193,58 @@ impl StreamWriter {
     async fn run(mut self) {
         if let Some(last) = self.write().await {
             // A client that does not read must not delay the drain: its last chunk is dropped.
+            let last = self.answers.hold(last.bytes, last.reservation, self.taken.clone());
             drop(timeout(LAST_CHUNK_TIMEOUT, self.sender.send(last)).await);
         }
     }
 
     /// Writes results until the stream ends. Returns the last chunk, or `None` if the client has disconnected
     /// or stopped reading.
-    async fn write(&mut self) -> Option<Bytes> {
+    async fn write(&mut self) -> Option<Chunk> {
         let format = self.format;
-        let mut chunk = Bytes::from_static(format.opening().as_bytes());
+        let mut chunk = Chunk::fixed(format.opening());
+        let mut previous: Option<Arc<HeldAnswer>> = None;
         loop {
             let permit = tokio::select! {
                 // An error means that the client has disconnected or has not read for STUCK_MAX.
                 permit = timeout(STUCK_MAX, self.sender.reserve()) => permit.ok()?.ok()?,
-                end = &mut self.end => return Some(format.end(&end.error()).into()),
+                () = dropped(previous.as_deref()) => return None,
+                end = &mut self.end => return Some(Chunk::end(format, end)),
             };
-            permit.send(chunk);
+            let held = self.answers.hold(chunk.bytes, chunk.reservation, self.taken.clone());
+            permit.send(held.clone());
             chunk = tokio::select! {
                 result = self.results.next() => match result {
-                    Some(payload) => format.next(&payload).into(),
-                    None => return Some(Bytes::from_static(format.complete().as_bytes())),
+                    Some(payload) => Chunk::next(format, &payload),
+                    None => return Some(Chunk::fixed(format.complete())),
                 },
-                () = sleep(HEARTBEAT_INTERVAL) => Bytes::from_static(format.heartbeat().as_bytes()),
+                () = sleep(HEARTBEAT_INTERVAL) => Chunk::fixed(format.heartbeat()),
                 () = self.sender.closed() => return None,
-                end = &mut self.end => return Some(format.end(&end.error()).into()),
+                () = held.dropped() => return None,
+                end = &mut self.end => return Some(Chunk::end(format, end)),
             };
+            previous = Some(held);
         }
+    }
+}
+
+/// Part of a stream that is written at once.
+struct Chunk {
+    bytes: Bytes,
+    reservation: Option<Arc<Reservation>>,
+}
+
+impl Chunk {
+    fn fixed(text: &'static str) -> Self {
+        Self { bytes: Bytes::from_static(text.as_bytes()), reservation: None }
+    }
+
+    fn next(format: StreamFormat, payload: &Payload) -> Self {
+        Self { bytes: format.next(payload).into(), reservation: payload.json.reservation() }
+    }
+
+    fn end(format: StreamFormat, end: StreamEnd) -> Self {
+        Self { bytes: format.end(&end.error()).into(), reservation: None }
     }
 }
 
@@ -215,7 +267,7 @@ impl StreamFormat {
     }
 
     fn next(self, payload: &Payload) -> String {
-        let json = &payload.json;
+        let json: &str = &payload.json;
         match (self, payload.cursor) {
             (Self::Events, Some(cursor)) => format!("event: next\nid: {cursor}\ndata: {json}\n\n"),
             (Self::Events, None) => format!("event: next\ndata: {json}\n\n"),

@@ -344,7 +344,7 @@ mod tests {
         );
     }
 
-    /// A unit of cost is about a kilobyte of answer.
+    /// A unit of cost is 400 bytes of answer.
     #[tokio::test]
     async fn fields_cost_by_their_largest_size_and_common_queries_pass() {
         let documents = DocumentCache::new(true);
@@ -353,7 +353,7 @@ mod tests {
             prepared.map(|ready| ready.cost).map_err(|rejected| rejected.code())
         };
         let everything = schema::FULL_DIALOG_PAGE.replace("FIRST", "50");
-        assert_eq!(cost(&everything).await, Ok(18_101));
+        assert_eq!(cost(&everything).await, Ok(19_301));
         let plain = "subscription { unread { kind version total truncated changed { dialogId unread } } }";
         assert_eq!(cost(plain).await, Ok(2_006));
         let named = "subscription { unread { total changed {
@@ -366,8 +366,8 @@ mod tests {
                     messages(first: 100) {{ nodes {{ text }} }} }} }} }}"
             )
         };
-        assert_eq!(cost(&texts(11)).await, Ok(1 + 11 * (1 + 1 + 100 * 17)));
-        assert_eq!(cost(&texts(12)).await, Err(Code::LimitExceeded), "1,200 texts of 16 kB");
+        assert_eq!(cost(&texts(4)).await, Ok(1 + 4 * (1 + 1 + 100 * 41)));
+        assert_eq!(cost(&texts(5)).await, Err(Code::LimitExceeded), "500 texts of 16 kB");
     }
 
     #[tokio::test]

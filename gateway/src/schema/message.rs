@@ -35,8 +35,8 @@ pub struct Message {
     /// The id of the author.
     pub sender_id: ID,
     /// The text, 1 to 4,000 characters. Empty if the message was deleted, and for participants other
-    /// than the author if it FAILED. Has a complexity of 16, because a text takes up to 16 kB.
-    #[graphql(complexity = 16)]
+    /// than the author if it FAILED. Has a complexity of 40, because a text takes up to 16 kB.
+    #[graphql(complexity = 40)]
     pub text: String,
     /// The result of counting the message.
     pub status: MessageStatus,

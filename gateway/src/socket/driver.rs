@@ -7,7 +7,7 @@ use std::{future::pending, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time
 
 use async_graphql::{Response, ServerError, Variables};
 use async_graphql_parser::types::OperationType;
-use axum::extract::ws::WebSocket;
+use axum::{body::Bytes, extract::ws::WebSocket};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use telemetry::{Call, panic};
 use tokio::{
@@ -28,9 +28,17 @@ use super::{
 };
 use crate::{
     client::{Client, caller::Caller, revoked_sessions::SessionWatch},
-    connections::{STUCK_MAX, Written, gauge::GaugeGuard, instant, quota::QuotaPermit, revoked, until},
+    connections::{
+        STUCK_MAX, Written,
+        answer_budget::{Account, AnswerJson, too_large_to_hold},
+        gauge::GaugeGuard,
+        held_answers::dropped,
+        instant,
+        quota::QuotaPermit,
+        revoked, until,
+    },
     error::{Code, Error, Rejection},
-    operation::request::OperationRequest,
+    operation::{Admitted, request::OperationRequest},
 };
 
 /// Longest time for the verification of a token.
@@ -123,22 +131,20 @@ impl Driver {
         // Backpressure: operations are polled only while the socket can take a result.
         let idle = !self.wire.has_pending_output();
         let stuck_at = self.wire.stuck_since().map(|since| since + STUCK_MAX);
+        let held = self.wire.held();
         let timer_at = self.protocol.deadline();
         let restarting = self.restart_at.is_some();
         let session = self.authenticated.as_ref().and_then(|authenticated| authenticated.session.as_ref());
         tokio::select! {
             event = self.wire.next(), if self.protocol.accepts_frames() => self.on_event(event),
             (operation, event) = self.operations.next(), if idle && !self.operations.is_empty() => {
-                self.handle(match event {
-                    OperationEvent::Next(json) => Input::Next(operation, json),
-                    OperationEvent::Rejected(errors) => Input::Rejected(operation, errors),
-                    OperationEvent::Completed => Input::Completed(operation),
-                })
+                self.on_operation(operation, event)
             }
             answer = optional(self.authentication.as_mut()) => self.on_authenticated(answer),
             () = revoked(session) => self.handle(Input::Revoked),
             () = until(timer_at) => self.on_timer(),
             () = until(stuck_at) => self.on_stuck(),
+            () = dropped(held.as_deref()) => self.handle(Input::Stalled),
             () = until(self.restart_at) => self.handle(Input::Restart),
             () = self.sockets.connections().stopping(), if !restarting => {
                 self.restart_at = Some(self.sockets.connections().close_at());
@@ -157,6 +163,22 @@ impl Driver {
             Event::Malformed => self.handle(Input::Malformed),
             Event::Written => Step::Continue,
             Event::Disconnected => Step::Disconnected,
+        }
+    }
+
+    fn on_operation(&mut self, operation: Operation, event: OperationEvent) -> Step {
+        match event {
+            OperationEvent::Next(json) => {
+                let step = self.handle(Input::Next(operation, json.text()));
+                if json.reservation().is_some() {
+                    let answers = self.sockets.connections().answers();
+                    let written = self.handshake.written.clone();
+                    self.wire.hold(answers.hold(Bytes::new(), json.reservation(), written));
+                }
+                step
+            }
+            OperationEvent::Rejected(errors) => self.handle(Input::Rejected(operation, errors)),
+            OperationEvent::Completed => self.handle(Input::Completed(operation)),
         }
     }
 
@@ -305,13 +327,13 @@ async fn execute(sockets: &Sockets, request: Request, client: Client, call: Call
     };
     let kind = admitted.kind();
     if kind != OperationType::Subscription {
-        let response = sockets.pipeline().execute(&admitted, client.caller, call).await;
-        // A mutation that exceeds a rate limit is rejected like an operation that is not admitted.
-        if let Some(rejection) = Rejection::limited(&response) {
-            return Outcome::rejected(rejection.errors());
-        }
-        let result = OperationEvent::Next(json(&response));
-        return Outcome { kind: Some(kind), events: stream::iter([result]).boxed() };
+        return match run(sockets, &admitted, client, call).await {
+            Ok(json) => {
+                let events = stream::iter([OperationEvent::Next(json)]).boxed();
+                Outcome { kind: Some(kind), events }
+            }
+            Err(rejection) => Outcome::rejected(rejection.errors()),
+        };
     }
     match sockets.subscriptions().open(admitted, client.caller, call).await {
         Ok(opened) => {
@@ -320,6 +342,27 @@ async fn execute(sockets: &Sockets, request: Request, client: Client, call: Call
         }
         Err(errors) => Outcome::rejected(&errors),
     }
+}
+
+/// Runs a query or a mutation once there is room for its answer.
+async fn run(
+    sockets: &Sockets,
+    admitted: &Admitted,
+    client: Client,
+    call: Call,
+) -> Result<AnswerJson, Rejection> {
+    let budget = sockets.connections().answers().budget();
+    let reservation = budget.reserve(Account::of(&client), admitted.answer_max_bytes()).await?;
+    let response = sockets.pipeline().execute(admitted, client.caller, call).await;
+    // A mutation that exceeds a rate limit is rejected like an operation that is not admitted.
+    if let Some(rejection) = Rejection::limited(&response) {
+        return Err(rejection);
+    }
+    let json = json(&response);
+    if !reservation.resize(json.len()) && admitted.kind() != OperationType::Mutation {
+        return Err(too_large_to_hold().into());
+    }
+    Ok(AnswerJson::new(json, reservation))
 }
 
 fn kind_name(kind: OperationType) -> &'static str {

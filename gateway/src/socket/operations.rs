@@ -13,12 +13,13 @@ use std::{
 use futures_util::{Stream, StreamExt};
 
 use super::protocol::Operation;
+use crate::connections::answer_budget::AnswerJson;
 
 /// Event of a running operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OperationEvent {
     /// A result, as JSON.
-    Next(Arc<str>),
+    Next(AnswerJson),
     /// The operation was rejected. Holds the errors as a JSON array.
     Rejected(Arc<str>),
     /// The operation has sent all its results.

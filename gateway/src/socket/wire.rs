@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -19,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tungstenite::{Error as SocketError, error::ProtocolError};
 
 use super::close::Close;
-use crate::connections::Written;
+use crate::connections::{Written, held_answers::HeldAnswer};
 
 /// Length of the output queue at which reading pauses. Only the protocol's own answers queue up:
 /// operations are not polled while any output is pending.
@@ -71,6 +72,8 @@ pub struct Wire {
     unflushed: bool,
     unreadable: bool,
     progress: WriteProgress,
+    /// The result among the pending output. It stays charged until the output is flushed.
+    held: Option<Arc<HeldAnswer>>,
 }
 
 /// Time of a connection's last write progress, derived from its count of accepted bytes.
@@ -100,12 +103,22 @@ impl Wire {
     /// Creates the connection over an open socket. `written` counts the bytes that its client accepts.
     pub fn new(socket: WebSocket, written: Written) -> Self {
         let progress = WriteProgress::new(written);
-        Self { socket, queue: VecDeque::new(), unflushed: false, unreadable: false, progress }
+        Self { socket, queue: VecDeque::new(), unflushed: false, unreadable: false, progress, held: None }
     }
 
     /// Queues a text frame.
     pub fn send(&mut self, text: String) {
         self.enqueue(Message::Text(text.into()));
+    }
+
+    /// Keeps the charge of a result that was queued until all pending output is flushed.
+    pub fn hold(&mut self, answer: Arc<HeldAnswer>) {
+        self.held = Some(answer);
+    }
+
+    /// Returns the result among the pending output.
+    pub fn held(&self) -> Option<Arc<HeldAnswer>> {
+        self.held.clone()
     }
 
     /// Queues a ping frame. Every WebSocket client answers it automatically.
@@ -171,6 +184,7 @@ impl Wire {
         }
         ready!(self.socket.poll_flush_unpin(context))?;
         self.unflushed = false;
+        self.held = None;
         Poll::Ready(Ok(()))
     }
 

@@ -73,6 +73,15 @@ pub enum Frame {
 }
 
 impl Frame {
+    /// Returns how many times smaller this frame is than the largest one, on which the cost of its operation is
+    /// based.
+    pub fn share_of_largest(&self) -> usize {
+        match self {
+            Self::Unread(frame) => unread::ROWS_MAX / frame.rows.len().clamp(1, unread::ROWS_MAX),
+            Self::DialogChange(_) | Self::Message(..) | Self::ReadState(..) => 1,
+        }
+    }
+
     /// Returns the version to resume from after this frame. `None` if its stream cannot be resumed.
     pub fn cursor(&self) -> Option<Version> {
         match self {

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     client::Client,
     client::caller::{Authorization, Caller},
+    connections::answer_budget::AnswerBudget,
     hub::Hubs,
     operation::request::OperationRequest,
     seen_versions::SeenVersions,
@@ -148,7 +149,8 @@ async fn a_stream_does_not_open_before_the_log_is_followed() {
     let gateway = RunningGateway::start().await;
     let hubs = Hubs::new(&gateway.app.log_reader.service);
     let pipeline = &gateway.app.endpoint.pipeline;
-    let subscriptions = Subscriptions::new(pipeline.clone(), hubs.clone(), SeenVersions::default());
+    let subscriptions =
+        Subscriptions::new(pipeline.clone(), hubs.clone(), SeenVersions::default(), AnswerBudget::new(0));
     let user = UserId::now();
     let session = SessionId::now();
     let caller = Caller { user, session, expires_at_s: 0, authorization: Authorization::new("Bearer x", 0) };

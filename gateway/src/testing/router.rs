@@ -75,6 +75,7 @@ impl TestGateway {
             trusted_documents: None,
             max_sockets_per_user: 20,
             max_anonymous_sockets: 100,
+            answer_memory_bytes: 256 << 20,
             drain_window: Duration::from_millis(100),
             access_token_ttl: Duration::from_secs(300),
             operation_deadline: crate::operation::OPERATION_LIMIT,

@@ -62,3 +62,11 @@ async fn heads_and_bodies_beyond_their_limits_are_rejected_on_both_ports() {
     let rejected = response(&app.url, &chunked).await;
     assert!(rejected.is_empty() || rejected.starts_with("HTTP/1.1 413"), "{rejected}");
 }
+#[tokio::test]
+async fn the_public_port_says_only_whether_the_process_is_ready() {
+    let app = App::start().await;
+    let public = reqwest::get(format!("{}/readyz", app.url)).await.unwrap();
+    assert_eq!((public.status().as_u16(), public.text().await.unwrap().as_str()), (200, "ready\n"));
+    let private = reqwest::get(format!("{}/readyz", app.ops)).await.unwrap().text().await.unwrap();
+    assert!(private.contains("counter database"), "{private}");
+}

@@ -14,18 +14,31 @@ pub fn router<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<
     let recorder = recorder::install();
     let metrics =
         move || async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()) };
-    health(readiness).route("/metrics", get(metrics)).layer(from_fn(security_headers))
+    let report = move || async move {
+        let (ready, report) = readiness.report();
+        (status(ready), Json(report))
+    };
+    let router = Router::new().route("/healthz", get(healthz)).route("/readyz", get(report));
+    router.route("/metrics", get(metrics)).layer(from_fn(security_headers))
 }
 
-/// Creates a router with `/healthz` (200 while the process runs) and `/readyz` (200, or 503 if a
-/// component is not ready), to be merged into another router.
+/// Creates the router of a public port, to be merged into another router: `/healthz` (200 while the
+/// process runs) and `/readyz` (200 `ready`, or 503 `not_ready`). Which component is not ready, and why,
+/// is shown on the operations port only: the reasons name hosts and files.
 pub fn health<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
-    let ready = move || async move {
-        let (ready, report) = readiness.report();
-        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        (status, Json(report))
+    let word = move || async move {
+        let ready = readiness.is_ready();
+        (status(ready), if ready { "ready\n" } else { "not_ready\n" })
     };
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready))
+    Router::new().route("/healthz", get(healthz)).route("/readyz", get(word))
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+fn status(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 #[cfg(test)]
@@ -72,10 +85,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_health_router_has_no_metrics() {
-        let router: Router = health(Readiness::new());
-        assert_eq!(get_text(&router, "/readyz").await.0, 200);
+    async fn the_public_port_has_no_metrics_and_says_only_whether_the_process_is_ready() {
+        let readiness = Readiness::new();
+        let router: Router = health(readiness.clone());
         assert_eq!(get_text(&router, "/metrics").await.0, 404);
+        assert_eq!(get_text(&router, "/readyz").await, (200, "ready\n".to_owned()));
+        let component = readiness.register("database");
+        component.not_ready("connection to db-1.internal refused");
+        assert_eq!(get_text(&router, "/readyz").await, (503, "not_ready\n".to_owned()));
+        component.degraded("db-1.internal is slow");
+        assert_eq!(get_text(&router, "/readyz").await, (200, "ready\n".to_owned()));
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! HTTP/1 and HTTP/2 server of a port. It replaces `axum::serve` because it limits what that does not:
 //! the size of a request's head, the time until the head is complete, and the number of connections
-//! ([`LimitedListener`]).
+//! ([`LimitedListener`]). A request must name its host ([`host::require`]).
 
 use std::{
     net::SocketAddr,
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, extract::ConnectInfo, http::Request, serve::Listener};
+use axum::{Router, body::Body, extract::ConnectInfo, http::Request, middleware::from_fn, serve::Listener};
 use gateway::Written;
 use hyper::body::Incoming;
 use hyper_util::{
@@ -26,6 +26,7 @@ use tower::ServiceExt;
 
 use crate::{
     connection_limit::{Connection, LimitedListener},
+    host,
     write_timeout::WriteTimeout,
 };
 
@@ -68,6 +69,7 @@ impl PortLimits {
 
 /// Serves requests until `shutdown` is cancelled, then waits until every open connection has ended.
 pub async fn serve(listener: TcpListener, router: Router, limits: PortLimits, shutdown: CancellationToken) {
+    let router = router.layer(from_fn(host::require));
     let connections = TaskTracker::new();
     let mut listener = LimitedListener::new(listener, limits.connections_max);
     let accepting = async {

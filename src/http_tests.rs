@@ -79,24 +79,24 @@ async fn read_answer(stream: &mut TcpStream) -> String {
 
 fn head(headers: usize, bytes: usize) -> String {
     let many: String = (0..headers).map(|number| format!("x-{number}: y\r\n")).collect();
-    format!("GET / HTTP/1.1\r\nconnection: close\r\n{many}x-long: {}\r\n\r\n", "z".repeat(bytes))
+    format!("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{many}x-long: {}\r\n\r\n", "z".repeat(bytes))
 }
 
 #[tokio::test]
 async fn a_head_beyond_its_limits_is_431() {
     let port = Port::open(PortLimits::SERVICE).await;
     assert!(
-        port.answer(head(HEADERS_MAX - 2, 10).as_bytes()).await.starts_with("HTTP/1.1 200"),
+        port.answer(head(HEADERS_MAX - 3, 10).as_bytes()).await.starts_with("HTTP/1.1 200"),
         "at the limit"
     );
     assert!(
-        port.answer(head(HEADERS_MAX - 1, 10).as_bytes()).await.starts_with("HTTP/1.1 431"),
+        port.answer(head(HEADERS_MAX - 2, 10).as_bytes()).await.starts_with("HTTP/1.1 431"),
         "one too many"
     );
     assert!(port.answer(head(1, HEAD_MAX_BYTES - 500).as_bytes()).await.starts_with("HTTP/1.1 200"), "large");
     let refused = port.answer(head(1, HEAD_MAX_BYTES + 1).as_bytes()).await;
     assert!(refused.starts_with("HTTP/1.1 431"), "too large: {refused}");
-    let line = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(HEAD_MAX_BYTES + 1));
+    let line = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(HEAD_MAX_BYTES + 1));
     let refused = port.answer(line.as_bytes()).await;
     assert!(refused.starts_with("HTTP/1.1 431") || refused.starts_with("HTTP/1.1 414"), "{refused}");
     port.stop().await;
@@ -184,6 +184,58 @@ async fn http_2_announces_its_limits_and_times_out_too() {
     assert!(settings.contains(&(6, u32::try_from(HEAD_MAX_BYTES).unwrap())), "headers: {settings:?}");
     assert!(settings.contains(&(4, STREAM_WINDOW_BYTES)), "window: {settings:?}");
     port.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_without_exactly_one_valid_host_is_400() {
+    let port = Port::open(PortLimits::SERVICE).await;
+    for (hosts, status) in [
+        ("host: a\r\nconnection: close\r\n", "HTTP/1.1 200"),
+        ("", "HTTP/1.1 400"),
+        ("host: a\r\nhost: a\r\n", "HTTP/1.1 400"),
+        ("host: a\r\nhost: b\r\n", "HTTP/1.1 400"),
+        ("host: a b\r\n", "HTTP/1.1 400"),
+        ("host:\r\n", "HTTP/1.1 400"),
+    ] {
+        let answer = port.answer(format!("GET / HTTP/1.1\r\n{hosts}\r\n").as_bytes()).await;
+        assert!(answer.starts_with(status), "{hosts:?}: {answer}");
+        assert!(status.ends_with("200") || answer.contains("x-content-type-options: nosniff"), "{answer}");
+    }
+    assert!(port.answer(b"GET / HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 200"), "HTTP/1.0");
+    // The static HPACK table (RFC 7541, appendix A): `:method: GET`, `:scheme: http`, `:path: /`, and names
+    // of `:authority` (1) and `host` (38) before a literal of one byte. Statuses are 8 (200) and 12 (400).
+    for (fields, status) in [
+        (&b"\x82\x86\x84\x41\x01a"[..], 0x88),
+        (b"\x82\x86\x84\x66\x01a", 0x88),
+        (b"\x82\x86\x84\x41\x01a\x66\x01a", 0x88),
+        (b"\x82\x86\x84", 0x8c),
+        (b"\x82\x86\x84\x66\x01a\x66\x01a", 0x8c),
+        (b"\x82\x86\x84\x41\x01a\x66\x01b", 0x8c),
+    ] {
+        assert_eq!(http_2_status(&port, fields).await, status, "{fields:x?}");
+    }
+    port.stop().await;
+}
+
+/// Sends a HEADERS frame with this header block on a new HTTP/2 connection and returns the first byte of the
+/// answer's header block.
+async fn http_2_status(port: &Port, fields: &[u8]) -> u8 {
+    let mut stream = port.connect().await;
+    let length = u8::try_from(fields.len()).unwrap();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // END_STREAM and END_HEADERS on stream 1.
+    bytes.extend([0, 0, length, 1, 5, 0, 0, 0, 1]);
+    bytes.extend(fields);
+    stream.write_all(&bytes).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        timeout(TIMEOUT, stream.read_exact(&mut head)).await.unwrap().unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        timeout(TIMEOUT, stream.read_exact(&mut payload)).await.unwrap().unwrap();
+        if head[3] == 1 {
+            return payload[0];
+        }
+    }
 }
 
 /// Returns the identifiers and values of the server's first frame, SETTINGS (RFC 9113, 6.5.1).

@@ -7,6 +7,7 @@ mod discovery;
 mod engine;
 mod file_descriptors;
 mod healthcheck;
+mod host;
 mod http;
 #[cfg(test)]
 mod http_tests;

@@ -70,3 +70,21 @@ async fn the_public_port_says_only_whether_the_process_is_ready() {
     let private = reqwest::get(format!("{}/readyz", app.ops)).await.unwrap().text().await.unwrap();
     assert!(private.contains("counter database"), "{private}");
 }
+
+#[tokio::test]
+async fn a_request_names_exactly_one_host_on_both_ports() {
+    let app = App::start().await;
+    for address in [&app.url, &app.ops] {
+        for (hosts, status) in [
+            ("host: a\r\n", "HTTP/1.1 200"),
+            ("", "HTTP/1.1 400"),
+            ("host: a\r\nhost: a\r\n", "HTTP/1.1 400"),
+            ("host: a b\r\n", "HTTP/1.1 400"),
+            ("host: ann@a\r\n", "HTTP/1.1 400"),
+        ] {
+            let head = format!("GET /healthz HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
+            let answer = response(address, head.as_bytes()).await;
+            assert!(answer.starts_with(status), "{address} {hosts:?}: {answer}");
+        }
+    }
+}

@@ -53,7 +53,7 @@ pub async fn security_headers(request: Request, next: Next) -> Response {
 /// Sets the security headers that the handler did not set: no content sniffing, no framing, no caching,
 /// no referrer. `strict-transport-security` is absent, because the load balancer terminates TLS and sets
 /// it.
-fn set_security_headers(headers: &mut HeaderMap) {
+pub fn set_security_headers(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),

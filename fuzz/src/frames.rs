@@ -89,14 +89,17 @@ impl Socket {
                     continue;
                 }
                 Ok(Message::Binary(_)) => Event::Binary,
-                Ok(Message::Ping(_) | Message::Pong(_)) => Event::Control,
+                Ok(Message::Ping(_)) => Event::Ping,
+                Ok(Message::Pong(_)) => Event::Pong,
                 Ok(Message::Close(_) | Message::Frame(_)) => Event::Disconnected,
                 Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => Event::from_read_error(&error),
             };
             match event {
                 Event::Binary => self.handle(Input::Binary),
-                Event::Control => self.handle(Input::Control),
+                Event::Ping => self.handle(Input::Ping),
+                Event::Pong => self.handle(Input::Pong),
+                Event::Fragments(count) => self.handle(Input::Fragments(count)),
                 Event::TooLarge => self.handle(Input::TooLarge),
                 Event::InvalidUtf8 => self.handle(Input::InvalidUtf8),
                 Event::Malformed => self.handle(Input::Malformed),

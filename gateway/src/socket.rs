@@ -6,6 +6,7 @@
 
 pub mod close;
 mod driver;
+mod frame_counter;
 pub mod message;
 mod operations;
 pub mod protocol;
@@ -13,6 +14,8 @@ pub mod subprotocol;
 pub mod token;
 pub mod wire;
 
+#[cfg(test)]
+mod flood_tests;
 #[cfg(test)]
 mod graphql_ws_tests;
 #[cfg(test)]
@@ -28,9 +31,16 @@ use std::sync::Arc;
 
 use axum::{
     extract::{FromRequestParts, Request, State, ws::WebSocketUpgrade},
-    http::{HeaderValue, Method, StatusCode, header, request},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::{AppendHeaders, IntoResponse, Response},
+};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::WebSocketStream;
+use tungstenite::{
+    handshake::derive_accept_key,
+    protocol::{Role, WebSocketConfig},
 };
 
 use crate::{
@@ -40,6 +50,7 @@ use crate::{
     subscription::Subscriptions,
 };
 use driver::{Driver, Handshake};
+use frame_counter::FrameCounter;
 use protocol::FRAME_MAX;
 use subprotocol::Subprotocol;
 use token::Token;
@@ -55,9 +66,13 @@ pub async fn handshake(State(sockets): State<Sockets>, request: Request, next: N
         return next.run(request).await;
     }
     let (mut parts, _) = request.into_parts();
-    match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
-        Ok(upgrade) => sockets.upgrade(&parts, upgrade),
-        Err(rejection) => rejection.into_response(),
+    // Taken here, because the extractor keeps it to itself and its sockets do not show fragments. The
+    // extractor only checks the handshake.
+    let connection = parts.extensions.get::<OnUpgrade>().cloned();
+    match (WebSocketUpgrade::from_request_parts(&mut parts, &()).await, connection) {
+        (Ok(upgrade), Some(connection)) => sockets.upgrade(&parts, &upgrade, connection),
+        (Ok(_), None) => StatusCode::UPGRADE_REQUIRED.into_response(),
+        (Err(rejection), _) => rejection.into_response(),
     }
 }
 
@@ -86,9 +101,9 @@ impl Sockets {
     }
 
     /// Answers a handshake: 403 for an origin that is not allowed, 400 without a supported subprotocol,
-    /// 503 while the gateway stops or the quota of anonymous sockets is used up. Otherwise it switches
-    /// protocols and starts the task.
-    fn upgrade(&self, parts: &request::Parts, upgrade: WebSocketUpgrade) -> Response {
+    /// 503 while the gateway stops or the quota of anonymous sockets is used up.
+    /// Otherwise it switches protocols and starts the task.
+    fn upgrade(&self, parts: &request::Parts, upgrade: &WebSocketUpgrade, connection: OnUpgrade) -> Response {
         let headers = &parts.headers;
         if !self.0.origins.admit(headers) {
             return (StatusCode::FORBIDDEN, "this origin may not open a WebSocket here\n").into_response();
@@ -114,19 +129,16 @@ impl Sockets {
             written: parts.extensions.get().cloned().unwrap_or_default(),
         };
         let sockets = self.clone();
-        upgrade
-            .protocols([subprotocol.name()])
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_frame_size(FRAME_MAX)
-            .max_message_size(FRAME_MAX)
-            .on_upgrade(move |socket| {
-                let running = Box::new(Driver::new(sockets, socket, anonymous, handshake)).run();
-                async move {
-                    running.await;
-                    drop(task);
-                }
-            })
+        tokio::spawn(async move {
+            // The permits are returned if the client disconnects instead.
+            if let Ok(connection) = connection.await {
+                let connection = FrameCounter::new(TokioIo::new(connection));
+                let socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config())).await;
+                Box::new(Driver::new(sockets, socket, anonymous, handshake)).run().await;
+            }
+            drop(task);
+        });
+        switching_protocols(headers, subprotocol)
     }
 
     fn pipeline(&self) -> &Pipeline {
@@ -144,4 +156,22 @@ impl Sockets {
     fn connections(&self) -> &Connections {
         &self.0.connections
     }
+}
+
+/// Settings of the WebSocket library.
+fn config() -> WebSocketConfig {
+    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER).write_buffer_size(0);
+    config.max_frame_size(Some(FRAME_MAX)).max_message_size(Some(FRAME_MAX))
+}
+
+/// Returns the answer that accepts a handshake.
+fn switching_protocols(headers: &HeaderMap, subprotocol: Subprotocol) -> Response {
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).map_or(&[][..], HeaderValue::as_bytes);
+    let fields: [(HeaderName, String); 4] = [
+        (header::CONNECTION, "upgrade".to_owned()),
+        (header::UPGRADE, "websocket".to_owned()),
+        (header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key)),
+        (header::SEC_WEBSOCKET_PROTOCOL, subprotocol.name().to_owned()),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, AppendHeaders(fields)).into_response()
 }

@@ -76,6 +76,11 @@ impl SocketClient {
         self.socket.get_mut().write_all(&head).await.unwrap();
     }
 
+    /// Sends bytes until all are written or the gateway closes the connection.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        drop(self.socket.get_mut().write_all(bytes).await);
+    }
+
     pub async fn send_raw(&mut self, message: Message) {
         self.socket.send(message).await.unwrap();
     }

@@ -189,6 +189,22 @@ async fn sockets_of_a_user_and_anonymous_sockets_have_limits() {
 }
 
 #[tokio::test]
+
+#[tokio::test]
+async fn frames_without_a_message_are_limited() {
+    /// A ping, a pong and an empty fragment, each with a masking key of zeros.
+    const FRAMES: [[u8; 6]; 3] =
+        [[0x89, 0x80, 0, 0, 0, 0], [0x8a, 0x80, 0, 0, 0, 0], [0x00, 0x80, 0, 0, 0, 0]];
+    let app = App::start().await;
+    let caller = Caller::register(&app, "ann").await;
+    for frame in FRAMES {
+        let mut socket = SocketClient::connect(&caller).await;
+        // The first fragment of a text.
+        socket.send_bytes(&[0x01, 0x80, 0, 0, 0, 0]).await;
+        socket.send_bytes(&frame.repeat(10_000)).await;
+        assert_eq!(socket.wait_for_close().await.0, 4429, "{frame:x?}");
+    }
+}
 async fn connections_beyond_the_limit_are_rejected_with_503() {
     let app = App::start_with(&[("MAX_CONNECTIONS", "10")]).await;
     let connect = || get(&app, "/healthz");

@@ -7,7 +7,7 @@ use std::{future::pending, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time
 
 use async_graphql::{Response, ServerError, Variables};
 use async_graphql_parser::types::OperationType;
-use axum::{body::Bytes, extract::ws::WebSocket};
+use axum::body::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use telemetry::{Call, panic};
 use tokio::{
@@ -24,7 +24,7 @@ use super::{
     protocol::{Action, InitRejection, Input, Operation, Protocol},
     subprotocol::Subprotocol,
     token::Token,
-    wire::{Event, Wire},
+    wire::{Event, Socket, Wire},
 };
 use crate::{
     client::{Client, caller::Caller, revoked_sessions::SessionWatch},
@@ -81,12 +81,7 @@ pub struct Driver {
 
 impl Driver {
     /// Creates the task of a socket that was just opened.
-    pub fn new(
-        sockets: Sockets,
-        socket: WebSocket,
-        anonymous: OwnedSemaphorePermit,
-        handshake: Handshake,
-    ) -> Self {
+    pub fn new(sockets: Sockets, socket: Socket, anonymous: OwnedSemaphorePermit, handshake: Handshake) -> Self {
         Self {
             sockets,
             wire: Wire::new(socket, handshake.written.clone()),
@@ -157,7 +152,9 @@ impl Driver {
         match event {
             Event::Text(text) => self.handle(Input::Text(&text)),
             Event::Binary => self.handle(Input::Binary),
-            Event::Control => self.handle(Input::Control),
+            Event::Ping => self.handle(Input::Ping),
+            Event::Pong => self.handle(Input::Pong),
+            Event::Fragments(count) => self.handle(Input::Fragments(count)),
             Event::TooLarge => self.handle(Input::TooLarge),
             Event::InvalidUtf8 => self.handle(Input::InvalidUtf8),
             Event::Malformed => self.handle(Input::Malformed),

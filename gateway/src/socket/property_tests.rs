@@ -17,7 +17,9 @@ use super::{
 enum Step {
     Text(String),
     Binary,
-    Control,
+    Ping,
+    Pong,
+    Fragments(u64),
     Authenticated(Result<Option<u64>, InitRejection>),
     Next(usize),
     Rejected(usize),
@@ -66,7 +68,9 @@ fn steps(subprotocol: Subprotocol) -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => messages(subprotocol).prop_map(Step::Text),
         1 => Just(Step::Binary),
-        2 => Just(Step::Control),
+        1 => Just(Step::Ping),
+        1 => Just(Step::Pong),
+        1 => (0_u64..3).prop_map(Step::Fragments),
         4 => prop_oneof![
             8 => prop::option::of(0_u64..100).prop_map(Ok),
             1 => Just(Err(InitRejection::InvalidToken)),
@@ -146,7 +150,9 @@ fn apply(step: &Step, socket: &mut Socket, model: &Model) -> Vec<Action> {
         Step::Text(text) => return socket.text(text),
         Step::Wait(seconds) => return socket.wait(*seconds).into_iter().map(|(_, action)| action).collect(),
         Step::Binary => Some(Input::Binary),
-        Step::Control => Some(Input::Control),
+        Step::Ping => Some(Input::Ping),
+        Step::Pong => Some(Input::Pong),
+        Step::Fragments(count) => Some(Input::Fragments(*count)),
         Step::Authenticated(answer) => {
             let expires_at = |after_s| socket.now + Duration::from_secs(after_s);
             Some(Input::Authenticated(answer.map(|expires_in_s| expires_in_s.map(expires_at))))

@@ -33,8 +33,12 @@ pub const FRAME_MAX: usize = 64 * 1024;
 /// Maximum number of concurrent operations on one socket.
 pub const OPERATIONS_MAX: usize = 50;
 
-/// Rate limit of a client's messages. `connection_init` and `pong` are not counted.
+/// Rate limit of a client's messages, of its pings and pongs, and of fragments after the first of a message.
+/// `connection_init` and the pongs that answer the gateway's pings are not counted.
 pub const MESSAGE_RATE: Rate = Rate::new(20, Duration::from_secs(1), 100);
+
+/// Largest number of pings for whose pongs the gateway waits: silence closes a socket after about as many.
+const PONGS_DUE_MAX: u32 = 4;
 
 /// Number of an operation on its socket. Unlike the client's ids, numbers are never reused: an event
 /// that arrives late cannot be taken for one of a newer operation with the same id.
@@ -59,8 +63,12 @@ pub enum Input<'a> {
     Text(&'a str),
     /// A binary frame.
     Binary,
-    /// A ping or a pong frame.
-    Control,
+    /// A ping frame.
+    Ping,
+    /// A pong frame.
+    Pong,
+    /// This number of fragments after the first of a message.
+    Fragments(u64),
     /// A frame over the size limit.
     TooLarge,
     /// A text frame that is not UTF-8.
@@ -129,6 +137,10 @@ pub struct Protocol {
     phase: Phase,
     opened_at: Instant,
     last_frame_at: Instant,
+    /// Ping frames that the client has not answered.
+    pong_frames_due: u32,
+    /// `ping` messages that the client has not answered.
+    pong_messages_due: u32,
     /// Theoretical arrival time of the message rate limit ([`Rate::take`]), since `opened_at`.
     message_tat: Duration,
     by_id: HashMap<Arc<str>, Operation>,
@@ -144,6 +156,8 @@ impl Protocol {
             phase: Phase::AwaitingInit { until: now + INIT_TIMEOUT },
             opened_at: now,
             last_frame_at: now,
+            pong_frames_due: 0,
+            pong_messages_due: 0,
             message_tat: Duration::ZERO,
             by_id: HashMap::new(),
             ids: BTreeMap::new(),
@@ -188,10 +202,13 @@ impl Protocol {
                 self.on_text(text, now)
             }
             Input::Binary => self.close(Close::bad_message("binary")),
-            Input::Control => {
-                self.last_frame_at = now;
-                Vec::new()
+            Input::Ping => self.on_frames(1, now),
+            Input::Pong if self.pong_frames_due > 0 => {
+                self.pong_frames_due -= 1;
+                self.on_frames(0, now)
             }
+            Input::Pong => self.on_frames(1, now),
+            Input::Fragments(count) => self.on_frames(count, now),
             Input::TooLarge => self.close(Close::TOO_LARGE),
             Input::InvalidUtf8 => self.close(Close::bad_message("not UTF-8")),
             Input::Malformed => self.close(Close::MALFORMED),
@@ -217,6 +234,33 @@ impl Protocol {
         }
     }
 
+    /// Handles frames without a message, of which this number counts towards the rate limit.
+    fn on_frames(&mut self, counted: u64, now: Instant) -> Vec<Action> {
+        self.last_frame_at = now;
+        if (0..counted).all(|_| self.take_message(now)) {
+            return Vec::new();
+        }
+        self.close(Close::RATE_LIMITED)
+    }
+
+    /// Charges one message. Returns false if the rate limit is reached.
+    fn take_message(&mut self, now: Instant) -> bool {
+        let taken = MESSAGE_RATE.take(self.message_tat, now.duration_since(self.opened_at));
+        taken.map(|tat| self.message_tat = tat).is_ok()
+    }
+
+    /// Returns true for a message that the rate limit does not count.
+    fn is_free(&mut self, message: &Incoming) -> bool {
+        match message {
+            Incoming::Init { .. } => true,
+            Incoming::Pong if self.pong_messages_due > 0 => {
+                self.pong_messages_due -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn on_text(&mut self, text: &str, now: Instant) -> Vec<Action> {
         if text.len() > FRAME_MAX {
             return self.close(Close::TOO_LARGE);
@@ -225,11 +269,8 @@ impl Protocol {
             Ok(message) => message,
             Err(reason) => return self.close(Close::bad_message(reason)),
         };
-        if !matches!(message, Incoming::Init { .. } | Incoming::Pong) {
-            match MESSAGE_RATE.take(self.message_tat, now.duration_since(self.opened_at)) {
-                Ok(tat) => self.message_tat = tat,
-                Err(_) => return self.close(Close::RATE_LIMITED),
-            }
+        if !self.is_free(&message) && !self.take_message(now) {
+            return self.close(Close::RATE_LIMITED);
         }
         match message {
             Incoming::Init { token } => {
@@ -330,9 +371,23 @@ impl Protocol {
                         actions.push(Action::Ping);
                     }
                 }
+                self.expect_pongs(&actions);
                 actions
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// Allows one pong for each ping, but for the last [`PONGS_DUE_MAX`] only: a client that answers none
+    /// saves no pongs for later.
+    fn expect_pongs(&mut self, actions: &[Action]) {
+        for action in actions {
+            let due = match action {
+                Action::Send(Outgoing::Ping { .. }) => &mut self.pong_messages_due,
+                Action::Ping => &mut self.pong_frames_due,
+                _ => continue,
+            };
+            *due = (*due + 1).min(PONGS_DUE_MAX);
         }
     }
 

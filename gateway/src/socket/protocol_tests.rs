@@ -43,7 +43,7 @@ impl Socket {
         Self::open_until(subprotocol, None)
     }
 
-    fn open_until(subprotocol: Subprotocol, expires_in_s: Option<u64>) -> Self {
+    pub(super) fn open_until(subprotocol: Subprotocol, expires_in_s: Option<u64>) -> Self {
         let mut socket = Self::new(subprotocol);
         assert!(matches!(socket.text(INIT)[..], [Action::Authenticate(None)]));
         let expires_at = expires_in_s.map(|seconds| socket.now + Duration::from_secs(seconds));
@@ -79,7 +79,7 @@ impl Socket {
         self.handle(Input::Text(text))
     }
 
-    fn start(&mut self, id: &str) -> Operation {
+    pub(super) fn start(&mut self, id: &str) -> Operation {
         match self.subscribe(id)[..] {
             [Action::Start(operation, _)] => operation,
             ref other => panic!("{other:?}"),
@@ -101,7 +101,7 @@ impl Socket {
     }
 }
 
-fn closed(actions: &[Action]) -> u16 {
+pub(super) fn closed(actions: &[Action]) -> u16 {
     match actions {
         [Action::Close(close)] => {
             assert!(close.reason().len() < 100);
@@ -314,13 +314,13 @@ fn a_client_that_sends_frames_stays_connected() {
         (Subprotocol::GraphqlWs, STOP),
     ] {
         for by_text in [true, false] {
-            let mut socket = Socket::open(subprotocol);
+            let mut socket = Socket::open_until(subprotocol, Some(100_000));
             let mut pings = 0;
             for _ in 0..30 {
                 let done = socket.wait(20);
                 assert!(!done.iter().any(|(_, it)| matches!(it, Action::Close(_))));
                 pings += done.iter().filter(|(_, it)| matches!(it, Action::Send(_))).count();
-                socket.handle(if by_text { Input::Text(text) } else { Input::Control });
+                socket.handle(if by_text { Input::Text(text) } else { Input::Pong });
             }
             assert_eq!(pings, if subprotocol == Subprotocol::GraphqlTransportWs { 30 } else { 60 });
         }
@@ -360,7 +360,7 @@ fn an_expiring_token_is_announced_30_s_before_and_closes_with_4403() {
         let mut done = Vec::new();
         for _ in 0..20 {
             done.extend(socket.wait(10));
-            socket.handle(Input::Control);
+            socket.handle(Input::Pong);
         }
         let (second, close) = done.pop().expect("a close");
         assert_eq!((second, closed(&[close])), (100, 4403));

@@ -11,15 +11,16 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    body::Bytes,
-    extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket},
-};
 use futures_util::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep, timeout};
-use tungstenite::{Error as SocketError, error::ProtocolError};
+use tokio_tungstenite::WebSocketStream;
+use tungstenite::{
+    Bytes, Error as SocketError, Message, Utf8Bytes, error::ProtocolError, protocol::CloseFrame,
+};
 
-use super::close::Close;
+use super::{close::Close, frame_counter::FrameCounter};
 use crate::connections::{Written, held_answers::HeldAnswer};
 
 /// Length of the output queue at which reading pauses. Only the protocol's own answers queue up:
@@ -31,6 +32,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// the TCP connection with unread input resets it, and the client might not receive the close frame.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// Open socket: frames over an upgraded HTTP connection.
+pub type Socket = WebSocketStream<FrameCounter<TokioIo<Upgraded>>>;
+
 /// Event of a connection.
 #[derive(Debug)]
 pub enum Event {
@@ -38,8 +42,12 @@ pub enum Event {
     Text(Utf8Bytes),
     /// A binary frame.
     Binary,
-    /// A ping or a pong.
-    Control,
+    /// A ping, which the library answers.
+    Ping,
+    /// A pong.
+    Pong,
+    /// This number of fragments after the first of a message, whether or not the message is complete.
+    Fragments(u64),
     /// A frame over the size limit.
     TooLarge,
     /// A text frame that is not UTF-8.
@@ -54,12 +62,12 @@ pub enum Event {
 
 impl Event {
     /// Converts the error of a read, after which no frame can be read.
-    pub fn from_read_error(error: &(dyn std::error::Error + 'static)) -> Self {
-        match error.downcast_ref::<SocketError>() {
-            Some(SocketError::Capacity(_)) => Self::TooLarge,
-            Some(SocketError::Utf8(_)) => Self::InvalidUtf8,
-            Some(SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Self::Disconnected,
-            Some(SocketError::Protocol(_) | SocketError::AttackAttempt) => Self::Malformed,
+    pub fn from_read_error(error: &SocketError) -> Self {
+        match error {
+            SocketError::Capacity(_) => Self::TooLarge,
+            SocketError::Utf8(_) => Self::InvalidUtf8,
+            SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Disconnected,
+            SocketError::Protocol(_) | SocketError::AttackAttempt => Self::Malformed,
             _ => Self::Disconnected,
         }
     }
@@ -67,7 +75,9 @@ impl Event {
 
 /// One WebSocket connection.
 pub struct Wire {
-    socket: WebSocket,
+    socket: Socket,
+    /// Continuation frames that were reported.
+    continuations: u64,
     queue: VecDeque<Message>,
     unflushed: bool,
     unreadable: bool,
@@ -101,9 +111,10 @@ impl WriteProgress {
 
 impl Wire {
     /// Creates the connection over an open socket. `written` counts the bytes that its client accepts.
-    pub fn new(socket: WebSocket, written: Written) -> Self {
+    pub fn new(socket: Socket, written: Written) -> Self {
         let progress = WriteProgress::new(written);
-        Self { socket, queue: VecDeque::new(), unflushed: false, unreadable: false, progress, held: None }
+        let queue = VecDeque::new();
+        Self { socket, continuations: 0, queue, unflushed: false, unreadable: false, progress, held: None }
     }
 
     /// Queues a text frame.
@@ -158,22 +169,40 @@ impl Wire {
                 Poll::Pending => {}
             }
         }
+        if let Some(fragments) = self.take_fragments() {
+            return Poll::Ready(fragments);
+        }
         if self.unreadable || self.queue.len() >= QUEUE_MAX {
             return Poll::Pending;
         }
-        Poll::Ready(match ready!(self.socket.poll_next_unpin(context)) {
+        let polled = self.socket.poll_next_unpin(context);
+        // After a read without a complete message too: the fragments of one may be all that arrives.
+        if polled.is_pending()
+            && let Some(fragments) = self.take_fragments()
+        {
+            return Poll::Ready(fragments);
+        }
+        Poll::Ready(match ready!(polled) {
             Some(Ok(Message::Text(text))) => Event::Text(text),
             Some(Ok(Message::Binary(_))) => Event::Binary,
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Event::Control,
-            Some(Ok(Message::Close(_))) | None => Event::Disconnected,
+            Some(Ok(Message::Ping(_))) => Event::Ping,
+            Some(Ok(Message::Pong(_))) => Event::Pong,
+            Some(Ok(Message::Close(_) | Message::Frame(_))) | None => Event::Disconnected,
             Some(Err(error)) => {
                 self.unreadable = true;
-                Event::from_read_error(error.into_inner().as_ref())
+                Event::from_read_error(&error)
             }
         })
     }
 
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+    /// Returns the fragments that arrived since the last call, `None` without any.
+    fn take_fragments(&mut self) -> Option<Event> {
+        let arrived = self.socket.get_ref().continuations();
+        let fragments = arrived - std::mem::replace(&mut self.continuations, arrived);
+        (fragments > 0).then_some(Event::Fragments(fragments))
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         while !self.queue.is_empty() {
             ready!(self.socket.poll_ready_unpin(context))?;
             if let Some(message) = self.queue.pop_front() {
@@ -191,7 +220,7 @@ impl Wire {
     /// Writes the pending output and a close frame, then waits for the client's close frame. Gives up after
     /// [`CLOSE_TIMEOUT`].
     pub async fn close(mut self, close: Close) {
-        let frame = CloseFrame { code: close.code, reason: close.reason().into() };
+        let frame = CloseFrame { code: close.code.into(), reason: close.reason().into() };
         self.queue.push_back(Message::Close(Some(frame)));
         let handshake = async {
             poll_fn(|context| self.poll_write(context)).await?;
@@ -201,7 +230,7 @@ impl Wire {
             while let Some(frame) = self.socket.next().await {
                 frame?;
             }
-            Ok::<_, axum::Error>(())
+            Ok::<_, SocketError>(())
         };
         // A client that does not answer in time is disconnected.
         drop(timeout(CLOSE_TIMEOUT, handshake).await);

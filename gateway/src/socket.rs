@@ -45,7 +45,7 @@ use tungstenite::{
 
 use crate::{
     client::{address::Address, caller::Authenticator, origins::Origins},
-    connections::Connections,
+    connections::{Connections, quota::Refusal},
     operation::Pipeline,
     subscription::Subscriptions,
 };
@@ -101,8 +101,8 @@ impl Sockets {
     }
 
     /// Answers a handshake: 403 for an origin that is not allowed, 400 without a supported subprotocol,
-    /// 503 while the gateway stops or the quota of anonymous sockets is used up.
-    /// Otherwise it switches protocols and starts the task.
+    /// 503 while the gateway stops or the quota of anonymous sockets is used up, 429 if the share of the
+    /// client's address is. Otherwise it switches protocols and starts the task.
     fn upgrade(&self, parts: &request::Parts, upgrade: &WebSocketUpgrade, connection: OnUpgrade) -> Response {
         let headers = &parts.headers;
         if !self.0.origins.admit(headers) {
@@ -118,13 +118,14 @@ impl Sockets {
         if self.0.connections.is_stopping() {
             return (StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping\n").into_response();
         }
-        let Some(anonymous) = self.0.connections.quota().take_anonymous() else {
-            let message = "too many sockets wait for their users to sign in, try again later\n";
-            return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "3")], message).into_response();
+        let address = Address::of(&parts.extensions);
+        let anonymous = match self.0.connections.quota().take_anonymous(address) {
+            Ok(permit) => permit,
+            Err(refusal) => return refused(refusal),
         };
         let handshake = Handshake {
             subprotocol,
-            address: Address::of(&parts.extensions),
+            address,
             header_token: Token::from_headers(headers),
             written: parts.extensions.get().cloned().unwrap_or_default(),
         };
@@ -174,4 +175,19 @@ fn switching_protocols(headers: &HeaderMap, subprotocol: Subprotocol) -> Respons
         (header::SEC_WEBSOCKET_PROTOCOL, subprotocol.name().to_owned()),
     ];
     (StatusCode::SWITCHING_PROTOCOLS, AppendHeaders(fields)).into_response()
+}
+
+/// Returns the answer to a handshake for which the quota has no permit.
+fn refused(refusal: Refusal) -> Response {
+    let (status, message) = match refusal {
+        Refusal::Everyone => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many sockets wait for their users to sign in, try again later\n",
+        ),
+        Refusal::Address => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many sockets of this address wait for their users to sign in, try again later\n",
+        ),
+    };
+    (status, [(header::RETRY_AFTER, "3")], message).into_response()
 }

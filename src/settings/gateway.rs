@@ -35,7 +35,7 @@ pub struct Gateway {
     )]
     pub max_sockets_per_user: u32,
     /// WebSockets that may be open at this gateway before authentication, 1 to 100000; more are refused
-    /// with 503
+    /// with 503. One address may have a tenth of them, but at least 10; more are refused with 429
     #[arg(
         long,
         env = "MAX_ANONYMOUS_SOCKETS",

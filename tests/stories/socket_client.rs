@@ -1,12 +1,15 @@
 //! WebSocket client: one socket, with the subprotocol `graphql-transport-ws` unless the test chooses another.
 
-use std::{collections::HashMap, collections::VecDeque, time::Duration};
+use std::{collections::HashMap, collections::VecDeque, net::SocketAddr, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream},
+};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, client_async, connect_async,
     tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame},
 };
 
@@ -36,10 +39,16 @@ impl SocketClient {
 
     /// Opens a socket. Fails when the gateway rejects it.
     pub async fn try_open(url: &str, subprotocol: &str) -> Result<Self, Error> {
-        let url = format!("{}/graphql", url.replace("http://", "ws://"));
-        let mut request = url.into_client_request().unwrap();
-        request.headers_mut().insert("sec-websocket-protocol", subprotocol.parse().unwrap());
-        let (socket, _) = connect_async(request).await?;
+        let (socket, _) = connect_async(handshake(url, subprotocol)).await?;
+        Ok(Self { socket, buffered: HashMap::new() })
+    }
+
+    /// Opens a socket from another address of this machine. Fails when the gateway rejects it.
+    pub async fn try_open_from(source: &str, url: &str, subprotocol: &str) -> Result<Self, Error> {
+        let connection = TcpSocket::new_v4().unwrap();
+        connection.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+        let stream = connection.connect(url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
+        let (socket, _) = client_async(handshake(url, subprotocol), MaybeTlsStream::Plain(stream)).await?;
         Ok(Self { socket, buffered: HashMap::new() })
     }
 
@@ -211,4 +220,11 @@ impl SocketClient {
         .await
         .expect("a close within ten seconds")
     }
+}
+
+fn handshake(url: &str, subprotocol: &str) -> http::Request<()> {
+    let url = format!("{}/graphql", url.replace("http://", "ws://"));
+    let mut request = url.into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", subprotocol.parse().unwrap());
+    request
 }

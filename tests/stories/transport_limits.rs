@@ -189,6 +189,21 @@ async fn sockets_of_a_user_and_anonymous_sockets_have_limits() {
 }
 
 #[tokio::test]
+async fn one_address_cannot_use_up_the_anonymous_sockets_of_all() {
+    let app = App::start_with(&[("MAX_ANONYMOUS_SOCKETS", "200")]).await;
+    let mut waiting = Vec::new();
+    let rejection = loop {
+        match SocketClient::try_open(&app.url, SUBPROTOCOL).await {
+            Ok(socket) => waiting.push(socket),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&rejection, Error::Http(answer) if answer.status() == 429), "{rejection}");
+    println!("{} sockets of one address, of 200", waiting.len());
+    // Sockets that are closed while others are opened make room for more.
+    assert!(waiting.len() < 100, "{}", waiting.len());
+    SocketClient::try_open_from("127.0.0.2", &app.url, SUBPROTOCOL).await.expect("another address");
+}
 
 #[tokio::test]
 async fn frames_without_a_message_are_limited() {
@@ -205,6 +220,8 @@ async fn frames_without_a_message_are_limited() {
         assert_eq!(socket.wait_for_close().await.0, 4429, "{frame:x?}");
     }
 }
+
+#[tokio::test]
 async fn connections_beyond_the_limit_are_rejected_with_503() {
     let app = App::start_with(&[("MAX_CONNECTIONS", "10")]).await;
     let connect = || get(&app, "/healthz");

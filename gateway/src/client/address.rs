@@ -2,7 +2,7 @@
 //! report in `X-Forwarded-For`. Rate limits of anonymous requests and of sign-ins are counted by it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
     sync::Arc,
 };
@@ -39,6 +39,16 @@ pub async fn find(State(trusted): State<TrustedProxies>, mut request: Request, n
     let address = Address(trusted.client(peer, request.headers()));
     request.extensions_mut().insert(address);
     next.run(request).await
+}
+
+/// Returns the address by which a client is counted: an IPv4 address, or the /64 network of an IPv6
+/// address. A host chooses the lower 64 bits itself and could otherwise evade a limit with a new address
+/// per request.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
 }
 
 /// Proxies whose `X-Forwarded-For` header is trusted. Cheap to clone.

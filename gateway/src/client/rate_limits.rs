@@ -4,15 +4,12 @@
 //! hash is slow on purpose, are counted per address and per login. Each limit is charged before the gateway
 //! spends work on the request: before a document is parsed and before a password is hashed.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use limit::{Charge, Limit, Limiter};
 use proto::UserId;
 
-use super::Client;
+use super::{Client, address::network};
 use crate::error::Error;
 
 /// Length of the longest valid login, in bytes. The auth service rejects a longer one without hashing its
@@ -97,15 +94,6 @@ impl RateLimiter {
 fn limited(limit: &'static str, wait: Duration) -> Error {
     metrics::counter!("gateway_rate_limited_total", "limit" => limit).increment(1);
     Error::rate_limited(wait)
-}
-
-/// Returns the address that is charged: an IPv4 address, or the /64 network of an IPv6 address. A host
-/// chooses the lower 64 bits itself and could otherwise evade its limit with a new address per request.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address => address,
-    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Client, rate_limits::network},
+    client::{Client, address::network},
     error::{Code, Error},
 };
 

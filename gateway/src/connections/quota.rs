@@ -1,11 +1,17 @@
 //! Socket quota: limits the sockets and streams of each user at this gateway, and the sockets of
-//! anonymous clients.
+//! anonymous clients, in all and of each address.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use proto::UserId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::client::address::network;
+
+/// One address may use one of this many parts of the quota of anonymous sockets.
+const SHARES: usize = 10;
+/// Smallest share of an address. Clients behind one address translator all reconnect when a gateway stops.
+const SHARE_MIN: usize = 10;
 
 /// The quotas of a gateway. Cheap to clone; clones share their state.
 #[derive(Debug, Clone)]
@@ -14,21 +20,54 @@ pub struct Quota(Arc<State>);
 #[derive(Debug)]
 struct State {
     per_user_max: usize,
-    anonymous: Arc<Semaphore>,
+    anonymous_max: usize,
     /// Open sockets and streams of each user. A user without any has no entry.
     open: Mutex<HashMap<UserId, usize>>,
+    anonymous: Mutex<Anonymous>,
+}
+
+/// Open sockets of anonymous clients.
+#[derive(Debug, Default)]
+struct Anonymous {
+    total: usize,
+    /// Those of each network. A network without any has no entry.
+    by_network: HashMap<IpAddr, usize>,
+}
+
+/// Reason to refuse an anonymous socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The quota of all anonymous sockets is used up.
+    Everyone,
+    /// The share of the client's address is used up.
+    Address,
 }
 
 impl Quota {
-    /// Creates the quotas: the maximum for each user, and for all anonymous sockets together.
+    /// Creates the quotas: the maximum for each user, and for all anonymous sockets together. One address
+    /// may have a tenth of the latter, but always ten.
     pub fn new(per_user_max: usize, anonymous_max: usize) -> Self {
-        let anonymous = Arc::new(Semaphore::new(anonymous_max));
-        Self(Arc::new(State { per_user_max, anonymous, open: Mutex::default() }))
+        let open = Mutex::default();
+        Self(Arc::new(State { per_user_max, anonymous_max, open, anonymous: Mutex::default() }))
     }
 
-    /// Takes a permit for an anonymous socket, `None` if the quota is used up. Dropping it returns it.
-    pub fn take_anonymous(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.anonymous.clone().try_acquire_owned().ok()
+    /// Takes a permit for an anonymous socket of this address. Dropping it returns it.
+    ///
+    /// # Errors
+    /// The quota that is used up.
+    pub fn take_anonymous(&self, address: IpAddr) -> Result<AnonymousPermit, Refusal> {
+        let network = network(address);
+        let share = (self.0.anonymous_max / SHARES).max(SHARE_MIN);
+        let mut anonymous = self.0.anonymous.lock();
+        if anonymous.by_network.get(&network).is_some_and(|count| *count >= share) {
+            return Err(Refusal::Address);
+        }
+        if anonymous.total >= self.0.anonymous_max {
+            return Err(Refusal::Everyone);
+        }
+        anonymous.total += 1;
+        *anonymous.by_network.entry(network).or_default() += 1;
+        Ok(AnonymousPermit { quota: self.clone(), network })
     }
 
     /// Takes a permit for a socket or stream of a user, `None` if the user's quota is used up.
@@ -61,9 +100,33 @@ impl Drop for QuotaPermit {
     }
 }
 
+/// Permit for one anonymous socket. Dropping it returns it to the quota.
+#[derive(Debug)]
+pub struct AnonymousPermit {
+    quota: Quota,
+    network: IpAddr,
+}
+
+impl Drop for AnonymousPermit {
+    fn drop(&mut self) {
+        let mut anonymous = self.quota.0.anonymous.lock();
+        anonymous.total -= 1;
+        if let Some(count) = anonymous.by_network.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                anonymous.by_network.remove(&self.network);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("a valid address")
+    }
 
     #[test]
     fn a_dropped_permit_is_available_again() {
@@ -77,9 +140,31 @@ mod tests {
         let third = quota.take(user).expect("available again");
         drop((second, third, other));
         assert!(quota.0.open.lock().is_empty());
-        let anonymous = quota.take_anonymous().expect("available");
-        assert!(quota.take_anonymous().is_none());
+        let here = address("192.0.2.1");
+        let anonymous = quota.take_anonymous(here).expect("available");
+        assert_eq!(quota.take_anonymous(here).err(), Some(Refusal::Everyone));
         drop(anonymous);
-        assert!(quota.take_anonymous().is_some());
+        drop(quota.take_anonymous(here).expect("available again"));
+        let anonymous = quota.0.anonymous.lock();
+        assert!(anonymous.by_network.is_empty() && anonymous.total == 0);
+    }
+
+    #[test]
+    fn one_address_cannot_use_up_the_quota_of_anonymous_sockets() {
+        let quota = Quota::new(1, 200);
+        let take_all = |addresses: &mut dyn Iterator<Item = String>| {
+            let taken = addresses.map(|text| quota.take_anonymous(address(&text)));
+            taken.filter_map(Result::ok).collect::<Vec<_>>()
+        };
+        let one = take_all(&mut (0..300).map(|_| "192.0.2.1".to_owned()));
+        assert_eq!(one.len(), 20, "a tenth");
+        assert_eq!(quota.take_anonymous(address("192.0.2.1")).err(), Some(Refusal::Address));
+        let network = take_all(&mut (0..300).map(|host| format!("2001:db8::{host:x}")));
+        assert_eq!(network.len(), 20, "a host has a whole /64 network");
+        let others = take_all(&mut (1..=250).map(|host| format!("198.51.100.{host}")));
+        assert_eq!(others.len(), 160, "the rest of the quota");
+        assert_eq!(quota.take_anonymous(address("203.0.113.1")).err(), Some(Refusal::Everyone));
+        drop(one);
+        assert!(quota.take_anonymous(address("203.0.113.1")).is_ok());
     }
 }

@@ -41,6 +41,8 @@ impl Close {
     pub const INIT_TIMEOUT: Self = Self::of(4408, "Connection initialisation timeout");
     /// No frame within 40 s.
     pub const SILENT: Self = Self::of(4408, "The client has sent nothing for 40 s");
+    /// No operation for 60 s on the socket of an anonymous client.
+    pub const IDLE: Self = Self::of(4408, "No user has signed in and no operation ran for 60 s");
     /// A second `connection_init`.
     pub const SECOND_INIT: Self = Self::of(4429, "Too many initialisation requests");
     /// More messages than the rate limit allows.

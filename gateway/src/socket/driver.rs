@@ -10,10 +10,7 @@ use async_graphql_parser::types::OperationType;
 use axum::body::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use telemetry::{Call, panic};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use super::{
@@ -34,7 +31,7 @@ use crate::{
         gauge::GaugeGuard,
         held_answers::dropped,
         instant,
-        quota::QuotaPermit,
+        quota::{AnonymousPermit, QuotaPermit},
         revoked, until,
     },
     error::{Code, Error, Rejection},
@@ -74,14 +71,14 @@ pub struct Driver {
     authentication: Option<BoxFuture<'static, Result<Authenticated, InitRejection>>>,
     authenticated: Option<Authenticated>,
     /// Permit for an anonymous socket, released when a caller has authenticated.
-    anonymous: Option<OwnedSemaphorePermit>,
+    anonymous: Option<AnonymousPermit>,
     restart_at: Option<Instant>,
     _gauge: GaugeGuard,
 }
 
 impl Driver {
     /// Creates the task of a socket that was just opened.
-    pub fn new(sockets: Sockets, socket: Socket, anonymous: OwnedSemaphorePermit, handshake: Handshake) -> Self {
+    pub fn new(sockets: Sockets, socket: Socket, anonymous: AnonymousPermit, handshake: Handshake) -> Self {
         Self {
             sockets,
             wire: Wire::new(socket, handshake.written.clone()),

@@ -1,5 +1,5 @@
-//! Tests of what a client can do without a message: pings, pongs and fragments; against the state machine and
-//! real sockets.
+//! Tests of what a client can do without a message: pings, pongs and fragments, and sockets on which no user
+//! signs in; against the state machine and real sockets.
 
 use futures_util::SinkExt;
 use proto::UserId;
@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{
     protocol::{Action, Input},
     protocol_tests::{Socket, closed},
+    renewal_tests::{StoppedClock, advance},
     subprotocol::Subprotocol,
 };
 use crate::testing::RunningGateway;
@@ -58,6 +59,31 @@ fn one_pong_for_each_ping_is_not_counted() {
     assert_eq!(free, 4);
 }
 
+#[test]
+fn an_anonymous_client_without_an_operation_for_60_s_is_closed_with_4408() {
+    for subprotocol in Subprotocol::ALL {
+        let alive = |socket: &mut Socket, seconds: u64| {
+            let mut done = Vec::new();
+            for _ in 0..seconds / 10 {
+                done.extend(socket.wait(10));
+                socket.handle(Input::Ping);
+            }
+            done.into_iter().find(|(_, action)| matches!(action, Action::Close(_)))
+        };
+        let mut idle = Socket::open(subprotocol);
+        let (second, close) = alive(&mut idle, 100).expect("a close");
+        assert_eq!((second, closed(&[close])), (60, 4408));
+        let mut busy = Socket::open(subprotocol);
+        let operation = busy.start("1");
+        assert!(alive(&mut busy, 200).is_none(), "an operation runs");
+        busy.handle(Input::Completed(operation));
+        let (second, close) = alive(&mut busy, 100).expect("a close");
+        assert_eq!((second, closed(&[close])), (260, 4408), "60 s after its end");
+        let mut signed_in = Socket::open_until(subprotocol, Some(100_000));
+        assert!(alive(&mut signed_in, 500).is_none());
+    }
+}
+
 #[tokio::test]
 async fn pings_pongs_and_empty_fragments_without_end_close_a_real_socket_with_4429() {
     let gateway = RunningGateway::start().await;
@@ -96,5 +122,43 @@ async fn a_message_in_fragments_is_read() {
     }
     client.socket.get_mut().write_all(&bytes).await.expect("sent");
     assert_eq!(client.receive().await, json!({ "type": "pong" }));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn one_address_cannot_use_up_the_anonymous_sockets_of_all() {
+    let gateway = RunningGateway::start().await;
+    let stopped_clock = StoppedClock::stop();
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match gateway.connect_from("192.0.2.1").await {
+            Ok(client) => waiting.push(client),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((waiting.len(), refused), (10, 429), "a tenth of 100");
+    gateway.connect_from("192.0.2.2").await.expect("another address has its own share");
+    drop(stopped_clock);
+    drop(waiting);
+    testkit::eventually("the permits are returned", || async {
+        gateway.connect_from("192.0.2.1").await.is_ok()
+    })
+    .await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_anonymous_socket_is_closed_and_returns_its_permit() {
+    let gateway = RunningGateway::start().await;
+    let mut client = gateway.connect().await;
+    client.send(json!({ "type": "connection_init" })).await;
+    assert_eq!(client.receive().await["type"], "connection_ack");
+    for _ in 0..2 {
+        advance(29).await;
+        client.is_alive().await;
+    }
+    advance(3).await;
+    let (code, reason) = client.closed().await;
+    assert_eq!((code, reason.as_str()), (4408, "No user has signed in and no operation ran for 60 s"));
     gateway.stop().await;
 }

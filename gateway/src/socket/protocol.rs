@@ -33,6 +33,9 @@ pub const FRAME_MAX: usize = 64 * 1024;
 /// Maximum number of concurrent operations on one socket.
 pub const OPERATIONS_MAX: usize = 50;
 
+/// Longest time without an operation on the socket of an anonymous client.
+pub const ANONYMOUS_IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// Rate limit of a client's messages, of its pings and pongs, and of fragments after the first of a message.
 /// `connection_init` and the pongs that answer the gateway's pings are not counted.
 pub const MESSAGE_RATE: Rate = Rate::new(20, Duration::from_secs(1), 100);
@@ -119,7 +122,7 @@ enum Phase {
     /// Between `connection_init` and the answer of the authentication.
     Authenticating,
     /// The connection is acknowledged.
-    Acknowledged { ping_at: Instant, expiry: Option<Expiry> },
+    Acknowledged { ping_at: Instant, expiry: Option<Expiry>, is_anonymous: bool },
     /// Ignores every input.
     Closed,
 }
@@ -137,6 +140,8 @@ pub struct Protocol {
     phase: Phase,
     opened_at: Instant,
     last_frame_at: Instant,
+    /// Start or end of an operation, or the acknowledgement.
+    last_operation_at: Instant,
     /// Ping frames that the client has not answered.
     pong_frames_due: u32,
     /// `ping` messages that the client has not answered.
@@ -156,6 +161,7 @@ impl Protocol {
             phase: Phase::AwaitingInit { until: now + INIT_TIMEOUT },
             opened_at: now,
             last_frame_at: now,
+            last_operation_at: now,
             pong_frames_due: 0,
             pong_messages_due: 0,
             message_tat: Duration::ZERO,
@@ -170,11 +176,12 @@ impl Protocol {
         match self.phase {
             Phase::AwaitingInit { until } => Some(until),
             Phase::Authenticating | Phase::Closed => None,
-            Phase::Acknowledged { ping_at, expiry } => {
+            Phase::Acknowledged { ping_at, expiry, is_anonymous } => {
                 let expiry =
                     expiry.map(|expiry| if expiry.announced { expiry.at } else { notice_at(expiry.at) });
+                let idle = self.idle_at().filter(|_| is_anonymous);
                 let keep_alive = ping_at.min(self.last_frame_at + SILENCE_MAX);
-                Some(expiry.map_or(keep_alive, |expiry| expiry.min(keep_alive)))
+                expiry.into_iter().chain(idle).chain([keep_alive]).min()
             }
         }
     }
@@ -184,6 +191,11 @@ impl Protocol {
     /// socket's receive buffer.
     pub fn accepts_frames(&self) -> bool {
         self.subprotocol == Subprotocol::GraphqlTransportWs || !matches!(self.phase, Phase::Authenticating)
+    }
+
+    /// Returns the time at which the socket has been idle for too long. `None` while an operation runs.
+    fn idle_at(&self) -> Option<Instant> {
+        self.ids.is_empty().then_some(self.last_operation_at + ANONYMOUS_IDLE_MAX)
     }
 
     /// Returns the number of running operations.
@@ -219,12 +231,12 @@ impl Protocol {
             }
             Input::Rejected(operation, errors) => {
                 let reply = self.reply(operation, |id| Outgoing::Error { id, errors });
-                self.forget(operation);
+                self.forget(operation, now);
                 reply.into_iter().collect()
             }
             Input::Completed(operation) => {
                 let reply = self.reply(operation, |id| Outgoing::Complete { id });
-                self.forget(operation);
+                self.forget(operation, now);
                 reply.into_iter().collect()
             }
             Input::Timer => self.on_timer(now),
@@ -280,12 +292,12 @@ impl Protocol {
                 self.phase = Phase::Authenticating;
                 vec![Action::Authenticate(token)]
             }
-            Incoming::Subscribe { id, request } => self.subscribe(id, request),
+            Incoming::Subscribe { id, request } => self.subscribe(id, request, now),
             Incoming::Complete { id } => {
                 // An unknown id is not an error: the operation may have ended while the message was in
                 // flight.
                 let operation = self.by_id.get(&*id).copied();
-                operation.map(|operation| self.stop(operation)).into_iter().collect()
+                operation.map(|operation| self.stop(operation, now)).into_iter().collect()
             }
             Incoming::Ping { payload } => pong(payload),
             Incoming::Pong => Vec::new(),
@@ -293,7 +305,12 @@ impl Protocol {
         }
     }
 
-    fn subscribe(&mut self, id: Arc<str>, request: Result<Box<Request>, &'static str>) -> Vec<Action> {
+    fn subscribe(
+        &mut self,
+        id: Arc<str>,
+        request: Result<Box<Request>, &'static str>,
+        now: Instant,
+    ) -> Vec<Action> {
         if !matches!(self.phase, Phase::Acknowledged { .. }) {
             return self.close(Close::NOT_ACKNOWLEDGED);
         }
@@ -309,6 +326,7 @@ impl Protocol {
             Err(reason) => return vec![rejected(id, Code::BadRequest, reason)],
         };
         self.last_operation += 1;
+        self.last_operation_at = now;
         let operation = Operation(self.last_operation);
         self.by_id.insert(id.clone(), operation);
         self.ids.insert(operation, id);
@@ -333,7 +351,9 @@ impl Protocol {
             return self.reject(Close::EXPIRED);
         }
         let expiry = expires_at.map(|at| Expiry { at, announced: false });
-        self.phase = Phase::Acknowledged { ping_at: now + self.subprotocol.keep_alive_interval(), expiry };
+        let ping_at = now + self.subprotocol.keep_alive_interval();
+        self.last_operation_at = now;
+        self.phase = Phase::Acknowledged { ping_at, expiry, is_anonymous: expires_at.is_none() };
         vec![Action::Send(Outgoing::Ack)]
     }
 
@@ -348,6 +368,7 @@ impl Protocol {
     }
 
     fn on_timer(&mut self, now: Instant) -> Vec<Action> {
+        let is_idle = self.idle_at().is_some_and(|at| at <= now);
         match &mut self.phase {
             Phase::AwaitingInit { until } if *until <= now => self.close(Close::INIT_TIMEOUT),
             Phase::Acknowledged { expiry: Some(expiry), .. } if expiry.at <= now => {
@@ -356,7 +377,8 @@ impl Protocol {
             Phase::Acknowledged { .. } if self.last_frame_at + SILENCE_MAX <= now => {
                 self.close(Close::SILENT)
             }
-            Phase::Acknowledged { ping_at, expiry } => {
+            Phase::Acknowledged { is_anonymous: true, .. } if is_idle => self.close(Close::IDLE),
+            Phase::Acknowledged { ping_at, expiry, .. } => {
                 let mut actions = Vec::new();
                 if let Some(expiry) = expiry.as_mut().filter(|it| !it.announced && notice_at(it.at) <= now) {
                     expiry.announced = true;
@@ -395,12 +417,13 @@ impl Protocol {
         self.ids.get(&operation).map(|id| Action::Send(outgoing(id.clone())))
     }
 
-    fn stop(&mut self, operation: Operation) -> Action {
-        self.forget(operation);
+    fn stop(&mut self, operation: Operation, now: Instant) -> Action {
+        self.forget(operation, now);
         Action::Stop(operation)
     }
 
-    fn forget(&mut self, operation: Operation) {
+    fn forget(&mut self, operation: Operation, now: Instant) {
+        self.last_operation_at = now;
         if let Some(id) = self.ids.remove(&operation) {
             self.by_id.remove(&id);
         }

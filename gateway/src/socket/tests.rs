@@ -415,8 +415,9 @@ async fn anonymous_sockets_have_a_quota_and_authentication_returns_the_permit() 
     // On a slow machine the first sockets would be closed for silence before the last one is open.
     let stopped_clock = StoppedClock::stop();
     let mut waiting = Vec::new();
-    for _ in 0..100 {
-        waiting.push(gateway.connect().await);
+    for number in 0..100 {
+        let address = format!("192.0.2.{}", number / 10);
+        waiting.push(gateway.connect_from(&address).await.expect("a socket"));
     }
     assert_eq!(gateway.open(&[GRAPHQL_TRANSPORT_WS]).await.err(), Some(503), "the 101st socket");
     drop(stopped_clock);

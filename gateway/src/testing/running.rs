@@ -30,11 +30,7 @@ use tower::{ServiceExt, util::BoxCloneSyncService};
 use uuid::Uuid;
 
 use super::{FakeServices, PATIENCE, SocketClient, fake_service};
-use crate::{
-    App, Settings,
-    client::{address::TrustedProxies, rate_limits::RateLimits},
-    peers::Peers,
-};
+use crate::{App, Settings, client::rate_limits::RateLimits, peers::Peers};
 
 /// Gateway of a test that listens on a port of this machine.
 pub struct RunningGateway {
@@ -185,6 +181,14 @@ impl RunningGateway {
         self.connect_in("graphql-transport-ws").await
     }
 
+    /// Opens a socket of a client at this address, and sends nothing on it.
+    ///
+    /// # Errors
+    /// The HTTP status of a rejected handshake.
+    pub async fn connect_from(&self, address: &str) -> Result<SocketClient, u16> {
+        self.open(&[("sec-websocket-protocol", "graphql-transport-ws"), ("x-forwarded-for", address)]).await
+    }
+
     /// Opens a socket of a subprotocol, and sends nothing on it.
     pub async fn connect_in(&self, subprotocol: &str) -> SocketClient {
         self.open(&[("sec-websocket-protocol", subprotocol)]).await.expect("the handshake succeeds")
@@ -231,7 +235,8 @@ fn settings(limits: RateLimits) -> Settings {
         operation_deadline: crate::operation::OPERATION_LIMIT,
         limits,
         limiter: Limiter::local(),
-        trusted_proxies: TrustedProxies::default(),
+        // The address of a request without one: the test is the proxy of its clients.
+        trusted_proxies: "0.0.0.0".parse().expect("a valid address"),
     }
 }
 

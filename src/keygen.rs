@@ -1,14 +1,19 @@
 //! `tidings keygen`: creates the signing key and the service token, and rotates the signing key.
 
-use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
+use std::path::Path;
 
 use access::{ServiceToken, SigningKeys};
 use anyhow::Context;
 
-use crate::settings::{Keygen, Keys};
+use crate::{
+    data_dir,
+    settings::{Keygen, Keys},
+};
 
-const SIGNING_KEY: &str = "signing-key.pem";
-const SERVICE_TOKEN: &str = "service-token";
+/// Default name of the file of the signing keys.
+pub const SIGNING_KEY: &str = "signing-key.pem";
+/// Default name of the file of the service token.
+pub const SERVICE_TOKEN: &str = "service-token";
 
 /// Creates the files that are absent. With `rotate`, also adds a new signing key before the current one
 /// and drops any key before that.
@@ -25,17 +30,11 @@ pub fn run(settings: &Keygen) -> anyhow::Result<()> {
 
 /// Loads both secrets; creates those that are absent, and `data_dir`.
 pub fn load_or_create(data_dir: &Path, keys: &Keys) -> anyhow::Result<(SigningKeys, ServiceToken)> {
-    create_data_dir(data_dir)?;
+    data_dir::create(data_dir)?;
     let in_data_dir = |name: &str| data_dir.join(name);
     let path = keys.signing_key_file.clone().unwrap_or_else(|| in_data_dir(SIGNING_KEY));
     let signing = SigningKeys::load_or_create(&path).context("SIGNING_KEY_FILE")?;
     let path = keys.service_token_file.clone().unwrap_or_else(|| in_data_dir(SERVICE_TOKEN));
     let token = ServiceToken::load_or_create(&path).context("SERVICE_TOKEN_FILE")?;
     Ok((signing, token))
-}
-
-/// Creates `DATA_DIR` if absent, with mode 0700: it holds messages and keys.
-pub fn create_data_dir(data_dir: &Path) -> anyhow::Result<()> {
-    let created = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
-    created.with_context(|| format!("cannot create DATA_DIR {}", data_dir.display()))
 }

@@ -3,6 +3,7 @@
 //! Redis and Kafka (or opens SQLite files), and wires the services together.
 
 mod connection_limit;
+mod data_dir;
 mod discovery;
 mod engine;
 mod file_descriptors;

@@ -2,21 +2,19 @@
 //! in one folder or on PostgreSQL and Kafka. Services call each other in process, without a network.
 
 use std::{
-    fs::{File, TryLockError},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     time::Duration,
 };
 
-use anyhow::{Context, bail};
-use db::Db;
+use db::{Claim, Db};
 use gateway::{Origins, Peers};
 use proto::topic;
 use telemetry::grpc::server_layer;
 use tower::Layer;
 
 use crate::{
-    engine, keygen,
+    data_dir, engine, keygen,
     process::{Process, listen},
     settings::{Databases, Serve},
     wiring,
@@ -34,7 +32,7 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
     let cache = engine::cache(&settings.cache)?;
     let limiter = engine::limiter(&settings.cache)?;
-    let _lock = lock(&settings.data_dir)?;
+    let _claims = claim_databases(&settings)?;
     let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
     let (mut process, ops_address) = Process::start(settings.ops_listen).await?;
@@ -99,24 +97,21 @@ async fn open_databases(data_dir: &Path, settings: &Databases) -> anyhow::Result
             engine::open("COUNTER_DATABASE_URL", counter, None, &counter::MIGRATIONS).await?,
         ]);
     }
+    let [auth, dialog, counter] = data_dir::DATABASES;
     Ok([
-        engine::open_file(data_dir, "auth.db", &auth::MIGRATIONS).await?,
-        engine::open_file(data_dir, "dialog.db", &dialog::MIGRATIONS).await?,
-        engine::open_file(data_dir, "counter.db", &counter::MIGRATIONS).await?,
+        engine::open_file(data_dir, auth, &auth::MIGRATIONS).await?,
+        engine::open_file(data_dir, dialog, &dialog::MIGRATIONS).await?,
+        engine::open_file(data_dir, counter, &counter::MIGRATIONS).await?,
     ])
 }
 
-/// Locks the folder for this process: its databases and the local log serve one process only.
-fn lock(data_dir: &Path) -> anyhow::Result<File> {
-    keygen::create_data_dir(data_dir)?;
-    let path = data_dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("DATA_DIR: cannot write {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!("DATA_DIR {} is in use by another Tidings process", data_dir.display())
-        }
-        Err(TryLockError::Error(error)) => Err(error).context("cannot lock DATA_DIR"),
+/// Creates the folder, and claims the databases in it if they are used: they and the local log serve one
+/// process only. The claims are held until the databases are closed.
+fn claim_databases(settings: &Serve) -> anyhow::Result<Option<[Claim; 3]>> {
+    data_dir::create(&settings.data_dir)?;
+    match settings.databases.auth_database_url {
+        Some(_) => Ok(None),
+        None => data_dir::claim_databases(&settings.data_dir).map(Some),
     }
 }
 

@@ -112,8 +112,8 @@ pub struct Serve {
         value_parser = address
     )]
     pub ops_listen: SocketAddr,
-    /// Folder of the SQLite databases, the key files and the lock, created with mode 0700 if absent. One
-    /// process at a time can use it
+    /// Folder of the SQLite databases and the key files, created with mode 0700 if absent; other users
+    /// lose access to it. One process at a time can use its databases
     #[arg(long, env = "DATA_DIR", value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
     #[command(flatten)]
@@ -323,7 +323,8 @@ pub struct Migrate {
 /// Settings of `keygen`.
 #[derive(Debug, Clone, Args)]
 pub struct Keygen {
-    /// Folder for the key files whose path is not set, created with mode 0700 if absent
+    /// Folder for the key files whose path is not set, created with mode 0700 if absent; other users lose
+    /// access to it
     #[arg(long, env = "DATA_DIR", value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
     #[command(flatten)]

@@ -59,11 +59,17 @@ impl App {
     /// Starts with standard error, and so the log, going to `log`.
     pub async fn start_with_log(folder: TempDir, settings: &[(&str, &str)], log: Stdio) -> Self {
         let mut command = Command::new(program());
+        command.stderr(log);
+        Self::start_by(command, folder, settings).await
+    }
+
+    /// Starts by a command that ends in the program.
+    pub async fn start_by(mut command: Command, folder: TempDir, settings: &[(&str, &str)]) -> Self {
         command.env("DATA_DIR", folder.path()).env("LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
         command.env("LOG_FORMAT", "json").env("RUST_LOG", "warn,tidings=info");
         // The tests sign in often from one address. Tests of the rate limits override this.
         command.env("RATE_LIMIT_REQUESTS", "0").env("RATE_LIMIT_SIGN_IN", "0").envs(settings.iter().copied());
-        command.stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        command.stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut url = None;

@@ -17,6 +17,7 @@ mod balancer;
 mod cache;
 mod caller;
 mod caller_kind;
+mod data_folder;
 mod dialog_list;
 mod endpoint;
 mod engines;

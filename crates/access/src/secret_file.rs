@@ -2,7 +2,7 @@
 //! with mode 0600.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Read, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -81,6 +81,8 @@ impl Draft {
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(MODE).open(&path).map_err(failed)?;
         let draft = Self { path };
+        // The umask may have removed bits of the owner.
+        file.set_permissions(Permissions::from_mode(MODE)).map_err(failed)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         Ok(draft)
     }

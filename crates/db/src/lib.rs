@@ -6,6 +6,7 @@
 //! variants of [`Error`] tell the caller how to react; every commit notifies this process
 //! ([`Db::commits`]).
 
+mod database_file;
 mod error;
 mod migrate;
 mod query;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+pub use database_file::{Claim, claim};
 pub use error::Error;
 pub use migrate::{MIGRATIONS, Migrations};
 pub use query::{Executor, Query, Row, query};
@@ -89,7 +91,7 @@ impl Db {
         Err(Error::Url)
     }
 
-    /// Opens a SQLite file, and creates it if it does not exist.
+    /// Opens a SQLite file, and creates it if it does not exist. Only its owner has access to it.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the file cannot be opened.
@@ -98,6 +100,11 @@ impl Db {
     }
 
     async fn sqlite(options: SqliteConnectOptions) -> Result<Self, Error> {
+        let path = options.get_filename();
+        // The driver names a database without a file so.
+        if !path.to_string_lossy().starts_with("file:") {
+            database_file::make_private(path).map_err(|error| Error::Unavailable(error.into()))?;
+        }
         let options = options
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)

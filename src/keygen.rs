@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::{
     data_dir,
-    settings::{Keygen, Keys},
+    settings::{Keygen, Keys, Rotation},
 };
 
 /// Default name of the file of the signing keys.
@@ -15,16 +15,24 @@ pub const SIGNING_KEY: &str = "signing-key.pem";
 /// Default name of the file of the service token.
 pub const SERVICE_TOKEN: &str = "service-token";
 
-/// Creates the files that are absent. With `rotate`, also adds a new signing key before the current one
-/// and drops any key before that.
+/// Creates the files that are absent. With `rotate`, also takes the steps of a rotation of the signing key.
+///
+/// # Errors
+/// Fails if a file cannot be read or written, or if a step of the rotation is not due.
 pub fn run(settings: &Keygen) -> anyhow::Result<()> {
     let (mut signing, _) = load_or_create(&settings.data_dir, &settings.keys)?;
     let path = settings.keys.signing_key_file.clone().unwrap_or_else(|| settings.data_dir.join(SIGNING_KEY));
-    if settings.rotate {
-        signing.rotate();
+    if let Some(rotation) = settings.rotate {
+        match rotation {
+            Rotation::AtOnce => signing.rotate(),
+            Rotation::Publish => signing.publish_next(),
+            Rotation::Sign => signing.sign_with_next(),
+        }
+        .with_context(|| path.display().to_string())?;
         signing.save(&path).context("cannot write the signing keys")?;
     }
-    tracing::info!(signing_key_file = %path.display(), rotated = settings.rotate, "keys are in place");
+    let rotation = settings.rotate.map(tracing::field::debug);
+    tracing::info!(signing_key_file = %path.display(), rotation, "keys are in place");
     Ok(())
 }
 

@@ -329,10 +329,30 @@ pub struct Keygen {
     pub data_dir: PathBuf,
     #[command(flatten)]
     pub keys: Keys,
-    /// Add a new signing key before the current one, which stays valid for verification; an older one is
-    /// dropped
-    #[arg(long)]
-    pub rotate: bool,
+    /// Replace the signing key by a new one; the current one stays valid for verification, an older one is
+    /// dropped. With several auth processes in two steps, each followed by a restart of all of them:
+    /// --rotate=publish adds the new key for verification only, --rotate=sign then signs with it
+    #[arg(
+        long,
+        value_name = "STEP",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "at-once",
+        hide_possible_values = true
+    )]
+    pub rotate: Option<Rotation>,
+}
+
+/// Step of a rotation of the signing key.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Rotation {
+    /// Both steps, for one auth process.
+    AtOnce,
+    /// Publishes the next key.
+    Publish,
+    /// Signs with the next key.
+    Sign,
 }
 
 /// Settings of `healthcheck`.

@@ -28,6 +28,7 @@ mod grpc_permissions;
 mod grpc_permissions_table;
 mod held_answers;
 mod http;
+mod key_rotation;
 mod kill;
 mod log_recorder;
 mod old_protocol;

@@ -315,7 +315,7 @@ mod tests {
         let mut keys = SigningKeys::generate();
         let (issuer, set) = set(QUICK, Some(&keys));
         assert!(verify(&set, &keys).await.is_ok());
-        keys.rotate();
+        keys.rotate().expect("no next key");
         issuer.publish(Some(&keys));
         let unknown_keys: Vec<_> = (0..30).map(|_| SigningKeys::generate()).collect();
         let (rejected, accepted) = tokio::join!(

@@ -19,5 +19,5 @@ pub use error::{Error, Rejection};
 pub use guard::Guard;
 pub use key_set::{BoxError, KeySet};
 pub use service_token::ServiceToken;
-pub use signing::SigningKeys;
+pub use signing::{RotationError, SigningKeys};
 pub use token::{AUDIENCE, Caller, Claims};

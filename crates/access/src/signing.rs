@@ -1,5 +1,9 @@
-//! Signing keys of access tokens: one or two Ed25519 keys, newest first. The newest key signs; both are
-//! published, so that tokens signed with the previous key stay valid until they expire.
+//! Signing keys of access tokens: one or two Ed25519 keys. The first key signs; both are published, so that
+//! tokens signed with the previous key stay valid until they expire.
+//!
+//! Where several auth processes read copies of the file, no process may sign with a key that another one does
+//! not publish yet. There a rotation takes two steps: [`SigningKeys::publish_next`] adds the next key for
+//! verification only, and when every process has read it, [`SigningKeys::sign_with_next`] makes it sign.
 
 use std::{fmt, path::Path};
 
@@ -16,12 +20,30 @@ use crate::{Claims, Error, secret_file, token};
 
 /// Maximum number of keys: the newest and the previous one.
 const KEYS_MAX: usize = 2;
+/// Line before a key that does not sign yet.
+const NEXT: &str = "# The next signing key: tidings keygen --rotate=sign";
 const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const END: &str = "-----END PRIVATE KEY-----";
 
-/// One or two signing keys, newest first. `Debug` shows only their ids.
+/// One or two signing keys. `Debug` shows only their ids.
 #[derive(Clone)]
-pub struct SigningKeys(Vec<Key>);
+pub struct SigningKeys {
+    /// The key that signs, then the previous or the next one.
+    keys: Vec<Key>,
+    /// The second key is the next one.
+    has_next: bool,
+}
+
+/// Error of a rotation step that is not due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RotationError {
+    /// The next key is published already.
+    #[error("the next signing key is published already: once every auth has read it, use --rotate=sign")]
+    NextExists,
+    /// No next key is published.
+    #[error("no next signing key is published: use --rotate=publish first")]
+    NoNext,
+}
 
 #[derive(Clone)]
 struct Key {
@@ -34,10 +56,10 @@ struct Key {
 impl SigningKeys {
     /// Generates one key without writing it to a file.
     pub fn generate() -> Self {
-        Self(vec![Key::generate()])
+        Self { keys: vec![Key::generate()], has_next: false }
     }
 
-    /// Reads the keys from a PEM file of consecutive PKCS#8 blocks, newest first.
+    /// Reads the keys from a PEM file of consecutive PKCS#8 blocks, the signing key first.
     ///
     /// # Errors
     /// [`Error::File`] if the file cannot be read, [`Error::Exposed`] if other users have access to it,
@@ -62,42 +84,83 @@ impl SigningKeys {
         secret_file::replace(path, &self.pem())
     }
 
-    /// Generates a new newest key, keeps the previous newest one, and removes the one before that. Does
-    /// not write a file.
-    pub fn rotate(&mut self) {
-        self.0.insert(0, Key::generate());
-        self.0.truncate(KEYS_MAX);
+    /// Generates a new key that signs from now on, keeps the previous one, and removes the one before that.
+    /// For one auth process: tokens of the new key are rejected where only the old file is read. Does not
+    /// write a file.
+    ///
+    /// # Errors
+    /// [`RotationError::NextExists`].
+    pub fn rotate(&mut self) -> Result<(), RotationError> {
+        self.publish_next()?;
+        self.sign_with_next()
     }
 
-    /// Signs a token of these claims with the newest key.
+    /// Generates the next key, which is published but does not sign, and removes the previous key. Does not
+    /// write a file.
+    ///
+    /// # Errors
+    /// [`RotationError::NextExists`].
+    pub fn publish_next(&mut self) -> Result<(), RotationError> {
+        if self.has_next {
+            return Err(RotationError::NextExists);
+        }
+        self.keys.truncate(KEYS_MAX - 1);
+        self.keys.push(Key::generate());
+        self.has_next = true;
+        Ok(())
+    }
+
+    /// Makes the next key sign, and keeps the current one as the previous key. Does not write a file.
+    ///
+    /// # Errors
+    /// [`RotationError::NoNext`].
+    pub fn sign_with_next(&mut self) -> Result<(), RotationError> {
+        if !self.has_next {
+            return Err(RotationError::NoNext);
+        }
+        self.keys.reverse();
+        self.has_next = false;
+        Ok(())
+    }
+
+    /// Signs a token of these claims.
     pub fn sign(&self, claims: &Claims) -> String {
-        let newest = &self.0[0];
-        jsonwebtoken::encode(&token::header(&newest.id), claims, &newest.encoding)
+        let signing = &self.keys[0];
+        jsonwebtoken::encode(&token::header(&signing.id), claims, &signing.encoding)
             .expect("signing with Ed25519 cannot fail, and claims serialize to JSON")
     }
 
-    /// Returns the public keys, newest first, as a JSON Web Key Set (RFC 7517, RFC 8037).
+    /// Returns the public keys, the signing key first, as a JSON Web Key Set (RFC 7517, RFC 8037).
     pub fn jwks(&self) -> String {
-        let keys: Vec<_> = self.0.iter().map(Key::jwk).collect();
+        let keys: Vec<_> = self.keys.iter().map(Key::jwk).collect();
         json!({ "keys": keys }).to_string()
     }
 
-    /// Signs bytes with the newest key, for tests that forge tokens.
+    /// Signs bytes with the signing key, for tests that forge tokens.
     #[cfg(test)]
     pub(crate) fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
         use ed25519_dalek::Signer;
-        self.0[0].secret.sign(message).to_bytes()
+        self.keys[0].secret.sign(message).to_bytes()
     }
 
     fn pem(&self) -> String {
-        self.0.iter().map(Key::pem).collect()
+        let mut blocks: Vec<_> = self.keys.iter().map(Key::pem).collect();
+        if self.has_next {
+            blocks.insert(1, format!("{NEXT}\n"));
+        }
+        blocks.concat()
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, Error> {
         let malformed = |reason: &str| Error::Malformed { path: path.to_owned(), reason: reason.to_owned() };
         let mut keys = Vec::new();
+        let mut has_next = false;
         let mut rest = text.trim();
         while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix(NEXT).filter(|_| keys.len() == 1 && !has_next) {
+                has_next = true;
+                rest = after.trim_start();
+            }
             let end = rest.find(END).filter(|_| rest.starts_with(BEGIN));
             let end = end
                 .ok_or_else(|| malformed("expected PEM blocks of private keys (PKCS#8) and nothing else"))?;
@@ -110,7 +173,7 @@ impl SigningKeys {
         }
         match keys.len() {
             0 => Err(malformed("contains no key")),
-            1..=KEYS_MAX => Ok(Self(keys)),
+            1..=KEYS_MAX => Ok(Self { keys, has_next }),
             _ => Err(malformed("contains more than two keys")),
         }
     }
@@ -118,7 +181,7 @@ impl SigningKeys {
 
 impl fmt::Debug for SigningKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|key| &key.id)).finish()
+        f.debug_list().entries(self.keys.iter().map(|key| &key.id)).finish()
     }
 }
 
@@ -197,14 +260,59 @@ mod tests {
         let mut keys = SigningKeys::generate();
         let old = keys.sign(&claims());
         let first = ids(&keys);
-        keys.rotate();
+        keys.rotate().expect("no next key");
         assert_eq!(ids(&keys)[1..], first);
         assert!(verify(&keys, &old).await.is_ok());
         assert!(verify(&keys, &keys.sign(&claims())).await.is_ok());
         let second = ids(&keys);
-        keys.rotate();
+        keys.rotate().expect("no next key");
         assert_eq!(ids(&keys)[1..], second[..1]);
         assert_eq!(verify(&keys, &old).await, Err(Rejection::Invalid));
+    }
+
+    /// Verifies that each of two auth processes publishes the key with which the other one signs.
+    async fn agree(one: &SigningKeys, other: &SigningKeys) -> bool {
+        verify(one, &other.sign(&claims())).await.is_ok() && verify(other, &one.sign(&claims())).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_rotation_in_two_steps_is_safe_while_auth_processes_restart_one_after_another() {
+        let before = SigningKeys::generate();
+        let mut published = before.clone();
+        published.publish_next().expect("no next key");
+        let mut signing = published.clone();
+        signing.sign_with_next().expect("a next key");
+        assert!(agree(&before, &published).await, "step 1");
+        assert!(agree(&published, &signing).await, "step 2");
+        assert!(!agree(&before, &signing).await, "both steps at once");
+        assert_eq!(ids(&signing)[1..], ids(&before), "the previous key stays published");
+        let mut at_once = before.clone();
+        at_once.rotate().expect("no next key");
+        assert_eq!((ids(&at_once)[1..].to_vec(), ids(&at_once).len()), (ids(&before), 2));
+    }
+
+    #[test]
+    fn a_step_out_of_order_changes_nothing() {
+        let (_folder, path) = file();
+        let mut keys = SigningKeys::load_or_create(&path).expect("created");
+        assert_eq!(keys.sign_with_next(), Err(RotationError::NoNext));
+        keys.publish_next().expect("no next key");
+        keys.save(&path).expect("saved");
+        let mut loaded = SigningKeys::load(&path).expect("read");
+        let published = ids(&keys);
+        assert_eq!(ids(&loaded), published);
+        assert_eq!(loaded.publish_next(), Err(RotationError::NextExists));
+        assert_eq!(loaded.rotate(), Err(RotationError::NextExists));
+        assert_eq!(ids(&loaded), published);
+        loaded.sign_with_next().expect("a next key");
+        loaded.save(&path).expect("saved");
+        let mut loaded = SigningKeys::load(&path).expect("read");
+        assert_eq!(ids(&loaded), [published[1].clone(), published[0].clone()]);
+        assert_eq!(
+            loaded.sign_with_next(),
+            Err(RotationError::NoNext),
+            "the previous key does not sign again"
+        );
     }
 
     #[tokio::test]
@@ -213,7 +321,7 @@ mod tests {
         let mut keys = SigningKeys::load_or_create(&path).expect("created");
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         assert_eq!(ids(&SigningKeys::load_or_create(&path).expect("read")), ids(&keys));
-        keys.rotate();
+        keys.rotate().expect("no next key");
         keys.save(&path).expect("saved");
         let loaded = SigningKeys::load(&path).expect("read");
         assert_eq!(ids(&loaded), ids(&keys));
@@ -244,6 +352,10 @@ mod tests {
             (truncated, "expected PEM"),
             (&format!("{key}and more"), "expected PEM"),
             (&format!("{key}{noise}"), "block 2"),
+            (&format!("{NEXT}\n{key}"), "expected PEM"),
+            (&format!("{key}{NEXT}\n"), "expected PEM"),
+            (&format!("{key}{NEXT}\n{NEXT}\n{key}"), "expected PEM"),
+            (&format!("{key}{NEXT}\n{key}{key}"), "more than two"),
         ] {
             secret_file::replace(&path, text).expect("written");
             let error = SigningKeys::load(&path).expect_err("refused").to_string();
@@ -275,10 +387,10 @@ mod tests {
     #[test]
     fn debug_output_contains_no_secret_key() {
         let keys = SigningKeys::generate();
-        let secret = &keys.0[0].secret;
+        let secret = &keys.keys[0].secret;
         let shown = format!("{keys:?} {keys:#?}");
         assert!(!shown.contains(&format!("{:?}", secret.as_bytes())), "{shown}");
         assert!(!shown.contains(&URL_SAFE_NO_PAD.encode(secret.as_bytes())), "{shown}");
-        assert!(shown.contains(&keys.0[0].id), "{shown}");
+        assert!(shown.contains(&keys.keys[0].id), "{shown}");
     }
 }

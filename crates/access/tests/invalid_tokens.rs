@@ -99,7 +99,7 @@ async fn only_a_single_bearer_header_is_accepted() {
     }
     let rotated = {
         let mut keys = fixture.keys.clone();
-        keys.rotate();
+        keys.rotate().expect("no next key");
         keys.sign(&Claims::new("tidings", Uuid::new_v4(), Uuid::new_v4(), now_s(), 300))
     };
     assert!(fixture.guard.verify(&rotated, now_s()).await.is_err(), "the key is not published");

@@ -30,6 +30,9 @@ ops_port() {
     esac
 }
 
+# The text by which the process that creates the topics is recognised.
+topics_mark() { echo migrate; }
+
 database() { printf '%s_%s\n' "${STACK_DATABASES:-tidings}" "$1"; }
 database_url() { printf '%s/%s\n' "${TEST_POSTGRES_URL%/*}" "$(database "$1")"; }
 cache_url() { printf '%s/%s\n' "$TEST_REDIS_URL" "${STACK_CACHE:-1}"; }

@@ -12,5 +12,5 @@ flock 9
 # which is 20 s.
 for name in gateway1 gateway2; do halt "$name" TERM 25 & done
 wait
-for name in balancer counter dialog auth; do halt "$name" TERM 25 & done
+for name in topics balancer counter dialog auth; do halt "$name" TERM 25 & done
 wait

@@ -47,9 +47,25 @@ prepare() {
     done
     "${only[@]}" DATA_DIR="$stack_dir" "$tidings" keygen >>"$stack_dir/prepare.log" 2>&1 ||
         die "tidings keygen failed: see $stack_dir/prepare.log"
-    "${only[@]}" KAFKA_URL="$TEST_KAFKA_URL" AUTH_DATABASE_URL="$(database_url auth)" DIALOG_DATABASE_URL="$(database_url dialog)" \
+    "${only[@]}" AUTH_DATABASE_URL="$(database_url auth)" DIALOG_DATABASE_URL="$(database_url dialog)" \
         COUNTER_DATABASE_URL="$(database_url counter)" "$tidings" migrate >>"$stack_dir/prepare.log" 2>&1 ||
         die "tidings migrate failed: see $stack_dir/prepare.log"
+    create_topics
+}
+
+# Creates the topics. Roles start without Kafka: if it does not answer, the topics are created in the background once it does.
+create_topics() {
+    local status=0 create=("${only[@]}" KAFKA_URL="$TEST_KAFKA_URL" "$tidings" migrate)
+    if running topics >/dev/null; then return; fi
+    timeout 20 "${create[@]}" >>"$stack_dir/prepare.log" 2>&1 || status=$?
+    case $status in
+        0) ;;
+        124)
+            say "stack: Kafka does not answer; the roles start, and subscriptions and counting continue when it does"
+            launch topics "${create[@]}"
+            ;;
+        *) die "tidings migrate failed: see $stack_dir/prepare.log" ;;
+    esac
 }
 
 # Starts a role with additional settings: start NAME SETTING=VALUE…

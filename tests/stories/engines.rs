@@ -16,7 +16,7 @@ use crate::{
     caller::Caller,
     dialog_list, gateways, kill, oracle, rate_limits,
     socket_client::SocketClient,
-    stack::{Stack, control_engine},
+    stack::{ROLES, Stack, control_engine},
     story,
 };
 
@@ -95,6 +95,37 @@ async fn kafka_may_be_unavailable_longer_than_the_saga_deadline() {
     control_engine("start", "kafka").await;
     everything_is_counted(&a, &b, &dialog, 201).await;
     phone.until_total(201).await;
+}
+
+#[tokio::test]
+async fn roles_that_start_while_kafka_is_away_serve_and_become_live_when_it_comes() {
+    let Some(mut stack) = Stack::start(&[]).await else { return };
+    let a = Caller::register(&stack, "ann").await;
+    let b = Caller::register(&stack, "bob").await;
+    let dialog = a.create_group(&[&b], "two").await;
+    a.send(&dialog, "before").await;
+    SocketClient::watch_unread(&b, None).await.until_total(1).await;
+    for role in ROLES {
+        stack.stop(role).await;
+    }
+    control_engine("stop", "kafka").await;
+    let started = Instant::now();
+    for role in ROLES {
+        stack.start_role(role);
+    }
+    stack.wait_until_ready().await;
+    println!("all roles are ready {:.1?} after their start without Kafka", started.elapsed());
+    let report = stack.readiness("gateway1").await;
+    assert_eq!(report["checks"]["log"]["status"], "degraded", "{report}");
+    a.send(&dialog, "during").await;
+    assert_eq!(oracle::history(&b, &dialog).await.len(), 2);
+    let mut phone = SocketClient::watch_unread(&b, None).await;
+    phone.expect_silence("u", Duration::from_millis(500)).await;
+    control_engine("start", "kafka").await;
+    phone.until_total(2).await;
+    a.send(&dialog, "after").await;
+    phone.until_total(3).await;
+    everything_is_counted(&a, &b, &dialog, 3).await;
 }
 
 #[tokio::test]

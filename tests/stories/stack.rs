@@ -154,6 +154,12 @@ impl Stack {
         }
     }
 
+    /// Returns the report of a role's operations port on its components.
+    pub async fn readiness(&self, role: &str) -> serde_json::Value {
+        let url = format!("http://{}/readyz", self.settings[role]["OPS_LISTEN"]);
+        reqwest::get(url).await.unwrap().json().await.unwrap()
+    }
+
     /// Returns the value of a role's metric with exactly this name and labels.
     pub async fn metric(&self, role: &str, name: &str) -> Option<f64> {
         let url = format!("http://{}/metrics", self.settings[role]["OPS_LISTEN"]);

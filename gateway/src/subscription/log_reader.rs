@@ -1,8 +1,9 @@
 //! Consumer of the event log: applies events to the hubs and revokes sessions. A gateway has one.
 //!
-//! It starts at the end of the log. The gateway is not ready before the end is found and the sessions
-//! revoked until then are loaded. When the log has discarded events before they were read, the reader
-//! loads the revoked sessions again and the hubs load the state of their subscribers.
+//! It starts at the end of the log. The gateway is not ready before the sessions revoked until then are
+//! loaded. While the log cannot be read it is degraded: it answers operations, and subscriptions wait for
+//! the end of the log. When the log has discarded events before they were read, the reader loads the revoked
+//! sessions again and the hubs load the state of their subscribers.
 
 use std::time::Duration;
 
@@ -71,15 +72,20 @@ impl LogReader {
         }
     }
 
-    /// Opens a tail at the end of the log. Retries until it succeeds.
+    /// Opens a tail at the end of the log. Retries until it succeeds; the gateway serves until then.
     async fn open_tail(&self, log: &Log) -> Tail {
         let mut backoff = hub::backoff();
+        let mut is_serving = false;
         loop {
             match log.tail(&TOPICS).await {
                 Ok(tail) => return tail,
                 Err(error) => {
-                    tracing::warn!(%error, "the end of the log cannot be found");
-                    self.component.not_ready("the end of the log cannot be found");
+                    tracing::warn!(%error, "the end of the log cannot be found, subscriptions wait");
+                    if !is_serving {
+                        self.load_revoked_sessions().await;
+                        is_serving = true;
+                    }
+                    self.component.degraded("the end of the log cannot be found: subscriptions wait");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }

@@ -21,7 +21,7 @@ use crate::{
     hub::Hubs,
     operation::request::OperationRequest,
     seen_versions::SeenVersions,
-    testing::{RunningGateway, SocketClient},
+    testing::{FakeServices, RunningGateway, SocketClient},
 };
 
 const UNREAD: &str = "subscription($since: String) { \
@@ -252,4 +252,26 @@ async fn a_query_after_a_frame_is_at_least_as_new() {
         "1-1",
         "the fake counter answers with the requested version"
     );
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_while_kafka_is_away_answers_queries_and_refuses_revoked_sessions() {
+    let revoked = SessionId::now();
+    let gateway =
+        RunningGateway::start_without_kafka(FakeServices { revoked: vec![revoked], ..Default::default() })
+            .await;
+    let report = gateway.readiness.report().1;
+    assert_eq!(report["checks"]["log"]["status"], "degraded", "{report}");
+    let user = UserId::now();
+    let mut client = gateway.sign_in(user).await;
+    client.subscribe("1", "{ me { name } }", json!({})).await;
+    assert_eq!(client.result("1").await["data"]["me"]["name"], "Ann");
+    assert_eq!(client.receive().await["type"], "complete");
+    client.subscribe("u", UNREAD, json!({})).await;
+    client.is_quiet().await;
+    let mut late = gateway.connect().await;
+    let payload = json!({ "authToken": gateway.token(user, revoked, 300) });
+    late.send(json!({ "type": "connection_init", "payload": payload })).await;
+    assert_eq!(late.closed().await.0, 4403);
+    gateway.stop().await;
 }

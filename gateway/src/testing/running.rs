@@ -12,7 +12,7 @@ use std::{
 
 use access::{Claims, Guard, KeySet, ServiceToken, SigningKeys};
 use axum::Router;
-use events::{Event, Headers, Local, Log, outbox};
+use events::{Event, Headers, Kafka, Local, Log, outbox::append};
 use limit::Limiter;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use parking_lot::{Mutex, MutexGuard};
@@ -55,6 +55,19 @@ impl RunningGateway {
 
     /// Starts a gateway over these fake services, and waits until it is ready.
     pub async fn start_with(services: FakeServices) -> Self {
+        let outbox = outbox().await;
+        let topics = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];
+        let log = Log::Local(Local::new(topics.map(|topic| (topic, outbox.db.clone())).to_vec()));
+        Self::start_on(services, outbox, log).await
+    }
+
+    /// Starts a gateway over these fake services and a Kafka that is away, and waits until it is ready.
+    pub async fn start_without_kafka(services: FakeServices) -> Self {
+        let kafka = Kafka::new("kafka://127.0.0.1:1", None).expect("a valid URL");
+        Self::start_on(services, outbox().await, Log::Kafka(kafka)).await
+    }
+
+    async fn start_on(services: FakeServices, outbox: TestDb, log: Log) -> Self {
         let limits = services.limits;
         let services = Arc::new(Mutex::new(services));
         let calls = Arc::new(Mutex::new(Vec::new()));
@@ -64,9 +77,6 @@ impl RunningGateway {
         let service_token = ServiceToken::generate();
         let guard = Guard::new(set, service_token.clone(), "tidings");
         let settings = settings(limits);
-        let outbox = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
-        let topics = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];
-        let log = Log::Local(Local::new(topics.map(|topic| (topic, outbox.db.clone())).to_vec()));
         let last_authorization = Arc::new(Mutex::new(None));
         let peer = || {
             let services = services.clone();
@@ -155,7 +165,7 @@ impl RunningGateway {
             headers: Headers::default(),
         };
         let mut tx = self.outbox.db.begin().await.expect("the transaction begins");
-        outbox::append(&mut tx, &[event]).await.expect("the event is appended");
+        append(&mut tx, &[event]).await.expect("the event is appended");
         tx.commit().await.expect("the transaction commits");
     }
 
@@ -219,6 +229,10 @@ impl RunningGateway {
             timeout(PATIENCE, task).await.expect("the task ends in time").expect("the task does not panic");
         }
     }
+}
+
+async fn outbox() -> TestDb {
+    testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await
 }
 
 /// Settings of a running gateway. The drain window is short, so that tests stop quickly.

@@ -2,7 +2,7 @@
 //! task that panics or returns early ends the whole process, so that a supervisor restarts it instead of
 //! it running without that task.
 
-use std::{future::Future, net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
+use std::{future::Future, io::ErrorKind, net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
 use anyhow::Context;
 use axum::{
@@ -16,7 +16,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::{JoinError, JoinSet},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -42,6 +42,10 @@ const CALLS_MAX: u32 = 1000;
 const HEAD_MAX_BYTES: u32 = 16 * 1024;
 /// Interval of HTTP/2 pings on a silent gRPC connection, and the time allowed for the answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Number of tries to bind a port that is in use, and the delay between two of them: 10 s in all.
+const PORT_TRIES: u32 = 101;
+const PORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Error of a background task that ended before shutdown.
 #[derive(Debug, thiserror::Error)]
@@ -206,12 +210,25 @@ impl Process {
     }
 }
 
-/// Binds a TCP listener.
+/// Binds a TCP listener. A port in use is tried again for 10 s: it may belong to the process that this one
+/// replaces, or to an outgoing connection, to which Linux gives any free port of its ephemeral range.
 ///
 /// # Errors
 /// Fails if the address cannot be bound; the error names the setting.
 pub async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{setting}: cannot listen on {address}"))
+    let mut tries_left = PORT_TRIES;
+    loop {
+        tries_left -= 1;
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tries_left > 0 => {
+                if tries_left == PORT_TRIES - 1 {
+                    tracing::warn!(setting, %address, "the port is in use, trying again for 10 s");
+                }
+                sleep(PORT_INTERVAL).await;
+            }
+            bound => return bound.with_context(|| format!("{setting}: cannot listen on {address}")),
+        }
+    }
 }
 
 /// Waits for SIGINT or SIGTERM.
@@ -252,5 +269,28 @@ mod tests {
             assert_eq!(ended.recv().await, Some(()), "the other task was cancelled and awaited");
         }
         assert!(recorder.render().contains(r#"panics_total{place="task"} 1"#), "counted once");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_for_the_moment_is_bound_when_it_is_free() {
+        let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = holder.local_addr().unwrap();
+        let bound = tokio::spawn(listen("LISTEN", address));
+        sleep(3 * PORT_INTERVAL).await;
+        assert!(!bound.is_finished());
+        drop(holder);
+        assert_eq!(bound.await.unwrap().unwrap().local_addr().unwrap(), address);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_stays_taken_is_an_error_after_10_s() {
+        let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let started = tokio::time::Instant::now();
+        let error = listen("LISTEN", holder.local_addr().unwrap()).await.unwrap_err();
+        assert!(error.to_string().starts_with("LISTEN: cannot listen on 127.0.0.1:"), "{error}");
+        assert_eq!(started.elapsed().as_secs(), 10);
+        let elsewhere = listen("LISTEN", "192.0.2.1:80".parse().unwrap());
+        elsewhere.await.expect_err("an address of another machine");
+        assert_eq!(started.elapsed().as_secs(), 10, "other errors are reported at once");
     }
 }

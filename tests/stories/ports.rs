@@ -1,5 +1,7 @@
 //! Both ports of the program: security headers of every response, and limits of request heads and bodies.
 
+use std::{net::TcpListener, time::Duration};
+
 use reqwest::header::HeaderMap;
 use serde_json::json;
 
@@ -87,4 +89,17 @@ async fn a_request_names_exactly_one_host_on_both_ports() {
             assert!(answer.starts_with(status), "{address} {hosts:?}: {answer}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_for_the_moment_is_waited_for() {
+    let holders = [testkit::free_address(), testkit::free_address()].map(|it| TcpListener::bind(it).unwrap());
+    let [listen, ops] = [&holders[0], &holders[1]].map(|it| it.local_addr().unwrap().to_string());
+    let released = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(holders);
+    });
+    let app = App::start_with(&[("LISTEN", &listen), ("OPS_LISTEN", &ops)]).await;
+    assert!(released.is_finished());
+    assert_eq!(reqwest::get(format!("{}/healthz", app.url)).await.unwrap().status(), 200);
 }

@@ -164,9 +164,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_service_url_has_a_host_and_a_port() {
-        assert!(connect("AUTH_URL", "http://auth:50051, http://127.0.0.1:50052/").is_ok());
-        for wrong in ["", "auth:50051", "https://auth:50051", "http://auth", "http://:1", "http://auth:99999"]
-        {
+        assert!(connect("AUTH_URL", "http://auth:7051, http://127.0.0.1:7052/").is_ok());
+        for wrong in ["", "auth:7051", "https://auth:7051", "http://auth", "http://:1", "http://auth:99999"] {
             let error = connect("AUTH_URL", wrong).map(|_| ()).unwrap_err().to_string();
             assert!(error.starts_with("AUTH_URL: ") && !error.contains('\n'), "{error}");
         }

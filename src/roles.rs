@@ -19,6 +19,12 @@ use crate::{
     wiring,
 };
 
+/// Default ports of the services and of their `/readyz`. They are below the range that Linux gives to
+/// outgoing connections, 32768 to 60999: one of those could have a role's port when the role starts.
+const AUTH_PORTS: (u16, u16) = (7_051, 9_091);
+const DIALOG_PORTS: (u16, u16) = (7_052, 9_092);
+const COUNTER_PORTS: (u16, u16) = (7_053, 9_093);
+
 /// Default of `ACCESS_TOKEN_TTL`.
 const ACCESS_TOKEN_TTL: Duration = Duration::from_secs(300);
 
@@ -38,7 +44,7 @@ struct ServiceProcess {
 pub async fn auth(settings: settings::Auth) -> anyhow::Result<()> {
     let path = &settings.signing_key_file;
     let signing = SigningKeys::load(path).with_context(|| format!("SIGNING_KEY_FILE {}", path.display()))?;
-    let mut service = start("auth", &settings.service, (50_051, 9_091), &auth::MIGRATIONS).await?;
+    let mut service = start("auth", &settings.service, AUTH_PORTS, &auth::MIGRATIONS).await?;
     let access_ttl = settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL);
     let app = wiring::auth(
         &mut service.process,
@@ -57,7 +63,7 @@ pub async fn auth(settings: settings::Auth) -> anyhow::Result<()> {
 /// # Errors
 /// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
 pub async fn dialog(settings: settings::Dialog) -> anyhow::Result<()> {
-    let mut service = start("dialog", &settings.service, (50_052, 9_092), &dialog::MIGRATIONS).await?;
+    let mut service = start("dialog", &settings.service, DIALOG_PORTS, &dialog::MIGRATIONS).await?;
     let auth = connect(&mut service.process, "AUTH_URL", &settings.auth_url)?;
     let counter = connect(&mut service.process, "COUNTER_URL", &settings.counter_url)?;
     let guard = wiring::guard(&auth, &service.token, &settings.token_issuer);
@@ -74,7 +80,7 @@ pub async fn dialog(settings: settings::Dialog) -> anyhow::Result<()> {
 /// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
 pub async fn counter(settings: settings::Counter) -> anyhow::Result<()> {
     let cache = engine::cache(&settings.cache)?;
-    let mut service = start("counter", &settings.service, (50_053, 9_093), &counter::MIGRATIONS).await?;
+    let mut service = start("counter", &settings.service, COUNTER_PORTS, &counter::MIGRATIONS).await?;
     let auth = connect(&mut service.process, "AUTH_URL", &settings.auth_url)?;
     let dialog = connect(&mut service.process, "DIALOG_URL", &settings.dialog_url)?;
     let guard = wiring::guard(&auth, &service.token, &settings.token_issuer);

@@ -153,7 +153,7 @@ pub struct Serve {
 /// Settings that the three services have in common.
 #[derive(Debug, Clone, Args)]
 pub struct Service {
-    /// Address that serves gRPC [default: 127.0.0.1, port 50051 for auth, 50052 for dialog, 50053 for
+    /// Address that serves gRPC [default: 127.0.0.1, port 7051 for auth, 7052 for dialog, 7053 for
     /// counter]
     #[arg(long, env = "LISTEN", value_name = "IP:PORT", value_parser = address)]
     pub listen: Option<SocketAddr>,

@@ -11,9 +11,9 @@ run_dir=$stack_dir
 # Print the port of a role, and the port of its /readyz and /metrics.
 port() {
     case $1 in
-        auth) echo "${AUTH_PORT:-50051}" ;;
-        dialog) echo "${DIALOG_PORT:-50052}" ;;
-        counter) echo "${COUNTER_PORT:-50053}" ;;
+        auth) echo "${AUTH_PORT:-7051}" ;;
+        dialog) echo "${DIALOG_PORT:-7052}" ;;
+        counter) echo "${COUNTER_PORT:-7053}" ;;
         gateway1) echo "${GATEWAY1_PORT:-8081}" ;;
         gateway2) echo "${GATEWAY2_PORT:-8082}" ;;
         balancer) echo "${BALANCER_PORT:-8080}" ;;

@@ -1,17 +1,25 @@
 //! References between parts: addresses, health checks, the balancer's gateways, secrets.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use serde_json::Value;
 
 use crate::files::{Files, environment, port, role, root, settings_of, strings};
 
+/// Ports that Linux gives to outgoing connections. A service cannot start while one of them has its port.
+const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
+
 /// URLs that do not name a service on a common network, a port on which it listens, and the user's own
-/// database.
+/// database; ports that an outgoing connection may have.
 pub fn addresses(files: &Files) -> Vec<String> {
     let services = files.services();
     let mut errors = Vec::new();
     for (name, service) in &services {
+        for port in listen_ports(name, service) {
+            if port.parse().is_ok_and(|port| EPHEMERAL_PORTS.contains(&port)) {
+                errors.push(format!("{name}: an outgoing connection may have the port {port}"));
+            }
+        }
         for (variable, value) in environment(service) {
             let Some(Target { host, port, path }) = target(&variable, &value) else { continue };
             let Some(other) = services.get(&host) else {

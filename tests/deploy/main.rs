@@ -228,7 +228,7 @@ fn every_role_accepts_its_settings() {
         "ALLOWED_ORIGINS=localhost,",
         "is not an origin",
     );
-    assert_fails(settings::values, COMPOSE, "      DIALOG_URL: http://dialog:50052\n", "", "counter: ");
+    assert_fails(settings::values, COMPOSE, "      DIALOG_URL: http://dialog:7052\n", "", "counter: ");
 }
 
 #[test]
@@ -263,23 +263,30 @@ fn every_address_names_a_listening_service() {
     assert_fails(
         links::addresses,
         COMPOSE,
-        "COUNTER_URL: http://counter:50053",
-        "COUNTER_URL: http://count:50053",
+        "COUNTER_URL: http://counter:7053",
+        "COUNTER_URL: http://count:7053",
         "no service `count`",
     );
     assert_fails(
         links::addresses,
         COMPOSE,
+        "LISTEN: 0.0.0.0:7052",
         "LISTEN: 0.0.0.0:50052",
-        "LISTEN: 0.0.0.0:50062",
-        "`dialog` does not listen on 50052",
+        "`dialog` does not listen on 7052",
     );
     assert_fails(
         links::addresses,
         COMPOSE,
-        "LISTEN: 0.0.0.0:50051",
-        "LISTEN: 127.0.0.1:50051",
-        "`auth` does not listen on 50051",
+        "LISTEN: 0.0.0.0:7052",
+        "LISTEN: 0.0.0.0:50052",
+        "dialog: an outgoing connection may have the port 50052",
+    );
+    assert_fails(
+        links::addresses,
+        COMPOSE,
+        "LISTEN: 0.0.0.0:7051",
+        "LISTEN: 127.0.0.1:7051",
+        "`auth` does not listen on 7051",
     );
     assert_fails(
         links::addresses,

@@ -211,11 +211,14 @@ pub async fn watch_cache(cache: Cache, readiness: Readiness, shutdown: Cancellat
 }
 
 /// Reports a database as not ready while it is unavailable or refuses writes. A write is tried every
-/// [`WRITE_INTERVAL`], and at each check while writes fail.
+/// [`WRITE_INTERVAL`], at once after a transaction has failed, and at each check while writes fail.
 async fn watch_database(component: Component, db: Db, shutdown: CancellationToken) {
     let mut written_at: Option<Instant> = None;
+    let mut failures = db.failures();
     while !shutdown.is_cancelled() {
-        let reads_suffice = written_at.is_some_and(|at| at.elapsed() < WRITE_INTERVAL);
+        let failed = failures.has_changed().unwrap_or_default();
+        failures.mark_unchanged();
+        let reads_suffice = !failed && written_at.is_some_and(|at| at.elapsed() < WRITE_INTERVAL);
         let answer = if reads_suffice { db.ping().await } else { db.try_write().await };
         match answer {
             Ok(()) => {
@@ -225,7 +228,9 @@ async fn watch_database(component: Component, db: Db, shutdown: CancellationToke
                 }
             }
             Err(error) => {
-                component.not_ready(error.to_string());
+                // Readiness is for operators: the words of the database say whether its disk is full.
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+                component.not_ready(format!("{error}{}", cause.unwrap_or_default()));
                 written_at = None;
             }
         }

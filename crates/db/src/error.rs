@@ -70,12 +70,16 @@ fn classify(error: &dyn sqlx::error::DatabaseError) -> Class {
     }
 }
 
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn classify_sqlstate(state: &str) -> Class {
     match (state, state.get(..2)) {
-        // serialization failure, deadlock, lock timeout
-        ("40001" | "40P01" | "55P03", _) => Class::Unavailable,
+        // serialization failure, statement completion unknown, deadlock, lock timeout
+        ("40001" | "40003" | "40P01" | "55P03", _) => Class::Unavailable,
+        // A standby, or a server that its host has made read-only because the disk is full; timeouts that
+        // the server ends a session with.
+        ("25006" | "25P03" | "25P04", _) => Class::Unavailable,
         (_, Some("22")) => Class::Refused,
-        // connection, resources, operator intervention, system error
+        // connection, resources (53100: disk full), operator intervention, system error (58030: I/O)
         (_, Some("08" | "53" | "57" | "58")) => Class::Unavailable,
         _ => Class::Bug,
     }
@@ -87,8 +91,10 @@ fn classify_sqlite_code(code: &str) -> Class {
     match code.parse::<i32>().map(|code| (code, code & 0xff)) {
         // SQLITE_TOOBIG
         Ok((CONSTRAINT_TRIGGER, _) | (_, 18)) => Class::Refused,
-        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN
-        Ok((_, 5 | 6 | 10 | 13 | 14)) => Class::Unavailable,
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_NOMEM, SQLITE_READONLY, SQLITE_INTERRUPT, SQLITE_IOERR,
+        // SQLITE_FULL, SQLITE_CANTOPEN, SQLITE_PROTOCOL. A file is opened read-only while its file system
+        // is mounted so, which the kernel does after an I/O error.
+        Ok((_, 5 | 6 | 7 | 8 | 9 | 10 | 13 | 14 | 15)) => Class::Unavailable,
         _ => Class::Bug,
     }
 }
@@ -129,27 +135,39 @@ mod tests {
 
     #[test]
     fn codes_are_classified_by_the_reaction_of_the_caller() {
-        // SQLITE_ERROR, _READONLY, _CORRUPT, _CONSTRAINT_NOTNULL, _MISMATCH
-        for code in ["1", "8", "11", "1299", "20", "", "x"] {
+        // SQLITE_ERROR, _CORRUPT, _CONSTRAINT_NOTNULL, _MISMATCH, _NOTADB
+        for code in ["1", "11", "1299", "20", "26", "", "x"] {
             assert_eq!(name(&classify_sqlite_code(code)), "bug", "{code}");
         }
-        // the primary codes, and of _BUSY _RECOVERY, _SNAPSHOT and _TIMEOUT, of _IOERR _READ, _WRITE,
-        // _FSYNC and _LOCK
-        for code in
-            ["5", "6", "10", "13", "14", "261", "517", "773", "262", "266", "778", "1034", "3850", "270"]
-        {
-            assert_eq!(name(&classify_sqlite_code(code)), "unavailable", "{code}");
+        for primary in [5, 6, 7, 8, 9, 10, 13, 14, 15] {
+            // The primary code and all extended ones: _IOERR alone has 34.
+            for extended in 0..=40 {
+                let code = (extended << 8 | primary).to_string();
+                assert_eq!(name(&classify_sqlite_code(&code)), "unavailable", "{code}");
+            }
         }
         for code in ["18", "1811"] {
             assert_eq!(name(&classify_sqlite_code(code)), "refused", "{code}");
         }
         for (state, class) in [
             ("22003", "refused"),
+            ("25006", "unavailable"),
+            ("25P02", "bug"),
+            ("25P03", "unavailable"),
             ("40001", "unavailable"),
+            ("40003", "unavailable"),
             ("40P01", "unavailable"),
             ("55P03", "unavailable"),
+            ("57014", "unavailable"),
             ("57P01", "unavailable"),
+            ("57P02", "unavailable"),
+            ("57P03", "unavailable"),
+            ("53100", "unavailable"),
+            ("53200", "unavailable"),
             ("53300", "unavailable"),
+            ("58000", "unavailable"),
+            ("58030", "unavailable"),
+            ("58P01", "unavailable"),
             ("08006", "unavailable"),
             ("42P01", "bug"),
             ("23502", "bug"),

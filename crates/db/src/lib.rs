@@ -32,6 +32,8 @@ pub use query::{Executor, Query, Row, query};
 pub use tx::Tx;
 pub use value::{Column, Value};
 
+use tx::Signals;
+
 /// Time that a request waits for a free connection. After it the database counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time that SQLite waits for the lock of another process, such as a backup.
@@ -56,8 +58,8 @@ pub struct Db(Arc<Database>);
 #[derive(Debug)]
 struct Database {
     pools: Pools,
-    /// Number of commits by this process.
-    commits: watch::Sender<u64>,
+    /// Commits and failures of this process.
+    signals: Signals,
     /// Tasks of [`Db::detach`].
     writes: TaskTracker,
 }
@@ -124,7 +126,7 @@ impl Db {
     }
 
     fn new(pools: Pools) -> Self {
-        Self(Arc::new(Database { pools, commits: watch::Sender::new(0), writes: TaskTracker::new() }))
+        Self(Arc::new(Database { pools, signals: Signals::default(), writes: TaskTracker::new() }))
     }
 
     /// Returns the SQL dialect of the database.
@@ -142,12 +144,14 @@ impl Db {
     /// # Errors
     /// [`Error::Unavailable`] if no connection is free in time.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        match &self.0.pools {
+        let signals = &self.0.signals;
+        let tx = match &self.0.pools {
             Pools::Sqlite { writer, .. } => {
-                Ok(Tx::sqlite(begin(writer, "begin immediate").await?, &self.0.commits))
+                begin(writer, "begin immediate").await.map(|tx| Tx::sqlite(tx, signals))
             }
-            Pools::Postgres(pool) => Ok(Tx::postgres(begin(pool, "begin").await?, &self.0.commits)),
-        }
+            Pools::Postgres(pool) => begin(pool, "begin").await.map(|tx| Tx::postgres(tx, signals)),
+        };
+        tx.inspect_err(|error| signals.inspect(error))
     }
 
     /// Begins a transaction that reads one snapshot: `repeatable read, read only` on PostgreSQL,
@@ -158,11 +162,11 @@ impl Db {
     pub async fn snapshot(&self) -> Result<Tx, Error> {
         match &self.0.pools {
             Pools::Sqlite { reader, .. } => {
-                Ok(Tx::sqlite(begin(reader, "begin deferred").await?, &self.0.commits))
+                Ok(Tx::sqlite(begin(reader, "begin deferred").await?, &self.0.signals))
             }
             Pools::Postgres(pool) => {
                 let statement = "begin isolation level repeatable read, read only";
-                Ok(Tx::postgres(begin(pool, statement).await?, &self.0.commits))
+                Ok(Tx::postgres(begin(pool, statement).await?, &self.0.signals))
             }
         }
     }
@@ -187,7 +191,13 @@ impl Db {
     /// Subscribes to the number of commits by this process. A reader of the outbox waits for its change
     /// instead of polling.
     pub fn commits(&self) -> watch::Receiver<u64> {
-        self.0.commits.subscribe()
+        self.0.signals.commits.subscribe()
+    }
+
+    /// Subscribes to the number of failures of this process's transactions because the database was
+    /// unavailable. A health check then need not wait for its next [`Db::try_write`].
+    pub fn failures(&self) -> watch::Receiver<u64> {
+        self.0.signals.failures.subscribe()
     }
 
     /// Executes a trivial statement, for health checks.
@@ -199,18 +209,30 @@ impl Db {
     }
 
     /// Writes without a change, for health checks: a full disk and a server that only reads answer
-    /// [`Db::ping`], but not this. On SQLite it writes one page; on PostgreSQL it takes a transaction id.
+    /// [`Db::ping`], but not this. Takes space on the disk: on SQLite for one page of the write-ahead log,
+    /// on PostgreSQL for one page of a table, which the rollback frees.
     ///
     /// # Errors
     /// Any error of the database means that writes fail.
     pub async fn try_write(&self) -> Result<(), Error> {
         let mut tx = self.begin().await?;
         match tx.dialect() {
-            // SQLite writes nothing before the commit, so a rollback would prove nothing.
-            Dialect::Sqlite => query("pragma user_version = 0").execute(&mut tx).await?,
-            Dialect::Postgres => query("select pg_current_xact_id()").execute(&mut tx).await?,
-        };
-        tx.commit_silently().await
+            Dialect::Sqlite => {
+                query("pragma user_version = 0").execute(&mut tx).await?;
+                // SQLite writes nothing before the commit, so a rollback would prove nothing.
+                tx.commit_silently().await
+            }
+            Dialect::Postgres => {
+                // Another process that is trying a write holds the lock on the table: one proof suffices.
+                let alone = query("select pg_try_advisory_xact_lock(7241906) as alone").one(&mut tx).await?;
+                if alone.get("alone")? {
+                    // A table with pages to reuse would need no space. An emptied one gets a new file.
+                    query("truncate write_check").execute(&mut tx).await?;
+                    query("insert into write_check (filler) values ('x')").execute(&mut tx).await?;
+                }
+                tx.rollback().await
+            }
+        }
     }
 
     /// Waits for the writes of [`Db::detach`], then closes the connections.

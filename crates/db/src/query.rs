@@ -87,10 +87,13 @@ impl Query {
     /// Every [`Error`] except [`Error::Url`] and [`Error::Migrate`].
     pub async fn execute(self, on: impl Into<Executor<'_>>) -> Result<u64, Error> {
         match on.into() {
-            Executor::Tx(tx) => match &mut tx.transaction {
-                tx::Transaction::Sqlite(tx) => self.execute_sqlite(tx).await,
-                tx::Transaction::Postgres(tx) => self.execute_postgres(tx).await,
-            },
+            Executor::Tx(tx) => {
+                let result = match &mut tx.transaction {
+                    tx::Transaction::Sqlite(tx) => self.execute_sqlite(tx).await,
+                    tx::Transaction::Postgres(tx) => self.execute_postgres(tx).await,
+                };
+                tx.inspect(result)
+            }
             Executor::Db(db) => match connection(db).await? {
                 Connection::Sqlite(mut connection) => self.execute_sqlite(&mut connection).await,
                 Connection::Postgres(mut connection) => self.execute_postgres(&mut connection).await,
@@ -104,10 +107,13 @@ impl Query {
     /// As [`Query::execute`].
     pub async fn all(self, on: impl Into<Executor<'_>>) -> Result<Vec<Row>, Error> {
         match on.into() {
-            Executor::Tx(tx) => match &mut tx.transaction {
-                tx::Transaction::Sqlite(tx) => self.all_sqlite(tx).await,
-                tx::Transaction::Postgres(tx) => self.all_postgres(tx).await,
-            },
+            Executor::Tx(tx) => {
+                let result = match &mut tx.transaction {
+                    tx::Transaction::Sqlite(tx) => self.all_sqlite(tx).await,
+                    tx::Transaction::Postgres(tx) => self.all_postgres(tx).await,
+                };
+                tx.inspect(result)
+            }
             Executor::Db(db) => match connection(db).await? {
                 Connection::Sqlite(mut connection) => self.all_sqlite(&mut connection).await,
                 Connection::Postgres(mut connection) => self.all_postgres(&mut connection).await,

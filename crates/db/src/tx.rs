@@ -9,7 +9,25 @@ use crate::{Dialect, Error, query};
 #[derive(Debug)]
 pub struct Tx {
     pub(crate) transaction: Transaction,
-    commits: watch::Sender<u64>,
+    signals: Signals,
+}
+
+/// What a transaction reports to its [`Db`](crate::Db).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Signals {
+    /// Number of commits.
+    pub(crate) commits: watch::Sender<u64>,
+    /// Number of transactions, statements and commits that failed because the database was unavailable.
+    pub(crate) failures: watch::Sender<u64>,
+}
+
+impl Signals {
+    /// Counts a failure if the error says that the database is unavailable.
+    pub(crate) fn inspect(&self, error: &Error) {
+        if matches!(error, Error::Unavailable(_)) {
+            self.failures.send_modify(|count| *count += 1);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -19,12 +37,17 @@ pub(crate) enum Transaction {
 }
 
 impl Tx {
-    pub(crate) fn sqlite(tx: sqlx::Transaction<'static, Sqlite>, commits: &watch::Sender<u64>) -> Self {
-        Self { transaction: Transaction::Sqlite(tx), commits: commits.clone() }
+    pub(crate) fn sqlite(tx: sqlx::Transaction<'static, Sqlite>, signals: &Signals) -> Self {
+        Self { transaction: Transaction::Sqlite(tx), signals: signals.clone() }
     }
 
-    pub(crate) fn postgres(tx: sqlx::Transaction<'static, Postgres>, commits: &watch::Sender<u64>) -> Self {
-        Self { transaction: Transaction::Postgres(tx), commits: commits.clone() }
+    pub(crate) fn postgres(tx: sqlx::Transaction<'static, Postgres>, signals: &Signals) -> Self {
+        Self { transaction: Transaction::Postgres(tx), signals: signals.clone() }
+    }
+
+    /// Reports the result of a statement.
+    pub(crate) fn inspect<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        result.inspect_err(|error| self.signals.inspect(error))
     }
 
     /// Returns the SQL dialect of the database.
@@ -41,9 +64,9 @@ impl Tx {
     /// [`Error::Unavailable`] if the connection failed. The transaction may or may not have
     /// been committed, so the caller must be able to repeat it safely.
     pub async fn commit(self) -> Result<(), Error> {
-        let commits = self.commits.clone();
-        self.commit_silently().await?;
-        commits.send_modify(|count| *count += 1);
+        let signals = self.signals.clone();
+        self.commit_silently().await.inspect_err(|error| signals.inspect(error))?;
+        signals.commits.send_modify(|count| *count += 1);
         Ok(())
     }
 

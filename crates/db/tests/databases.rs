@@ -9,7 +9,7 @@ use serde_json::json;
 use testkit::{databases, eventually};
 use uuid::Uuid;
 
-use db::{Db, Error, MIGRATIONS, Query, query};
+use db::{Db, Dialect, Error, MIGRATIONS, Query, query};
 
 async fn create_table(db: &Db, create: &'static str) {
     let mut tx = db.begin().await.unwrap();
@@ -223,19 +223,39 @@ async fn a_full_database_refuses_writes_only_while_it_is_full() {
 
 #[tokio::test]
 async fn a_health_check_notices_that_writes_are_refused() {
-    for test in databases(&[]).await {
+    for test in databases(&[&MIGRATIONS]).await {
         let db = &test.db;
         let commits = db.commits();
+        let failures = db.failures();
         for _ in 0..3 {
             db.try_write().await.unwrap();
         }
         assert!(!commits.has_changed().unwrap(), "{}: no reader of the outbox wakes for it", test.name);
-        if test.name == "sqlite" {
-            let mut tx = db.begin().await.unwrap();
-            query("pragma query_only = on").execute(&mut tx).await.unwrap();
-            tx.commit().await.unwrap();
-            db.ping().await.unwrap();
-            db.try_write().await.unwrap_err();
+        let kept = query("select filler from write_check").all(db).await;
+        assert!(test.name == "sqlite" || kept.unwrap().is_empty(), "nothing is left of the tries");
+        let (left, right) = tokio::join!(db.try_write(), db.try_write());
+        left.and(right).unwrap();
+        assert!(!failures.has_changed().unwrap());
+        // As a server whose disk is full, which its host has made read-only.
+        let mut tx = db.begin().await.unwrap();
+        let read_only = match tx.dialect() {
+            Dialect::Sqlite => "pragma query_only = on",
+            Dialect::Postgres => {
+                "do $$ begin execute format('alter database %I set default_transaction_read_only = on',
+                     current_database()); end $$"
+            }
+        };
+        query(read_only).execute(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        if db.dialect() == Dialect::Postgres {
+            // The setting holds for new connections.
+            let end = "select pg_terminate_backend(pid) from pg_stat_activity
+                       where datname = current_database()";
+            query(end).all(db).await.unwrap_err();
         }
+        db.ping().await.unwrap();
+        let refused = db.try_write().await.unwrap_err();
+        assert!(matches!(refused, Error::Unavailable(_)), "{}: {refused:?}", test.name);
+        assert!(failures.has_changed().unwrap(), "{}", test.name);
     }
 }

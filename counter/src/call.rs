@@ -30,7 +30,7 @@ pub(crate) struct UserState {
 /// the row keeps the pointer and counts nothing.
 ///
 /// # Errors
-/// [`Error::Invalid`] if a constraint of the database refuses the new counts; [`Error::Database`].
+/// [`Error::Blocked`], [`Error::Database`].
 #[tracing::instrument(name = "counter.read.mark", skip_all, fields(%user_id, %dialog_id, seq))]
 pub(crate) async fn mark_read(
     db: &Db,
@@ -57,7 +57,7 @@ pub(crate) async fn mark_read(
 /// Safe to repeat: the event of the log that follows changes nothing any more.
 ///
 /// # Errors
-/// [`Error::Database`].
+/// [`Error::Blocked`], [`Error::Database`].
 #[tracing::instrument(name = "counter.leave", skip_all, fields(%user_id, %dialog_id, version))]
 pub(crate) async fn leave(
     db: &Db,
@@ -81,9 +81,6 @@ async fn write(
     let mut tx = db.begin().await?;
     let input = Input::Dialog { dialog_id, version: None, change };
     let outcome = store::transact(&mut tx, &[input]).await?;
-    if !outcome.refused.is_empty() {
-        return Err(Error::Invalid(store::REFUSAL_REASON));
-    }
     // Read under the locks of this transaction: the answer is exactly the state that the events
     // announce.
     let (version, total) = store::version(&mut tx, user_id).await?;

@@ -39,11 +39,8 @@ impl Apply for Handler {
             }
         }
         let outcome = store::transact(tx, &inputs).await?;
-        for index in &outcome.effects.divergences {
+        for index in &outcome.dead_letters {
             dead_letters.push(dead_letter(origins[*index], Divergence.to_string()));
-        }
-        for index in &outcome.refused {
-            dead_letters.push(dead_letter(origins[*index], "refused by the database"));
         }
         let causes = causes(&inputs, &origins);
         let epoch = store::epoch(tx).await?;

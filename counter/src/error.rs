@@ -32,6 +32,15 @@ pub(crate) enum Error {
         /// Newest version of the dialog service.
         head: i64,
     },
+    /// A rule of the database refuses a change that cannot be refused: a deletion, a leave, a read, a join
+    /// or the refusal of a message. It is repeated until the rule is dropped.
+    #[error("rule `{rule}` of the database refuses a change that must apply: {input:?}")]
+    Blocked {
+        /// Name of the constraint, or text of the trigger.
+        rule: String,
+        /// The refused change.
+        input: Box<crate::kernel::Input>,
+    },
     /// Error of a load shared with concurrent requests for the same user.
     #[error(transparent)]
     Shared(#[from] Arc<Error>),
@@ -69,6 +78,10 @@ impl From<Error> for Status {
                 tracing::warn!(%source, "database unavailable");
                 Self::unavailable("unread counts are temporarily unavailable")
             }
+            Error::Blocked { .. } => {
+                tracing::error!(%error, "operation failed");
+                Self::unavailable("unread counts are temporarily unavailable")
+            }
             Error::Dialog(_) | Error::Behind { .. } | Error::Shared(_) | Error::Database(_) => {
                 tracing::error!(%error, "operation failed");
                 Self::internal("internal error")
@@ -93,6 +106,13 @@ mod tests {
             (Error::Behind { missing: 3, head: 2 }, Code::Internal),
             (Error::InvalidEvent(crate::event::InvalidEvent("seq must be a number")), Code::InvalidArgument),
             (Error::Busy, Code::Unavailable),
+            (
+                Error::Blocked {
+                    rule: "secret".to_owned(),
+                    input: Box::new(crate::kernel::Input::Registered(proto::UserId::now())),
+                },
+                Code::Unavailable,
+            ),
             (Arc::new(Error::Future).into(), Code::InvalidArgument),
             (Error::Database(db::Error::Refused("secret".to_owned())), Code::Internal),
             (Error::Database(db::Error::Unavailable(sqlx::Error::PoolTimedOut)), Code::Unavailable),

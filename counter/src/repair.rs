@@ -141,7 +141,7 @@ async fn apply(
     let mut tx = db.begin().await?;
     let outcome = store::transact(&mut tx, &inputs).await?;
     let key = dialog_id.to_string();
-    let dead_letters = outcome.effects.divergences.iter().chain(&outcome.refused).map(|index| {
+    let dead_letters = outcome.dead_letters.iter().map(|index| {
         let origin = Origin { topic: topic::DIALOG, position: None, key: &key, payload: &[] };
         let error = format!("repair could not apply {:?}", inputs[*index]);
         (DeadLetter::new(count::CONSUMER, origin, error), headers.clone())

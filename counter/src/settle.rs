@@ -14,11 +14,15 @@ use proto::{
 };
 
 use crate::{
-    Error, count,
-    event::{self, InvalidEvent},
-    kernel::ledger::Divergence,
+    Error, count, event,
+    kernel::{Input, ledger::Divergence},
     publish, store,
 };
+
+/// Reason of a divergent message, shown to its author.
+const DIVERGENCE_REASON: &str = "another message has its number in the dialog";
+/// Reason of a message with a value outside its limits, shown to its author.
+const INVALID_REASON: &str = "the message is invalid";
 
 /// Outcome of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,13 +31,14 @@ pub(crate) enum Outcome {
     Counted,
     /// The message was refused for this reason.
     Refused(String),
-    /// The message is invalid, or another message has its `seq`. It stays PENDING and is a dead letter
-    /// for operators.
+    /// A rule of the database blocks the message or the read of its author. It stays PENDING until a
+    /// later settlement.
     Unknown,
 }
 
-/// Returns the outcomes of the messages in the order of the request. An invalid message becomes a dead
-/// letter and does not affect the others. Safe to repeat.
+/// Returns the outcomes of the messages in the order of the request. An invalid or divergent message is
+/// refused, and one that a rule of the database blocks has no outcome; neither affects the others. Safe
+/// to repeat.
 ///
 /// # Errors
 /// [`Error::Database`].
@@ -47,17 +52,40 @@ pub(crate) async fn settle(
     db.detach(write(db.clone(), messages, headers)).await
 }
 
+/// Applies the messages together or, if one of them is blocked, one by one.
 async fn write(db: Db, messages: Vec<MessageSent>, headers: Headers) -> Result<Vec<Outcome>, Error> {
+    match apply(&db, &messages, &headers).await {
+        Err(Error::Blocked { .. }) => {}
+        result => return result,
+    }
+    let mut outcomes = Vec::with_capacity(messages.len());
+    for message in &messages {
+        match apply(&db, std::slice::from_ref(message), &headers).await {
+            Err(error @ Error::Blocked { .. }) => {
+                tracing::error!(%error, "settlement is blocked, the message stays pending");
+                outcomes.push(Outcome::Unknown);
+            }
+            result => outcomes.extend(result?),
+        }
+    }
+    Ok(outcomes)
+}
+
+async fn apply(db: &Db, messages: &[MessageSent], headers: &Headers) -> Result<Vec<Outcome>, Error> {
     let mut inputs = Vec::new();
     let mut origins = Vec::new();
+    let mut outcomes = vec![Outcome::Unknown; messages.len()];
     let mut dead_letters = Vec::new();
-    for message in &messages {
+    for (number, message) in messages.iter().enumerate() {
         match event::from_settle(message) {
             Ok(decoded) => {
-                origins.extend(std::iter::repeat_n(message, decoded.len()));
+                origins.extend(std::iter::repeat_n(number, decoded.len()));
                 inputs.extend(decoded);
             }
-            Err(invalid) => dead_letters.push((dead_letter(message, &invalid), headers.clone())),
+            Err(invalid) => {
+                dead_letters.push((dead_letter(message, &invalid), headers.clone()));
+                outcomes[number] = Outcome::Refused(INVALID_REASON.to_owned());
+            }
         }
     }
     let mut tx = db.begin().await?;
@@ -66,24 +94,42 @@ async fn write(db: Db, messages: Vec<MessageSent>, headers: Headers) -> Result<V
     let replies = std::mem::take(&mut outcome.effects.replies).into_iter();
     let replies: HashMap<MessageId, Option<String>> =
         replies.map(|reply| (reply.message_id, reply.refused)).collect();
-    let divergent = outcome.effects.divergences.iter();
-    dead_letters.extend(divergent.map(|index| (dead_letter(origins[*index], &Divergence), headers.clone())));
-    let refused = InvalidEvent("the read of the author was refused by the database");
-    dead_letters.extend(
-        outcome.refused.iter().map(|index| (dead_letter(origins[*index], &refused), headers.clone())),
-    );
+    let divergent = outcome.dead_letters.iter().map(|index| &messages[origins[*index]]);
+    dead_letters.extend(divergent.map(|message| (dead_letter(message, &Divergence), headers.clone())));
+    let displaced = store::displacements(&mut tx, &inputs, &outcome.effects.divergences).await?;
+    for index in &outcome.effects.divergences {
+        outcomes[origins[*index]] = Outcome::Refused(DIVERGENCE_REASON.to_owned());
+    }
     let epoch = store::epoch(&mut tx).await?;
     publish::append(&mut tx, epoch, outcome.effects, dead_letters, |_, _| headers.clone()).await?;
     tx.commit().await?;
-    let outcome_of = |message: &MessageSent| match MessageId::parse(&message.message_id)
-        .ok()
-        .and_then(|id| replies.get(&id))
-    {
-        Some(None) => Outcome::Counted,
-        Some(Some(reason)) => Outcome::Refused(reason.clone()),
-        None => Outcome::Unknown,
-    };
-    Ok(messages.iter().map(outcome_of).collect())
+    displace(db, &displaced, headers).await?;
+    for (message, outcome) in messages.iter().zip(&mut outcomes) {
+        let id = MessageId::parse(&message.message_id);
+        match id.ok().and_then(|id| replies.get(&id)) {
+            Some(None) => *outcome = Outcome::Counted,
+            Some(Some(reason)) => *outcome = Outcome::Refused(reason.clone()),
+            None => {}
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Voids messages of the ledger whose numbers the dialog service has given to others.
+///
+/// Dialog is the truth about its messages, so these are not in the dialog any more. In a transaction of
+/// its own, because their authors may be no members, whose locks must not follow those of the first one.
+/// If it fails, the settlement fails and is repeated.
+async fn displace(db: &Db, displaced: &[Input], headers: &Headers) -> Result<(), Error> {
+    if displaced.is_empty() {
+        return Ok(());
+    }
+    let mut tx = db.begin().await?;
+    let outcome = store::transact(&mut tx, displaced).await?;
+    let epoch = store::epoch(&mut tx).await?;
+    publish::append(&mut tx, epoch, outcome.effects, Vec::new(), |_, _| headers.clone()).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 fn dead_letter(message: &MessageSent, error: &dyn std::error::Error) -> DeadLetter {

@@ -23,6 +23,7 @@
 mod anomaly_tests;
 mod apply;
 mod counters;
+mod divergence;
 mod lock;
 mod query;
 #[cfg(test)]
@@ -35,14 +36,19 @@ use std::{
     ops::Range,
 };
 
-use db::{Error, Tx};
+use db::Tx;
 use proto::{DialogId, UserId};
 
+pub(crate) use divergence::displacements;
 pub(crate) use query::{
     epoch, incomplete, memberships, read_states, row, rows, unread, unread_of_many, version, versions,
 };
 
-use crate::kernel::{Change, ChangedRow, Effects, Input, ReadMark, UnreadChange, applied::Applied};
+use crate::{
+    Error,
+    kernel::{Change, ChangedRow, Effects, Input, ReadMark, UnreadChange, applied::Applied},
+};
+use apply::{BatchEffects, Counting};
 
 /// Reason of a refusal, shown to the author of the message.
 pub(crate) const REFUSAL_REASON: &str = "a limit of the unread counters was exceeded";
@@ -52,8 +58,8 @@ pub(crate) const REFUSAL_REASON: &str = "a limit of the unread counters was exce
 pub(crate) struct Outcome {
     /// Effects to be published.
     pub(crate) effects: Effects,
-    /// Indexes of inputs that the database refused, other than new messages. They become dead letters.
-    pub(crate) refused: Vec<usize>,
+    /// Indexes of inputs with a divergent message that was not known before. They become dead letters.
+    pub(crate) dead_letters: Vec<usize>,
 }
 
 /// Rows that a transaction may change.
@@ -69,11 +75,12 @@ struct Scope {
     users: BTreeSet<UserId>,
 }
 
-/// Applies one transaction of inputs, as [`crate::kernel::transact`] does. An input that the database
+/// Applies one transaction of inputs, as [`crate::kernel::transact`] does. A message that the database
 /// refuses is found by bisection; the others apply.
 ///
 /// # Errors
-/// Errors of the database other than refusals: the transaction must be rolled back and may be repeated.
+/// [`Error::Blocked`] if the database refuses anything but a new message, and other errors of the
+/// database: the transaction must be rolled back and may be repeated.
 pub(crate) async fn transact(tx: &mut Tx, inputs: &[Input]) -> Result<Outcome, Error> {
     let scope = Scope::of(inputs);
     // Dialogs before users, see the module documentation. With the dialogs locked no member is added or
@@ -99,11 +106,11 @@ pub(crate) async fn transact(tx: &mut Tx, inputs: &[Input]) -> Result<Outcome, E
     lock::write_applied(tx, &applied).await?;
     let after = counters::load(tx, &scope).await?;
     step_versions(tx, &before, &after, &applied, &mut outcome.effects).await?;
+    outcome.dead_letters = divergence::record(tx, inputs, &outcome.effects.divergences).await?;
     Ok(outcome)
 }
 
-/// Applies one batch. If the database refuses it, applies its halves; a refused batch of one input is
-/// turned into a refusal of its message, or noted as refused.
+/// Applies one batch. If the database refuses it, applies its halves, down to single inputs.
 async fn apply_bisecting(
     tx: &mut Tx,
     inputs: &[Input],
@@ -113,30 +120,49 @@ async fn apply_bisecting(
 ) -> Result<(), Error> {
     let mut pending = vec![range];
     while let Some(range) = pending.pop() {
-        let mut result = try_batch(tx, &inputs[range.clone()]).await;
-        if let (Err(Error::Refused(rule)), 1) = (&result, range.len()) {
-            tracing::warn!(rule, input = ?inputs[range.start], "input refused by the database");
-            metrics::counter!("counter_refused_total").increment(1);
-            result = match refusal(&inputs[range.start]) {
-                Some(refusal) => try_batch(tx, &[refusal]).await,
-                None => result,
-            };
-        }
-        match result {
-            Ok(effects) => effects.merge_into(range.start, applied, outcome),
-            Err(Error::Refused(_)) if range.len() == 1 => outcome.refused.push(range.start),
-            Err(Error::Refused(_)) => {
+        let effects = match try_batch(tx, &inputs[range.clone()], Counting::Adjusted).await {
+            Err(db::Error::Refused(rule)) if range.len() == 1 => {
+                apply_refused(tx, &inputs[range.start], rule).await?
+            }
+            Err(db::Error::Refused(_)) => {
                 let middle = range.start + range.len() / 2;
                 // A stack: the first half, pushed last, is applied first, so inputs keep their order.
                 pending.extend([middle..range.end, range.start..middle]);
+                continue;
             }
-            Err(error) => return Err(error),
-        }
+            result => result?,
+        };
+        effects.merge_into(range.start, applied, outcome);
     }
     Ok(())
 }
 
-/// Returns the refusal of a sent message; `None` for other inputs, which cannot be refused.
+/// Applies an input that a rule of the database refuses: a new message as its refusal. Everything else
+/// lowers a count or has been promised to a user, and is never refused. If the rule is the one on
+/// negative counts, a count was wrong before, so the counts are taken from the ledger again.
+async fn apply_refused(tx: &mut Tx, input: &Input, rule: String) -> Result<BatchEffects, Error> {
+    let result = match refusal(input) {
+        Some(refusal) => {
+            tracing::warn!(rule, ?input, "message refused by the database");
+            metrics::counter!("counter_refused_total").increment(1);
+            try_batch(tx, &[refusal], Counting::Adjusted).await
+        }
+        None => try_batch(tx, std::slice::from_ref(input), Counting::FromLedger).await.inspect(|_| {
+            tracing::error!(rule, ?input, "counts contradicted the ledger and were taken from it again");
+            metrics::counter!("counter_recounted_total").increment(1);
+        }),
+    };
+    match result {
+        Err(db::Error::Refused(rule)) => {
+            metrics::counter!("counter_blocked_total").increment(1);
+            Err(Error::Blocked { rule, input: Box::new(input.clone()) })
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Returns the refusal of a sent message; `None` for other inputs, which cannot be refused. A message
+/// that is already in the ledger writes nothing, so the database has no reason to refuse it.
 fn refusal(input: &Input) -> Option<Input> {
     match input {
         Input::Dialog { dialog_id, change: Change::Sent(message, _), .. } => {
@@ -149,13 +175,13 @@ fn refusal(input: &Input) -> Option<Input> {
 
 /// Applies one batch under a savepoint, so that a refusal leaves the transaction usable and its locks
 /// held.
-async fn try_batch(tx: &mut Tx, inputs: &[Input]) -> Result<apply::BatchEffects, Error> {
+async fn try_batch(tx: &mut Tx, inputs: &[Input], counting: Counting) -> Result<BatchEffects, db::Error> {
     tx.savepoint().await?;
-    match apply::batch(tx, inputs).await {
+    match apply::batch(tx, inputs, counting).await {
         Ok(effects) => tx.release_savepoint().await.map(|()| effects),
-        Err(Error::Refused(rule)) => {
+        Err(db::Error::Refused(rule)) => {
             tx.rollback_to_savepoint().await?;
-            Err(Error::Refused(rule))
+            Err(db::Error::Refused(rule))
         }
         Err(error) => Err(error),
     }

@@ -90,7 +90,7 @@ async fn write(tx: &mut Tx, locking: Locking, input: &Input) {
     let inputs = std::slice::from_ref(input);
     match locking {
         Locking::BeforeWriting => drop(transact(tx, inputs).await.unwrap()),
-        Locking::Omitted => drop(apply::batch(tx, inputs).await.unwrap()),
+        Locking::Omitted => drop(apply::batch(tx, inputs, apply::Counting::Adjusted).await.unwrap()),
     }
 }
 

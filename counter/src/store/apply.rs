@@ -8,7 +8,7 @@ use db::{Error, Tx, query};
 use proto::{DialogId, MessageId, UserId};
 use serde_json::{Value, json};
 
-use super::{Outcome, counters};
+use super::{Outcome, counters, lock};
 use crate::kernel::{
     Change, FAILED_BEFORE, Input, SagaReply,
     applied::Applied,
@@ -62,22 +62,36 @@ struct Changes {
     ledger: BTreeMap<(DialogId, i64), (Entry, i64)>,
 }
 
+/// Source of the counts of members after a change of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counting {
+    /// The stored count plus or minus the message.
+    Adjusted,
+    /// The ledger, for all members of the dialog. Never negative, whatever was stored.
+    FromLedger,
+}
+
 /// Applies one batch. All rows that it may change must be locked (see [`super`]), so no statement here
 /// takes a lock that another transaction could hold.
 ///
 /// # Errors
 /// [`Error::Refused`] if a constraint does not allow the result; the caller undoes the batch. Other
 /// errors of the database.
-pub(super) async fn batch(tx: &mut Tx, inputs: &[Input]) -> Result<BatchEffects, Error> {
+pub(super) async fn batch(tx: &mut Tx, inputs: &[Input], counting: Counting) -> Result<BatchEffects, Error> {
     let known = load_ledger(tx, inputs).await?;
     let (changes, effects) = collect(inputs, known);
     write_ledger(tx, &changes).await?;
     // By the pointers before the batch. Members whose own pointers move are counted again below, which
     // includes the new entries of the ledger, so they are not counted twice.
-    add_deltas(tx, &changes).await?;
+    if counting == Counting::Adjusted {
+        add_deltas(tx, &changes).await?;
+    }
     write_memberships(tx, &changes).await?;
     let mut moved = write_reads(tx, &changes).await?;
     moved.extend(changes.memberships.keys());
+    if counting == Counting::FromLedger {
+        moved.extend(members(tx, &changes).await?);
+    }
     step_over_own(tx, &changes, &moved).await?;
     recount(tx, &moved).await?;
     Ok(effects)
@@ -156,7 +170,10 @@ impl Changes {
 }
 
 /// Loads the ledger entries of all messages that the inputs name.
-async fn load_ledger(tx: &mut Tx, inputs: &[Input]) -> Result<BTreeMap<(DialogId, i64), Entry>, Error> {
+pub(super) async fn load_ledger(
+    tx: &mut Tx,
+    inputs: &[Input],
+) -> Result<BTreeMap<(DialogId, i64), Entry>, Error> {
     let keys: BTreeSet<(DialogId, i64)> = inputs
         .iter()
         .filter_map(|input| match input {
@@ -252,6 +269,19 @@ async fn add_deltas(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
          where member_counter.user_id = d.user_id and member_counter.dialog_id = d.dialog_id",
     );
     update.bind(Value::Array(rows)).execute(tx).await.map(drop)
+}
+
+/// Returns the members of the dialogs with changed messages.
+async fn members(tx: &mut Tx, changes: &Changes) -> Result<BTreeSet<(UserId, DialogId)>, Error> {
+    let dialogs: BTreeSet<DialogId> = changes.ledger.keys().map(|(dialog_id, _)| *dialog_id).collect();
+    let select = query(
+        "select m.user_id, m.dialog_id from rows($1: id uuid) as d
+         join member_counter m on m.dialog_id = d.id where m.joined_seq is not null",
+    );
+    let rows = select.bind(lock::ids(dialogs.iter().map(|id| id.uuid()))).all(tx).await?;
+    rows.iter()
+        .map(|row| Ok((UserId::new(row.get("user_id")?), DialogId::new(row.get("dialog_id")?))))
+        .collect()
 }
 
 /// Writes memberships that are newer than the stored ones.

@@ -8,6 +8,7 @@ use std::{
 
 use access::{BoxError, Claims, Guard, KeySet, ServiceToken, SigningKeys};
 use counter::{App, Cache};
+use db::{Dialect, query};
 use events::{Event, Headers, Local, Log, Stopped, Tail, outbox};
 use parking_lot::Mutex;
 use prost::Message;
@@ -20,7 +21,7 @@ use proto::{
     events::event::Kind,
     topic,
 };
-use telemetry::{Call, Readiness};
+use telemetry::{Call, Readiness, recorder};
 use testkit::{FakeGrpc, TestDb, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +65,7 @@ impl TestApp {
     }
 
     async fn start(database: TestDb, cache: Cache) -> Self {
+        recorder::install();
         let upstream = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
         let own = [topic::COUNTER, topic::UNREAD, topic::DEAD].map(|topic| (topic, database.db.clone()));
         let others = [topic::AUTH, topic::DIALOG].map(|topic| (topic, upstream.db.clone()));
@@ -166,6 +168,25 @@ impl TestApp {
     ) -> Result<MarkReadReply, Status> {
         let request = MarkReadRequest { dialog_id: dialog_id.bytes(), seq };
         Ok(self.client(&self.token_of(user_id)).mark_read(request).await?.into_inner())
+    }
+
+    /// Executes a statement, given for each kind of database, as an operator would.
+    pub(crate) async fn execute(&self, sqlite: &'static str, postgres: &'static str) {
+        let mut tx = self.database.db.begin().await.expect("the counter's database answers");
+        let statement = match tx.dialect() {
+            Dialect::Sqlite => sqlite,
+            Dialect::Postgres => postgres,
+        };
+        query(statement).execute(&mut tx).await.expect("the statement is valid");
+        tx.commit().await.expect("the transaction commits");
+    }
+
+    /// Returns a metric of this process, summed over its labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = recorder::install().render();
+        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let value = |line: &str| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number");
+        text.lines().filter(of_name).map(value).sum()
     }
 
     /// Waits until a user's total is `total`.

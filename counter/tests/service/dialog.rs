@@ -27,6 +27,11 @@ impl SimulatedDialog {
         dialog
     }
 
+    /// Returns a dialog that the counter has not heard of.
+    pub(crate) fn unpublished() -> Self {
+        Self { id: DialogId::now(), version: 1, seq: 0 }
+    }
+
     /// Increments the version and returns it.
     pub(crate) fn next_version(&mut self) -> i64 {
         self.version += 1;

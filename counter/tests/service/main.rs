@@ -5,6 +5,7 @@ mod app;
 mod dialog;
 mod own_actions;
 mod redis;
+mod refusals;
 
 use proto::{
     DialogId, MessageId, UserId,
@@ -217,14 +218,13 @@ async fn settlement_returns_the_outcome_of_each_message() {
         let events = vec![Kind::MessageSent(seen.clone()), deletion, Kind::MessageSent(last)];
         app.publish(topic::DIALOG, events).await;
         app.wait_for_total(bob, 2).await;
-        let duplicate = MessageSent { message_id: MessageId::now().bytes(), ..seen.clone() };
-        let request = SettleRequest { messages: vec![unseen, seen, duplicate, deleted] };
+        let request = SettleRequest { messages: vec![unseen, seen, deleted] };
         let mut published = app.tail(&[topic::UNREAD]).await;
         for _ in 0..2 {
             let mut client = app.client(&app.service_token());
             let outcomes = client.settle(request.clone()).await.unwrap().into_inner().outcomes;
             let counted: Vec<bool> = outcomes.iter().map(|outcome| outcome.counted).collect();
-            assert_eq!(counted, [true, true, false, true], "an unseen message is applied by the settlement");
+            assert_eq!(counted, [true, true, true], "an unseen message is applied by the settlement");
             assert!(outcomes.iter().all(|outcome| outcome.refused.is_none()));
         }
         app.wait_for_total(bob, 3).await;
@@ -262,7 +262,8 @@ async fn an_invalid_message_does_not_affect_others_in_its_settlement() {
         let outcomes = client.settle(SettleRequest { messages }).await.unwrap().into_inner().outcomes;
         let counted: Vec<bool> = outcomes.iter().map(|outcome| outcome.counted).collect();
         assert_eq!(counted, [vec![true], vec![false; bad], vec![true]].concat());
-        assert!(outcomes.iter().all(|outcome| outcome.refused.is_none()), "only a refusal fails a message");
+        let reasons = outcomes.iter().filter_map(|outcome| outcome.refused.as_deref());
+        assert_eq!(reasons.collect::<Vec<_>>(), vec!["the message is invalid"; bad], "each has an end");
         app.wait_for_total(bob, 2).await;
         assert_eq!(dead.next().await.unwrap().records.len(), bad, "each is a dead letter");
         app.shut_down().await;

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::{
     answers,
     caller::Caller,
-    dialog_list, gateways, kill, oracle, rate_limits,
+    dialog_list, full_disk, gateways, kill, oracle, rate_limits, refusals,
     socket_client::SocketClient,
     stack::{ROLES, Stack, control_engine},
     story,
@@ -202,6 +202,21 @@ async fn redis_may_be_stopped_and_flushed_during_reads() {
     phone.until_total(sent).await;
     assert_eq!(b.total().await, sent);
     stack.wait_for_cache(&b).await;
+}
+
+#[tokio::test]
+async fn a_full_tablespace_of_postgres_refuses_writes_only_while_it_is_full() {
+    full_disk::postgres_with_a_full_tablespace().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_of_kafka_refuses_nothing_and_loses_nothing() {
+    full_disk::kafka_with_a_full_disk().await;
+}
+
+#[tokio::test]
+async fn a_rule_of_postgres_delays_what_lowers_a_count_and_leaves_no_ghost() {
+    refusals::a_rule_delays_what_lowers_a_count().await;
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ pub struct Stack {
 /// The engines with an empty log, exclusively for one test.
 pub struct Engines {
     postgres: String,
-    kafka: String,
+    pub kafka: String,
     _exclusive: MutexGuard<'static, ()>,
 }
 
@@ -57,6 +57,11 @@ impl Engines {
         control_engine("start", "kafka").await;
         Some(Self { postgres, kafka, _exclusive: exclusive })
     }
+
+    /// Returns the URL of the Postgres server.
+    pub fn postgres(&self) -> &str {
+        &self.postgres
+    }
 }
 
 impl Deref for Stack {
@@ -71,8 +76,17 @@ impl Stack {
     /// Starts every role. Prints a line and returns `None` where no engines are configured.
     pub async fn start(extra: &[(&'static str, &str)]) -> Option<Self> {
         let engines = Engines::fresh().await?;
-        let folder = tempfile::tempdir().unwrap();
         let databases = databases(&engines.postgres).await;
+        Some(Self::start_on(engines, databases, extra).await)
+    }
+
+    /// Starts every role on these engines and new databases.
+    pub async fn start_on(
+        engines: Engines,
+        databases: BTreeMap<&'static str, String>,
+        extra: &[(&'static str, &str)],
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let mut common: Settings = Settings::from([
             ("KAFKA_URL", engines.kafka.clone()),
             ("SERVICE_TOKEN_FILE", folder.path().join("service-token").display().to_string()),
@@ -109,12 +123,22 @@ impl Stack {
             stack.start_role(role);
         }
         stack.wait_until_ready().await;
-        Some(stack)
+        stack
     }
 
     /// Returns the URL of the broker.
     pub fn kafka_url(&self) -> &str {
         &self.engines.kafka
+    }
+
+    /// Returns the URL of the Postgres server.
+    pub fn postgres(&self) -> &str {
+        &self.engines.postgres
+    }
+
+    /// Returns the URL of a role's readiness.
+    pub fn readyz(&self, role: &str) -> String {
+        format!("http://{}/readyz", self.settings[role]["OPS_LISTEN"])
     }
 
     /// Starts a role that is not running.
@@ -145,7 +169,7 @@ impl Stack {
     pub async fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         for role in self.children.keys() {
-            let url = format!("http://{}/readyz", self.settings[role]["OPS_LISTEN"]);
+            let url = self.readyz(role);
             while !reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200) {
                 let log = std::fs::read_to_string(self.log(role)).unwrap_or_default();
                 assert!(Instant::now() < deadline, "{role} is not ready; its log:\n{log}");
@@ -224,16 +248,41 @@ pub async fn control_engine(verb: &str, engine: &str) {
 
 /// Creates a database for each service. Returns their URLs by role.
 pub async fn databases(server: &str) -> BTreeMap<&'static str, String> {
-    let admin = Db::open(server, 1).await.unwrap();
+    databases_in(server, None).await
+}
+
+/// Creates a database for each service, in a tablespace of their own if a folder is given.
+pub async fn databases_in(server: &str, folder: Option<&Path>) -> BTreeMap<&'static str, String> {
     let base = server.rsplit_once('/').unwrap().0;
+    let suffix = uuid::Uuid::now_v7().simple().to_string();
+    let mut tablespace = String::new();
+    if let Some(folder) = folder {
+        execute(server, format!("create tablespace t_{suffix} location '{}'", folder.display())).await;
+        tablespace = format!("tablespace t_{suffix}");
+    }
     let mut databases = BTreeMap::new();
     for role in ["auth", "dialog", "counter"] {
-        let name = format!("{role}_{}", uuid::Uuid::now_v7().simple());
-        let create = Box::leak(format!("create database {name}").into_boxed_str());
-        query(create).execute(&admin).await.unwrap();
-        databases.insert(role, format!("{base}/{name}"));
+        execute(server, format!("create database {role}_{suffix} {tablespace}")).await;
+        databases.insert(role, format!("{base}/{role}_{suffix}"));
     }
     databases
+}
+
+/// Removes databases and their tablespace, whose disk is about to go.
+pub async fn drop_databases(server: &str, databases: BTreeMap<&'static str, String>) {
+    let mut suffix = String::new();
+    for url in databases.values() {
+        let name = url.rsplit_once('/').unwrap().1;
+        name.rsplit_once('_').unwrap().1.clone_into(&mut suffix);
+        execute(server, format!("drop database {name} with (force)")).await;
+    }
+    execute(server, format!("drop tablespace t_{suffix}")).await;
+}
+
+async fn execute(server: &str, statement: String) {
+    let admin = Db::open(server, 1).await.unwrap();
+    query(Box::leak(statement.into_boxed_str())).execute(&admin).await.unwrap();
+    admin.close().await;
 }
 
 async fn run_once(command: &str, folder: &Path, settings: &Settings) {

@@ -56,8 +56,15 @@ COPY --from=page /web/dist web/dist
 RUN find src auth dialog counter gateway proto crates fuzz -type f -exec touch {} + \
     && find web/dist -type f -exec touch {} + \
     && cargo build --release --locked --bin tidings
+COPY deploy/image.sh deploy/image.sh
+RUN deploy/image.sh target/release/tidings /image
 
-FROM debian:12.11-slim
+# Debug information of the program: `docker build --target debug --output FOLDER .`
+FROM scratch AS debug
+COPY --from=build /image/tidings.debug /
+
+# Only the program and the C library: no shell, no package that needs updates.
+FROM scratch
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Tidings" \
@@ -65,9 +72,8 @@ LABEL org.opencontainers.image.title="Tidings" \
     org.opencontainers.image.licenses="MIT OR Apache-2.0" \
     org.opencontainers.image.version="$VERSION" \
     org.opencontainers.image.revision="$REVISION"
-# A new volume mounted on one of these folders gets the folder's owner and mode.
-RUN install -d -o 10001 -g 10001 -m 700 /data /keys/signing /keys/token
-COPY --from=build /tidings/target/release/tidings /usr/local/bin/tidings
+COPY --from=build /image/root/ /
+COPY --from=build --chown=10001:10001 /image/owned/ /
 USER 10001:10001
 ENV LISTEN=0.0.0.0:8080 \
     OPS_LISTEN=0.0.0.0:9090 \

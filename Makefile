@@ -10,7 +10,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks bench-latency bench-sockets stack stack-down test-stack env up down logs
+.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks bench-latency bench-sockets stack stack-down test-stack test-containers env up upgrade down logs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -120,11 +120,18 @@ test-stack: engines balancer ## run the story tests through the balancer and kil
 	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
 	CARGO="$(CARGO)" tests/run $(LOCKED) --workspace --test stories -- --nocapture balancer::
 
+test-containers: ## test the image and docker-compose.yml in a Docker engine of its own (Debian, as root; see tests/containers/run)
+	@[ -n "$$TIDINGS" ] || $(CARGO) build $(LOCKED) $(PROFILE)
+	@TIDINGS="$${TIDINGS:-$${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/tidings}" tests/containers/run
+
 env: ## create .env for docker-compose.yml with random passwords, unless it exists
 	@deploy/env.sh
 
-up: docker env ## build the image and start docker-compose.yml
-	REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) docker compose up --build --detach
+up: docker env ## build the image, start docker-compose.yml, wait until it is ready and print its address (BUILD=0: do not build)
+	@deploy/containers.sh up
+
+upgrade: docker env ## build the image and replace one running role after another, without an outage (BUILD=0: do not build)
+	@deploy/containers.sh upgrade
 
 down: docker ## stop the containers; volumes are kept
 	docker compose down

@@ -43,12 +43,13 @@ fn main() -> ExitCode {
         }
         Err(help) => help.exit(),
     };
-    if let Err(error) = telemetry::log::init(cli.log.format, &cli.log.filter) {
-        return usage_error(&error.to_string());
-    }
+    let log_format = match telemetry::log::init(cli.log.format, &cli.log.filter) {
+        Ok(format) => format,
+        Err(error) => return usage_error(&error.to_string()),
+    };
     let outcome = block_on(async {
         match cli.command.unwrap_or(Command::Serve(Box::new(cli.serve))) {
-            Command::Serve(settings) => serve::run(*settings).await,
+            Command::Serve(settings) => serve::run(*settings, log_format).await,
             Command::Auth(settings) => roles::auth(settings).await,
             Command::Dialog(settings) => roles::dialog(settings).await,
             Command::Counter(settings) => roles::counter(settings).await,

@@ -10,7 +10,7 @@ use std::{
 use db::{Claim, Db};
 use gateway::{Origins, Peers};
 use proto::topic;
-use telemetry::grpc::server_layer;
+use telemetry::{grpc::server_layer, log};
 use tower::Layer;
 
 use crate::{
@@ -28,7 +28,7 @@ const ACCESS_TOKEN_TTL: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
-pub async fn run(settings: Serve) -> anyhow::Result<()> {
+pub async fn run(settings: Serve, log_format: log::Format) -> anyhow::Result<()> {
     let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
     let cache = engine::cache(&settings.cache)?;
     let limiter = engine::limiter(&settings.cache)?;
@@ -83,7 +83,10 @@ pub async fn run(settings: Serve) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let limits = process.gateway_limits(settings.gateway.max_connections);
     process.serve_http(listener, gateway.router(), limits);
-    print_welcome(&settings, introspection, (address, ops_address));
+    match log_format {
+        log::Format::Text => print_welcome(&settings, introspection, (address, ops_address)),
+        log::Format::Json => print_addresses(&settings, (address, ops_address)),
+    }
     process.run_until_stopped(&[&auth_db, &dialog_db, &counter_db], settings.drain_window).await
 }
 
@@ -113,6 +116,20 @@ fn claim_databases(settings: &Serve) -> anyhow::Result<Option<[Claim; 3]>> {
         Some(_) => Ok(None),
         None => data_dir::claim_databases(&settings.data_dir).map(Some),
     }
+}
+
+/// Prints the URLs of the process as one JSON object. Container engines collect standard
+/// output together with the log, which is JSON too.
+#[expect(clippy::print_stdout, reason = "the output of the command, whatever the filter of the log is")]
+fn print_addresses(settings: &Serve, (address, ops_address): (SocketAddr, SocketAddr)) {
+    let line = serde_json::json!({
+        "level": "INFO",
+        "message": "Tidings is running",
+        "url": format!("http://{}", connectable(address)),
+        "operations": format!("http://{}", connectable(ops_address)),
+        "data_dir": settings.data_dir.display().to_string(),
+    });
+    println!("{line}");
 }
 
 /// Prints the URLs of the process and a first request.

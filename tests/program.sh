@@ -20,7 +20,7 @@ start_program() {
         # `cargo run` replaces itself with the program, so the process id is the program's.
         run=("${CARGO:-cargo}" run --quiet "$@")
     fi
-    LISTEN=${LISTEN:-127.0.0.1:0} OPS_LISTEN=127.0.0.1:0 DATA_DIR=$scratch/data INTROSPECTION=on RATE_LIMIT_REQUESTS=0 RATE_LIMIT_SIGN_IN=0 \
+    LISTEN=${LISTEN:-127.0.0.1:0} OPS_LISTEN=127.0.0.1:0 DATA_DIR=$scratch/data INTROSPECTION=on LOG_FORMAT=text RATE_LIMIT_REQUESTS=0 RATE_LIMIT_SIGN_IN=0 \
         "${run[@]}" >"$scratch/log" 2>&1 &
     program=$!
     url=

@@ -9,17 +9,19 @@ use crate::files::{Files, environment, port, role, strings};
 type IsKind = fn(&Value) -> bool;
 
 /// Keys of a service in this project, with the kind of their value. A new key must be added here.
-const KEYS: [(&str, IsKind); 23] = [
+const KEYS: [(&str, IsKind); 25] = [
     ("build", Value::is_object),
     ("cap_drop", Value::is_array),
     ("command", Value::is_array),
     ("cpus", Value::is_number),
     ("depends_on", Value::is_object),
+    ("entrypoint", Value::is_array),
     ("environment", Value::is_object),
     ("healthcheck", Value::is_object),
     ("image", Value::is_string),
     ("logging", Value::is_object),
     ("mem_limit", Value::is_string),
+    ("network_mode", Value::is_string),
     ("networks", Value::is_array),
     ("pids_limit", Value::is_number),
     ("ports", Value::is_array),
@@ -145,6 +147,32 @@ pub fn restrictions(files: &Files) -> Vec<String> {
     errors
 }
 
+/// Volumes that an image declares and the compose file does not mount: Docker creates one without a name
+/// for each container, and nothing removes it.
+pub fn anonymous_volumes(files: &Files) -> Vec<String> {
+    /// `VOLUME` lines of the images.
+    const DECLARED: [(&str, &[&str]); 4] = [
+        ("apache/kafka:", &["/etc/kafka/secrets", "/mnt/shared/config", "/var/lib/kafka/data"]),
+        ("haproxy:", &[]),
+        ("postgres:", &["/var/lib/postgresql/data"]),
+        ("redis:", &["/data"]),
+    ];
+    let mut errors = Vec::new();
+    for (name, service) in files.services().iter().filter(|(_, service)| role(service).is_none()) {
+        let image = service["image"].as_str().unwrap_or_default();
+        let Some((_, declared)) = DECLARED.iter().find(|(known, _)| image.starts_with(known)) else {
+            errors.push(format!("{name}: the volumes of `{image}` are not known"));
+            continue;
+        };
+        let volumes = strings(&service["volumes"]);
+        let mut mounted = strings(&service["tmpfs"]);
+        mounted.extend(volumes.iter().filter_map(|volume| volume.split(':').nth(1)));
+        let missing = declared.iter().filter(|folder| !mounted.contains(folder));
+        errors.extend(missing.map(|folder| format!("{name}: `{folder}` becomes an anonymous volume")));
+    }
+    errors
+}
+
 /// Limits of open files and threads that are too low for gateways and the balancer.
 pub fn capacity(files: &Files) -> Vec<String> {
     /// A gateway's default limit of connections plus a reserve. Each connection of the balancer takes
@@ -202,9 +230,10 @@ pub fn versions(files: &Files) -> Vec<String> {
     let services = files.services();
     let used = services.values().filter(|service| role(service).is_none());
     let mut images: Vec<&str> = used.filter_map(|service| service["image"].as_str()).collect();
-    images.extend(
-        files.text("Dockerfile").lines().filter_map(|line| line.strip_prefix("FROM ")?.split(' ').next()),
-    );
+    let stages =
+        files.text("Dockerfile").lines().filter_map(|line| line.strip_prefix("FROM ")?.split(' ').next());
+    // Docker's name of the empty image.
+    images.extend(stages.filter(|image| *image != "scratch"));
     let mut errors = Vec::new();
     for image in &images {
         if version(image).len() < 2 {

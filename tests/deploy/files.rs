@@ -8,14 +8,16 @@ use std::{
 
 use serde_json::{Map, Value};
 
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 11] = [
     "docker-compose.yml",
     ".env.example",
     "Dockerfile",
     ".dockerignore",
     "Cargo.toml",
     "deploy/haproxy.cfg",
-    "deploy/postgres/init.sh",
+    "deploy/env.sh",
+    "deploy/image.sh",
+    "deploy/postgres/databases.sh",
     "deploy/engines/pom.xml",
     "deploy/stack/up.sh",
 ];

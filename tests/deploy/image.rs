@@ -45,8 +45,15 @@ pub fn sources(files: &Files) -> Vec<String> {
             errors.push(format!("builds without --locked, or another binary: {build}"));
         }
     }
-    if !text.contains("COPY --from=build /tidings/target/release/tidings /usr/local/bin/tidings\n") {
+    let image = text.rsplit_once("\nFROM ").unwrap().1;
+    if !text.contains("RUN deploy/image.sh target/release/tidings /image\n")
+        || !image.contains("COPY --from=build /image/root/ /\n")
+    {
         errors.push("the program is not copied".to_owned());
+    }
+    let user = image.lines().find_map(|line| line.strip_prefix("USER ")).unwrap_or_default();
+    if !image.contains(&format!("COPY --from=build --chown={user} /image/owned/ /\n")) {
+        errors.push("the folders do not belong to the user".to_owned());
     }
     if !text.contains("COPY --from=page /web/dist web/dist\n") {
         errors.push("the page is not copied".to_owned());

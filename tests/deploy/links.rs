@@ -88,9 +88,9 @@ fn listen_ports(name: &str, service: &Value) -> Vec<String> {
     }
 }
 
-/// Returns the databases that the server creates on an empty volume.
+/// Returns the databases that the service `databases` creates.
 fn databases(files: &Files) -> Vec<&str> {
-    let list = files.text("deploy/postgres/init.sh").split_once("for service in ").unwrap().1;
+    let list = files.text("deploy/postgres/databases.sh").split_once("for service in ").unwrap().1;
     list.split_once(';').unwrap().0.split(' ').collect()
 }
 
@@ -165,11 +165,20 @@ pub fn balancer(files: &Files) -> Vec<String> {
 }
 
 /// Secrets that `keygen` does not write, that are on no volume or on one owned by root, or that give a role
-/// other than auth the signing key. Also mounted files that are not in the repository.
+/// other than auth the signing key. Also mounted files that are not in the repository, or that a container
+/// cannot read in a checkout with umask 077.
 pub fn secrets(files: &Files) -> Vec<String> {
     let services = files.services();
     let written = environment(&services["keygen"]);
-    let owned = files.text("Dockerfile").split_once("RUN install -d ").unwrap().1.lines().next().unwrap();
+    let owned = files.text("deploy/image.sh").split_once("install -d -m 700 ").unwrap().1;
+    let owned: Vec<&str> = owned
+        .lines()
+        .next()
+        .unwrap()
+        .split('"')
+        .filter_map(|word| word.strip_prefix("$folder/owned"))
+        .collect();
+    let readable = files.text("deploy/env.sh").split_once("mounted=(").unwrap().1.split_once(')').unwrap().0;
     let mut errors = Vec::new();
     for (name, service) in &services {
         let mounts: Vec<(&str, &str)> =
@@ -178,13 +187,16 @@ pub fn secrets(files: &Files) -> Vec<String> {
             if !root().join(source).is_file() {
                 errors.push(format!("{name}: no file {source}"));
             }
+            if !readable.split(' ').any(|path| Some(path) == source.strip_prefix("./")) {
+                errors.push(format!("{name}: deploy/env.sh does not make {source} readable"));
+            }
         }
         if role(service).is_none() {
             continue;
         }
         for (_, folder) in &mounts {
             let folder = folder.trim_end_matches(":ro");
-            if !owned.split(' ').any(|word| word == folder) {
+            if !owned.contains(&folder) {
                 errors.push(format!("{name}: `{folder}` belongs to root"));
             }
         }

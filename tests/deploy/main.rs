@@ -120,6 +120,26 @@ fn containers_are_restricted() {
 }
 
 #[test]
+fn containers_leave_no_anonymous_volumes() {
+    assert_passes(compose::anonymous_volumes);
+    assert_fails(
+        compose::anonymous_volumes,
+        COMPOSE,
+        "    tmpfs: [/etc/kafka/secrets, /mnt/shared/config]\n",
+        "",
+        "kafka: `/mnt/shared/config`",
+    );
+    assert_fails(
+        compose::anonymous_volumes,
+        COMPOSE,
+        "tmpfs: [/tmp, /var/lib/postgresql/data]",
+        "tmpfs: [/tmp]",
+        "databases: `/var/lib/postgresql/data`",
+    );
+    assert_fails(compose::anonymous_volumes, COMPOSE, "image: redis:", "image: valkey:", "not known");
+}
+
+#[test]
 fn gateways_and_balancer_may_open_enough_files() {
     assert_passes(compose::capacity);
     assert_fails(
@@ -178,7 +198,7 @@ fn images_are_pinned_by_version() {
     assert_passes(compose::versions);
     assert_fails(compose::versions, COMPOSE, "haproxy:3.0.11-alpine", "haproxy:alpine", "haproxy:alpine");
     assert_fails(compose::versions, COMPOSE, "redis:7.4.5-bookworm", "redis:7", "redis:7");
-    assert_fails(compose::versions, DOCKERFILE, "FROM debian:12.11-slim", "FROM debian", "`debian`");
+    assert_fails(compose::versions, DOCKERFILE, "FROM scratch\nARG", "FROM debian\nARG", "`debian`");
     assert_fails(
         compose::versions,
         COMPOSE,
@@ -318,7 +338,7 @@ fn every_address_names_a_listening_service() {
     );
     assert_fails(
         links::addresses,
-        "deploy/postgres/init.sh",
+        "deploy/postgres/databases.sh",
         "auth dialog counter",
         "auth dialog",
         "no database `counter`",
@@ -406,9 +426,9 @@ fn secrets_are_mounted_only_where_needed() {
     );
     assert_fails(
         links::secrets,
-        DOCKERFILE,
-        "/keys/signing /keys/token",
-        "/keys/token",
+        "deploy/image.sh",
+        "\"$folder/owned/keys/signing\"",
+        "",
         "`/keys/signing` belongs to root",
     );
     assert_fails(
@@ -417,6 +437,13 @@ fn secrets_are_mounted_only_where_needed() {
         "./deploy/haproxy.cfg:",
         "./deploy/nginx.conf:",
         "no file ./deploy/nginx.conf",
+    );
+    assert_fails(
+        links::secrets,
+        "deploy/env.sh",
+        "mounted=(deploy/haproxy.cfg ",
+        "mounted=(",
+        "make ./deploy/haproxy.cfg readable",
     );
 }
 
@@ -437,10 +464,11 @@ fn the_image_is_built_from_existing_files() {
     assert_fails(
         image::sources,
         DOCKERFILE,
-        "/tidings/target/release/tidings /usr",
-        "/tidings/target/debug/tidings /usr",
+        "image.sh target/release/",
+        "image.sh target/debug/",
         "the program is not copied",
     );
+    assert_fails(image::sources, DOCKERFILE, "--chown=10001:10001 ", "", "do not belong to the user");
     assert_fails(image::sources, DOCKERFILE, "--release --locked", "--release", "without --locked");
 }
 

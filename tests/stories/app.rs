@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    time::timeout,
 };
 
 use crate::endpoint::Endpoint;
@@ -72,32 +73,20 @@ impl App {
         command.stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut url = None;
-        let mut ops = None;
-        let stdout = Arc::new(Mutex::new(String::new()));
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while url.is_none() || ops.is_none() {
-            assert!(Instant::now() < deadline, "the program did not print its addresses");
-            let line =
-                lines.next_line().await.unwrap().expect("the program prints its addresses before it exits");
-            stdout.lock().push_str(&line);
-            let address = line.split_whitespace().find(|word| word.starts_with("http://"));
-            let Some(address) = address.map(|word| word.trim_end_matches('/').to_owned()) else { continue };
-            if line.contains("Operations") {
-                ops = Some(address.trim_end_matches("/metrics").to_owned());
-            } else {
-                url.get_or_insert(address);
-            }
-        }
+        let line = timeout(Duration::from_secs(30), lines.next_line()).await.expect("addresses within 30 s");
+        let line = line.unwrap().expect("the program prints its addresses before it exits");
+        let addresses: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = |name: &str| addresses[name].as_str().unwrap().to_owned();
+        let (url, ops) = (address("url"), address("operations"));
+        let stdout = Arc::new(Mutex::new(line));
         let written = Arc::clone(&stdout);
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 written.lock().push_str(&line);
             }
         });
-        let url: String = url.unwrap();
         let endpoint = Endpoint { second_url: url.clone(), url, login_suffix: String::new() };
-        Self { endpoint, ops: ops.unwrap(), folder, stdout, child }
+        Self { endpoint, ops, folder, stdout, child }
     }
 
     /// Returns the resident memory of the process.

@@ -1,11 +1,19 @@
 //! Both ports of the program: security headers of every response, and limits of request heads and bodies.
 
-use std::{net::TcpListener, time::Duration};
+use std::{net::TcpListener, process::Stdio, time::Duration};
 
 use reqwest::header::HeaderMap;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
-use crate::{app::App, caller::Caller, raw_http};
+use crate::{
+    app::{App, program},
+    caller::Caller,
+    raw_http,
+};
 
 #[track_caller]
 fn assert_security_headers(headers: &HeaderMap, of: &str) {
@@ -35,6 +43,25 @@ async fn every_response_of_both_ports_has_security_headers() {
     let answer = request.json(&json!({"query": "{ me { id } }"})).send().await.unwrap();
     assert_eq!(answer.headers()["cache-control"], "no-store", "a user's data is not cached");
     assert_security_headers(answer.headers(), "a user's data");
+}
+
+#[tokio::test]
+async fn serve_prints_its_addresses_in_the_format_of_the_log() {
+    let app = App::start().await;
+    let (url, stdout) = (app.url.clone(), app.stdout.clone());
+    let _folder = app.stop().await;
+    // The whole output is one JSON object.
+    let addresses: Value = serde_json::from_str(&stdout.lock()).unwrap();
+    assert_eq!((&addresses["url"], &addresses["level"]), (&json!(url), &json!("INFO")));
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program());
+    command.env("DATA_DIR", folder.path()).env("LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
+    command.env("LOG_FORMAT", "text").stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = lines.next_line().await.unwrap().unwrap();
+    assert!(first.starts_with("Tidings is running on ") && first.ends_with("press Ctrl-C to stop"), "{first}");
 }
 
 /// Sends a request on a new connection and returns everything received until it is closed.

@@ -18,11 +18,17 @@ pub(crate) struct Captured {
 }
 
 impl Captured {
+    /// Captures lines from INFO on.
     pub(crate) fn start(format: Format) -> Self {
+        Self::start_with(format, "info")
+    }
+
+    /// Captures the lines that pass a filter with the syntax of `RUST_LOG`.
+    pub(crate) fn start_with(format: Format, filter: &str) -> Self {
         keep_callsites_enabled();
         let lines = Lines::default();
         let layer = log::lines(format, false, lines.clone());
-        let subscriber = tracing_subscriber::registry().with(EnvFilter::new("info")).with(layer);
+        let subscriber = tracing_subscriber::registry().with(EnvFilter::new(filter)).with(layer);
         Self { lines, _guard: subscriber.set_default() }
     }
 

@@ -16,6 +16,8 @@ use tracing::Instrument;
 
 use crate::{Call, RequestId, call, panic};
 
+/// Routes that balancers and monitors request all the time: their access-log lines are at DEBUG.
+const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 /// Maximum length of a path in a log line, in bytes.
 const PATH_MAX_BYTES: usize = 200;
 
@@ -108,7 +110,12 @@ impl RequestRecorder {
         let method = self.method;
         let duration_ms = seconds * 1000.0;
         let path = self.route.as_ref().unwrap_or(&self.path);
-        tracing::info!(target: "access", method, path, status, duration_ms, "request");
+        // An unmatched path is no probe, whatever it is called.
+        if self.route.as_deref().is_some_and(|route| PROBES.contains(&route)) {
+            tracing::debug!(target: "access", method, path, status, duration_ms, "request");
+        } else {
+            tracing::info!(target: "access", method, path, status, duration_ms, "request");
+        }
         // Only routes become labels: clients choose the paths, so their number is unlimited.
         let route = self.route.take().unwrap_or_else(|| "unknown".to_owned());
         let code = status.to_string();
@@ -165,6 +172,7 @@ mod tests {
             // share a path whose count they assert.
             .route("/panic-counted", get(panicking))
             .route("/never", get(std::future::pending::<()>))
+            .merge(crate::ops::health(crate::Readiness::new()))
             .layer(from_fn(access_log))
     }
 
@@ -193,6 +201,22 @@ mod tests {
             assert!(lines.contains(part), "{part} in {lines}");
         }
         assert!(!lines.contains("hidden"), "{lines}");
+    }
+
+    #[tokio::test]
+    async fn probes_are_logged_at_debug_and_counted() {
+        recorder::install();
+        for (filter, expected) in [("info", 0), ("debug", 2)] {
+            let captured = Captured::start_with(Format::Json, filter);
+            for path in ["/healthz", "/readyz"] {
+                let response = router().oneshot(request(path, "id-probe")).await.expect("a response");
+                assert_eq!(response.status(), 200);
+            }
+            let lines = captured.text();
+            assert_eq!(lines.lines().count(), expected, "{filter}: {lines}");
+        }
+        let metrics = recorder::install().render();
+        assert!(metrics.contains(r#"http_requests_total{method="GET",path="/readyz",status="200"}"#));
     }
 
     #[tokio::test]

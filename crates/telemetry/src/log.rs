@@ -36,12 +36,12 @@ impl FromStr for Format {
     }
 }
 
-/// Starts logging. Without a format, lines are text on a terminal and JSON elsewhere. The filter has the
-/// syntax of `RUST_LOG`, such as `info,sqlx=warn`. A second call has no effect.
+/// Starts logging and returns the format. Without one, lines are text on a terminal and JSON elsewhere. The
+/// filter has the syntax of `RUST_LOG`, such as `info,sqlx=warn`. A second call has no effect.
 ///
 /// # Errors
 /// [`Error::Filter`] if the filter does not parse.
-pub fn init(format: Option<Format>, filter: &str) -> Result<(), Error> {
+pub fn init(format: Option<Format>, filter: &str) -> Result<Format, Error> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|reason| Error::Filter { filter: filter.to_owned(), reason: reason.to_string() })?;
     let terminal = std::io::stderr().is_terminal();
@@ -51,7 +51,7 @@ pub fn init(format: Option<Format>, filter: &str) -> Result<(), Error> {
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
         panic::install_hook();
     }
-    Ok(())
+    Ok(format)
 }
 
 /// Creates the layer that writes lines. Spans are written with their fields, so that every line has the

@@ -22,8 +22,8 @@ use crate::{
 };
 
 /// A running HAProxy; killed when dropped.
-struct Balancer {
-    url: String,
+pub struct Balancer {
+    pub url: String,
     ops: String,
     _child: Child,
 }
@@ -65,7 +65,7 @@ impl Balancer {
     }
 
     /// Starts in front of both gateways of an endpoint.
-    async fn in_front_of(endpoint: &Endpoint) -> Option<Self> {
+    pub async fn in_front_of(endpoint: &Endpoint) -> Option<Self> {
         let [one, other] = [&endpoint.url, &endpoint.second_url].map(|url| url.trim_start_matches("http://"));
         Self::start(one, other).await
     }

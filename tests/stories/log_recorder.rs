@@ -28,8 +28,13 @@ pub struct Versions {
 impl LogRecorder {
     /// Starts recording on a broker with an empty log.
     pub async fn start(kafka_url: &str) -> Self {
+        Self::start_on(kafka_url, &[topic::DIALOG, topic::DEAD]).await
+    }
+
+    /// Starts recording these topics only.
+    pub async fn start_on(kafka_url: &str, topics: &[&'static str]) -> Self {
         let log = Log::Kafka(Kafka::new(kafka_url, None).unwrap());
-        let mut tail = log.tail(&[topic::DIALOG, topic::DEAD]).await.unwrap();
+        let mut tail = log.tail(topics).await.unwrap();
         let records = Arc::<Mutex<Vec<Record>>>::default();
         let all = Arc::clone(&records);
         let reader = tokio::spawn(async move {

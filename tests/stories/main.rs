@@ -43,6 +43,7 @@ mod raw_http;
 mod refusals;
 mod secrets;
 mod small_disk;
+mod soak;
 mod socket_client;
 mod sockets;
 mod specification;

@@ -68,6 +68,25 @@ impl SocketClient {
         socket
     }
 
+    /// Like [`watch_unread`](Self::watch_unread), but returns `None` when the gateway does not accept the
+    /// socket within ten seconds.
+    pub async fn try_watch_unread(caller: &Caller, since: Option<&str>) -> Option<Self> {
+        let connect = async {
+            let mut socket = Self::try_open(&caller.url, "graphql-transport-ws").await.ok()?;
+            let payload = json!({"authorization": format!("Bearer {}", caller.token)});
+            socket.try_send(&json!({"type": "connection_init", "payload": payload})).await?;
+            let acknowledged = socket.next_message().await.ok()?["type"] == "connection_ack";
+            let payload = json!({"query": UNREAD, "variables": {"since": since}});
+            socket.try_send(&json!({"id": "u", "type": "subscribe", "payload": payload})).await?;
+            acknowledged.then_some(socket)
+        };
+        tokio::time::timeout(TIMEOUT, connect).await.ok().flatten()
+    }
+
+    async fn try_send(&mut self, message: &Value) -> Option<()> {
+        self.socket.send(Message::text(message.to_string())).await.ok()
+    }
+
     pub async fn subscribe(&mut self, id: &str, document: &str, variables: Value) {
         self.send(
             json!({"id": id, "type": "subscribe", "payload": {"query": document, "variables": variables}}),
@@ -99,28 +118,29 @@ impl SocketClient {
         self.receive_or_close().await.unwrap_or_else(|code| panic!("the socket was closed with {code}"))
     }
 
-    /// Returns the next message other than heartbeats, or the close code.
+    /// Returns the next message other than heartbeats, or the close code. Panics after ten seconds without.
     pub async fn receive_or_close(&mut self) -> Result<Value, u16> {
-        tokio::time::timeout(TIMEOUT, async {
-            loop {
-                match self.socket.next().await {
-                    Some(Ok(Message::Text(text))) => {
-                        let message: Value = serde_json::from_str(&text).unwrap();
-                        match message["type"].as_str() {
-                            Some("ping") => self.pong().await,
-                            Some("ka") => {}
-                            _ => return Ok(message),
-                        }
+        tokio::time::timeout(TIMEOUT, self.next_message()).await.expect("a message within ten seconds")
+    }
+
+    /// Returns the next message other than heartbeats, or the close code. Has no timeout.
+    async fn next_message(&mut self) -> Result<Value, u16> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).unwrap();
+                    match message["type"].as_str() {
+                        Some("ping") => self.pong().await,
+                        Some("ka") => {}
+                        _ => return Ok(message),
                     }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
-                    // RFC 6455, section 7.1.5: the code of a connection closed without a close frame.
-                    _ => return Err(1006),
                 }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
+                // RFC 6455, section 7.1.5: the code of a connection closed without a close frame.
+                _ => return Err(1006),
             }
-        })
-        .await
-        .expect("a message within ten seconds")
+        }
     }
 
     /// Returns the next message of an operation and buffers those of others.
@@ -142,19 +162,9 @@ impl SocketClient {
             return Ok(message);
         }
         loop {
-            match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => {
-                    let message: Value = serde_json::from_str(&text).unwrap();
-                    if message["id"] == id {
-                        return Ok(message);
-                    }
-                    if message["type"] == "ping" {
-                        self.pong().await;
-                    }
-                }
-                Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
-                Some(Ok(_)) => {}
-                None | Some(Err(_)) => return Err(1006),
+            let message = self.next_message().await?;
+            if message["id"] == id {
+                return Ok(message);
             }
         }
     }

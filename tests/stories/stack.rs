@@ -165,6 +165,23 @@ impl Stack {
         started.elapsed()
     }
 
+    /// Returns the process id of a running role.
+    pub fn process_id(&self, role: &str) -> u32 {
+        self.children[role].id().expect("the role runs")
+    }
+
+    /// Returns true if every running role reports that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        for role in self.children.keys() {
+            let url = format!("http://{}/readyz", self.settings[role]["OPS_LISTEN"]);
+            let request = tokio::time::timeout(Duration::from_secs(2), reqwest::get(&url));
+            if !request.await.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status() == 200)) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Waits until every running role reports that it is ready.
     pub async fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -214,6 +231,14 @@ impl Stack {
         let fields: BTreeMap<String, String> = hash.query_async(&mut connection).await.unwrap();
         let unread = |row: &String| row.split(' ').nth(1).map_or(0, |unread| unread.parse().unwrap());
         fields.contains_key("version").then(|| fields.values().map(unread).sum())
+    }
+
+    /// Copies the log of every role to a folder, which it creates.
+    pub fn save_logs(&self, folder: &Path) {
+        std::fs::create_dir_all(folder).unwrap();
+        for role in ROLES {
+            std::fs::copy(self.log(role), folder.join(format!("{role}.log"))).unwrap();
+        }
     }
 
     fn log(&self, role: &str) -> std::path::PathBuf {

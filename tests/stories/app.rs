@@ -89,9 +89,14 @@ impl App {
         Self { endpoint, ops, folder, stdout, child }
     }
 
+    /// Returns the process id.
+    pub fn process_id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// Returns the resident memory of the process.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }

@@ -61,7 +61,10 @@ async fn serve_prints_its_addresses_in_the_format_of_the_log() {
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = lines.next_line().await.unwrap().unwrap();
-    assert!(first.starts_with("Tidings is running on ") && first.ends_with("press Ctrl-C to stop"), "{first}");
+    assert!(
+        first.starts_with("Tidings is running on ") && first.ends_with("press Ctrl-C to stop"),
+        "{first}"
+    );
 }
 
 /// Sends a request on a new connection and returns everything received until it is closed.

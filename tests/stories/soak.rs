@@ -3,7 +3,7 @@
 //! dialog's tables, the counter's tables, both gateways and the clients' folded states. `bench/soak` runs it.
 //!
 //! Settings: `MINUTES` (2), `SEED` (random), `FAULTS` (all, see [`schedule::Kind`]), `USERS` (24), `DIALOGS`
-//! (24), `OPERATIONS_A_SECOND` (20), `SOAK_DISK` (folder on a small disk), `SOAK_LOGS` (folder for the
+//! (24), `OPERATIONS_A_SECOND` (20), `SOAK_ON` (`engines`, or `sqlite` for one process), `SOAK_DISK` (folder on a small disk), `SOAK_LOGS` (folder for the
 //! roles' logs after a violation).
 
 mod exactness;
@@ -14,6 +14,7 @@ mod log_out;
 mod probe;
 mod report;
 mod schedule;
+mod system;
 mod tables;
 mod watcher;
 
@@ -26,14 +27,11 @@ use std::{
 };
 
 use db::{Db, query};
-use proto::topic;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{
-    balancer::Balancer, caller::Caller, endpoint::Endpoint, log_recorder::LogRecorder, stack::Stack,
-};
+use crate::{caller::Caller, endpoint::Endpoint};
 use faults::Faults;
 use findings::Rule;
 use load::{Dialog, Load, Person};
@@ -41,12 +39,14 @@ use log_out::LogOuts;
 use probe::Probe;
 use report::{Injected, Report, usage};
 use schedule::{Kind, Schedule};
+use system::System;
 use watcher::Watcher;
 
 /// Load before the first measurement of memory.
 const WARM_UP: Duration = Duration::from_secs(5);
 /// Time for operations in flight to be answered after a fault has healed.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+const UNANSWERED: &str = "operations are not answered while the load pauses";
 /// Settings of the roles: sagas time out during outages, sessions do not.
 const ROLE_SETTINGS: [(&str, &str); 2] = [("SAGA_DEADLINE", "20s"), ("ACCESS_TOKEN_TTL", "3h")];
 
@@ -59,6 +59,8 @@ struct Settings {
     dialogs: usize,
     operations_a_second: f64,
     disk: Option<PathBuf>,
+    /// One process on SQLite instead of all roles on the engines.
+    sqlite: bool,
 }
 
 fn setting<T: FromStr>(name: &str, default: T) -> T {
@@ -84,6 +86,11 @@ impl Settings {
             dialogs: setting("DIALOGS", 24),
             operations_a_second: setting("OPERATIONS_A_SECOND", 20.0),
             disk,
+            sqlite: match setting("SOAK_ON", "engines".to_owned()).as_str() {
+                "engines" => false,
+                "sqlite" => true,
+                other => panic!("SOAK_ON: `{other}` is neither engines nor sqlite"),
+            },
         }
     }
 }
@@ -91,7 +98,7 @@ impl Settings {
 /// The run itself: everything that the faults and checks need.
 struct Soak {
     settings: Settings,
-    stack: Stack,
+    system: System,
     load: Arc<Load>,
     probe: Probe,
     watchers: Vec<(usize, Watcher)>,
@@ -101,6 +108,8 @@ struct Soak {
     faults: Vec<Injected>,
     checks: usize,
     stale: usize,
+    /// Memory after the warm-up.
+    usage: Option<report::Usage>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,11 +117,14 @@ struct Soak {
 async fn mixed_load_under_faults_is_exact() {
     let settings = Settings::from_environment();
     println!("{settings:?}");
-    use_disk(&settings).await;
-    let stack = Stack::start(&ROLE_SETTINGS).await.expect("the engines run");
-    let balancer = Balancer::in_front_of(&stack).await.expect("HAProxy is installed");
-    let log = LogRecorder::start_on(stack.kafka_url(), &[topic::DEAD]).await;
-    let mut soak = Soak::prepare(settings, stack, &balancer.url).await;
+    let folder = tempfile::tempdir().unwrap();
+    let system = if settings.sqlite {
+        System::start_one(&ROLE_SETTINGS, settings.disk.as_deref(), folder.path()).await
+    } else {
+        use_disk(&settings).await;
+        System::start_stack(&ROLE_SETTINGS).await
+    };
+    let mut soak = Soak::prepare(settings, system, folder).await;
     let interval = Duration::from_secs_f64(
         f64::from(u32::try_from(soak.settings.users).expect("few users")) / soak.settings.operations_a_second,
     );
@@ -120,32 +132,21 @@ async fn mixed_load_under_faults_is_exact() {
     let mut interrupted =
         [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).unwrap());
     let [terminate, interrupt] = &mut interrupted;
-    let before = tokio::select! {
-        before = soak.run() => Some(before),
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-    };
+    tokio::select! {
+        () = soak.run() => {}
+        _ = terminate.recv() => soak.load.findings.add(Rule::Interrupted, "SIGTERM"),
+        _ = interrupt.recv() => soak.load.findings.add(Rule::Interrupted, "SIGINT"),
+    }
     soak.load.stop.cancel();
     for task in tasks {
         task.await.unwrap();
     }
-    let before = before.expect("not interrupted by a signal");
-    faults::check_dead_letters(&log, &soak.load.findings);
-    let report = Report {
-        load: &soak.load,
-        faults: &soak.faults,
-        log_outs: &soak.log_outs,
-        watchers: &soak.watchers,
-        usage: (before, usage(&soak.stack)),
-        time: soak.started.elapsed(),
-        checks: (soak.checks, soak.stale),
-    };
-    report.print();
-    println!("seed {}", soak.settings.seed);
-    let violations = soak.load.findings.total();
+    let violations = soak.report().await;
     if let Some(folder) = std::env::var_os("SOAK_LOGS").filter(|_| violations > 0) {
-        soak.stack.save_logs(folder.as_ref());
+        soak.system.save_logs(folder.as_ref());
     }
+    // Stops all processes first: a stack that is dropped during a panic prints its logs, after the table.
+    drop(soak);
     assert_eq!(violations, 0, "violations");
 }
 
@@ -162,10 +163,11 @@ async fn use_disk(settings: &Settings) {
 
 impl Soak {
     /// Registers the users and creates the dialogs.
-    async fn prepare(settings: Settings, stack: Stack, balancer: &str) -> Self {
+    async fn prepare(mut settings: Settings, system: System, folder: tempfile::TempDir) -> Self {
+        settings.kinds.retain(|kind| system.has(*kind));
         let mut people = Vec::new();
         for number in 0..settings.users + 2 {
-            people.push(register(&stack, balancer, number).await);
+            people.push(register(&system, number).await);
         }
         let has_stale = !people[0].callers[0]
             .try_execute("{ unread { stale dialogs { stale } } }", json!({}))
@@ -193,32 +195,34 @@ impl Soak {
         let watchers = (0..settings.users).map(|me| (me, Watcher::start(&load, me, me % 2))).collect();
         Self {
             settings,
-            stack,
+            system,
             load,
             probe,
             watchers,
             log_outs: LogOuts::default(),
-            folder: tempfile::tempdir().unwrap(),
+            folder,
             started: Instant::now(),
             faults: Vec::new(),
             checks: 0,
             stale: 0,
+            usage: None,
         }
     }
 
-    /// Injects faults until the time is over. Returns the use of memory after the warm-up.
-    async fn run(&mut self) -> report::Usage {
+    /// Injects faults until the time is over.
+    async fn run(&mut self) {
         tokio::time::sleep(WARM_UP).await;
         self.pause_and_compare().await;
-        let before = usage(&self.stack);
-        let mut schedule = Schedule::new(&self.settings.kinds, self.settings.seed, self.settings.time);
+        self.usage = Some(usage(&self.system));
+        let mut schedule =
+            Schedule::new(&self.settings.kinds, self.system.roles(), self.settings.seed, self.settings.time);
         loop {
             let (calm, fault) = schedule.next();
             if self.started.elapsed() + calm + fault.hold() > self.settings.time {
                 break;
             }
             tokio::time::sleep(calm).await;
-            let endpoint = (*self.stack).clone();
+            let endpoint = self.system.endpoint();
             self.log_outs.log_out(&endpoint, &self.load.findings).await;
             if !self.disturb(&fault).await {
                 break;
@@ -226,7 +230,6 @@ impl Soak {
             self.pause_and_compare().await;
         }
         self.finish().await;
-        before
     }
 
     /// Injects a fault and waits until the system has healed. Returns false if it has not.
@@ -234,7 +237,7 @@ impl Soak {
         let (what, at) = (fault.describe(), self.started.elapsed());
         println!("{:>6.0} s  {what}", at.as_secs_f64());
         let mut faults = Faults {
-            stack: &mut self.stack,
+            system: &mut self.system,
             log_outs: &mut self.log_outs,
             findings: &self.load.findings,
             disk: self.settings.disk.as_deref(),
@@ -244,7 +247,7 @@ impl Soak {
             // Read pointers live in the restored database only: newer ones are lost, as the operator accepts.
             self.load.state.lock().reads.retain(|_, (_, answered)| *answered < restored.dumped);
         }
-        let healed_after = self.probe.heal(&self.load, &self.stack, &what).await;
+        let healed_after = self.probe.heal(&self.load, &self.system, &what).await;
         println!("{:>6.0} s  healed after {healed_after:.1?}", self.started.elapsed().as_secs_f64());
         self.faults.push(Injected { what, at, healed_after });
         healed_after.is_some()
@@ -253,39 +256,66 @@ impl Soak {
     /// Pauses the load, waits until the system is at rest, and compares everything.
     async fn pause_and_compare(&mut self) {
         let load = Arc::clone(&self.load);
-        let Ok(_paused) = tokio::time::timeout(PAUSE_MAX, load.gate.write()).await else {
-            let what = format!("operations were not answered within {PAUSE_MAX:?}");
-            load.findings.add(Rule::NotHealed, what);
-            return;
-        };
-        exactness::rest(&load, &self.stack).await;
-        self.stale += exactness::check(&load, &self.stack, &self.watchers).await;
-        self.checks += 1;
+        match tokio::time::timeout(PAUSE_MAX, load.gate.write()).await {
+            Ok(_paused) => drop(self.compare().await),
+            Err(_) => load.findings.add(Rule::NotHealed, UNANSWERED),
+        }
     }
 
-    /// Sends again what was not acknowledged, and compares everything for the last time.
+    /// Compares everything while the load is paused. Returns the number of stale numbers.
+    async fn compare(&mut self) -> usize {
+        exactness::rest(&self.load, &self.system).await;
+        let stale = exactness::check(&self.load, &self.system, &self.watchers).await;
+        self.stale += stale;
+        self.checks += 1;
+        stale
+    }
+
+    /// Sends again what was not acknowledged, compares everything for the last time, and ends the load.
     async fn finish(&mut self) {
         let load = Arc::clone(&self.load);
-        {
-            let paused = tokio::time::timeout(PAUSE_MAX, load.gate.write()).await;
-            let mut random = StdRng::seed_from_u64(self.settings.seed);
-            let retried = load.retry_unacknowledged(&mut random);
-            if paused.is_err() || tokio::time::timeout(PAUSE_MAX, retried).await.is_err() {
-                load.findings.add(Rule::NotHealed, "operations are not answered at the end");
-            }
+        let paused = tokio::time::timeout(PAUSE_MAX, load.gate.write()).await;
+        let mut random = StdRng::seed_from_u64(self.settings.seed);
+        let retried = load.retry_unacknowledged(&mut random);
+        if paused.is_err() || tokio::time::timeout(PAUSE_MAX, retried).await.is_err() {
+            load.findings.add(Rule::NotHealed, UNANSWERED);
         }
-        let stale = self.stale;
-        self.pause_and_compare().await;
-        if self.stale > stale {
-            load.findings.add(Rule::StillStale, format!("{} numbers", self.stale - stale));
+        let stale = self.compare().await;
+        if stale > 0 {
+            load.findings.add(Rule::StillStale, format!("{stale} numbers"));
         }
+        // Before the pause ends, so that no operation starts.
+        load.stop.cancel();
+    }
+
+    /// Prints the table. Returns the number of violations.
+    async fn report(&self) -> usize {
+        let findings = &self.load.findings;
+        match self.system.dead_letters().await {
+            Ok(letters) => letters.into_iter().for_each(|letter| findings.add(Rule::DeadLetter, letter)),
+            Err(error) => findings.add(Rule::NotAtRest, format!("dead letters: {error}")),
+        }
+        let end = usage(&self.system);
+        let report = Report {
+            load: &self.load,
+            faults: &self.faults,
+            log_outs: &self.log_outs,
+            watchers: &self.watchers,
+            usage: (self.usage.clone().unwrap_or_else(|| end.clone()), end),
+            time: self.started.elapsed(),
+            checks: (self.checks, self.stale),
+        };
+        report.print();
+        println!("seed {}", self.settings.seed);
+        findings.total()
     }
 }
 
-async fn register(endpoint: &Endpoint, balancer: &str, number: usize) -> Person {
-    let caller = Caller::register(endpoint, &format!("user{number}")).await;
+async fn register(system: &System, number: usize) -> Person {
+    let endpoint: Endpoint = system.endpoint();
+    let caller = Caller::register(&endpoint, &format!("user{number}")).await;
     let at = |url: &str| Caller { url: url.to_owned(), ..caller.clone() };
-    let callers = [at(&endpoint.url), at(&endpoint.second_url), at(balancer)];
+    let callers = [at(&endpoint.url), at(&endpoint.second_url), at(&system.public_url())];
     Person { id: caller.id.clone(), callers }
 }
 

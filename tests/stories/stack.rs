@@ -165,9 +165,9 @@ impl Stack {
         started.elapsed()
     }
 
-    /// Returns the process id of a running role.
-    pub fn process_id(&self, role: &str) -> u32 {
-        self.children[role].id().expect("the role runs")
+    /// Returns the process id of a role; `None` while it does not run.
+    pub fn process_id(&self, role: &str) -> Option<u32> {
+        self.children.get(role)?.id()
     }
 
     /// Returns true if every running role reports that it is ready.

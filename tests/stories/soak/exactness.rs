@@ -6,16 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{
-    findings::Rule,
-    load::Load,
-    tables::{Databases, Tables},
-    watcher::Watcher,
-};
-use crate::stack::Stack;
+use super::{findings::Rule, load::Load, system::System, tables::Tables, watcher::Watcher};
 
 /// Time for outboxes and sagas to end without load.
 const REST_MAX: Duration = Duration::from_secs(90);
@@ -26,11 +21,11 @@ const VIEW_MAX: Duration = Duration::from_secs(60);
 
 /// Waits until outboxes are empty, nothing is PENDING and the counter has applied everything; the load must
 /// be paused. While the counter is behind, checks that its numbers say so.
-pub async fn rest(load: &Load, stack: &Stack) {
+pub async fn rest(load: &Load, system: &System) {
     let started = Instant::now();
     let mut answers_checked = false;
     loop {
-        let state = backlog(stack).await;
+        let state = backlog(system).await;
         let behind = match &state {
             Ok((0, 0, unapplied)) if unapplied.is_empty() => return,
             Ok((0, 0, _)) => true,
@@ -38,7 +33,7 @@ pub async fn rest(load: &Load, stack: &Stack) {
         };
         if behind && !answers_checked && started.elapsed() > BEHIND_MAX {
             answers_checked = true;
-            if let Ok(tables) = tables(stack).await {
+            if let Ok(tables) = tables(system).await {
                 answers(load, &tables).await;
             }
         }
@@ -56,24 +51,24 @@ pub async fn rest(load: &Load, stack: &Stack) {
     }
 }
 
-async fn backlog(stack: &Stack) -> Result<(i64, i64, Vec<String>), db::Error> {
-    let databases = Databases::open(stack).await?;
+async fn backlog(system: &System) -> Result<(i64, i64, Vec<String>), db::Error> {
+    let databases = system.databases().await?;
     let (events, pending) = databases.backlog(i64::MAX).await?;
     let unapplied = databases.unapplied().await?;
     databases.close().await;
     Ok((events, pending, unapplied))
 }
 
-pub async fn tables(stack: &Stack) -> Result<Tables, db::Error> {
-    let databases = Databases::open(stack).await?;
+pub async fn tables(system: &System) -> Result<Tables, db::Error> {
+    let databases = system.databases().await?;
     let tables = Tables::read(&databases).await?;
     databases.close().await;
     Ok(tables)
 }
 
 /// Compares everything. The load must be paused and the system at rest. Returns the number of stale answers.
-pub async fn check(load: &Load, stack: &Stack, watchers: &[(usize, Watcher)]) -> usize {
-    let tables = match tables(stack).await {
+pub async fn check(load: &Load, system: &System, watchers: &[(usize, Watcher)]) -> usize {
+    let tables = match tables(system).await {
         Ok(tables) => tables,
         Err(error) => {
             load.findings.add(Rule::NotAtRest, format!("the tables cannot be read: {error}"));
@@ -86,9 +81,7 @@ pub async fn check(load: &Load, stack: &Stack, watchers: &[(usize, Watcher)]) ->
     if stale == 0 {
         stored(load, &tables);
     }
-    for (me, watcher) in watchers {
-        view(load, *me, watcher).await;
-    }
+    join_all(watchers.iter().map(|(me, watcher)| view(load, *me, watcher))).await;
     stale
 }
 

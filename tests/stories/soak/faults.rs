@@ -4,7 +4,7 @@ use std::{
     fs::{File, remove_file},
     io::Write,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -12,14 +12,9 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
 };
-use std::time::Duration;
 use tokio::{process::Command, time::sleep};
 
-use super::{
-    findings::{Findings, Rule},
-    log_out::LogOuts,
-    schedule::Fault,
-};
+use super::{findings::Findings, log_out::LogOuts, schedule::Fault, system::System};
 use crate::stack::{Stack, control_engine};
 
 /// Time for a request of the administration of Kafka.
@@ -30,7 +25,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Injects faults into a stack.
 pub struct Faults<'a> {
-    pub stack: &'a mut Stack,
+    pub system: &'a mut System,
     pub log_outs: &'a mut LogOuts,
     pub findings: &'a Findings,
     /// Folder on a small disk that holds the databases.
@@ -50,7 +45,7 @@ impl Faults<'_> {
         match fault {
             Fault::Kill { roles, hold } => self.kill(roles, *hold).await,
             Fault::Pause { role, hold } => {
-                let process = self.stack.process_id(role);
+                let process = self.system.process_id(role).expect("every role runs");
                 testkit::signal(process, "-STOP");
                 sleep(*hold).await;
                 testkit::signal(process, "-CONT");
@@ -72,68 +67,109 @@ impl Faults<'_> {
                 remove_file(file).unwrap();
             }
             Fault::Restore { hold, running } => return Some(self.restore(*hold, *running).await),
-            Fault::Cut { hold } => self.cut(*hold).await,
-            Fault::LogOut { verb, hold } => self.log_outs_without_kafka(verb, *hold).await,
+            Fault::Cut { hold } => cut(self.system, *hold).await,
+            Fault::LogOut { verb, hold } => self.log_outs_without_log(verb, *hold).await,
         }
         None
     }
 
     async fn kill(&mut self, roles: &[&'static str], hold: Duration) {
         for role in roles {
-            self.stack.kill(role).await;
+            self.system.kill(role).await;
         }
         sleep(hold).await;
         for role in roles {
-            self.stack.start_role(role);
+            self.system.start(role).await;
         }
     }
 
+    /// Restores the counter's database to its state `hold` ago.
     async fn restore(&mut self, hold: Duration, running: bool) -> Restored {
-        let file = self.folder.join("counter.dump");
-        let url = self.stack.databases["counter"].clone();
+        match self.system {
+            System::Stack(engines) => restore_dump(&mut engines.stack, self.folder, hold, running).await,
+            System::One(_) => self.restore_files(hold).await,
+        }
+    }
+
+    /// Saves and restores the files of SQLite, with the process stopped by SIGKILL each time.
+    async fn restore_files(&mut self, hold: Duration) -> Restored {
+        let [role] = self.system.roles() else { unreachable!("one process has one role") };
+        self.system.kill(role).await;
         let dumped = Instant::now();
-        let mut dump = Command::new("pg_dump");
-        dump.args(["--format=custom", "--file"]).arg(&file).arg("--dbname").arg(&url);
-        assert!(dump.status().await.unwrap().success(), "pg_dump");
+        copy_files(self.system.data_folder(), self.folder);
+        self.system.start(role).await;
         sleep(hold).await;
-        if !running {
-            self.stack.kill("counter").await;
-        }
-        for attempt in 1.. {
-            let mut restore = Command::new("pg_restore");
-            restore.args(["--clean", "--if-exists", "--single-transaction", "--dbname"]).arg(&url).arg(&file);
-            let output = restore.output().await.unwrap();
-            if output.status.success() {
-                break;
-            }
-            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(attempt < RESTORE_ATTEMPTS, "pg_restore: {errors}");
-        }
-        if !running {
-            self.stack.start_role("counter");
-        }
+        self.system.kill(role).await;
+        copy_files(self.folder, self.system.data_folder());
+        self.system.start(role).await;
         Restored { dumped }
     }
 
-    async fn cut(&mut self, hold: Duration) {
-        self.stack.kill("counter").await;
-        sleep(hold).await;
-        delete_records(self.stack.kafka_url(), proto::topic::DIALOG).await;
-        self.stack.start_role("counter");
-    }
-
-    async fn log_outs_without_kafka(&mut self, verb: &str, hold: Duration) {
-        control_engine(verb, "kafka").await;
+    async fn log_outs_without_log(&mut self, verb: &str, hold: Duration) {
+        let has_kafka = matches!(self.system, System::Stack(_));
+        if has_kafka {
+            control_engine(verb, "kafka").await;
+        }
         let started = Instant::now();
-        let endpoint = (**self.stack).clone();
+        let endpoint = self.system.endpoint();
         loop {
             self.log_outs.log_out(&endpoint, self.findings).await;
             if started.elapsed() >= hold {
                 break;
             }
         }
-        end(verb, "kafka").await;
+        if has_kafka {
+            end(verb, "kafka").await;
+        }
     }
+}
+
+async fn restore_dump(stack: &mut Stack, folder: &Path, hold: Duration, running: bool) -> Restored {
+    let file = folder.join("counter.dump");
+    let url = stack.databases["counter"].clone();
+    let dumped = Instant::now();
+    let mut dump = Command::new("pg_dump");
+    dump.args(["--format=custom", "--file"]).arg(&file).arg("--dbname").arg(&url);
+    assert!(dump.status().await.unwrap().success(), "pg_dump");
+    sleep(hold).await;
+    if !running {
+        stack.kill("counter").await;
+    }
+    for attempt in 1.. {
+        let mut restore = Command::new("pg_restore");
+        restore.args(["--clean", "--if-exists", "--single-transaction", "--dbname"]).arg(&url).arg(&file);
+        let output = restore.output().await.unwrap();
+        if output.status.success() {
+            break;
+        }
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(attempt < RESTORE_ATTEMPTS, "pg_restore: {errors}");
+    }
+    if !running {
+        stack.start_role("counter");
+    }
+    Restored { dumped }
+}
+
+/// Copies the counter's database of SQLite, which no process has open, and removes what is there.
+fn copy_files(from: &Path, to: &Path) {
+    for name in ["counter.db", "counter.db-wal", "counter.db-shm"] {
+        if to.join(name).exists() {
+            remove_file(to.join(name)).unwrap();
+        }
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+}
+
+/// Stops the counter, and deletes the log up to its end before it starts again.
+async fn cut(system: &mut System, hold: Duration) {
+    let System::Stack(engines) = system else { unreachable!("one process has no log to cut") };
+    engines.stack.kill("counter").await;
+    sleep(hold).await;
+    delete_records(engines.stack.kafka_url(), proto::topic::DIALOG).await;
+    engines.stack.start_role("counter");
 }
 
 /// Ends what a verb of one.sh has done.
@@ -174,11 +210,4 @@ async fn delete_records(kafka_url: &str, topic: &str) {
     }
     let options = AdminOptions::new().operation_timeout(Some(ADMIN_TIMEOUT));
     admin.delete_records(&list, &options).await.unwrap();
-}
-
-/// Records the dead letters; none are expected.
-pub fn check_dead_letters(log: &crate::log_recorder::LogRecorder, findings: &Findings) {
-    for letter in log.dead_letters() {
-        findings.add(Rule::DeadLetter, format!("key {}, version {}", letter.key, letter.version));
-    }
 }

@@ -42,10 +42,12 @@ pub enum Rule {
     StillStale,
     /// No call of a member is refused.
     Refused,
+    /// No signal ended the run.
+    Interrupted,
 }
 
 impl Rule {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Lost,
         Self::Double,
         Self::WrongWithoutStale,
@@ -62,6 +64,7 @@ impl Rule {
         Self::NotHealed,
         Self::StillStale,
         Self::Refused,
+        Self::Interrupted,
     ];
 
     fn label(self) -> &'static str {
@@ -82,6 +85,7 @@ impl Rule {
             Self::NotHealed => "faults not healed",
             Self::StillStale => "numbers stale at the end",
             Self::Refused => "unexpected refusals",
+            Self::Interrupted => "interrupted by a signal",
         }
     }
 }

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
 
-use super::{findings::Rule, load::Load, tables::Databases};
-use crate::stack::Stack;
+use super::{findings::Rule, load::Load, system::System};
 
 /// Time to heal from a fault.
 const HEAL_MAX: Duration = Duration::from_secs(150);
@@ -27,22 +26,22 @@ impl Probe {
 
     /// Waits until the system works again after a fault. Returns the time that it took, or `None` after
     /// recording that it did not.
-    pub async fn heal(&mut self, load: &Load, stack: &Stack, fault: &str) -> Option<Duration> {
+    pub async fn heal(&mut self, load: &Load, system: &System, fault: &str) -> Option<Duration> {
         let started = Instant::now();
-        match tokio::time::timeout(HEAL_MAX, self.healed(load, stack)).await {
+        match tokio::time::timeout(HEAL_MAX, self.healed(load, system)).await {
             Ok(()) => Some(started.elapsed()),
             Err(_) => {
-                let ready = stack.is_ready().await;
+                let ready = system.is_ready().await;
                 load.findings.add(Rule::NotHealed, format!("{fault}: after {HEAL_MAX:?}; ready: {ready}"));
                 None
             }
         }
     }
 
-    async fn healed(&mut self, load: &Load, stack: &Stack) {
+    async fn healed(&mut self, load: &Load, system: &System) {
         let ended_us = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros();
         let ended_us = i64::try_from(ended_us).expect("before the year 290000");
-        while !stack.is_ready().await {
+        while !system.is_ready().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let mut random = StdRng::from_os_rng();
@@ -53,7 +52,7 @@ impl Probe {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         loop {
-            if let Ok(databases) = Databases::open(stack).await {
+            if let Ok(databases) = system.databases().await {
                 let backlog = databases.backlog(ended_us).await;
                 databases.close().await;
                 if matches!(backlog, Ok((0, 0))) {

@@ -2,8 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{findings::Rule, load::Load, log_out::LogOuts, watcher::Watcher};
-use crate::stack::{ROLES, Stack};
+use super::{findings::Rule, load::Load, log_out::LogOuts, system::System, watcher::Watcher};
 
 /// A fault that was injected.
 pub struct Injected {
@@ -17,17 +16,17 @@ pub struct Injected {
 /// Resident memory and open files of every role.
 pub type Usage = BTreeMap<&'static str, (u64, usize)>;
 
-/// Reads resident memory in bytes and the number of open files of every role.
-pub fn usage(stack: &Stack) -> Usage {
-    let of = |role| {
-        let process = stack.process_id(role);
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        let files = std::fs::read_dir(format!("/proc/{process}/fd")).map_or(0, Iterator::count);
-        (role, (kilobytes * 1024, files))
+/// Reads resident memory in bytes and the number of open files of every role that runs.
+pub fn usage(system: &System) -> Usage {
+    let of = |role: &&'static str| {
+        let process = system.process_id(role)?;
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        let files = std::fs::read_dir(format!("/proc/{process}/fd")).ok()?.count();
+        Some((*role, (kilobytes * 1024, files)))
     };
-    ROLES.into_iter().map(of).collect()
+    system.roles().iter().filter_map(of).collect()
 }
 
 /// Everything that the table shows.
@@ -63,12 +62,12 @@ impl Report<'_> {
         }
         println!("\nrole        memory (MB)       open files");
         for (role, (bytes, files)) in &self.usage.0 {
-            let (end_bytes, end_files) = self.usage.1[role];
+            let Some((end_bytes, end_files)) = self.usage.1.get(role) else { continue };
             let megabytes = |bytes: u64| bytes / 1_000_000;
             println!(
                 "{role:<10} {:>4} -> {:<4} {files:>11} -> {end_files}",
                 megabytes(*bytes),
-                megabytes(end_bytes)
+                megabytes(*end_bytes)
             );
         }
         let frames: usize = self.watchers.iter().map(|(_, watcher)| watcher.watched.lock().frames).sum();

@@ -9,8 +9,6 @@ use rand::{
     seq::{IndexedRandom, SliceRandom},
 };
 
-use crate::stack::ROLES;
-
 /// Runs shorter than this use short outages.
 const LONG_RUN_MIN: Duration = Duration::from_secs(600);
 
@@ -130,16 +128,17 @@ impl Fault {
 /// Endless sequence of faults in rounds: each round has every kind once, kills twice, in random order.
 pub struct Schedule {
     kinds: Vec<Kind>,
+    roles: &'static [&'static str],
     random: StdRng,
     round: Vec<Kind>,
     long: bool,
 }
 
 impl Schedule {
-    pub fn new(kinds: &[Kind], seed: u64, time: Duration) -> Self {
+    pub fn new(kinds: &[Kind], roles: &'static [&'static str], seed: u64, time: Duration) -> Self {
         assert!(!kinds.is_empty(), "FAULTS names no fault");
         let random = StdRng::seed_from_u64(seed);
-        Self { kinds: kinds.to_vec(), random, round: Vec::new(), long: time >= LONG_RUN_MIN }
+        Self { kinds: kinds.to_vec(), roles, random, round: Vec::new(), long: time >= LONG_RUN_MIN }
     }
 
     /// Returns the time of undisturbed load before the next fault, and the fault.
@@ -159,14 +158,14 @@ impl Schedule {
     fn draw(&mut self, kind: Kind) -> Fault {
         match kind {
             Kind::Kill => {
-                let count = self.choose(&[1, 1, 1, 1, 2, 2, ROLES.len()]);
-                let mut roles = ROLES.to_vec();
+                let count = self.choose(&[1, 1, 1, 1, 2, 2, self.roles.len()]);
+                let mut roles = self.roles.to_vec();
                 roles.shuffle(&mut self.random);
                 roles.truncate(count);
                 Fault::Kill { roles, hold: self.between((0.0, 5.0), (0.0, 2.0)) }
             }
             Kind::Pause => {
-                Fault::Pause { role: self.choose(&ROLES), hold: self.between((7.0, 25.0), (6.0, 8.0)) }
+                Fault::Pause { role: self.choose(self.roles), hold: self.between((7.0, 25.0), (6.0, 8.0)) }
             }
             Kind::Redis => {
                 let verb = self.choose(&[None, Some("stop"), Some("pause"), Some("kill")]);
@@ -203,7 +202,7 @@ impl Schedule {
 #[test]
 fn a_seed_reproduces_the_schedule() {
     let draw = |seed| {
-        let mut schedule = Schedule::new(&Kind::ALL, seed, Duration::from_secs(3_600));
+        let mut schedule = Schedule::new(&Kind::ALL, &["a", "b"], seed, Duration::from_secs(3_600));
         (0..30).map(|_| schedule.next()).collect::<Vec<_>>()
     };
     assert_eq!(draw(7), draw(7));
@@ -212,7 +211,7 @@ fn a_seed_reproduces_the_schedule() {
 
 #[test]
 fn every_round_has_every_kind() {
-    let mut schedule = Schedule::new(&Kind::ALL, 7, Duration::from_secs(120));
+    let mut schedule = Schedule::new(&Kind::ALL, &["a", "b"], 7, Duration::from_secs(120));
     let round: Vec<String> = (0..=Kind::ALL.len()).map(|_| schedule.next().1.describe()).collect();
     let of = |word: &str| round.iter().filter(|line| line.starts_with(word)).count();
     assert_eq!((of("kill"), of("restore"), of("log cut"), of("log-outs"), of("disk")), (2, 1, 1, 1, 1));

@@ -120,7 +120,6 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
         max_anonymous_sockets: settings.gateway.max_anonymous_sockets as usize,
         answer_memory_bytes: (settings.gateway.answer_memory_mib as usize) << 20,
         drain_window: settings.cluster.drain_window,
-        access_token_ttl: settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL),
         operation_deadline: settings.gateway.upstream.operation_deadline,
         limits: settings.gateway.rates.limits(),
         limiter,

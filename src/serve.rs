@@ -70,7 +70,6 @@ pub async fn run(settings: Serve, log_format: log::Format) -> anyhow::Result<()>
         max_anonymous_sockets: settings.gateway.max_anonymous_sockets as usize,
         answer_memory_bytes: (settings.gateway.answer_memory_mib as usize) << 20,
         drain_window: settings.drain_window,
-        access_token_ttl: access_ttl,
         operation_deadline: settings.gateway.upstream.operation_deadline,
         limits: settings.gateway.rates.limits(),
         limiter,

@@ -44,10 +44,10 @@ pub(crate) async fn change(
         let mut tx = app.db.begin().await?;
         let account = store::account::lock(&mut tx, caller.user).await?.ok_or(Error::SessionEnded)?;
         let user = account.user;
-        let ended = store::session::end_all(&mut tx, user.id).await?;
+        let mut ended = store::session::end_all(&mut tx, user.id).await?;
         // Both checks are repeated under the lock: the session may have ended, and the password may have
         // been changed, since the verification above.
-        if !ended.contains(&caller.session) {
+        if !ended.iter().any(|ended| ended.session == caller.session) {
             return Err(Error::SessionEnded);
         }
         if account.password_hash != verified.hash {
@@ -55,9 +55,9 @@ pub(crate) async fn change(
         }
         store::account::set_password(&mut tx, user.id, &hash).await?;
         outbox::append(&mut tx, event::revoked(user.id, &ended, &headers).as_slice()).await?;
-        session::open(&app, &mut tx, user.id, &new, &headers).await?;
+        ended.extend(session::open(&app, &mut tx, user.id, &new, &headers).await?);
         tx.commit().await?;
-        Ok(session::issue(&app, user, new.id, &new.token, new.now_us))
+        Ok(Session { ended, ..session::issue(&app, user, new.id, &new.token, new.now_us) })
     };
     db.detach(write).await
 }

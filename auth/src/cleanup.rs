@@ -1,5 +1,5 @@
-//! Cleanup: deletes sessions that ended or expired before the revocation window. Their access tokens have
-//! expired too.
+//! Cleanup: deletes sessions that ended or expired before the revocation window, once their access tokens
+//! have expired too.
 
 use std::time::Duration;
 

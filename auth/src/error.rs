@@ -1,7 +1,9 @@
 //! Error of an operation: one variant per reaction of the caller, and the only mapping to gRPC statuses.
 //! Messages are written for clients; the text of a lower layer is logged, never sent.
 
-use tonic::Status;
+use prost::Message;
+use proto::auth::{EndedSession, RefreshRefused};
+use tonic::{Code, Status};
 
 /// Error of an operation.
 #[derive(Debug, thiserror::Error)]
@@ -18,18 +20,18 @@ pub enum Error {
     /// Wrong old password in a change of password.
     #[error("the old password is wrong")]
     OldPassword,
-    /// Malformed, unknown, expired or reused refresh token, or one of an ended session.
+    /// Malformed, unknown or expired refresh token, or one of an ended session.
     #[error("the refresh token is not valid: sign in again")]
     RefreshToken,
+    /// Reused refresh token, which has ended this session. To the client it looks like any other invalid one.
+    #[error("the refresh token is not valid: sign in again")]
+    RefreshTokenReused(EndedSession),
     /// Valid access token of an ended session.
     #[error("this session has ended: sign in again")]
     SessionEnded,
     /// Load shed: no hashing permit became free in time.
     #[error("too many concurrent sign-ins: try again later")]
     Busy,
-    /// More sessions were revoked within the last access-token lifetime than one reply can hold.
-    #[error("more than {0} sessions were revoked within the last access-token lifetime")]
-    TooManyRevoked(i64),
     /// Password hashing failed, or a stored hash is malformed.
     #[error("password hashing failed: {0}")]
     Hashing(argon2::password_hash::Error),
@@ -53,11 +55,11 @@ impl From<Error> for Status {
             Error::Credentials | Error::RefreshToken | Error::SessionEnded => {
                 Self::unauthenticated(error.to_string())
             }
-            Error::Busy => Self::unavailable(error.to_string()),
-            Error::TooManyRevoked(_) => {
-                tracing::error!(%error, "revoked sessions cannot be listed");
-                Self::resource_exhausted(error.to_string())
+            Error::RefreshTokenReused(ended) => {
+                let details = RefreshRefused { ended: vec![ended.clone()] }.encode_to_vec();
+                Self::with_details(Code::Unauthenticated, error.to_string(), details.into())
             }
+            Error::Busy => Self::unavailable(error.to_string()),
             Error::Database(db::Error::Unavailable(source)) => {
                 tracing::warn!(%source, "database unavailable");
                 Self::unavailable("accounts are temporarily unavailable")
@@ -72,12 +74,11 @@ impl From<Error> for Status {
 
 #[cfg(test)]
 mod tests {
-    use tonic::Code;
-
     use super::*;
 
     #[test]
     fn each_error_maps_to_its_code_and_hides_lower_layers() {
+        let ended = EndedSession { session_id: vec![1; 16], expires_at_us: 1 };
         for (error, code) in [
             (Error::Invalid("x"), Code::InvalidArgument),
             (proto::InvalidId.into(), Code::InvalidArgument),
@@ -85,9 +86,9 @@ mod tests {
             (Error::LoginTaken, Code::AlreadyExists),
             (Error::Credentials, Code::Unauthenticated),
             (Error::RefreshToken, Code::Unauthenticated),
+            (Error::RefreshTokenReused(ended), Code::Unauthenticated),
             (Error::SessionEnded, Code::Unauthenticated),
             (Error::Busy, Code::Unavailable),
-            (Error::TooManyRevoked(1), Code::ResourceExhausted),
             (Error::Hashing(argon2::password_hash::Error::Internal), Code::Internal),
             (Error::Database(db::Error::Unique("secret".to_owned())), Code::Internal),
             (Error::Database(db::Error::Refused("secret".to_owned())), Code::Internal),

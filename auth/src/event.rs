@@ -9,6 +9,8 @@ use proto::{
 };
 use uuid::Uuid;
 
+use crate::session::Ended;
+
 /// UserRegistered: a user was created.
 pub(crate) fn registered(user: UserId, headers: &Headers) -> Event {
     event(user, Kind::UserRegistered(UserRegistered { user_id: user.bytes() }), headers)
@@ -26,10 +28,11 @@ pub(crate) fn renamed(user: UserId, headers: &Headers) -> Event {
 }
 
 /// SessionRevoked: these sessions of a user were ended. Returns `None` for an empty list.
-pub(crate) fn revoked(user: UserId, sessions: &[SessionId], headers: &Headers) -> Option<Event> {
-    let session_ids: Vec<_> = sessions.iter().map(|id| id.bytes()).collect();
-    let kind = Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids });
-    (!sessions.is_empty()).then(|| event(user, kind, headers))
+pub(crate) fn revoked(user: UserId, ended: &[Ended], headers: &Headers) -> Option<Event> {
+    let expires_at_us = ended.iter().map(|ended| ended.expires_at_us).max()?;
+    let session_ids = ended.iter().map(|ended| ended.session.bytes()).collect();
+    let kind = Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids, expires_at_us });
+    Some(event(user, kind, headers))
 }
 
 fn event(user: UserId, kind: Kind, headers: &Headers) -> Event {

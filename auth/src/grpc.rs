@@ -6,11 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use events::Headers;
 use proto::{
-    SessionId, UserId,
+    InvalidId, SessionId, UserId,
     auth::{
-        ChangePasswordRequest, KeysReply, KeysRequest, LoginRequest, LogoutReply, LogoutRequest,
-        RefreshRequest, RegisterRequest, RenameRequest, RevokedReply, RevokedRequest, SearchReply,
-        SearchRequest, Session, User, UsersReply, UsersRequest, auth_server::Auth,
+        ChangePasswordRequest, EndedSession, KeysReply, KeysRequest, LoginRequest, LogoutReply,
+        LogoutRequest, RefreshRequest, RegisterRequest, RenameRequest, RevokedPosition, RevokedSinceReply,
+        RevokedSinceRequest, SearchReply, SearchRequest, Session, User, UsersReply, UsersRequest,
+        auth_server::Auth,
     },
 };
 use telemetry::Call;
@@ -24,7 +25,8 @@ use crate::{
     refresh_token::{self, Salt, Token},
     register::{self, Registration},
     rename,
-    session::{self, Caller, NewSession},
+    revoked::{self, Position},
+    session::{self, Caller, Ended, NewSession},
     user::{self, Login, Name, Page, Search},
 };
 
@@ -63,8 +65,8 @@ impl Auth for App {
     async fn logout(&self, request: Request<LogoutRequest>) -> Reply<LogoutReply> {
         let caller = self.caller(&request).await?;
         let headers = headers(&request);
-        session::logout(self, caller, request.into_inner().everywhere, headers).await?;
-        Ok(Response::new(LogoutReply {}))
+        let ended = session::logout(self, caller, request.into_inner().everywhere, headers).await?;
+        Ok(Response::new(LogoutReply { ended: ended.into_iter().map(Into::into).collect() }))
     }
 
     async fn change_password(&self, request: Request<ChangePasswordRequest>) -> Reply<Session> {
@@ -101,10 +103,19 @@ impl Auth for App {
         Ok(Response::new(KeysReply { jwks: self.keys.jwks() }))
     }
 
-    async fn revoked(&self, request: Request<RevokedRequest>) -> Reply<RevokedReply> {
+    async fn revoked_since(&self, request: Request<RevokedSinceRequest>) -> Reply<RevokedSinceReply> {
         self.guard.service(request.metadata())?;
-        let session_ids = session::revoked(self).await?.into_iter().map(SessionId::bytes).collect();
-        Ok(Response::new(RevokedReply { session_ids }))
+        let RevokedSinceRequest { since_us, after } = request.into_inner();
+        let after = after.map(position).transpose().map_err(Error::from)?;
+        let revoked::Page { sessions, more, next_since_us } = revoked::since(self, since_us, after).await?;
+        Ok(Response::new(RevokedSinceReply {
+            sessions: sessions.into_iter().map(Into::into).collect(),
+            more: more.map(|Position { ended_at_us, session }| RevokedPosition {
+                ended_at_us,
+                session_id: session.bytes(),
+            }),
+            next_since_us,
+        }))
     }
 }
 
@@ -123,8 +134,19 @@ impl From<session::Session> for Session {
             access_token: session.access_token,
             refresh_token: session.refresh_token,
             expires_at_us: session.expires_at_us,
+            ended: session.ended.into_iter().map(Into::into).collect(),
         }
     }
+}
+
+impl From<Ended> for EndedSession {
+    fn from(ended: Ended) -> Self {
+        Self { session_id: ended.session.bytes(), expires_at_us: ended.expires_at_us }
+    }
+}
+
+fn position(after: RevokedPosition) -> Result<Position, InvalidId> {
+    Ok(Position { ended_at_us: after.ended_at_us, session: SessionId::parse(&after.session_id)? })
 }
 
 impl From<user::User> for User {

@@ -13,6 +13,7 @@ mod password;
 mod refresh_token;
 mod register;
 mod rename;
+mod revoked;
 mod session;
 mod store;
 mod user;
@@ -55,8 +56,8 @@ impl Settings {
         microseconds(self.refresh_ttl)
     }
 
-    /// Returns how long an ended session is kept and listed as revoked: until its last access token has
-    /// expired on every clock.
+    /// Returns the time for which an ended session is kept at least: until an access token that was issued
+    /// at its end has expired on every clock.
     fn revocation_window_us(&self) -> i64 {
         microseconds(self.access_ttl.saturating_add(CLOCK_SKEW_MAX))
     }

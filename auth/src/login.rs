@@ -42,9 +42,9 @@ pub(crate) async fn login(
         if account.password_hash != verified.hash {
             return Err(Error::Credentials);
         }
-        session::open(&app, &mut tx, user, &new, &headers).await?;
+        let ended = session::open(&app, &mut tx, user, &new, &headers).await?;
         tx.commit().await?;
-        Ok(session::issue(&app, account.user, new.id, &new.token, new.now_us))
+        Ok(Session { ended, ..session::issue(&app, account.user, new.id, &new.token, new.now_us) })
     };
     db.detach(write).await
 }

@@ -29,7 +29,8 @@ use crate::{
 /// the Unix epoch.
 ///
 /// # Errors
-/// [`Error::RefreshToken`] if the token is unknown, expired or reused, or its session has ended.
+/// [`Error::RefreshToken`] if the token is unknown or expired, or its session has ended;
+/// [`Error::RefreshTokenReused`].
 #[tracing::instrument(name = "auth.session.refresh", skip_all)]
 pub(crate) async fn refresh(
     app: &App,
@@ -83,10 +84,12 @@ async fn exchange(
                 session_id = %lineage.session,
                 "refresh token reused, session ended"
             );
-            return Err(Error::RefreshToken);
+            return Err(ended.map_or(Error::RefreshToken, |ended| Error::RefreshTokenReused(ended.into())));
         }
         Verdict::Refused => return Err(Error::RefreshToken),
     };
+    let access_expires_at_us = session::access_expires_at_us(&app, now_us);
+    store::session::record_access(&mut tx, lineage.session, access_expires_at_us).await?;
     let user = store::account::get(&mut tx, lineage.user).await?;
     tx.commit().await?;
     Ok(Exchange { user, session: lineage.session, successor })

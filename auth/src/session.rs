@@ -9,13 +9,10 @@ use db::Tx;
 use events::{Headers, outbox};
 use proto::{SessionId, UserId};
 
-use crate::{App, Error, event, refresh_token::Token, store, user::User};
+use crate::{App, Error, Settings, event, refresh_token::Token, store, user::User};
 
 /// Open sessions per user. Opening one more ends the oldest.
 const SESSIONS_MAX: i64 = 100;
-/// Revoked sessions per reply: 18 bytes each, which stays below the default 4 MB limit of a gRPC
-/// message.
-const REVOKED_MAX: usize = 200_000;
 
 /// Authenticated user and session of a call.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +29,13 @@ pub(crate) struct NewSession {
     pub now_us: i64,
 }
 
+/// Session that has ended. No access token of it expires later than `expires_at_us`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub session: SessionId,
+    pub expires_at_us: i64,
+}
+
 /// Open session with its current tokens. `Debug` omits the tokens.
 pub(crate) struct Session {
     pub user: User,
@@ -40,6 +44,8 @@ pub(crate) struct Session {
     pub refresh_token: String,
     /// Expiry of the access token.
     pub expires_at_us: i64,
+    /// Sessions that ended when this one was opened.
+    pub ended: Vec<Ended>,
 }
 
 impl fmt::Debug for Session {
@@ -48,39 +54,51 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Opens a session and ends the oldest ones beyond 100. Requires the lock on the user's row.
+/// Opens a session, ends the oldest ones beyond 100 and returns these. Requires the lock on the user's row.
 pub(crate) async fn open(
     app: &App,
     tx: &mut Tx,
     user: UserId,
     new: &NewSession,
     headers: &Headers,
-) -> Result<(), db::Error> {
+) -> Result<Vec<Ended>, db::Error> {
     let NewSession { id, token, now_us } = new;
     let ended = store::session::end_oldest(tx, user, SESSIONS_MAX - 1, *now_us).await?;
     let expires_at_us = now_us.saturating_add(app.settings.refresh_ttl_us());
-    store::session::insert(tx, *id, user, token, expires_at_us).await?;
+    let access_expires_at_us = access_expires_at_us(app, *now_us);
+    store::session::insert(tx, *id, user, token, expires_at_us, access_expires_at_us).await?;
     let events: Vec<_> = event::revoked(user, &ended, headers)
         .into_iter()
         .chain([event::logged_in(user, *id, headers)])
         .collect();
-    outbox::append(tx, &events).await
+    outbox::append(tx, &events).await?;
+    Ok(ended)
 }
 
-/// Signs an access token and returns it with the session.
+/// Signs an access token and returns it with the session. Its expiry must have been recorded.
 pub(crate) fn issue(app: &App, user: User, id: SessionId, token: &Token, now_us: i64) -> Session {
-    let lifetime_s = i64::try_from(app.settings.access_ttl.as_secs()).unwrap_or(i64::MAX);
-    let claims = Claims::new(&app.settings.issuer, user.id.uuid(), id.uuid(), now_us / 1_000_000, lifetime_s);
+    let Settings { issuer, .. } = &*app.settings;
+    let claims = Claims::new(issuer, user.id.uuid(), id.uuid(), now_us / 1_000_000, lifetime_s(app));
     Session {
         expires_at_us: claims.exp.saturating_mul(1_000_000),
         access_token: app.keys.sign(&claims),
         refresh_token: token.text(),
         user,
         id,
+        ended: Vec::new(),
     }
 }
 
-/// Ends the caller's session, or all sessions of the user, and appends SessionRevoked.
+/// Returns the expiry of an access token that is issued at `now_us`.
+pub(crate) fn access_expires_at_us(app: &App, now_us: i64) -> i64 {
+    (now_us / 1_000_000).saturating_add(lifetime_s(app)).saturating_mul(1_000_000)
+}
+
+fn lifetime_s(app: &App) -> i64 {
+    i64::try_from(app.settings.access_ttl.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Ends the caller's session, or all sessions of the user, appends SessionRevoked and returns what ended.
 ///
 /// # Errors
 /// [`Error::SessionEnded`] if the caller's session has already ended.
@@ -94,7 +112,7 @@ pub(crate) async fn logout(
     caller: Caller,
     everywhere: bool,
     headers: Headers,
-) -> Result<(), Error> {
+) -> Result<Vec<Ended>, Error> {
     let db = app.db.clone();
     let write = async move {
         let mut tx = db.begin().await?;
@@ -105,42 +123,41 @@ pub(crate) async fn logout(
         } else {
             store::session::end(&mut tx, caller.user, caller.session).await?.into_iter().collect()
         };
-        if !ended.contains(&caller.session) {
+        if !ended.iter().any(|ended| ended.session == caller.session) {
             return Err(Error::SessionEnded);
         }
         outbox::append(&mut tx, event::revoked(caller.user, &ended, &headers).as_slice()).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(ended)
     };
     app.db.detach(write).await
 }
 
-/// Returns the sessions that were ended within the last access-token lifetime plus one minute of clock
-/// skew.
-///
-/// # Errors
-/// [`Error::TooManyRevoked`] if there are more than 200,000.
-#[tracing::instrument(name = "auth.session.revoked", skip_all)]
-pub(crate) async fn revoked(app: &App) -> Result<Vec<SessionId>, Error> {
-    let revoked =
-        store::session::revoked(&app.db, app.settings.revocation_window_us(), REVOKED_MAX as i64 + 1).await?;
-    if revoked.len() > REVOKED_MAX { Err(Error::TooManyRevoked(REVOKED_MAX as i64)) } else { Ok(revoked) }
+/// Fixture of the tests of sessions.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use std::time::Duration;
+
+    use access::{ServiceToken, SigningKeys};
+
+    use crate::{App, Settings};
+
+    /// Creates the service with tokens that live for an hour.
+    pub(crate) fn app(db: &db::Db) -> App {
+        let hour = Duration::from_secs(3_600);
+        let settings = Settings { issuer: "tidings".to_owned(), access_ttl: hour, refresh_ttl: hour };
+        App::new(db.clone(), SigningKeys::generate(), ServiceToken::generate(), settings)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use super::{fixture::app, *};
+    use crate::{cleanup, revoked, store::fixture};
 
-    use access::{ServiceToken, SigningKeys};
-    use db::query;
-    use serde_json::json;
-
-    use super::*;
-    use crate::{Settings, cleanup, store::fixture};
-
-    fn app(db: &db::Db) -> App {
-        let hour = Duration::from_secs(3_600);
-        let settings = Settings { issuer: "tidings".to_owned(), access_ttl: hour, refresh_ttl: hour };
-        App::new(db.clone(), SigningKeys::generate(), ServiceToken::generate(), settings)
+    async fn revoked_sessions(app: &App) -> Vec<SessionId> {
+        let page = revoked::since(app, 0, None).await.unwrap();
+        page.sessions.iter().map(|ended| ended.session).collect()
     }
 
     async fn sign_in(app: &App, user: UserId, now_us: i64) -> SessionId {
@@ -164,42 +181,21 @@ mod tests {
             for _ in 0..SESSIONS_MAX + 1 {
                 ids.push(sign_in(&app, ann, fixture::FAR_FUTURE_US).await);
             }
-            assert_eq!(revoked(&app).await.unwrap(), ids[..1], "{}", test.name);
+            assert_eq!(revoked_sessions(&app).await, ids[..1], "{}", test.name);
             let mut kinds = Vec::new();
             while kinds.len() < ids.len() + 1 {
                 kinds.extend(tail.next().await.unwrap().records);
             }
-            let revoked =
-                proto::events::SessionRevoked { user_id: ann.bytes(), session_ids: vec![ids[0].bytes()] };
+            let revoked = proto::events::SessionRevoked {
+                user_id: ann.bytes(),
+                session_ids: vec![ids[0].bytes()],
+                expires_at_us: access_expires_at_us(&app, fixture::FAR_FUTURE_US),
+            };
             let (last, before) = kinds.split_last().unwrap();
             assert_eq!(last.kind, "UserLoggedIn", "{}", test.name);
             let before = before.last().unwrap();
             let expected = proto::events::event::Kind::SessionRevoked(revoked);
             assert_eq!(proto::events::event::Kind::decode(&before.payload), Some(expected));
-        }
-    }
-
-    #[tokio::test]
-    async fn more_than_200_000_revoked_sessions_are_an_error() {
-        for test in fixture::databases().await {
-            let app = app(&test.db);
-            let ann = fixture::insert_user(&test.db, "ann", "Ann").await;
-            let mut tx = test.db.begin().await.unwrap();
-            let ids = (0..REVOKED_MAX).map(|_| SessionId::now().uuid());
-            let ids: serde_json::Value =
-                ids.map(|id| json!({ "id": id, "hash": id.simple().to_string() })).collect();
-            let insert = query(
-                "insert into session (id, user_id, family_hash, newest_hash, expires_at_us, ended_at_us)
-                 select r.id, $2, r.hash, r.hash, $3, now_us
-                 from rows($1: id uuid, hash bytea) as r cross join clock",
-            );
-            insert.bind(ids).bind(ann.uuid()).bind(fixture::FAR_FUTURE_US).execute(&mut tx).await.unwrap();
-            tx.commit().await.unwrap();
-            let all = revoked(&app).await.unwrap();
-            assert_eq!(all.len(), REVOKED_MAX, "{}", test.name);
-            let one_more = sign_in(&app, ann, fixture::FAR_FUTURE_US).await;
-            fixture::end(&test.db, ann, one_more).await.unwrap();
-            assert!(matches!(revoked(&app).await, Err(Error::TooManyRevoked(200_000))));
         }
     }
 
@@ -215,7 +211,7 @@ mod tests {
             let shutdown = tokio_util::sync::CancellationToken::new();
             assert_eq!(cleanup::delete_old_sessions(&app, &shutdown).await.unwrap(), 1, "{}", test.name);
             assert_eq!(cleanup::delete_old_sessions(&app, &shutdown).await.unwrap(), 0);
-            assert_eq!(revoked(&app).await.unwrap(), [recently_ended], "kept for a token's lifetime");
+            assert_eq!(revoked_sessions(&app).await, [recently_ended], "kept for a token's lifetime");
             assert_eq!(fixture::end(&test.db, ann, open).await, Some(open));
             shutdown.cancel();
             app.run(shutdown).await;

@@ -59,12 +59,12 @@ pub(crate) mod fixture {
         id
     }
 
-    /// Inserts a session of a user.
+    /// Inserts a session of a user whose tokens all expire at the same time.
     pub(crate) async fn session(db: &Db, user: UserId, expires_at_us: i64) -> (SessionId, Token) {
         let id = SessionId::now();
         let token = Token::random();
         let mut tx = db.begin().await.unwrap();
-        session::insert(&mut tx, id, user, &token, expires_at_us).await.unwrap();
+        session::insert(&mut tx, id, user, &token, expires_at_us, expires_at_us).await.unwrap();
         tx.commit().await.unwrap();
         (id, token)
     }
@@ -73,6 +73,6 @@ pub(crate) mod fixture {
         let mut tx = db.begin().await.unwrap();
         let ended = session::end(&mut tx, user, id).await.unwrap();
         tx.commit().await.unwrap();
-        ended
+        ended.map(|ended| ended.session)
     }
 }

@@ -83,6 +83,7 @@ impl Events {
             5 => Kind::SessionRevoked(SessionRevoked {
                 session_ids: (0..random.random_range(0..4)).map(|_| id(random)).collect(),
                 user_id: id(random),
+                expires_at_us: number(random),
             }),
             _ => {
                 let rows = (0..random.random_range(0..5)).map(|_| UnreadRow {

@@ -5,6 +5,7 @@ pub mod address;
 pub mod caller;
 pub mod origins;
 pub mod rate_limits;
+pub mod revocation;
 pub mod revoked_sessions;
 
 use std::net::IpAddr;

@@ -47,7 +47,10 @@ use tower_http::{
 };
 
 use crate::{
-    client::{address, caller::Authenticator, rate_limits::RateLimiter, revoked_sessions::RevokedSessions},
+    client::{
+        address, caller::Authenticator, rate_limits::RateLimiter, revocation::Revocation,
+        revoked_sessions::RevokedSessions,
+    },
     connections::{Connections, answer_budget::AnswerBudget, held_answers::HeldAnswers, quota::Quota},
     http::Endpoint,
     hub::{Hubs, Service},
@@ -112,8 +115,6 @@ pub struct Settings {
     pub answer_memory_bytes: usize,
     /// Time over which sockets and streams are closed at shutdown.
     pub drain_window: Duration,
-    /// Life of an access token: a revoked session is remembered for this time.
-    pub access_token_ttl: Duration,
     /// Deadline of an operation, at least one second.
     pub operation_deadline: Duration,
     /// Rate limits.
@@ -131,6 +132,7 @@ pub struct App {
     endpoint: Endpoint,
     sockets: Sockets,
     log_reader: LogReader,
+    revocation: Revocation,
     log: Log,
     readiness: Readiness,
 }
@@ -150,7 +152,7 @@ impl App {
         let peers = peers.limited(&settings.limits);
         let rate_limiter = RateLimiter::new(settings.limits, settings.limiter.clone());
         let seen_versions = SeenVersions::default();
-        let revoked = RevokedSessions::new(settings.access_token_ttl);
+        let revoked = RevokedSessions::default();
         let quota = Quota::new(settings.max_sockets_per_user, settings.max_anonymous_sockets);
         let answers = HeldAnswers::new(AnswerBudget::new(settings.answer_memory_bytes));
         let connections = Connections::new(quota, revoked.clone(), answers.clone(), settings.drain_window);
@@ -161,6 +163,7 @@ impl App {
             service.clone(),
             seen_versions.clone(),
             rate_limiter,
+            revoked.clone(),
             settings.introspection,
             trusted,
         );
@@ -176,8 +179,9 @@ impl App {
             connections: connections.clone(),
         });
         let endpoint = Endpoint { pipeline, authenticator, subscriptions, connections };
-        let log_reader = LogReader { hubs, revoked, service, component: readiness.register("log") };
-        Self { settings, endpoint, sockets, log_reader, log, readiness }
+        let log_reader = LogReader { hubs, revoked: revoked.clone(), component: readiness.register("log") };
+        let revocation = Revocation { revoked, service, component: readiness.register("revoked sessions") };
+        Self { settings, endpoint, sockets, log_reader, revocation, log, readiness }
     }
 
     /// Returns the routes of the gateway's public port.
@@ -198,8 +202,8 @@ impl App {
         router.layer(compression()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
     }
 
-    /// Follows the event log and feeds the hubs. After `shutdown` it drains the sockets and streams,
-    /// waits for running mutations and returns.
+    /// Follows the event log, feeds the hubs and asks auth for ended sessions. After `shutdown` it drains the
+    /// sockets and streams, waits for running mutations and returns.
     pub async fn run(&self, shutdown: CancellationToken) {
         let drained = CancellationToken::new();
         // The log is followed until the last socket is closed: clients receive changes during the drain too.
@@ -210,7 +214,8 @@ impl App {
         };
         let log_reader = self.log_reader.clone().run(self.log.clone(), drained.clone());
         let held_answers = self.endpoint.connections.answers().run(&drained);
-        tokio::join!(drain, log_reader, self.log_reader.hubs.run(&drained), held_answers);
+        let revocation = self.revocation.clone().run(drained.clone());
+        tokio::join!(drain, log_reader, revocation, self.log_reader.hubs.run(&drained), held_answers);
         self.endpoint.pipeline.finish().await;
     }
 

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
-    client::{Client, caller::Caller, rate_limits::RateLimiter},
+    client::{Client, caller::Caller, rate_limits::RateLimiter, revoked_sessions::RevokedSessions},
     error::{Code, Error, Rejection, set_codes},
     hub::Service,
     schema::{self, Schema, Scope, SignInLimiter, data_loader::Dispatcher},
@@ -108,18 +108,20 @@ pub struct Pipeline {
     service: Service,
     seen_versions: SeenVersions,
     rate_limiter: RateLimiter,
+    revoked: RevokedSessions,
     deadline: Duration,
     /// Running mutations. They run to their end even if the client disconnects.
     writes: TaskTracker,
 }
 
 impl Pipeline {
-    /// Creates a pipeline over these services. With a list of trusted documents, every other document is
-    /// rejected.
+    /// Creates a pipeline over these services. Mutations that end sessions add them to `revoked`. With a
+    /// list of trusted documents, every other document is rejected.
     pub fn new(
         service: Service,
         seen_versions: SeenVersions,
         rate_limiter: RateLimiter,
+        revoked: RevokedSessions,
         introspection: bool,
         trusted: Option<TrustedDocuments>,
     ) -> Self {
@@ -134,6 +136,7 @@ impl Pipeline {
             service,
             seen_versions,
             rate_limiter,
+            revoked,
             deadline: OPERATION_LIMIT,
             writes: TaskTracker::new(),
         }
@@ -243,6 +246,7 @@ impl Pipeline {
         let scope = Scope::new(caller, call, self.service.clone(), self.seen_versions.clone(), dispatcher);
         let sign_ins = SignInLimiter { rate_limiter: self.rate_limiter.clone(), address: admitted.address };
         let mut request = Request::new("").data(scope).data(sign_ins).data(admitted.shape.clone());
+        request = request.data(self.revoked.clone());
         request.set_parsed_query(ExecutableDocument::clone(&admitted.document));
         request
     }

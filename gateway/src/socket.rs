@@ -25,6 +25,8 @@ mod protocol_tests;
 #[cfg(test)]
 mod renewal_tests;
 #[cfg(test)]
+mod revocation_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

@@ -330,6 +330,7 @@ async fn an_operation_has_the_configured_deadline() {
         crate::hub::Service::new(peers, &access::ServiceToken::generate()),
         crate::seen_versions::SeenVersions::default(),
         rate_limiter,
+        crate::client::revoked_sessions::RevokedSessions::default(),
         true,
         None,
     );

@@ -33,8 +33,8 @@ pub struct Tokens {
         value_parser = NonEmptyStringValueParser::new()
     )]
     pub token_issuer: String,
-    /// Lifetime of an access token, at least 1s, the same for auth and all gateways [default: 1h in
-    /// serve, 5m in the roles]
+    /// Lifetime of an access token, at least 1s. The gateway ignores it [default: 1h in serve, 5m in the
+    /// roles]
     #[arg(long, env = "ACCESS_TOKEN_TTL", value_name = "DURATION", value_parser = token_lifetime)]
     pub access_token_ttl: Option<Duration>,
     /// Lifetime of a refresh token, at least 1s; a session ends when its refresh token is not used for

@@ -133,7 +133,7 @@ pub const TABLE: [Row; 32] = [
         auth::SearchRequest { prefix: "ann".to_owned(), first: 1, after_login: None }.encode_to_vec()
     }),
     row("tidings.auth.Auth/Keys", OPEN, |_| auth::KeysRequest::default().encode_to_vec()),
-    row("tidings.auth.Auth/Revoked", SERVICES, |_| auth::RevokedRequest::default().encode_to_vec()),
+    row("tidings.auth.Auth/RevokedSince", SERVICES, |_| auth::RevokedSinceRequest::default().encode_to_vec()),
     row("tidings.dialog.Dialogs/Create", USERS, |targets| {
         let title = Some("new".to_owned());
         let users = vec![targets.other_user.clone(), targets.message.sender_id.clone()];

@@ -41,6 +41,7 @@ mod ports;
 mod rate_limits;
 mod raw_http;
 mod refusals;
+mod revocation;
 mod secrets;
 mod small_disk;
 mod soak;

@@ -150,6 +150,11 @@ impl Stack {
         self.children.insert(role, command.spawn().unwrap());
     }
 
+    /// Changes a setting of a role for its next start.
+    pub fn set(&mut self, role: &str, name: &'static str, value: &str) {
+        self.settings.get_mut(role).unwrap().insert(name, value.to_owned());
+    }
+
     /// Kills a role with SIGKILL.
     pub async fn kill(&mut self, role: &'static str) {
         self.children.remove(role).unwrap().kill().await.unwrap();

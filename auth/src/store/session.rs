@@ -6,23 +6,36 @@ use proto::{SessionId, UserId};
 use crate::{
     password::Hash,
     refresh_token::{Lineage, Previous, Salt, Token},
-    session::Caller,
+    revoked::Position,
+    session::{Caller, Ended},
 };
 
-/// Inserts a session with its first token.
+/// Inserts a session with its first token. `access_expires_at_us` is the expiry of its first access token.
 pub(crate) async fn insert(
     tx: &mut Tx,
     id: SessionId,
     user: UserId,
     token: &Token,
     expires_at_us: i64,
+    access_expires_at_us: i64,
 ) -> Result<(), Error> {
     let insert = query(
-        "insert into session (id, user_id, family_hash, newest_hash, expires_at_us)
-         values ($1, $2, $3, $4, $5)",
+        "insert into session (id, user_id, family_hash, newest_hash, expires_at_us, access_expires_at_us)
+         values ($1, $2, $3, $4, $5, $6)",
     );
     let insert = insert.bind(id.uuid()).bind(user.uuid()).bind(token.family_hash()).bind(token.hash());
-    insert.bind(expires_at_us).execute(tx).await.map(drop)
+    insert.bind(expires_at_us).bind(access_expires_at_us).execute(tx).await.map(drop)
+}
+
+/// Records the expiry of an access token that is about to be issued. Requires the lock on the session.
+pub(crate) async fn record_access(tx: &mut Tx, id: SessionId, expires_at_us: i64) -> Result<(), Error> {
+    // The latest one counts: another auth process may have signed the token before with a longer lifetime.
+    let update = query(
+        "update session set access_expires_at_us =
+             case when access_expires_at_us > $2 then access_expires_at_us else $2 end
+         where id = $1",
+    );
+    update.bind(id.uuid()).bind(expires_at_us).execute(tx).await.map(drop)
 }
 
 /// Locks the session with this token family. Returns `None` if there is none.
@@ -77,34 +90,33 @@ pub(crate) async fn password_hash(db: &Db, caller: Caller) -> Result<Option<Hash
     row.map(|row| row.get("password_hash").map(Hash::from_stored)).transpose()
 }
 
-/// Ends a session of this user. Returns its id, or `None` if it has already ended or is another user's.
-pub(crate) async fn end(tx: &mut Tx, user: UserId, session: SessionId) -> Result<Option<SessionId>, Error> {
+/// Ends a session of this user and returns it, or `None` if it has already ended or is another user's.
+pub(crate) async fn end(tx: &mut Tx, user: UserId, session: SessionId) -> Result<Option<Ended>, Error> {
     let update = query(
         "update session set ended_at_us = (select now_us from clock)
-         where id = $1 and user_id = $2 and ended_at_us is null returning id",
+         where id = $1 and user_id = $2 and ended_at_us is null returning id, access_expires_at_us",
     );
     let row = update.bind(session.uuid()).bind(user.uuid()).optional(tx).await?;
-    row.as_ref().map(id_from_row).transpose()
+    row.as_ref().map(ended_from_row).transpose()
 }
 
-/// Ends all sessions of a user and returns the ids of those that were open. Requires the lock on the
-/// user's row.
-pub(crate) async fn end_all(tx: &mut Tx, user: UserId) -> Result<Vec<SessionId>, Error> {
+/// Ends all sessions of a user and returns those that were open. Requires the lock on the user's row.
+pub(crate) async fn end_all(tx: &mut Tx, user: UserId) -> Result<Vec<Ended>, Error> {
     let update = query(
         "update session set ended_at_us = (select now_us from clock)
-         where user_id = $1 and ended_at_us is null returning id",
+         where user_id = $1 and ended_at_us is null returning id, access_expires_at_us",
     );
-    update.bind(user.uuid()).all(tx).await?.iter().map(id_from_row).collect()
+    update.bind(user.uuid()).all(tx).await?.iter().map(ended_from_row).collect()
 }
 
-/// Ends the oldest open sessions of a user until `keep` remain, and returns their ids. Expired sessions
-/// do not count. Requires the lock on the user's row.
+/// Ends the oldest open sessions of a user until `keep` remain, and returns them. Expired sessions do not
+/// count. Requires the lock on the user's row.
 pub(crate) async fn end_oldest(
     tx: &mut Tx,
     user: UserId,
     keep: i64,
     now_us: i64,
-) -> Result<Vec<SessionId>, Error> {
+) -> Result<Vec<Ended>, Error> {
     // `limit 1000` because SQLite has no `offset` without a limit. A user never has that many open
     // sessions.
     let update = query(
@@ -113,36 +125,54 @@ pub(crate) async fn end_oldest(
              select id from session where user_id = $1 and ended_at_us is null and expires_at_us > $3
              order by created_at_us desc, id desc limit 1000 offset $2
          )
-         returning id",
+         returning id, access_expires_at_us",
     );
-    update.bind(user.uuid()).bind(keep).bind(now_us).all(tx).await?.iter().map(id_from_row).collect()
+    update.bind(user.uuid()).bind(keep).bind(now_us).all(tx).await?.iter().map(ended_from_row).collect()
 }
 
-/// Returns the sessions that ended within the last `within_us` microseconds, newest first.
-pub(crate) async fn revoked(db: &Db, within_us: i64, limit: i64) -> Result<Vec<SessionId>, Error> {
+/// Returns at most `limit` ended sessions behind a position, in the order in which they ended, each with its
+/// position. Sessions whose access tokens expired before `valid_after_us` are left out.
+pub(crate) async fn revoked_since(
+    db: &Db,
+    after: Position,
+    valid_after_us: i64,
+    limit: i64,
+) -> Result<Vec<(Position, Ended)>, Error> {
     let select = query(
-        "select id from session where ended_at_us > (select now_us from clock) - $1
-         order by ended_at_us desc limit $2",
+        "select id, ended_at_us, access_expires_at_us from session
+         where ended_at_us is not null and (ended_at_us, id) > ($1, $2) and access_expires_at_us > $3
+         order by ended_at_us, id limit $4",
     );
-    select.bind(within_us).bind(limit).all(db).await?.iter().map(id_from_row).collect()
+    let select = select.bind(after.ended_at_us).bind(after.session.uuid()).bind(valid_after_us).bind(limit);
+    let position = |row: &Row| -> Result<_, Error> {
+        let ended = ended_from_row(row)?;
+        Ok((Position { ended_at_us: row.get("ended_at_us")?, session: ended.session }, ended))
+    };
+    select.all(db).await?.iter().map(position).collect()
 }
 
-/// Deletes at most `limit` sessions that ended or expired more than `age_us` microseconds ago, and
-/// returns their number.
+/// Returns the time of the database, in microseconds since the Unix epoch.
+pub(crate) async fn now_us(db: &Db) -> Result<i64, Error> {
+    query("select now_us from clock").one(db).await?.get("now_us")
+}
+
+/// Deletes at most `limit` sessions that ended or expired more than `age_us` microseconds ago and whose
+/// access tokens expired then too, and returns their number.
 pub(crate) async fn delete_old(tx: &mut Tx, age_us: i64, limit: i64) -> Result<u64, Error> {
     let delete = query(
         "delete from session where id in (
              select id from session
-             where ended_at_us < (select now_us from clock) - $1
-                 or expires_at_us < (select now_us from clock) - $1
+             where (ended_at_us < (select now_us from clock) - $1
+                     or expires_at_us < (select now_us from clock) - $1)
+                 and access_expires_at_us < (select now_us from clock) - $1
              limit $2
          )",
     );
     delete.bind(age_us).bind(limit).execute(tx).await
 }
 
-fn id_from_row(row: &Row) -> Result<SessionId, Error> {
-    row.get("id").map(SessionId::new)
+fn ended_from_row(row: &Row) -> Result<Ended, Error> {
+    Ok(Ended { session: SessionId::new(row.get("id")?), expires_at_us: row.get("access_expires_at_us")? })
 }
 
 #[cfg(test)]
@@ -151,6 +181,12 @@ mod tests {
     use crate::store::fixture::{FAR_FUTURE_US, databases, end as end_one, hash, insert_user, session};
 
     const HOUR_US: i64 = 3_600_000_000;
+
+    fn sorted(ended: &[Ended]) -> Vec<SessionId> {
+        let mut ids: Vec<_> = ended.iter().map(|ended| ended.session).collect();
+        ids.sort();
+        ids
+    }
 
     #[tokio::test]
     async fn a_lineage_holds_the_newest_and_the_previous_token() {
@@ -222,9 +258,9 @@ mod tests {
             }
             let others = session(db, bob, FAR_FUTURE_US).await.0;
             let mut tx = db.begin().await.unwrap();
-            let mut ended = end_all(&mut tx, ann).await.unwrap();
-            ended.sort();
-            assert_eq!(ended, ids, "{}", test.name);
+            let ended = end_all(&mut tx, ann).await.unwrap();
+            assert!(ended.iter().all(|ended| ended.expires_at_us == FAR_FUTURE_US));
+            assert_eq!(sorted(&ended), ids, "{}", test.name);
             assert_eq!(end_all(&mut tx, ann).await.unwrap(), []);
             tx.commit().await.unwrap();
             assert!(password_hash(db, Caller { user: bob, session: others }).await.unwrap().is_some());
@@ -246,30 +282,76 @@ mod tests {
             end_one(db, ann, ids[6]).await.unwrap();
             let mut tx = db.begin().await.unwrap();
             assert_eq!(end_oldest(&mut tx, ann, 5, 1_000).await.unwrap(), [], "{}", test.name);
-            let mut ended = end_oldest(&mut tx, ann, 3, 1_000).await.unwrap();
-            ended.sort();
-            assert_eq!(ended, ids[..2], "{}", test.name);
+            let ended = end_oldest(&mut tx, ann, 3, 1_000).await.unwrap();
+            assert_eq!(sorted(&ended), ids[..2], "{}", test.name);
             assert_eq!(end_oldest(&mut tx, ann, 0, 0).await.unwrap().len(), 4);
             assert_eq!(end_oldest(&mut tx, bob, 1, 0).await.unwrap(), []);
         }
     }
 
     #[tokio::test]
-    async fn sessions_that_ended_recently_are_revoked() {
+    async fn ended_sessions_are_paged_in_the_order_in_which_they_ended() {
         for test in databases().await {
             let db = &test.db;
             let ann = insert_user(db, "ann", "Ann").await;
             let mut ids = Vec::new();
-            for _ in 0..3 {
-                ids.push(session(db, ann, FAR_FUTURE_US).await.0);
+            for expires_at_us in [FAR_FUTURE_US, FAR_FUTURE_US, FAR_FUTURE_US, 1_000, FAR_FUTURE_US] {
+                ids.push(session(db, ann, expires_at_us).await.0);
             }
-            end_one(db, ann, ids[0]).await.unwrap();
-            end_one(db, ann, ids[2]).await.unwrap();
-            let mut recent = revoked(db, HOUR_US, 10).await.unwrap();
-            recent.sort();
-            assert_eq!(recent, [ids[0], ids[2]], "{}", test.name);
-            assert_eq!(revoked(db, HOUR_US, 1).await.unwrap().len(), 1);
-            assert_eq!(revoked(db, -HOUR_US, 10).await.unwrap(), [], "none in the future");
+            let start = Position::start(0);
+            assert_eq!(revoked_since(db, start, 0, 10).await.unwrap(), [], "{}: all are open", test.name);
+            for (number, index) in [2, 0, 3, 1].into_iter().enumerate() {
+                end_one(db, ann, ids[index]).await.unwrap();
+                // Distinct times: the clock of SQLite has milliseconds.
+                let mut tx = db.begin().await.unwrap();
+                let end = query("update session set ended_at_us = $2 where id = $1");
+                end.bind(ids[index].uuid()).bind(number as i64).execute(&mut tx).await.unwrap();
+                tx.commit().await.unwrap();
+            }
+            let sessions = |page: &[(Position, Ended)]| -> Vec<SessionId> {
+                page.iter().map(|(_, ended)| ended.session).collect()
+            };
+            let all = revoked_since(db, start, 0, 10).await.unwrap();
+            assert_eq!(sessions(&all), [2, 0, 3, 1].map(|index| ids[index]), "{}", test.name);
+            let valid = revoked_since(db, start, 1_000, 10).await.unwrap();
+            assert_eq!(sessions(&valid), [2, 0, 1].map(|index| ids[index]), "{}", test.name);
+            let first = revoked_since(db, start, 1_000, 2).await.unwrap();
+            let rest = revoked_since(db, first[1].0, 1_000, 2).await.unwrap();
+            assert_eq!((&first[..], &rest[..]), (&valid[..2], &valid[2..]), "{}", test.name);
+            let since_second = Position::start(valid[1].0.ended_at_us);
+            assert_eq!(revoked_since(db, since_second, 1_000, 9).await.unwrap(), valid[1..], "{}", test.name);
+            assert_eq!(revoked_since(db, rest[0].0, 0, 9).await.unwrap(), [], "nothing ended later");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_latest_expiry_of_access_tokens_is_recorded() {
+        for test in databases().await {
+            let db = &test.db;
+            let ann = insert_user(db, "ann", "Ann").await;
+            let (id, _) = session(db, ann, 100).await;
+            let mut tx = db.begin().await.unwrap();
+            for (expires_at_us, recorded) in [(99, 100), (101, 101), (50, 101)] {
+                record_access(&mut tx, id, expires_at_us).await.unwrap();
+                let select = query("select access_expires_at_us from session where id = $1").bind(id.uuid());
+                let row = select.one(&mut tx).await.unwrap();
+                assert_eq!(row.get::<i64>("access_expires_at_us").unwrap(), recorded, "{}", test.name);
+            }
+            let ended = end(&mut tx, ann, id).await.unwrap();
+            assert_eq!(ended, Some(Ended { session: id, expires_at_us: 101 }), "{}", test.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_is_kept_while_its_access_tokens_are_valid() {
+        for test in databases().await {
+            let db = &test.db;
+            let ann = insert_user(db, "ann", "Ann").await;
+            let (id, _) = session(db, ann, 0).await;
+            let mut tx = db.begin().await.unwrap();
+            record_access(&mut tx, id, FAR_FUTURE_US).await.unwrap();
+            end(&mut tx, ann, id).await.unwrap();
+            assert_eq!(delete_old(&mut tx, -HOUR_US, 9).await.unwrap(), 0, "{}", test.name);
         }
     }
 
@@ -289,7 +371,8 @@ mod tests {
             assert_eq!(delete_old(&mut tx, HOUR_US, 1).await.unwrap(), 1, "{}", test.name);
             assert_eq!(delete_old(&mut tx, HOUR_US, 9).await.unwrap(), 1);
             assert_eq!(delete_old(&mut tx, HOUR_US, 9).await.unwrap(), 0, "one ended less than an hour ago");
-            assert_eq!(delete_old(&mut tx, -HOUR_US, 9).await.unwrap(), 1);
+            query("update session set access_expires_at_us = 0").execute(&mut tx).await.unwrap();
+            assert_eq!(delete_old(&mut tx, -HOUR_US, 9).await.unwrap(), 1, "ended, and nothing is valid");
             let kept = lock_lineage(&mut tx, &token.family_hash()).await.unwrap();
             assert!(kept.is_some_and(|lineage| lineage.session == open), "{}", test.name);
         }

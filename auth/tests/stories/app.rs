@@ -49,7 +49,7 @@ impl Service {
             let tail = Local::new(vec![(topic::AUTH, test.db.clone())]).tail(&[topic::AUTH]).await.unwrap();
             let keys = SigningKeys::generate();
             let service_token = ServiceToken::generate();
-            let peer = peer(&test, &keys, &service_token, refresh_ttl);
+            let peer = peer(&test, &keys, &service_token, refresh_ttl, HOUR);
             all.push(Self { name: test.name, keys, service_token, peer, tail, pending: Vec::new(), test });
         }
         all
@@ -57,7 +57,12 @@ impl Service {
 
     /// Restarts the service on the same database, with this lifetime of refresh tokens.
     pub fn restart(&mut self, refresh_ttl: Duration) {
-        self.peer = peer(&self.test, &self.keys, &self.service_token, refresh_ttl);
+        self.restart_with(refresh_ttl, HOUR);
+    }
+
+    /// Restarts the service on the same database, with these lifetimes of refresh and access tokens.
+    pub fn restart_with(&mut self, refresh_ttl: Duration, access_ttl: Duration) {
+        self.peer = peer(&self.test, &self.keys, &self.service_token, refresh_ttl, access_ttl);
     }
 
     /// Returns a client without credentials.
@@ -120,8 +125,14 @@ impl Service {
     }
 }
 
-fn peer(test: &TestDb, keys: &SigningKeys, service_token: &ServiceToken, refresh_ttl: Duration) -> Peer {
-    let settings = Settings { issuer: ISSUER.to_owned(), access_ttl: HOUR, refresh_ttl };
+fn peer(
+    test: &TestDb,
+    keys: &SigningKeys,
+    service_token: &ServiceToken,
+    refresh_ttl: Duration,
+    access_ttl: Duration,
+) -> Peer {
+    let settings = Settings { issuer: ISSUER.to_owned(), access_ttl, refresh_ttl };
     let app = App::new(test.db.clone(), keys.clone(), service_token.clone(), settings);
     local(server_layer("auth").layer(app.server()))
 }

@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use proto::{
-    auth::{LogoutRequest, RenameRequest, Session},
+    auth::{EndedSession, LogoutRequest, RefreshRefused, RenameRequest, Session},
     events::{SessionRevoked, event::Kind},
 };
 use tonic::Code;
 
 use crate::app::{HOUR, PASSWORD, Service, code, error_of, user_id};
 
+/// Returns the event that revokes a session, whose newest tokens these are.
 fn revoked(session: &Session) -> Kind {
     Kind::SessionRevoked(SessionRevoked {
         user_id: user_id(session),
         session_ids: vec![session.session_id.clone()],
+        expires_at_us: session.expires_at_us,
     })
 }
 
@@ -63,8 +66,12 @@ async fn reuse_of_an_old_token_ends_the_session() {
         let second = service.refresh(&first.refresh_token).await.unwrap();
         let third = service.refresh(&second.refresh_token).await.unwrap();
         let expected = (Code::Unauthenticated, "the refresh token is not valid: sign in again".to_owned());
-        assert_eq!(error_of(service.refresh(&first.refresh_token).await), expected, "{}", service.name);
-        assert_eq!(service.events(1).await, [revoked(&first)]);
+        let refused = service.refresh(&first.refresh_token).await.unwrap_err();
+        let details = RefreshRefused::decode(refused.details()).unwrap();
+        let ended = EndedSession { session_id: first.session_id.clone(), expires_at_us: third.expires_at_us };
+        assert_eq!(details, RefreshRefused { ended: vec![ended] }, "{}", service.name);
+        assert_eq!(error_of::<()>(Err(refused)), expected, "{}", service.name);
+        assert_eq!(service.events(1).await, [revoked(&third)]);
         for token in [&first, &second, &third].map(|session| &session.refresh_token) {
             assert_eq!(error_of(service.refresh(token).await), expected);
         }
@@ -106,9 +113,10 @@ async fn a_refresh_concurrent_with_a_log_out_leaves_no_open_session() {
             let logout = client.logout(LogoutRequest { everywhere });
             let (refreshed, ended) = tokio::join!(service.refresh(&session.refresh_token), logout);
             ended.unwrap();
-            let newest = refreshed.map_or(session.refresh_token.clone(), |session| session.refresh_token);
-            assert_eq!(code(service.refresh(&newest).await), Code::Unauthenticated, "{}", service.name);
-            assert_eq!(service.events(3).await[2], revoked(&session));
+            let newest = refreshed.unwrap_or(session);
+            let again = service.refresh(&newest.refresh_token).await;
+            assert_eq!(code(again), Code::Unauthenticated, "{}", service.name);
+            assert_eq!(service.events(3).await[2], revoked(&newest), "no later expiry is possible");
         }
     }
 }

@@ -1,12 +1,17 @@
 //! End of sessions: log-out and change of password.
 
+use std::time::Duration;
+
 use proto::{
-    auth::{ChangePasswordRequest, LogoutRequest, RenameRequest, RevokedRequest, Session},
+    auth::{
+        ChangePasswordRequest, EndedSession, LogoutRequest, RenameRequest, RevokedPosition,
+        RevokedSinceRequest, Session,
+    },
     events::{SessionRevoked, event::Kind},
 };
 use tonic::Code;
 
-use crate::app::{PASSWORD, Service, code, error_of, user_id};
+use crate::app::{HOUR, PASSWORD, Service, code, error_of, user_id};
 
 const NEW: &str = "battery staple";
 
@@ -22,10 +27,11 @@ fn ids(sessions: &[&Session]) -> Vec<Vec<u8>> {
 
 /// Returns the ids of the sessions that an event revokes, sorted. Panics if they are another user's.
 fn revoked_by(kind: &Kind, owner: &Session) -> Vec<Vec<u8>> {
-    let Kind::SessionRevoked(SessionRevoked { user_id: user, session_ids }) = kind else {
+    let Kind::SessionRevoked(SessionRevoked { user_id: user, session_ids, expires_at_us }) = kind else {
         panic!("{kind:?}")
     };
     assert_eq!(*user, user_id(owner));
+    assert!(*expires_at_us >= owner.expires_at_us, "no access token expires later");
     let mut ids = session_ids.clone();
     ids.sort();
     ids
@@ -52,10 +58,23 @@ async fn assert_open(service: &mut Service, session: &Session) {
     assert_eq!(service.events(1).await[0].name(), "UserRenamed");
 }
 
-async fn revoked(service: &Service) -> Vec<Vec<u8>> {
-    let mut ids = service.as_service().revoked(RevokedRequest {}).await.unwrap().into_inner().session_ids;
+/// Returns the ids of ended sessions, sorted. Panics if one of them has an access token that expires later than
+/// stated.
+fn ended_ids(ended: &[EndedSession], sessions: &[&Session]) -> Vec<Vec<u8>> {
+    for session in sessions {
+        let stated = ended.iter().find(|ended| ended.session_id == session.session_id);
+        assert!(stated.is_none_or(|stated| stated.expires_at_us >= session.expires_at_us), "{ended:?}");
+    }
+    let mut ids: Vec<_> = ended.iter().map(|ended| ended.session_id.clone()).collect();
     ids.sort();
     ids
+}
+
+async fn revoked(service: &Service) -> Vec<Vec<u8>> {
+    let reply = service.as_service().revoked_since(RevokedSinceRequest::default()).await.unwrap();
+    let reply = reply.into_inner();
+    assert!(reply.more.is_none());
+    ended_ids(&reply.sessions, &[])
 }
 
 #[tokio::test]
@@ -64,7 +83,9 @@ async fn a_log_out_ends_only_its_own_session() {
         let here = service.register("ann").await;
         let there = service.login("ann", PASSWORD).await.unwrap();
         service.events(3).await;
-        service.with_token(&here.access_token).logout(LogoutRequest { everywhere: false }).await.unwrap();
+        let mut client = service.with_token(&here.access_token);
+        let reply = client.logout(LogoutRequest { everywhere: false }).await.unwrap().into_inner();
+        assert_eq!(ended_ids(&reply.ended, &[&here]), ids(&[&here]), "{}", service.name);
         assert_eq!(revoked_by(&service.events(1).await[0], &here), ids(&[&here]), "{}", service.name);
         assert_ended(&service, &here).await;
         assert_open(&mut service, &there).await;
@@ -82,7 +103,15 @@ async fn a_log_out_everywhere_ends_all_sessions_of_the_caller_only() {
         service.events(6).await;
         service.with_token(&before.access_token).logout(LogoutRequest { everywhere: false }).await.unwrap();
         service.events(1).await;
-        service.with_token(&here.access_token).logout(LogoutRequest { everywhere: true }).await.unwrap();
+        let mut client = service.with_token(&here.access_token);
+        let reply = client.logout(LogoutRequest { everywhere: true }).await.unwrap().into_inner();
+        let both = [&here, &there];
+        assert_eq!(
+            ended_ids(&reply.ended, &both),
+            ids(&both),
+            "{}: not those that ended before",
+            service.name
+        );
         assert_eq!(revoked_by(&service.events(1).await[0], &here), ids(&[&here, &there]), "{}", service.name);
         assert_ended(&service, &here).await;
         assert_ended(&service, &there).await;
@@ -101,6 +130,7 @@ async fn a_change_of_password_ends_every_session_and_opens_a_new_one() {
         let mut client = service.with_token(&here.access_token);
         let fresh = client.change_password(change(PASSWORD, NEW)).await.unwrap().into_inner();
         assert_eq!(fresh.user, here.user, "{}", service.name);
+        assert_eq!(ended_ids(&fresh.ended, &[&here, &there]), ids(&[&here, &there]), "{}", service.name);
         let kinds = service.events(2).await;
         assert_eq!(revoked_by(&kinds[0], &here), ids(&[&here, &there]));
         assert_eq!(kinds[1].name(), "UserLoggedIn");
@@ -181,18 +211,49 @@ async fn of_two_concurrent_password_changes_one_wins() {
 async fn only_services_can_list_revoked_sessions() {
     for service in Service::on_each_database().await {
         let here = service.register("ann").await;
-        assert_eq!(
-            code(service.anonymous().revoked(RevokedRequest {}).await),
-            Code::Unauthenticated,
-            "{}",
-            service.name
-        );
-        assert_eq!(
-            code(service.with_token("nonsense").revoked(RevokedRequest {}).await),
-            Code::Unauthenticated
-        );
-        let as_user = service.with_token(&here.access_token).revoked(RevokedRequest {}).await;
+        let request = RevokedSinceRequest::default;
+        let anonymous = service.anonymous().revoked_since(request()).await;
+        assert_eq!(code(anonymous), Code::Unauthenticated, "{}", service.name);
+        let unknown = service.with_token("nonsense").revoked_since(request()).await;
+        assert_eq!(code(unknown), Code::Unauthenticated);
+        let as_user = service.with_token(&here.access_token).revoked_since(request()).await;
         assert_eq!(code(as_user), Code::PermissionDenied);
+        let after = Some(RevokedPosition { ended_at_us: 1, session_id: vec![1; 15] });
+        let malformed = service.as_service().revoked_since(RevokedSinceRequest { since_us: 0, after }).await;
+        assert_eq!(code(malformed), Code::InvalidArgument);
         assert_eq!(revoked(&service).await, ids(&[]));
+    }
+}
+
+/// The lifetime that was set when a token was signed counts, not the one at the end of the session.
+#[tokio::test]
+async fn an_ended_session_states_the_latest_expiry_of_its_access_tokens() {
+    for mut service in Service::on_each_database().await {
+        let first = service.register("ann").await;
+        let renewed = service.refresh(&first.refresh_token).await.unwrap();
+        let again = service.refresh(&first.refresh_token).await.unwrap();
+        service.restart_with(HOUR, Duration::from_secs(1));
+        let short = service.refresh(&again.refresh_token).await.unwrap();
+        assert!(short.expires_at_us < first.expires_at_us, "{}", service.name);
+        let mut client = service.with_token(&short.access_token);
+        let reply = client.logout(LogoutRequest { everywhere: false }).await.unwrap().into_inner();
+        let latest = first.expires_at_us.max(renewed.expires_at_us).max(again.expires_at_us);
+        let expected = [EndedSession { session_id: first.session_id.clone(), expires_at_us: latest }];
+        assert_eq!(reply.ended, expected, "{}", service.name);
+        let listed = service.as_service().revoked_since(RevokedSinceRequest::default()).await.unwrap();
+        assert_eq!(listed.into_inner().sessions, expected, "{}: listed until then", service.name);
+    }
+}
+
+#[tokio::test]
+async fn a_login_names_the_oldest_session_that_it_ended() {
+    for service in Service::on_each_database().await {
+        let oldest = service.register("ann").await;
+        for _ in 0..99 {
+            assert_eq!(service.login("ann", PASSWORD).await.unwrap().ended, []);
+        }
+        let newest = service.login("ann", PASSWORD).await.unwrap();
+        assert_eq!(ended_ids(&newest.ended, &[&oldest]), ids(&[&oldest]), "{}", service.name);
+        assert_ended(&service, &oldest).await;
     }
 }

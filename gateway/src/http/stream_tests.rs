@@ -335,7 +335,8 @@ async fn a_revoked_session_ends_only_its_streams() {
     }
     parts.part().await;
     let session_ids = vec![session.bytes()];
-    gateway.emit(Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids })).await;
+    let revoked = SessionRevoked { user_id: user.bytes(), session_ids, expires_at_us: 0 };
+    gateway.emit(Kind::SessionRevoked(revoked)).await;
     assert_eq!(events.rest().await, ": the session has ended, sign in again\n\n");
     assert_eq!(parts.part().await["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
     gateway.emit(Kind::UnreadChanged(changed(user, 1, DialogId::now(), 1))).await;

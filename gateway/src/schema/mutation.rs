@@ -4,9 +4,14 @@
 use std::time::Duration;
 
 use async_graphql::{Context, ID, Object};
+use prost::Message as _;
 use proto::{DialogId, MessageId, UserId, auth, counter, dialog};
+use tonic::{Response, Status};
 
-use crate::error::{Code, Error};
+use crate::{
+    client::revoked_sessions::RevokedSessions,
+    error::{Code, Error},
+};
 
 use super::{
     CreateDialogInput, Dialog, LoginInput, MarkReadInput, MarkReadPayload, Message, RegisterInput, Scope,
@@ -35,7 +40,7 @@ impl Mutation {
         SignInLimiter::admit(ctx, Some(&login)).await?;
         let scope = Scope::of(ctx);
         let request = auth::RegisterRequest { login, password, name };
-        scope.peers().auth(scope.call()).register(request).await?.into_inner().try_into()
+        signed_in(ctx, scope.peers().auth(scope.call()).register(request).await)
     }
 
     /// Signs in. Requires no authentication. An unknown login or a wrong password is UNAUTHENTICATED.
@@ -45,7 +50,7 @@ impl Mutation {
         SignInLimiter::admit(ctx, Some(&login)).await?;
         let scope = Scope::of(ctx);
         let request = auth::LoginRequest { login, password };
-        scope.peers().auth(scope.call()).login(request).await?.into_inner().try_into()
+        signed_in(ctx, scope.peers().auth(scope.call()).login(request).await)
     }
 
     /// Exchanges a refresh token for a new pair of tokens. Requires no authentication. A refresh token
@@ -54,7 +59,7 @@ impl Mutation {
         SignInLimiter::admit(ctx, None).await?;
         let scope = Scope::of(ctx);
         let request = auth::RefreshRequest { refresh_token };
-        scope.peers().auth(scope.call()).refresh(request).await?.into_inner().try_into()
+        signed_in(ctx, scope.peers().auth(scope.call()).refresh(request).await)
     }
 
     /// Ends the current session: its tokens become invalid and its connections are closed. Returns true.
@@ -66,7 +71,8 @@ impl Mutation {
     ) -> Result<bool, Error> {
         let scope = Scope::writing(ctx)?;
         let request = auth::LogoutRequest { everywhere: everywhere.unwrap_or_default() };
-        scope.peers().auth(scope.call()).logout(request).await?;
+        let reply = scope.peers().auth(scope.call()).logout(request).await?.into_inner();
+        ctx.data_unchecked::<RevokedSessions>().revoke_named(&reply.ended);
         Ok(true)
     }
 
@@ -82,7 +88,7 @@ impl Mutation {
         let scope = Scope::writing(ctx)?;
         SignInLimiter::admit_password(ctx, scope.caller()?.user).await?;
         let request = auth::ChangePasswordRequest { old, new };
-        scope.peers().auth(scope.call()).change_password(request).await?.into_inner().try_into()
+        signed_in(ctx, scope.peers().auth(scope.call()).change_password(request).await)
     }
 
     /// Changes the caller's display name.
@@ -194,6 +200,25 @@ impl Mutation {
         let payload = MarkReadPayload::try_from(reply)?;
         scope.seen_versions().raise(scope.caller()?.user, payload.version);
         Ok(payload)
+    }
+}
+
+/// Converts the answer to a call that signs in. Revokes the sessions that the call has ended before the client
+/// has the answer; also a refused refresh may have ended one.
+fn signed_in(ctx: &Context<'_>, reply: Result<Response<auth::Session>, Status>) -> Result<Session, Error> {
+    let revoked: &RevokedSessions = ctx.data_unchecked();
+    match reply {
+        Ok(reply) => {
+            let session = reply.into_inner();
+            revoked.revoke_named(&session.ended);
+            session.try_into()
+        }
+        Err(status) => {
+            if let Ok(refused) = auth::RefreshRefused::decode(status.details()) {
+                revoked.revoke_named(&refused.ended);
+            }
+            Err(status.into())
+        }
     }
 }
 

@@ -41,6 +41,10 @@ use crate::{
 /// Longest time for the verification of a token.
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longest time for which a socket whose session has ended stays open to send the answers of its mutations: one
+/// of them is normally the log-out itself.
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// Properties of a socket that its handshake determines.
 pub struct Handshake {
     /// Subprotocol of the socket.
@@ -73,6 +77,10 @@ pub struct Driver {
     /// Permit for an anonymous socket, released when a caller has authenticated.
     anonymous: Option<AnonymousPermit>,
     restart_at: Option<Instant>,
+    /// Cloned by each mutation until its answer is sent.
+    mutations: Arc<()>,
+    /// Set when the session has ended while mutations are running.
+    ends_at: Option<Instant>,
     _gauge: GaugeGuard,
 }
 
@@ -89,6 +97,8 @@ impl Driver {
             authenticated: None,
             anonymous: Some(anonymous),
             restart_at: None,
+            mutations: Arc::new(()),
+            ends_at: None,
             _gauge: GaugeGuard::new("gateway_sockets"),
         }
     }
@@ -126,14 +136,17 @@ impl Driver {
         let held = self.wire.held();
         let timer_at = self.protocol.deadline();
         let restarting = self.restart_at.is_some();
+        let ending = self.ends_at.is_some();
         let session = self.authenticated.as_ref().and_then(|authenticated| authenticated.session.as_ref());
         tokio::select! {
             event = self.wire.next(), if self.protocol.accepts_frames() => self.on_event(event),
             (operation, event) = self.operations.next(), if idle && !self.operations.is_empty() => {
-                self.on_operation(operation, event)
+                let step = self.on_operation(operation, event);
+                if ending && !self.has_mutations() { self.handle(Input::Revoked) } else { step }
             }
             answer = optional(self.authentication.as_mut()) => self.on_authenticated(answer),
-            () = revoked(session) => self.handle(Input::Revoked),
+            () = revoked(session), if !ending => self.on_revoked(),
+            () = until(self.ends_at) => self.handle(Input::Revoked),
             () = until(timer_at) => self.on_timer(),
             () = until(stuck_at) => self.on_stuck(),
             () = dropped(held.as_deref()) => self.handle(Input::Stalled),
@@ -145,7 +158,24 @@ impl Driver {
         }
     }
 
+    /// Closes the socket, after the answers of its running mutations.
+    fn on_revoked(&mut self) -> Step {
+        if !self.has_mutations() {
+            return self.handle(Input::Revoked);
+        }
+        self.ends_at = Some(Instant::now() + LAST_ANSWER_TIMEOUT);
+        Step::Continue
+    }
+
+    fn has_mutations(&self) -> bool {
+        Arc::strong_count(&self.mutations) > 1
+    }
+
     fn on_event(&mut self, event: Event) -> Step {
+        if self.ends_at.is_some() && matches!(event, Event::Text(_)) {
+            // The session has ended: no further operation starts.
+            return Step::Continue;
+        }
         match event {
             Event::Text(text) => self.handle(Input::Text(&text)),
             Event::Binary => self.handle(Input::Binary),
@@ -235,7 +265,9 @@ impl Driver {
         let client = Client { caller, address: self.handshake.address };
         // Boxed: the memory that the start needs is released before the first result, and a subscription
         // may run for hours.
-        let events = stream::once(start(self.sockets.clone(), request, client, call).boxed()).flatten();
+        let mutations = self.mutations.clone();
+        let events = stream::once(start(self.sockets.clone(), request, client, call, mutations).boxed());
+        let events = events.flatten();
         // A panic that the pipeline does not catch ends its operation, not the socket.
         let events = AssertUnwindSafe(events).catch_unwind().map(move |event| {
             event.unwrap_or_else(|payload| {
@@ -271,7 +303,13 @@ async fn authenticate(sockets: Sockets, token: Option<Token>) -> Result<Authenti
 
 /// Starts an operation and returns its events. Writes a line to the access log with the duration: of the
 /// execution for a query or a mutation, of the opening for a subscription.
-async fn start(sockets: Sockets, mut request: Request, client: Client, call: Call) -> EventStream {
+async fn start(
+    sockets: Sockets,
+    mut request: Request,
+    client: Client,
+    call: Call,
+    mutations: Arc<()>,
+) -> EventStream {
     let started = Instant::now();
     let span = tracing::info_span!("gateway.socket.operation", request_id = %call.request_id);
     let work = async {
@@ -280,7 +318,7 @@ async fn start(sockets: Sockets, mut request: Request, client: Client, call: Cal
             None => Ok(()),
         };
         let outcome = match renewed {
-            Ok(()) => execute(&sockets, request, client, call).await,
+            Ok(()) => execute(&sockets, request, client, call, mutations).await,
             Err(error) => Outcome::rejected(&[error.into_server_error(&call.request_id)]),
         };
         let seconds = started.elapsed().as_secs_f64();
@@ -306,7 +344,14 @@ impl Outcome {
     }
 }
 
-async fn execute(sockets: &Sockets, request: Request, client: Client, call: Call) -> Outcome {
+/// Executes an operation. A mutation keeps its clone of `mutations` until the end of its events.
+async fn execute(
+    sockets: &Sockets,
+    request: Request,
+    client: Client,
+    call: Call,
+    mutations: Arc<()>,
+) -> Outcome {
     let variables = request.variables.map(|variables| Variables::from_json(variables.into()));
     let request = OperationRequest {
         query: request.query,
@@ -320,11 +365,12 @@ async fn execute(sockets: &Sockets, request: Request, client: Client, call: Call
         Err(rejection) => return Outcome::rejected(rejection.errors()),
     };
     let kind = admitted.kind();
+    let mutation = (kind == OperationType::Mutation).then_some(mutations);
     if kind != OperationType::Subscription {
         return match run(sockets, &admitted, client, call).await {
             Ok(json) => {
-                let events = stream::iter([OperationEvent::Next(json)]).boxed();
-                Outcome { kind: Some(kind), events }
+                let events = stream::iter([OperationEvent::Next(json)]).inspect(move |_| _ = &mutation);
+                Outcome { kind: Some(kind), events: events.boxed() }
             }
             Err(rejection) => Outcome::rejected(rejection.errors()),
         };

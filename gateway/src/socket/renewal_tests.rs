@@ -182,7 +182,8 @@ async fn a_token_that_does_not_renew_the_session_is_rejected_and_the_socket_stay
     client.query_with_token(NAME, json!(current)).await;
     assert_eq!(client.receive().await["type"], "error", "the first token is older than the current one now");
     let session_ids = vec![session.bytes()];
-    gateway.emit(Kind::SessionRevoked(SessionRevoked { user_id: user.bytes(), session_ids })).await;
+    let revoked = SessionRevoked { user_id: user.bytes(), session_ids, expires_at_us: 0 };
+    gateway.emit(Kind::SessionRevoked(revoked)).await;
     assert_eq!(client.closed().await.0, 4401, "the renewed token belongs to the revoked session");
     let mut anonymous = gateway.connect().await;
     anonymous.send(json!({ "type": "connection_init" })).await;

@@ -228,6 +228,7 @@ async fn a_revoked_session_closes_its_sockets_with_4401_and_no_others() {
         .emit(Kind::SessionRevoked(SessionRevoked {
             user_id: user.bytes(),
             session_ids: vec![session.bytes()],
+            expires_at_us: 0,
         }))
         .await;
     for client in &mut clients {

@@ -1,21 +1,20 @@
 //! Consumer of the event log: applies events to the hubs and revokes sessions. A gateway has one.
 //!
-//! It starts at the end of the log. The gateway is not ready before the sessions revoked until then are
-//! loaded. While the log cannot be read it is degraded: it answers operations, and subscriptions wait for
-//! the end of the log. When the log has discarded events before they were read, the reader loads the revoked
-//! sessions again and the hubs load the state of their subscribers.
+//! It starts at the end of the log. While the log cannot be read the gateway is degraded: it answers
+//! operations, and subscriptions wait for the end of the log. When the log has discarded events before they
+//! were read, the hubs load the state of their subscribers. Revoked sessions need no such care: auth is asked
+//! for them too ([`crate::client::revocation`]).
 
-use std::time::Duration;
 
 use events::{Log, Record, Tail};
-use proto::{DialogId, InvalidId, SessionId, UserId, auth, events::event::Kind, topic};
+use proto::{DialogId, InvalidId, SessionId, UserId, events::event::Kind, topic};
 use telemetry::readiness::Component;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    client::revoked_sessions::RevokedSessions,
+    client::revoked_sessions::{EndedSession, RevokedSessions},
     hub::{
-        self, Hubs, Service,
+        self, Hubs,
         messages::frame::{Change, Event},
         read_states::ReadState,
     },
@@ -23,8 +22,6 @@ use crate::{
 
 /// Topics that a gateway consumes.
 const TOPICS: [&str; 4] = [topic::AUTH, topic::DIALOG, topic::COUNTER, topic::UNREAD];
-/// Deadline of a call to auth.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads the event log for the hubs and the revoked sessions of a gateway.
 #[derive(Clone)]
@@ -33,8 +30,6 @@ pub struct LogReader {
     pub hubs: Hubs,
     /// Revoked sessions of the gateway.
     pub revoked: RevokedSessions,
-    /// Services that the gateway calls on its own behalf.
-    pub service: Service,
     /// Readiness of this reader.
     pub component: Component,
 }
@@ -48,8 +43,6 @@ impl LogReader {
     async fn follow(&self, log: Log) {
         let mut tail = self.open_tail(&log).await;
         self.hubs.set_following();
-        // After the tail is open: a session revoked between the two steps is in the list or in the tail.
-        self.load_revoked_sessions().await;
         self.component.ready();
         let mut backoff = hub::backoff();
         loop {
@@ -58,7 +51,6 @@ impl LogReader {
                     backoff.reset();
                     if next.skipped {
                         self.hubs.resync();
-                        self.load_revoked_sessions().await;
                     }
                     self.component.ready();
                     next.records.iter().for_each(|record| self.apply_record(record));
@@ -75,42 +67,12 @@ impl LogReader {
     /// Opens a tail at the end of the log. Retries until it succeeds; the gateway serves until then.
     async fn open_tail(&self, log: &Log) -> Tail {
         let mut backoff = hub::backoff();
-        let mut is_serving = false;
         loop {
             match log.tail(&TOPICS).await {
                 Ok(tail) => return tail,
                 Err(error) => {
                     tracing::warn!(%error, "the end of the log cannot be found, subscriptions wait");
-                    if !is_serving {
-                        self.load_revoked_sessions().await;
-                        is_serving = true;
-                    }
                     self.component.degraded("the end of the log cannot be found: subscriptions wait");
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
-            }
-        }
-    }
-
-    /// Loads the revoked sessions from auth. Retries until it succeeds.
-    async fn load_revoked_sessions(&self) {
-        let mut backoff = hub::backoff();
-        loop {
-            let call = self.service.call(CALL_TIMEOUT);
-            let reply = self.service.peers.auth(&call).revoked(auth::RevokedRequest {}).await;
-            let sessions = reply.map(|reply| {
-                reply
-                    .into_inner()
-                    .session_ids
-                    .iter()
-                    .filter_map(|id| SessionId::parse(id).ok())
-                    .collect::<Vec<_>>()
-            });
-            match sessions {
-                Ok(sessions) => return self.revoked.revoke(sessions),
-                Err(status) => {
-                    tracing::warn!(error = %status, "revoked sessions cannot be requested");
-                    self.component.not_ready("revoked sessions cannot be requested");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
@@ -131,7 +93,11 @@ impl LogReader {
 
     fn apply(&self, kind: &Kind) -> Result<(), InvalidId> {
         match kind {
-            Kind::SessionRevoked(event) => self.revoked.revoke(SessionId::parse_all(&event.session_ids)?),
+            Kind::SessionRevoked(event) => {
+                let expires_at_us = event.expires_at_us;
+                let sessions = SessionId::parse_all(&event.session_ids)?.into_iter();
+                self.revoked.revoke(sessions.map(|session| EndedSession { session, expires_at_us }));
+            }
             Kind::UnreadChanged(event) => self.hubs.unread.apply(event)?,
             Kind::ReadMarked(event) => {
                 let state = ReadState { user: UserId::parse(&event.user_id)?, read_seq: event.read_seq };

@@ -147,7 +147,7 @@ async fn a_gap_in_the_versions_is_followed_by_a_snapshot() {
 #[tokio::test]
 async fn a_stream_does_not_open_before_the_log_is_followed() {
     let gateway = RunningGateway::start().await;
-    let hubs = Hubs::new(&gateway.app.log_reader.service);
+    let hubs = Hubs::new(&gateway.app.revocation.service);
     let pipeline = &gateway.app.endpoint.pipeline;
     let subscriptions =
         Subscriptions::new(pipeline.clone(), hubs.clone(), SeenVersions::default(), AnswerBudget::new(0));

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use proto::{DialogId, Peer, SessionId, UserId, auth, counter, dialog};
 use testkit::FakeGrpc;
-use tonic::Status;
+use tonic::{Code, Status};
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use crate::{client::rate_limits::RateLimits, peers::Peers};
@@ -56,8 +56,14 @@ pub struct FakeServices {
     pub members: HashMap<DialogId, Vec<(UserId, i64)>>,
     /// Participants who have left their dialogs, before the counter has received the event.
     pub departed: Vec<UserId>,
-    /// Revoked sessions that auth reports.
+    /// Ended sessions that auth reports, in this order.
     pub revoked: Vec<SessionId>,
+    /// Sessions per page of them; 0 for one page.
+    pub revoked_page: usize,
+    /// Number of answers with ended sessions, the time of the next question.
+    pub revoked_answers: i64,
+    /// Sessions that `Logout` and a refused `Refresh` end.
+    pub ending: Vec<SessionId>,
     /// Rate limits of the gateway.
     pub limits: RateLimits,
     /// Methods that fail with UNAVAILABLE.
@@ -69,15 +75,21 @@ pub struct FakeServices {
 }
 
 impl FakeServices {
-    pub(super) fn answer(&mut self, method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
+    pub fn answer(&mut self, method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
         if self.unavailable.contains(method) {
             return Err(Status::unavailable("unavailable"));
         }
         let malformed = |_| Status::invalid_argument("malformed");
         Ok(match method {
-            "Revoked" => {
-                let session_ids = self.revoked.iter().map(|session| session.bytes()).collect();
-                auth::RevokedReply { session_ids }.encode_to_vec()
+            "RevokedSince" => {
+                self.revoked_answers += 1;
+                let request = auth::RevokedSinceRequest::decode(bytes).map_err(malformed)?;
+                self.revoked_since(request.after).encode_to_vec()
+            }
+            "Logout" => auth::LogoutReply { ended: ended(&self.ending) }.encode_to_vec(),
+            "Refresh" => {
+                let details = auth::RefreshRefused { ended: ended(&self.ending) }.encode_to_vec();
+                return Err(Status::with_details(Code::Unauthenticated, "reused", details.into()));
             }
             "Users" => {
                 let request = auth::UsersRequest::decode(bytes).map_err(malformed)?;
@@ -118,6 +130,16 @@ impl FakeServices {
             "Get" => self.get(&dialog::GetRequest::decode(bytes).map_err(malformed)?).encode_to_vec(),
             _ => return Err(Status::unavailable("the fake service does not implement this method")),
         })
+    }
+
+    fn revoked_since(&self, after: Option<auth::RevokedPosition>) -> auth::RevokedSinceReply {
+        let start = after.map_or(0, |after| usize::try_from(after.ended_at_us).expect("a position"));
+        let size = if self.revoked_page == 0 { usize::MAX } else { self.revoked_page };
+        let end = start.saturating_add(size).min(self.revoked.len());
+        let more = (end < self.revoked.len())
+            .then(|| auth::RevokedPosition { ended_at_us: end as i64, session_id: Vec::new() });
+        let sessions = ended(&self.revoked[start..end]);
+        auth::RevokedSinceReply { sessions, more, next_since_us: self.revoked_answers }
     }
 
     fn snapshot(&self, of: &counter::SnapshotOf) -> counter::Snapshot {
@@ -182,4 +204,10 @@ impl FakeServices {
             member_ids: request.user_ids.iter().filter(is_member).cloned().collect(),
         }
     }
+}
+
+fn ended(sessions: &[SessionId]) -> Vec<auth::EndedSession> {
+    let ended =
+        |session: &SessionId| auth::EndedSession { session_id: session.bytes(), expires_at_us: i64::MAX };
+    sessions.iter().map(ended).collect()
 }

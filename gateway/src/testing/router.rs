@@ -77,7 +77,6 @@ impl TestGateway {
             max_anonymous_sockets: 100,
             answer_memory_bytes: 256 << 20,
             drain_window: Duration::from_millis(100),
-            access_token_ttl: Duration::from_secs(300),
             operation_deadline: crate::operation::OPERATION_LIMIT,
             limits,
             limiter: Limiter::local(),
@@ -85,6 +84,8 @@ impl TestGateway {
         };
         let log = Log::Local(Local::new(Vec::new()));
         let app = App::new(settings, peers, guard, &service_token, log, Readiness::new());
+        // `App::run`, which asks auth for them, does not run.
+        app.revocation.revoked.set_complete();
         Self { router: app.router(), keys, user: UserId::now(), calls }
     }
 

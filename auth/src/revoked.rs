@@ -1,9 +1,10 @@
 //! Ended sessions whose access tokens may still be valid, in pages, for gateways that ask for them again and
 //! again. The order is that of their ends by the clock of the database.
 //!
-//! A session becomes visible with the commit of its transaction, after the time that it records as its end. A
-//! reader therefore starts again [`OVERLAP`] before its last question and receives some sessions twice; without
-//! it, a transaction that commits late would be passed by (docs/decisions/0033-revocation-without-the-log.md).
+//! A session becomes visible with the commit of its transaction, after the time that it records as its end.
+//! A reader therefore starts again [`OVERLAP`] before its last question and receives some sessions twice;
+//! without it, a transaction that commits late would be passed by
+//! (docs/decisions/0033-revocation-without-the-log.md).
 
 use std::time::Duration;
 

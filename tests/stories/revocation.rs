@@ -1,5 +1,5 @@
-//! Ended sessions: the gateway that answers refuses their tokens before it answers, every other gateway within
-//! two seconds, with the event log and without it.
+//! Ended sessions: the gateway that answers refuses their tokens before it answers, every other gateway
+//! within two seconds, with the event log and without it.
 
 use std::time::{Duration, Instant};
 
@@ -190,8 +190,8 @@ async fn sessions_end_on_every_gateway_while_kafka_does_not_answer() {
     sockets.sort_unstable();
     let max = |times: &[Duration]| *times.last().unwrap();
     println!(
-        "Kafka paused, {ROUNDS} log-outs: 0 requests accepted by the answering gateway, its sockets closed after \
-         {here:?}; the other gateway refused after {:?} at most (median {:?}) and closed sockets after {:?}",
+        "Kafka paused, {ROUNDS} log-outs: 0 requests accepted by the answering gateway, its sockets closed \
+         after {here:?}; the other gateway refused within {:?} (median {:?}), sockets within {:?}",
         max(&elsewhere),
         elsewhere[ROUNDS / 2],
         max(&sockets),

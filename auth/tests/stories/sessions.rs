@@ -58,8 +58,8 @@ async fn assert_open(service: &mut Service, session: &Session) {
     assert_eq!(service.events(1).await[0].name(), "UserRenamed");
 }
 
-/// Returns the ids of ended sessions, sorted. Panics if one of them has an access token that expires later than
-/// stated.
+/// Returns the ids of ended sessions, sorted. Panics if one of them has an access token that expires later
+/// than stated.
 fn ended_ids(ended: &[EndedSession], sessions: &[&Session]) -> Vec<Vec<u8>> {
     for session in sessions {
         let stated = ended.iter().find(|ended| ended.session_id == session.session_id);

@@ -1,10 +1,10 @@
 //! Revocation that does not depend on the event log: asks auth every second for the sessions that have ended.
 //!
-//! The log names the same sessions, normally within 100 ms. But a gateway cannot see that the log is late: it
-//! may have read all records while auth's relay is paused, or cut off from Kafka. So auth is asked always, and
-//! every gateway rejects the tokens of an ended session within two seconds, as long as auth answers
-//! (docs/decisions/0033-revocation-without-the-log.md). While auth does not answer, sessions are known to have
-//! ended by the log only; without the log too, their tokens are accepted until they expire.
+//! The log names the same sessions, normally within 100 ms. But a gateway cannot see that the log is late:
+//! it may have read all records while auth's relay is paused, or cut off from Kafka. So auth is asked
+//! always, and every gateway rejects the tokens of an ended session within two seconds, as long as auth
+//! answers (docs/decisions/0033-revocation-without-the-log.md). While auth does not answer, the log alone
+//! names ended sessions; without the log too, their tokens are accepted until they expire.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use crate::{
 
 /// Time from one question to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Deadline of a question. Of two auth processes one may hang: the next question may reach the other, and both
-/// together fit into two seconds.
+/// Deadline of a question. Of two auth processes one may hang: the next question may reach the other, and
+/// both together fit into two seconds.
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// Age of the last answer at which this gateway is degraded.
 const AGE_MAX: Duration = Duration::from_secs(2);
@@ -98,8 +98,8 @@ impl Revocation {
     }
 }
 
-/// Returns the deadline of a question after repeated failures: it doubles after four, up to 4 s, for an auth that
-/// is slow.
+/// Returns the deadline of a question after repeated failures: it doubles after four, up to 4 s, for an auth
+/// that is slow.
 fn timeout(failures: u32) -> Duration {
     TIMEOUT * (1 << (failures / 4).min(3))
 }

@@ -1,10 +1,10 @@
 //! Revoked sessions whose access tokens may still be valid: the result of log-outs, changed passwords and
 //! reused refresh tokens.
 //!
-//! A session is remembered until the last of its access tokens has expired, at the time that auth states, plus
-//! a leeway. HTTP requests look their session up; sockets and streams watch theirs and end when it is revoked.
-//! At most [`SESSIONS_MAX`] are remembered. Beyond that the sessions whose tokens expire first are dropped, and
-//! all tokens that expire no later than theirs are rejected: a client refreshes its token and continues.
+//! A session is remembered until the last of its access tokens has expired, at the time that auth states,
+//! plus a leeway. HTTP requests look their session up; sockets and streams watch theirs and end when it is
+//! revoked. At most [`SESSIONS_MAX`] are remembered. Beyond that the sessions whose tokens expire first are
+//! dropped, and all tokens that expire no later are rejected: a client refreshes its token and continues.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,8 +28,8 @@ const SESSIONS_MAX: usize = 500_000;
 /// version writes. Auth is asked for the exact time within a second.
 const UNSTATED_LIFE_US: i64 = 3_600_000_000;
 
-/// Session that has ended. No access token of it expires later than `expires_at_us`, in microseconds since the
-/// Unix epoch.
+/// Session that has ended. No access token of it expires later than `expires_at_us`, in microseconds since
+/// the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSession {
     /// The session.

@@ -203,8 +203,8 @@ impl Mutation {
     }
 }
 
-/// Converts the answer to a call that signs in. Revokes the sessions that the call has ended before the client
-/// has the answer; also a refused refresh may have ended one.
+/// Converts the answer to a call that signs in. Revokes the sessions that the call has ended before the
+/// client has the answer; also a refused refresh may have ended one.
 fn signed_in(ctx: &Context<'_>, reply: Result<Response<auth::Session>, Status>) -> Result<Session, Error> {
     let revoked: &RevokedSessions = ctx.data_unchecked();
     match reply {

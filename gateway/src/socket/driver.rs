@@ -41,8 +41,8 @@ use crate::{
 /// Longest time for the verification of a token.
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest time for which a socket whose session has ended stays open to send the answers of its mutations: one
-/// of them is normally the log-out itself.
+/// Longest time for which a socket whose session has ended stays open to send the answers of its mutations:
+/// one of them is normally the log-out itself.
 const LAST_ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Properties of a socket that its handshake determines.

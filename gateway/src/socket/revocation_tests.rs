@@ -1,5 +1,5 @@
-//! Sockets of sessions that end while the log carries nothing: by an answer of auth, and by what auth names when
-//! it is asked.
+//! Sockets of sessions that end while the log carries nothing: by an answer of auth, and by what auth names
+//! when it is asked.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

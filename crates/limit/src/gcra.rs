@@ -59,6 +59,11 @@ impl Rate {
         if wait <= wait_max { Ok(Admission { tat, wait }) } else { Err(wait) }
     }
 
+    /// Gives back one unit that was taken, and returns the new TAT.
+    pub fn give_back(self, tat: Duration) -> Duration {
+        tat.saturating_sub(self.interval)
+    }
+
     /// Returns the time after which an unused key is back at its initial state and may be removed.
     pub fn expiry(self) -> Duration {
         self.tolerance
@@ -149,6 +154,17 @@ mod tests {
         let second = rate.take_within(first.tat, MS, 150 * MS).expect("a unit is free soon");
         assert_eq!(second.wait, 100 * MS);
         assert_eq!(rate.take_within(second.tat, MS, 150 * MS), Err(200 * MS));
+    }
+
+    #[test]
+    fn a_unit_that_is_given_back_can_be_taken_again() {
+        let rate = Rate::new(1, Duration::from_secs(60), 2);
+        let now = Duration::from_secs(1000);
+        let one = rate.take(Duration::ZERO, now).expect("a unit is free");
+        let two = rate.take(one, now).expect("a unit is free");
+        assert_eq!(rate.take(two, now), Err(Duration::from_secs(60)));
+        assert_eq!(rate.take(rate.give_back(two), now), Ok(two));
+        assert_eq!(rate.give_back(MS), Duration::ZERO);
     }
 
     #[test]

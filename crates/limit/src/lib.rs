@@ -74,4 +74,16 @@ impl Limiter {
         }
         self.0.memory.take(charges, self.0.started.elapsed())
     }
+
+    /// Gives back charges that were taken, as if they had not been. If the store in which they were taken
+    /// does not answer, they stay taken.
+    pub async fn give_back(&self, charges: &[Charge]) {
+        if charges.is_empty() {
+            return;
+        }
+        match &self.0.redis {
+            Some(redis) => redis.give_back(charges).await,
+            None => self.0.memory.give_back(charges),
+        }
+    }
 }

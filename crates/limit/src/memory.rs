@@ -40,6 +40,15 @@ impl MemoryStore {
         }
         Ok(())
     }
+
+    /// Gives back charges, as [`crate::Limiter::give_back`] does.
+    pub(crate) fn give_back(&self, charges: &[Charge]) {
+        let mut keys = self.0.lock();
+        for Charge { key, rate } in charges {
+            let tat = rate.give_back(keys.tat(key));
+            keys.set(key, tat);
+        }
+    }
 }
 
 impl Generations {
@@ -100,6 +109,22 @@ mod tests {
         }
         assert_eq!(store.take(&[charge("b", wide)], SECOND), Err(SECOND / 10));
         assert_eq!(store.take(&[charge("c", rate)], SECOND), Ok(()));
+    }
+
+    #[test]
+    fn charges_that_are_given_back_can_be_taken_again() {
+        let store = MemoryStore::default();
+        let rate = Rate::new(2, 60 * SECOND, 2);
+        for _ in 0..10 {
+            assert_eq!(store.take(&[charge("a", rate), charge("b", rate)], SECOND), Ok(()));
+            store.give_back(&[charge("a", rate)]);
+            store.give_back(&[charge("b", rate)]);
+        }
+        assert_eq!(store.take(&[charge("a", rate)], SECOND), Ok(()));
+        assert_eq!(store.take(&[charge("a", rate)], SECOND), Ok(()));
+        assert!(store.take(&[charge("a", rate)], SECOND).is_err());
+        store.give_back(&[charge("other", rate)]);
+        assert_eq!(store.take(&[charge("other", rate)], SECOND), Ok(()), "an unused key stays full");
     }
 
     #[test]

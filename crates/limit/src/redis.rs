@@ -16,39 +16,59 @@ const TIMEOUT: Duration = Duration::from_millis(50);
 /// Time that the circuit breaker stays open after a failed call. Then one request waits for Redis again.
 const BREAKER_OPEN: Duration = Duration::from_millis(500);
 
-const SCRIPT: &str = include_str!("gcra.lua");
+const TAKE: &str = include_str!("gcra.lua");
+const GIVE_BACK: &str = include_str!("give_back.lua");
+
+/// Script on the server, by its hash.
+#[derive(Debug)]
+struct StoredScript {
+    text: &'static str,
+    sha: String,
+}
 
 #[derive(Debug)]
 pub(crate) struct RedisStore {
     connection: Connection,
     breaker: CircuitBreaker,
     prefix: &'static str,
-    script_sha: String,
+    take: StoredScript,
+    give_back: StoredScript,
 }
 
 impl RedisStore {
     pub(crate) fn new(url: &str, prefix: &'static str) -> Result<Self, InvalidUrl> {
         let connection = Connection::new(url, TIMEOUT)?;
         let breaker = CircuitBreaker::on_first_failure(BREAKER_OPEN);
-        let script_sha = Script::new(SCRIPT).get_hash().to_owned();
-        Ok(Self { connection, breaker, prefix, script_sha })
+        let stored = |text| StoredScript { text, sha: Script::new(text).get_hash().to_owned() };
+        Ok(Self { connection, breaker, prefix, take: stored(TAKE), give_back: stored(GIVE_BACK) })
     }
 
     /// Takes the charges, as [`crate::Limiter::take`] does. Returns `None` if Redis did not answer.
     pub(crate) async fn take(&self, charges: &[Charge]) -> Option<Result<(), Duration>> {
+        let wait_us = self.call(&self.take, charges).await?;
+        Some(if wait_us == 0 { Ok(()) } else { Err(Duration::from_micros(wait_us)) })
+    }
+
+    /// Gives back charges, as [`crate::Limiter::give_back`] does.
+    pub(crate) async fn give_back(&self, charges: &[Charge]) {
+        self.call(&self.give_back, charges).await;
+    }
+
+    /// Calls a script. Returns `None` if Redis did not answer.
+    async fn call(&self, script: &StoredScript, charges: &[Charge]) -> Option<u64> {
         let Some(permit) = self.breaker.try_acquire(Instant::now()) else {
             metrics::counter!("rate_limit_local_total").increment(1);
             return None;
         };
         let started = Instant::now();
         let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg(SCRIPT);
-        let answer: Result<u64, RedisError> = self.connection.call(&self.command(charges), &load).await;
+        load.arg("LOAD").arg(script.text);
+        let answer: Result<u64, RedisError> =
+            self.connection.call(&self.command(script, charges), &load).await;
         metrics::histogram!("rate_limit_redis_seconds").record(started.elapsed());
         permit.record(Outcome::of(&answer), Instant::now());
         match answer {
-            Ok(0) => Some(Ok(())),
-            Ok(wait_us) => Some(Err(Duration::from_micros(wait_us))),
+            Ok(reply) => Some(reply),
             Err(error) => {
                 metrics::counter!("rate_limit_local_total").increment(1);
                 tracing::debug!(%error, "Redis did not answer, rate limits are counted in this process");
@@ -57,9 +77,9 @@ impl RedisStore {
         }
     }
 
-    fn command(&self, charges: &[Charge]) -> Cmd {
+    fn command(&self, script: &StoredScript, charges: &[Charge]) -> Cmd {
         let mut command = cmd("EVALSHA");
-        command.arg(&self.script_sha).arg(charges.len());
+        command.arg(&script.sha).arg(charges.len());
         for charge in charges {
             command.arg(format!("{}{}", self.prefix, charge.key));
         }
@@ -103,6 +123,27 @@ mod tests {
             assert_eq!(other.take(&charges(&["b"])).await, Ok(()), "rejected charges take nothing of b");
         }
         assert!(one.take(&charges(&["b"])).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_unit_given_back_by_one_process_can_be_taken_by_another() {
+        let Some(server) = RedisServer::start() else { return };
+        let limiter = || Limiter::shared(&server.url(), "test:").expect("a valid URL");
+        let one = limiter();
+        let other = limiter();
+        for _ in 0..20 {
+            assert_eq!(one.take(&charges(&["a", "b"])).await, Ok(()));
+            other.give_back(&charges(&["a", "b"])).await;
+        }
+        for _ in 0..5 {
+            assert_eq!(one.take(&charges(&["a"])).await, Ok(()));
+        }
+        assert!(other.take(&charges(&["a"])).await.is_err());
+        one.give_back(&charges(&["unused"])).await;
+        for _ in 0..5 {
+            assert_eq!(one.take(&charges(&["unused"])).await, Ok(()));
+        }
+        assert!(one.take(&charges(&["unused"])).await.is_err(), "nothing is saved up");
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks soak bench-latency bench-sockets stack stack-down test-stack test-containers env up upgrade down logs
+.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks soak bench-latency bench-logins bench-sockets stack stack-down test-stack test-containers env up upgrade down logs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -105,6 +105,9 @@ attacks: ## run every known attack ATTACKS (100) times against an optimised proc
 
 soak: ## run the mixed load with injected faults for MINUTES (2) and compare all counts (SEED, FAULTS; see docs/exactness.md)
 	@CARGO="$(CARGO)" bench/soak $(LOCKED)
+
+bench-logins: ## measure queries during a flood of logins, optimised
+	@CARGO="$(CARGO)" bench/logins $(LOCKED)
 
 bench-sockets: ## measure the memory of 10,000 sockets in an optimised process, and what remains after they close
 	@CARGO="$(CARGO)" bench/sockets $(LOCKED)

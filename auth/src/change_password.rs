@@ -2,10 +2,11 @@
 //! transaction.
 
 use events::{Headers, outbox};
+use tokio::time::Instant;
 
 use crate::{
     App, Error, event,
-    password::{EnteredPassword, Password},
+    password::{EnteredPassword, Origin, Password, Requester},
     session::{self, Caller, NewSession, Session},
     store,
     verify_password::verify,
@@ -16,6 +17,8 @@ use crate::{
 pub(crate) struct Change {
     pub old: EnteredPassword,
     pub new: Password,
+    /// Time after which the caller no longer waits for the answer.
+    pub deadline: Option<Instant>,
 }
 
 /// Changes the caller's password and appends SessionRevoked and UserLoggedIn.
@@ -36,8 +39,11 @@ pub(crate) async fn change(
     headers: Headers,
 ) -> Result<Session, Error> {
     let stored = store::session::password_hash(&app.db, caller).await?.ok_or(Error::SessionEnded)?;
-    let verified = verify(app, change.old, Some((caller.user, stored))).await?.ok_or(Error::OldPassword)?;
-    let hash = app.passwords.hash(change.new).await?;
+    let origin = Origin::User(caller.user);
+    let requester = Requester { origin, is_known: true, deadline: change.deadline };
+    let account = Some((caller.user, stored));
+    let verified = verify(app, change.old, account, &requester).await?.ok_or(Error::OldPassword)?;
+    let hash = app.passwords.hash(change.new, &requester).await?;
     let db = app.db.clone();
     let app = app.clone();
     let write = async move {

@@ -1,18 +1,18 @@
 //! Cleanup: deletes sessions that ended or expired before the revocation window, once their access tokens
-//! have expired too.
+//! have expired too, and addresses that are no longer known.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{App, Error, store};
+use crate::{App, Error, known_address, store};
 
 /// Time between two runs.
 const INTERVAL: Duration = Duration::from_secs(600);
-/// Sessions deleted per transaction. Bounds the time that the rows stay locked.
+/// Rows deleted per transaction. Bounds the time that the rows stay locked.
 const BATCH: u64 = 1_000;
 
-/// Deletes old sessions every ten minutes until shutdown. A failed run is logged, and the next one tries
+/// Deletes old sessions and addresses every ten minutes until shutdown. A failed run is logged, and the next one tries
 /// again.
 pub(crate) async fn run(app: &App, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
@@ -20,6 +20,9 @@ pub(crate) async fn run(app: &App, shutdown: CancellationToken) {
             Ok(0) => {}
             Ok(deleted) => tracing::info!(deleted, "old sessions deleted"),
             Err(error) => tracing::warn!(%error, "old sessions could not be deleted"),
+        }
+        if let Err(error) = delete_old_addresses(app, &shutdown).await {
+            tracing::warn!(%error, "old addresses could not be deleted");
         }
         shutdown.run_until_cancelled(tokio::time::sleep(INTERVAL)).await;
     }
@@ -32,6 +35,22 @@ pub(crate) async fn delete_old_sessions(app: &App, shutdown: &CancellationToken)
         let mut tx = app.db.begin().await?;
         let window_us = app.settings.revocation_window_us();
         let batch = store::session::delete_old(&mut tx, window_us, BATCH as i64).await?;
+        tx.commit().await?;
+        deleted += batch;
+        if batch < BATCH {
+            break;
+        }
+    }
+    Ok(deleted)
+}
+
+/// Deletes the addresses that were last used too long ago to be known, and returns their number.
+async fn delete_old_addresses(app: &App, shutdown: &CancellationToken) -> Result<u64, Error> {
+    let mut deleted = 0;
+    while !shutdown.is_cancelled() {
+        let mut tx = app.db.begin().await?;
+        let age_us = known_address::max_age_us();
+        let batch = store::known_address::delete_old(&mut tx, age_us, BATCH as i64).await?;
         tx.commit().await?;
         deleted += batch;
         if batch < BATCH {

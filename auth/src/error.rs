@@ -1,9 +1,11 @@
 //! Error of an operation: one variant per reaction of the caller, and the only mapping to gRPC statuses.
 //! Messages are written for clients; the text of a lower layer is logged, never sent.
 
+use std::time::Duration;
+
 use prost::Message;
 use proto::auth::{EndedSession, RefreshRefused};
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 
 /// Error of an operation.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +19,13 @@ pub enum Error {
     /// Unknown login or wrong password. Both look the same, so that logins cannot be enumerated.
     #[error("the login or the password is wrong")]
     Credentials,
+    /// Wrong password from an address that has signed in to this login before. It looks the same; the
+    /// metadata is for the gateway, which limits guesses from elsewhere.
+    #[error("the login or the password is wrong")]
+    CredentialsFromKnownAddress,
+    /// The address has not signed in to this login before, and only such an address may now.
+    #[error("this address has not signed in to this login before")]
+    UnknownAddress,
     /// Wrong old password in a change of password.
     #[error("the old password is wrong")]
     OldPassword,
@@ -29,7 +38,7 @@ pub enum Error {
     /// Valid access token of an ended session.
     #[error("this session has ended: sign in again")]
     SessionEnded,
-    /// Load shed: no hashing permit became free in time.
+    /// Refused work: too many passwords wait to be hashed.
     #[error("too many concurrent sign-ins: try again later")]
     Busy,
     /// Password hashing failed, or a stored hash is malformed.
@@ -59,7 +68,14 @@ impl From<Error> for Status {
                 let details = RefreshRefused { ended: vec![ended.clone()] }.encode_to_vec();
                 Self::with_details(Code::Unauthenticated, error.to_string(), details.into())
             }
-            Error::Busy => Self::unavailable(error.to_string()),
+            Error::CredentialsFromKnownAddress => {
+                let mut status = Self::unauthenticated(error.to_string());
+                status.metadata_mut().insert(proto::KNOWN_ADDRESS, MetadataValue::from_static("1"));
+                status
+            }
+            Error::UnknownAddress => Self::failed_precondition(error.to_string()),
+            // This service is healthy: UNAVAILABLE would open the circuit breakers around it.
+            Error::Busy => proto::refuse(&error.to_string(), busy_retry_after()),
             Error::Database(db::Error::Unavailable(source)) => {
                 tracing::warn!(%source, "database unavailable");
                 Self::unavailable("accounts are temporarily unavailable")
@@ -70,6 +86,13 @@ impl From<Error> for Status {
             }
         }
     }
+}
+
+/// Returns the time after which a client that was refused may try again: by then the queue of passwords has
+/// room. It is random, from one second to two, so that the refused of one moment do not return in one moment.
+fn busy_retry_after() -> Duration {
+    let spread_ms = getrandom::u32().unwrap_or_default() % 1_000;
+    Duration::from_millis(1_000 + u64::from(spread_ms))
 }
 
 #[cfg(test)]
@@ -88,7 +111,9 @@ mod tests {
             (Error::RefreshToken, Code::Unauthenticated),
             (Error::RefreshTokenReused(ended), Code::Unauthenticated),
             (Error::SessionEnded, Code::Unauthenticated),
-            (Error::Busy, Code::Unavailable),
+            (Error::CredentialsFromKnownAddress, Code::Unauthenticated),
+            (Error::UnknownAddress, Code::FailedPrecondition),
+            (Error::Busy, Code::ResourceExhausted),
             (Error::Hashing(argon2::password_hash::Error::Internal), Code::Internal),
             (Error::Database(db::Error::Unique("secret".to_owned())), Code::Internal),
             (Error::Database(db::Error::Refused("secret".to_owned())), Code::Internal),

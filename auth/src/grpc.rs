@@ -20,7 +20,9 @@ use tonic::{Request, Response, Status};
 use crate::{
     App, Error,
     change_password::{self, Change},
-    login,
+    client::{Client, Network},
+    known_address,
+    login::{self, Attempt},
     password::{EnteredPassword, Password},
     refresh_token::{self, Salt, Token},
     register::{self, Registration},
@@ -36,30 +38,34 @@ type Reply<T> = Result<Response<T>, Status>;
 impl Auth for App {
     async fn register(&self, request: Request<RegisterRequest>) -> Reply<Session> {
         let headers = headers(&request);
-        let RegisterRequest { login, password, name } = request.into_inner();
+        let client = self.client(&request, &request.get_ref().client_address);
+        let RegisterRequest { login, password, name, client_address: _ } = request.into_inner();
         let login = Login::parse(&login)?;
         let name = name.map_or_else(|| Ok(Name::from_login(&login)), |name| Name::parse(&name))?;
         let password = Password::parse(&password)?;
-        let registration = Registration { id: UserId::now(), login, name, password };
+        let registration = Registration { id: UserId::now(), login, name, password, client };
         Ok(Response::new(register::register(self, registration, new_session(), headers).await?.into()))
     }
 
     async fn login(&self, request: Request<LoginRequest>) -> Reply<Session> {
         let headers = headers(&request);
-        let LoginRequest { login, password } = request.into_inner();
+        let client = self.client(&request, &request.get_ref().client_address);
+        let LoginRequest { login, password, client_address: _, known_address_only } = request.into_inner();
         // A malformed login or password is not INVALID_ARGUMENT: it gets the response of wrong
         // credentials.
         let login = Login::parse(&login).ok();
         let password = EnteredPassword::parse(password);
-        Ok(Response::new(login::login(self, login, password, new_session(), headers).await?.into()))
+        let attempt = Attempt { login, password, client, known_address_only };
+        Ok(Response::new(login::login(self, attempt, new_session(), headers).await?.into()))
     }
 
     async fn refresh(&self, request: Request<RefreshRequest>) -> Reply<Session> {
         let headers = headers(&request);
+        let client = self.client(&request, &request.get_ref().client_address);
         let token = Token::parse(&request.into_inner().refresh_token)?;
-        Ok(Response::new(
-            refresh_token::refresh(self, token, Salt::random(), now_us(), headers).await?.into(),
-        ))
+        let session = refresh_token::refresh(self, token, Salt::random(), now_us(), headers).await?;
+        known_address::refreshed(self, session.user.id, client.network).await;
+        Ok(Response::new(session.into()))
     }
 
     async fn logout(&self, request: Request<LogoutRequest>) -> Reply<LogoutReply> {
@@ -72,8 +78,9 @@ impl Auth for App {
     async fn change_password(&self, request: Request<ChangePasswordRequest>) -> Reply<Session> {
         let caller = self.caller(&request).await?;
         let headers = headers(&request);
+        let deadline = Call::of(&request).deadline;
         let ChangePasswordRequest { old, new } = request.into_inner();
-        let change = Change { old: EnteredPassword::parse(old), new: Password::parse(&new)? };
+        let change = Change { old: EnteredPassword::parse(old), new: Password::parse(&new)?, deadline };
         Ok(Response::new(change_password::change(self, caller, change, new_session(), headers).await?.into()))
     }
 
@@ -123,6 +130,14 @@ impl App {
     async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let caller = self.guard.caller(request.metadata()).await?;
         Ok(Caller { user: UserId::new(caller.user), session: SessionId::new(caller.session) })
+    }
+
+    /// Returns the client of a sign-in. Its address counts only if the request carries the service token:
+    /// the call is open, and a caller could otherwise choose any address.
+    fn client<T>(&self, request: &Request<T>, address: &[u8]) -> Client {
+        let is_service = self.guard.service(request.metadata()).is_ok();
+        let network = if is_service { Network::parse(address) } else { None };
+        Client { network, deadline: Call::of(request).deadline }
     }
 }
 

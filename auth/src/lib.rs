@@ -5,9 +5,11 @@
 
 mod change_password;
 mod cleanup;
+mod client;
 mod error;
 mod event;
 mod grpc;
+mod known_address;
 mod login;
 mod password;
 mod refresh_token;

@@ -5,6 +5,8 @@ use events::Headers;
 
 use crate::{
     App, Error,
+    client::Client,
+    known_address,
     password::EnteredPassword,
     session::{self, NewSession, Session},
     store,
@@ -12,24 +14,43 @@ use crate::{
     verify_password::verify,
 };
 
-/// Opens a session and appends UserLoggedIn. `login` is `None` if it is malformed: the work of a
-/// verification is done all the same.
+/// An attempt to sign in.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// `None` if it is malformed: the work of a verification is done all the same.
+    pub login: Option<Login>,
+    pub password: EnteredPassword,
+    pub client: Client,
+    /// Refuses an address that has not signed in to this login before.
+    pub known_address_only: bool,
+}
+
+/// Opens a session, appends UserLoggedIn and remembers the client's address.
 ///
 /// # Errors
-/// [`Error::Credentials`] for an unknown login or a wrong password; [`Error::Busy`].
+/// [`Error::Credentials`] for an unknown login or a wrong password,
+/// [`Error::CredentialsFromKnownAddress`] for a wrong password from a known address;
+/// [`Error::UnknownAddress`]; [`Error::Busy`].
 #[tracing::instrument(name = "auth.login", skip_all)]
 pub(crate) async fn login(
     app: &App,
-    login: Option<Login>,
-    password: EnteredPassword,
+    attempt: Attempt,
     new: NewSession,
     headers: Headers,
 ) -> Result<Session, Error> {
+    let Attempt { login, password, client, known_address_only } = attempt;
     let account = match &login {
         Some(login) => store::account::find(&app.db, login).await?,
         None => None,
     };
-    let verified = verify(app, password, account).await?.ok_or(Error::Credentials)?;
+    let user = account.as_ref().map(|(user, _)| *user);
+    let is_known = known_address::contains(app, user, client.network).await?;
+    if known_address_only && !is_known {
+        return Err(Error::UnknownAddress);
+    }
+    let verified = verify(app, password, account, &client.requester(is_known)).await?;
+    let wrong = || if is_known { Error::CredentialsFromKnownAddress } else { Error::Credentials };
+    let verified = verified.ok_or_else(wrong)?;
     let user = verified.user;
     let db = app.db.clone();
     let app = app.clone();
@@ -43,6 +64,7 @@ pub(crate) async fn login(
             return Err(Error::Credentials);
         }
         let ended = session::open(&app, &mut tx, user, &new, &headers).await?;
+        known_address::remember(&mut tx, user, client.network).await?;
         tx.commit().await?;
         Ok(Session { ended, ..session::issue(&app, account.user, new.id, &new.token, new.now_us) })
     };

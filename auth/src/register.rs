@@ -4,7 +4,9 @@ use events::{Headers, outbox};
 use proto::UserId;
 
 use crate::{
-    App, Error, event,
+    App, Error,
+    client::Client,
+    event, known_address,
     password::Password,
     session::{self, NewSession, Session},
     store,
@@ -18,9 +20,10 @@ pub(crate) struct Registration {
     pub login: Login,
     pub name: Name,
     pub password: Password,
+    pub client: Client,
 }
 
-/// Creates a user, signs in, and appends UserRegistered and UserLoggedIn.
+/// Creates a user, signs in, appends UserRegistered and UserLoggedIn, and remembers the client's address.
 ///
 /// # Errors
 /// [`Error::LoginTaken`], also for the loser of two concurrent registrations; [`Error::Busy`].
@@ -31,10 +34,15 @@ pub(crate) async fn register(
     new: NewSession,
     headers: Headers,
 ) -> Result<Session, Error> {
-    let Registration { id, login, name, password } = registration;
+    let Registration { id, login, name, password, client } = registration;
+    // A login that is taken is refused before the work. The constraint decides between two that are
+    // registered at the same time.
+    if store::account::find(&app.db, &login).await?.is_some() {
+        return Err(Error::LoginTaken);
+    }
     // Hash before the transaction: it takes tens of milliseconds, and would hold a connection for that
     // time.
-    let hash = app.passwords.hash(password).await?;
+    let hash = app.passwords.hash(password, &client.requester(false)).await?;
     let db = app.db.clone();
     let app = app.clone();
     let write = async move {
@@ -46,6 +54,7 @@ pub(crate) async fn register(
             })?;
         outbox::append(&mut tx, &[event::registered(id, &headers)]).await?;
         session::open(&app, &mut tx, id, &new, &headers).await?;
+        known_address::remember(&mut tx, id, client.network).await?;
         tx.commit().await?;
         Ok(session::issue(&app, user, new.id, &new.token, new.now_us))
     };

@@ -2,6 +2,7 @@
 //! because SQLite has no `select … for update`. Lock order: the user's row before any of its sessions.
 
 pub(crate) mod account;
+pub(crate) mod known_address;
 pub(crate) mod session;
 pub(crate) mod user;
 

@@ -5,7 +5,7 @@ use proto::UserId;
 
 use crate::{
     App, Error,
-    password::{EnteredPassword, Form, Hash, Password},
+    password::{EnteredPassword, Form, Hash, Password, Requester},
     store,
 };
 
@@ -25,14 +25,15 @@ pub(crate) async fn verify(
     app: &App,
     entered: EnteredPassword,
     account: Option<(UserId, Hash)>,
+    requester: &Requester,
 ) -> Result<Option<Verified>, Error> {
     let hash = account.as_ref().map(|(_, hash)| hash.clone());
-    let form = app.passwords.verify_entered(&entered, hash).await?;
+    let form = app.passwords.verify_entered(&entered, hash, requester).await?;
     let Some((form, (user, hash))) = form.zip(account) else {
         return Ok(None);
     };
     match (form, entered.into_normalised()) {
-        (Form::Unnormalised, Some(password)) => renew(app, user, hash, password).await,
+        (Form::Unnormalised, Some(password)) => renew(app, user, hash, password, requester).await,
         // Without a normalised form that is a valid password, the old hash stays.
         (Form::Normalised, _) | (Form::Unnormalised, None) => Ok(Some(Verified { user, hash })),
     }
@@ -40,12 +41,18 @@ pub(crate) async fn verify(
 
 /// Replaces a hash by a new one of the normalised password. If another call has replaced it first, that
 /// hash counts: the password is verified again, because it may have been changed.
-async fn renew(app: &App, user: UserId, old: Hash, password: Password) -> Result<Option<Verified>, Error> {
-    let new = app.passwords.hash(password.clone()).await?;
+async fn renew(
+    app: &App,
+    user: UserId,
+    old: Hash,
+    password: Password,
+    requester: &Requester,
+) -> Result<Option<Verified>, Error> {
+    let new = app.passwords.hash(password.clone(), requester).await?;
     let Some(hash) = replace(app, user, old, new.clone()).await? else {
         return Ok(None);
     };
-    let matches = hash == new || app.passwords.verify(password, Some(hash.clone())).await?;
+    let matches = hash == new || app.passwords.verify(password, Some(hash.clone()), requester).await?;
     Ok(matches.then_some(Verified { user, hash }))
 }
 
@@ -82,7 +89,8 @@ mod tests {
     use crate::{
         Settings,
         change_password::{self, Change},
-        login,
+        client::Client,
+        login::{self, Attempt},
         refresh_token::Token,
         session::{Caller, NewSession, Session},
         store::fixture::{FAR_FUTURE_US, databases, insert_user, login as parsed, session},
@@ -109,8 +117,13 @@ mod tests {
     }
 
     async fn sign_in(app: &App, text: &str) -> Result<Session, Error> {
-        let password = EnteredPassword::parse(text.to_owned());
-        login::login(app, Some(parsed("ann")), password, new_session(), headers()).await
+        let attempt = Attempt {
+            login: Some(parsed("ann")),
+            password: EnteredPassword::parse(text.to_owned()),
+            client: Client::default(),
+            known_address_only: false,
+        };
+        login::login(app, attempt, new_session(), headers()).await
     }
 
     async fn stored(app: &App) -> Hash {
@@ -120,7 +133,11 @@ mod tests {
     /// Inserts the user ann with a hash of the text as it is, not normalised, and returns both.
     async fn insert_old_user(app: &App, text: &str) -> (UserId, Hash) {
         let user = insert_user(&app.db, "ann", "Ann").await;
-        let hash = app.passwords.hash(Password::unnormalised(text.to_owned()).unwrap()).await.unwrap();
+        let hash = app
+            .passwords
+            .hash(Password::unnormalised(text.to_owned()).unwrap(), &Requester::any())
+            .await
+            .unwrap();
         let mut tx = app.db.begin().await.unwrap();
         store::account::set_password(&mut tx, user, &hash).await.unwrap();
         tx.commit().await.unwrap();
@@ -141,7 +158,7 @@ mod tests {
             let new = stored(&app).await;
             assert_ne!(new, old);
             let password = Password::parse(COMPOSED).unwrap();
-            assert!(app.passwords.verify(password, Some(new.clone())).await.unwrap());
+            assert!(app.passwords.verify(password, Some(new.clone()), &Requester::any()).await.unwrap());
             for text in [COMPOSED, DECOMPOSED] {
                 assert_eq!(sign_in(&app, text).await.unwrap().user.id, user, "{text:?}");
             }
@@ -181,12 +198,16 @@ mod tests {
         for test in databases().await {
             let app = app(&test.db);
             let (user, old) = insert_old_user(&app, DECOMPOSED).await;
-            let changed = app.passwords.hash(Password::parse("battery staple").unwrap()).await.unwrap();
+            let changed = app
+                .passwords
+                .hash(Password::parse("battery staple").unwrap(), &Requester::any())
+                .await
+                .unwrap();
             let mut tx = app.db.begin().await.unwrap();
             store::account::set_password(&mut tx, user, &changed).await.unwrap();
             tx.commit().await.unwrap();
             let password = Password::parse(COMPOSED).unwrap();
-            let renewed = renew(&app, user, old, password).await.unwrap();
+            let renewed = renew(&app, user, old, password, &Requester::any()).await.unwrap();
             assert!(renewed.is_none(), "{}", test.name);
             assert_eq!(stored(&app).await, changed);
         }
@@ -202,6 +223,7 @@ mod tests {
             let change = Change {
                 old: EnteredPassword::parse(DECOMPOSED.to_owned()),
                 new: Password::parse("nai\u{308}ve horse").unwrap(),
+                deadline: None,
             };
             let changed = change_password::change(&app, caller, change, new_session(), headers()).await;
             assert!(changed.is_ok(), "{}: {changed:?}", test.name);

@@ -1,9 +1,12 @@
 //! Error of an operation: one variant per reaction of the caller, and the only mapping to gRPC statuses.
 //! Messages are written for clients; the text of a lower layer is logged, never sent.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tonic::Status;
+
+/// Time after which a caller that was refused may try again.
+const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Error of an operation.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +76,8 @@ impl From<Error> for Status {
             Error::Invalid(_) | Error::Future | Error::InvalidEvent(_) => {
                 Self::invalid_argument(error.to_string())
             }
-            Error::Busy => Self::unavailable(error.to_string()),
+            // This service is healthy: UNAVAILABLE would open the circuit breakers around it.
+            Error::Busy => proto::refuse(&error.to_string(), BUSY_RETRY_AFTER),
             Error::Database(db::Error::Unavailable(source)) => {
                 tracing::warn!(%source, "database unavailable");
                 Self::unavailable("unread counts are temporarily unavailable")
@@ -105,7 +109,7 @@ mod tests {
             (Error::Dialog(Status::unavailable("secret")), Code::Internal),
             (Error::Behind { missing: 3, head: 2 }, Code::Internal),
             (Error::InvalidEvent(crate::event::InvalidEvent("seq must be a number")), Code::InvalidArgument),
-            (Error::Busy, Code::Unavailable),
+            (Error::Busy, Code::ResourceExhausted),
             (
                 Error::Blocked {
                     rule: "secret".to_owned(),

@@ -182,7 +182,11 @@ impl From<tonic::Status> for Error {
             Grpc::NotFound | Grpc::PermissionDenied => Code::NotFound,
             Grpc::AlreadyExists => Code::Conflict,
             Grpc::Unauthenticated => Code::Unauthenticated,
-            Grpc::ResourceExhausted => Code::LimitExceeded,
+            // Refused work has a time after which it may be tried again, a limit of size has none.
+            Grpc::ResourceExhausted => match proto::retry_after(&status) {
+                Some(wait) => return Self::rate_limited(wait),
+                None => Code::LimitExceeded,
+            },
             Grpc::Unavailable => {
                 return Self::new(Code::Unavailable, "a service is unavailable, try again later");
             }
@@ -379,6 +383,15 @@ mod tests {
                 "Unauthenticated: UNAUTHENTICATED unchanged",
             ]
         );
+    }
+
+    #[test]
+    fn refused_work_is_rate_limited_with_the_time_to_wait() {
+        let error = Error::from(proto::refuse("words", Duration::from_millis(1_500)));
+        assert_eq!(error, Error::rate_limited(Duration::from_millis(1_500)));
+        let error = error.into_server_error(&RequestId::random());
+        let wait = error.extensions.as_ref().and_then(|extensions| extensions.get(RETRY_AFTER_MS)).cloned();
+        assert_eq!(wait, Some(Value::from(1_500)));
     }
 
     #[test]

@@ -94,6 +94,11 @@ impl Service {
         Self { peers, authorization: Secret::new(&token.header()) }
     }
 
+    /// Returns the context of `request`, authenticated with the service token.
+    pub fn authorize(&self, request: &Call) -> Call {
+        request.clone().with_authorization(self.authorization.expose())
+    }
+
     /// Returns the context of a call for `request`, with its request id and trace, authenticated with the
     /// service token. Its deadline is at most `timeout` from now.
     pub fn call_for(&self, request: &Call, timeout: Duration) -> Call {

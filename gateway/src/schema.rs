@@ -33,7 +33,10 @@ use async_graphql::{Context, SDLExportOptions, SchemaBuilder};
 use telemetry::Call;
 
 use crate::{
-    client::{caller::Caller, rate_limits::RateLimiter},
+    client::{
+        caller::Caller,
+        rate_limits::{LoginAttempt, RateLimiter},
+    },
     error::Error,
     hub::Service,
     peers::Peers,
@@ -82,13 +85,24 @@ pub struct SignInLimiter {
 }
 
 impl SignInLimiter {
-    /// Counts one attempt to sign in from the client's address, and for `login` if it is given.
+    /// Counts one attempt to register or to refresh a session from the client's address. Returns the
+    /// address for auth.
     ///
     /// # Errors
     /// RATE_LIMITED.
-    pub async fn admit(ctx: &Context<'_>, login: Option<&str>) -> Result<(), Error> {
+    pub async fn admit(ctx: &Context<'_>) -> Result<Vec<u8>, Error> {
         let Self { rate_limiter, address } = ctx.data_unchecked();
-        rate_limiter.sign_in(*address, login).await
+        rate_limiter.sign_in(*address).await?;
+        Ok(octets(*address))
+    }
+
+    /// Counts one attempt to log in. Returns it with the address for auth.
+    ///
+    /// # Errors
+    /// RATE_LIMITED.
+    pub async fn admit_login(ctx: &Context<'_>, login: &str) -> Result<(LoginAttempt, Vec<u8>), Error> {
+        let Self { rate_limiter, address } = ctx.data_unchecked();
+        Ok((rate_limiter.login(*address, login).await?, octets(*address)))
     }
 
     /// Counts one attempt of a caller to confirm the current password.
@@ -98,6 +112,13 @@ impl SignInLimiter {
     pub async fn admit_password(ctx: &Context<'_>, user: proto::UserId) -> Result<(), Error> {
         let Self { rate_limiter, address } = ctx.data_unchecked();
         rate_limiter.password(*address, user).await
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
@@ -173,6 +194,12 @@ impl Scope {
     /// Returns the call context: deadline, request id, trace and the caller's access token.
     pub fn call(&self) -> &Call {
         &self.source.call
+    }
+
+    /// Returns the context of a call that has no caller: a sign-in. It carries the service token, which vouches
+    /// for the client's address.
+    pub fn sign_in_call(&self) -> Call {
+        self.service().authorize(self.call())
     }
 
     /// Returns the newest versions that this gateway has sent to each user.

@@ -1,6 +1,6 @@
 //! Rate limit of the calls to one service, as a tower layer. A call above the rate waits up to
-//! [`WAIT_MAX`]; a call that would wait longer fails with UNAVAILABLE and is not sent. Without a
-//! configured limit the layer is absent.
+//! [`WAIT_MAX`]; a call that would wait longer is refused, with the time to wait, and is not sent. Without
+//! a configured limit the layer is absent.
 
 use std::{
     sync::Arc,
@@ -13,7 +13,7 @@ use http::{Request, Response};
 use limit::Rate;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
-use tonic::{Status, body::Body};
+use tonic::body::Body;
 use tower::{Layer, Service};
 
 /// Longest time that a call waits for the rate limit. Short against the operation's deadline, long
@@ -36,12 +36,15 @@ impl UpstreamLimit {
         Self { service, rate, started: Instant::now(), due: Arc::default() }
     }
 
-    /// Takes a call from the limit. Returns the time to wait before it, `None` if the call is rejected.
-    fn take(&self) -> Option<Duration> {
+    /// Takes a call from the limit. Returns the time to wait before it.
+    ///
+    /// # Errors
+    /// The time to wait, if it is too long and the call is refused.
+    fn take(&self) -> Result<Duration, Duration> {
         let mut due = self.due.lock();
-        let admission = self.rate.take_within(*due, self.started.elapsed(), WAIT_MAX).ok()?;
+        let admission = self.rate.take_within(*due, self.started.elapsed(), WAIT_MAX)?;
         *due = admission.tat;
-        Some(admission.wait)
+        Ok(admission.wait)
     }
 }
 
@@ -75,11 +78,14 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let service = self.limit.service;
-        let Some(wait) = self.limit.take() else {
-            metrics::counter!("gateway_rate_limited_total", "limit" => "upstream", "service" => service)
-                .increment(1);
-            let rejection = Status::unavailable("too many calls to this service").into_http();
-            return Box::pin(async { Ok(rejection) });
+        let wait = match self.limit.take() {
+            Ok(wait) => wait,
+            Err(wait) => {
+                metrics::counter!("gateway_rate_limited_total", "limit" => "upstream", "service" => service)
+                    .increment(1);
+                let refusal = proto::refuse("too many calls to this service", wait).into_http();
+                return Box::pin(async { Ok(refusal) });
+            }
         };
         // `poll_ready` made this instance ready, not its clones: the call must use this one.
         let clone = self.inner.clone();
@@ -128,7 +134,7 @@ mod tests {
         let later: Vec<u64> =
             answers.iter().filter(|answer| answer.0.is_ok()).map(|it| millis(&it)).skip(10).collect();
         assert_eq!((immediate, later), (10, vec![2, 4, 6, 8, 10]));
-        assert_eq!(answers.iter().filter(|answer| answer.0 == Err(Code::Unavailable)).count(), 5);
+        assert_eq!(answers.iter().filter(|answer| answer.0 == Err(Code::RateLimited)).count(), 5);
         assert_eq!(calls.lock().len(), 15, "rejected calls were not sent");
         let others = peers.counter(&call).unread(proto::counter::UnreadRequest::default()).await;
         assert!(others.is_ok(), "each service has its own limit");

@@ -6,10 +6,12 @@ pub mod dead_letter;
 pub mod id;
 mod peer;
 mod redacted;
+mod refusal;
 pub mod topic;
 
 pub use id::{DialogId, InvalidId, MessageId, SessionId, TransactionId, UserId};
 pub use peer::{BoxError, Peer, TransportError, local};
+pub use refusal::{refuse, retry_after};
 
 /// Maximum size of a request between services, in bytes. The limits on the fields keep every valid
 /// request far below.
@@ -17,6 +19,10 @@ pub const REQUEST_MAX_BYTES: usize = 1 << 20;
 /// Maximum size of a response between services, in bytes. A page of long messages exceeds tonic's
 /// default of 4 MB.
 pub const RESPONSE_MAX_BYTES: usize = 17 << 20;
+
+/// Response metadata of a login that failed for its password, present if the address of the client has
+/// signed in to this login before.
+pub const KNOWN_ADDRESS: &str = "tidings-known-address";
 
 /// Events of the log, package `tidings.events`.
 #[expect(missing_docs, reason = "generated; documented in the .proto files")]

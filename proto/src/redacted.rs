@@ -36,7 +36,7 @@ mod tests {
             auth::Session { access_token: hidden(), refresh_token: hidden(), ..Default::default() },
             auth::RegisterRequest { password: hidden(), ..Default::default() },
             auth::LoginRequest { password: hidden(), ..Default::default() },
-            auth::RefreshRequest { refresh_token: hidden() },
+            auth::RefreshRequest { refresh_token: hidden(), ..Default::default() },
             auth::ChangePasswordRequest { old: hidden(), new: hidden() },
             message,
             dialog::SendRequest { text: hidden(), ..Default::default() },

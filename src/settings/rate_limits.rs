@@ -15,12 +15,12 @@ pub struct RateLimits {
     #[arg(long, env = "RATE_LIMIT_REQUESTS", value_name = "LIMIT", default_value = "100/s:200")]
     pub rate_limit_requests: Limit,
     /// Rate limits of sign-in attempts: first of registrations, logins and token refreshes per address,
-    /// then of registrations and logins per login name and of password changes per user; 0 switches both
-    /// off
+    /// then of wrong passwords per login name, from addresses that have not signed in to it before, and of
+    /// password changes per user; 0 switches both off
     #[arg(long, env = "RATE_LIMIT_SIGN_IN", value_name = "LIMIT,LIMIT", default_value = "30/m,10/m")]
     pub rate_limit_sign_in: SignIn,
     /// Rate limit of calls from this gateway to each service. A call beyond it waits up to 100 ms, then
-    /// fails with UNAVAILABLE
+    /// fails with RATE_LIMITED
     #[arg(long, env = "RATE_LIMIT_UPSTREAM", value_name = "LIMIT", default_value = "0")]
     pub rate_limit_upstream: Limit,
     /// Proxies in front of this gateway, as comma-separated IP addresses and networks such as

@@ -226,13 +226,17 @@ impl Fixture {
 }
 
 async fn register(peer: &Peer, login: &str) -> Session {
-    let request =
-        auth::RegisterRequest { login: login.to_owned(), password: PASSWORD.to_owned(), name: None };
+    let request = auth::RegisterRequest {
+        login: login.to_owned(),
+        password: PASSWORD.to_owned(),
+        ..Default::default()
+    };
     AuthClient::new(peer.clone()).register(request).await.unwrap().into_inner()
 }
 
 async fn login(peer: &Peer, login: &str) -> Session {
-    let request = auth::LoginRequest { login: login.to_owned(), password: PASSWORD.to_owned() };
+    let request =
+        auth::LoginRequest { login: login.to_owned(), password: PASSWORD.to_owned(), ..Default::default() };
     AuthClient::new(peer.clone()).login(request).await.unwrap().into_inner()
 }
 

@@ -109,13 +109,15 @@ const fn ends_sessions(row: Row) -> Row {
 pub const TABLE: [Row; 32] = [
     row("tidings.auth.Auth/Register", OPEN, |targets| {
         let login = format!("made{}", targets.number);
-        auth::RegisterRequest { login, password: PASSWORD.to_owned(), name: None }.encode_to_vec()
+        auth::RegisterRequest { login, password: PASSWORD.to_owned(), ..Default::default() }.encode_to_vec()
     }),
     row("tidings.auth.Auth/Login", OPEN, |_| {
-        auth::LoginRequest { login: "ann".to_owned(), password: PASSWORD.to_owned() }.encode_to_vec()
+        let login = "ann".to_owned();
+        auth::LoginRequest { login, password: PASSWORD.to_owned(), ..Default::default() }.encode_to_vec()
     }),
     row("tidings.auth.Auth/Refresh", OPEN, |targets| {
-        auth::RefreshRequest { refresh_token: targets.refresh_token.clone() }.encode_to_vec()
+        auth::RefreshRequest { refresh_token: targets.refresh_token.clone(), ..Default::default() }
+            .encode_to_vec()
     }),
     ends_sessions(row("tidings.auth.Auth/Logout", ACTIVE_SESSIONS, |_| {
         auth::LogoutRequest::default().encode_to_vec()

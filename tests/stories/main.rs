@@ -32,6 +32,7 @@ mod http;
 mod key_rotation;
 mod kill;
 mod log_recorder;
+mod login_floods;
 mod old_protocol;
 mod operation_limits;
 mod oracle;

@@ -90,12 +90,13 @@ impl Service {
     }
 
     pub async fn login(&self, login: &str, password: &str) -> Result<Session, Status> {
-        let request = LoginRequest { login: login.to_owned(), password: password.to_owned() };
+        let request =
+            LoginRequest { login: login.to_owned(), password: password.to_owned(), ..Default::default() };
         self.anonymous().login(request).await.map(tonic::Response::into_inner)
     }
 
     pub async fn refresh(&self, token: &str) -> Result<Session, Status> {
-        let request = RefreshRequest { refresh_token: token.to_owned() };
+        let request = RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
         self.anonymous().refresh(request).await.map(tonic::Response::into_inner)
     }
 
@@ -144,7 +145,7 @@ pub fn now_s() -> i64 {
 }
 
 pub fn registration(login: &str) -> RegisterRequest {
-    RegisterRequest { login: login.to_owned(), password: PASSWORD.to_owned(), name: None }
+    RegisterRequest { login: login.to_owned(), password: PASSWORD.to_owned(), ..Default::default() }
 }
 
 /// Returns the code and the message of a failed call. Panics if it succeeded.

@@ -41,16 +41,18 @@ async fn an_invalid_registration_is_refused_and_changes_nothing() {
         cases.push(("ann", "p".repeat(257), None, password));
         cases.push(("ann", PASSWORD.to_owned(), Some("n".repeat(65)), name));
         for (login, password, name, expected) in cases {
-            let request = RegisterRequest { login: login.to_owned(), password, name };
+            let request = RegisterRequest { login: login.to_owned(), password, name, ..Default::default() };
             let shown = (request.login.clone(), request.name.clone());
             let (code, message) = error_of(service.anonymous().register(request).await);
             assert_eq!(code, Code::InvalidArgument, "{}: {shown:?}", service.name);
             assert!(message.starts_with(expected), "{shown:?}: {message}");
         }
-        let request =
-            RegisterRequest {
-                login: "x".repeat(32), password: "ß".repeat(256), name: Some("🐎".repeat(64))
-            };
+        let request = RegisterRequest {
+            login: "x".repeat(32),
+            password: "ß".repeat(256),
+            name: Some("🐎".repeat(64)),
+            ..Default::default()
+        };
         let session = service.anonymous().register(request).await.unwrap().into_inner();
         assert_eq!(session.user.unwrap().name, "🐎".repeat(64), "the limits themselves are allowed");
         service.login(&"x".repeat(32), &"ß".repeat(256)).await.unwrap();
@@ -194,7 +196,7 @@ async fn a_request_over_one_mebibyte_is_refused() {
         let request = |bytes: usize| RegisterRequest {
             login: "x".repeat(bytes),
             password: PASSWORD.to_owned(),
-            name: None,
+            ..Default::default()
         };
         let within = service.anonymous().register(request(proto::REQUEST_MAX_BYTES - 100)).await;
         assert_eq!(code(within), Code::InvalidArgument, "decoded, then refused by validation");

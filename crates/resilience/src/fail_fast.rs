@@ -1,12 +1,14 @@
 //! Fails calls immediately while the service is failing: a [`CircuitBreaker`] that opens for 1 s when
 //! half of the last 20 calls failed, then sends one probe.
 //!
-//! A call has failed if the answer is UNAVAILABLE, or DEADLINE_EXCEEDED although the call had at least
-//! 500 ms.
+//! A call has failed if the answer is UNAVAILABLE. A missed deadline counts as UNAVAILABLE only if the
+//! service is silent: the call had at least 500 ms, and no other call was answered since it started. A
+//! service that refuses work, or is slow with some of it, answers other calls and stays in use.
 
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response};
+use parking_lot::Mutex;
 use telemetry::{call, grpc::code_of};
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
@@ -31,6 +33,8 @@ const TIME_LEFT_MIN: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct FailFast {
     breaker: Arc<CircuitBreaker>,
+    /// Time of the newest answer.
+    answered_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl FailFast {
@@ -38,7 +42,8 @@ impl FailFast {
     pub fn new(service: &'static str) -> Self {
         set_gauge(service, State::Closed);
         let breaker = CircuitBreaker::by_failure_rate(WINDOW, FAILURES_MAX, OPEN_FOR);
-        Self { breaker: Arc::new(breaker.on_change(move |state| report(service, state))) }
+        let breaker = Arc::new(breaker.on_change(move |state| report(service, state)));
+        Self { breaker, answered_at: Arc::default() }
     }
 }
 
@@ -51,22 +56,30 @@ impl Policy for FailFast {
             + 'static,
     {
         let Some(permit) = self.breaker.try_acquire(Instant::now()) else { return Ok(rejection()) };
+        let started_at = Instant::now();
         let short_of_time = call::time_left(request.headers()).is_some_and(|left| left < TIME_LEFT_MIN);
         let answer = inner.oneshot(request).await;
-        if let Some(outcome) = outcome(&answer, short_of_time) {
-            permit.record(outcome, Instant::now());
+        let now = Instant::now();
+        let outcome = match answer.as_ref().map_or(Code::Unavailable, |answer| code_of(answer.headers())) {
+            Code::Unavailable => Some(Outcome::Failure),
+            Code::DeadlineExceeded if short_of_time || self.has_answered_since(started_at) => None,
+            Code::DeadlineExceeded => Some(Outcome::Failure),
+            _ => {
+                *self.answered_at.lock() = Some(now);
+                Some(Outcome::Success)
+            }
+        };
+        // Without an outcome the call says nothing about the service. A probe then passes its place on.
+        if let Some(outcome) = outcome {
+            permit.record(outcome, now);
         }
         answer
     }
 }
 
-/// Classifies an answer. Returns `None` if it says nothing about the service.
-fn outcome<E>(answer: &Result<Response<Body>, E>, short_of_time: bool) -> Option<Outcome> {
-    let Ok(answer) = answer else { return Some(Outcome::Failure) };
-    match code_of(answer.headers()) {
-        Code::Unavailable => Some(Outcome::Failure),
-        Code::DeadlineExceeded => (!short_of_time).then_some(Outcome::Failure),
-        _ => Some(Outcome::Success),
+impl FailFast {
+    fn has_answered_since(&self, time: Instant) -> bool {
+        self.answered_at.lock().is_some_and(|answered_at| answered_at >= time)
     }
 }
 
@@ -195,6 +208,18 @@ mod tests {
             }
             assert_eq!(script.started(), started, "{timeout}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn missed_deadlines_are_no_failures_while_the_service_answers_other_calls() {
+        let script = Script::new([]);
+        let peer = guarded("slow", &script);
+        for _ in 0..30 {
+            script.push([Step::FailAfter(Duration::from_millis(600), Code::DeadlineExceeded), OK]);
+            let (slow, quick) = tokio::join!(calls(&peer, 1), calls(&peer, 1));
+            assert_eq!((slow, quick), (vec![Code::DeadlineExceeded], vec![Code::Ok]));
+        }
+        assert_eq!(metric(r#"upstream_breaker_state{service="slow"}"#), Some(0.0));
     }
 
     #[tokio::test(start_paused = true)]

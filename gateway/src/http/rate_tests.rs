@@ -1,6 +1,7 @@
 //! Tests of rate limits over HTTP: status, headers, and no calls to services for rejected operations.
 
 use axum::{body::Body, http::StatusCode};
+use prost::Message;
 use proto::{UserId, auth};
 use serde_json::{Value, json};
 use tonic::Status;
@@ -20,8 +21,11 @@ fn limits(requests: &str, sign_in_address: &str, sign_in_login: &str) -> RateLim
     }
 }
 
-/// Fake auth service that rejects every password.
-fn reject_password(_: &str, _: &[u8]) -> Result<Vec<u8>, Status> {
+/// Fake auth service that knows no address and rejects every password.
+fn reject_password(method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
+    if method == "Login" && auth::LoginRequest::decode(bytes).expect("a login").known_address_only {
+        return Err(Status::failed_precondition("unknown"));
+    }
     Err(Status::unauthenticated("wrong"))
 }
 
@@ -98,22 +102,41 @@ async fn each_operation_of_a_batch_counts_and_a_rate_limited_batch_executes_noth
 }
 
 #[tokio::test]
-async fn each_alias_and_each_operation_of_a_batch_counts_as_a_sign_in() {
-    let fixture = TestGateway::limited(limits("0", "0", "1/h:4"), accept_password);
-    let calls = || fixture.calls.lock().len();
+async fn each_alias_counts_as_a_sign_in_from_the_address() {
+    let fixture = TestGateway::limited(limits("0", "1/h:4", "0"), accept_password);
     let aliases: Vec<String> = ["a", "b", "c", "d", "e"].iter().map(|alias| login(alias, "ann")).collect();
     assert_rate_limited(&send_from(&fixture, "192.0.2.1", &mutation(&aliases)).await);
-    assert_eq!(calls(), 4, "the fifth password was not hashed");
+    assert_eq!(fixture.calls.lock().len(), 4, "the fifth password was not hashed");
+}
+
+#[tokio::test]
+async fn each_wrong_password_of_a_batch_counts_for_the_login_and_a_right_one_does_not() {
+    let fixture = TestGateway::limited(limits("0", "0", "1/h:4"), reject_password);
+    let calls = || fixture.calls.lock().len();
     let batch = Value::from(vec![mutation(&[login("a", "bob")]); 6]);
     let answer = send_from(&fixture, "192.0.2.2", &batch).await;
     let entries = answer.json.as_array().expect("list of results");
     let limited =
         entries.iter().filter(|entry| entry["errors"][0]["extensions"]["code"] == "RATE_LIMITED").count();
-    assert_eq!((answer.status, limited, calls()), (StatusCode::OK, 2, 8), "{}", answer.text);
+    assert_eq!((answer.status, limited, calls()), (StatusCode::OK, 2, 4), "{}", answer.text);
     assert_rate_limited(&send_from(&fixture, "192.0.2.3", &mutation(&[login("a", "bob")])).await);
-    assert_eq!(calls(), 8);
+    assert_eq!(calls(), 5, "auth is asked whether the address is known");
     let other = send_from(&fixture, "192.0.2.3", &mutation(&[login("a", "cleo")])).await;
-    assert!(other.json["data"]["a"]["accessToken"].is_string(), "{}", other.text);
+    assert_eq!(other.code(), "UNAUTHENTICATED", "another login");
+
+    let fixture = TestGateway::limited(limits("0", "0", "1/h:4"), accept_password);
+    let aliases: Vec<String> = ["a", "b", "c", "d", "e"].iter().map(|alias| login(alias, "ann")).collect();
+    let answer = send_from(&fixture, "192.0.2.1", &mutation(&aliases)).await;
+    assert!(answer.json["data"]["e"]["accessToken"].is_string(), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn a_busy_service_is_429_with_the_time_to_wait() {
+    let busy = |_: &str, _: &[u8]| Err(proto::refuse("busy", std::time::Duration::from_secs(7)));
+    let fixture = TestGateway::limited(RateLimits::default(), busy);
+    let answer = send_from(&fixture, "192.0.2.1", &mutation(&[login("a", "ann")])).await;
+    assert_rate_limited(&answer);
+    assert_eq!(answer.headers["retry-after"], "7");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use proto::retry_after;
 use resilience::Backoff;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -61,7 +62,7 @@ pub(super) async fn run_requests<K, F>(
     }
 }
 
-/// Repeats a call with backoff while the service is unavailable or too slow, so that a subscription
+/// Repeats a call with backoff while the service is unavailable, too slow or too busy, so that a subscription
 /// opened during an outage starts when the outage ends. There is no limit: dropping the future ends it.
 ///
 /// # Errors
@@ -73,13 +74,18 @@ where
     let mut backoff = backoff();
     loop {
         match call().await {
-            Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
+            Err(status) if is_temporary(&status) => {
                 tracing::debug!(error = %status, "a subscription waits for an unavailable service");
                 tokio::time::sleep(backoff.next_delay()).await;
             }
             result => return result.map_err(Error::from),
         }
     }
+}
+
+/// Returns true for an outage, a timeout, and work that was refused for the moment.
+fn is_temporary(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || retry_after(status).is_some()
 }
 
 #[cfg(test)]

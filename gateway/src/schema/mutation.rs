@@ -37,29 +37,31 @@ impl Mutation {
     #[graphql(complexity = "PASSWORD_COST + child_complexity")]
     async fn register(&self, ctx: &Context<'_>, input: RegisterInput) -> Result<Session, Error> {
         let RegisterInput { login, password, name } = input;
-        SignInLimiter::admit(ctx, Some(&login)).await?;
+        let client_address = SignInLimiter::admit(ctx).await?;
         let scope = Scope::of(ctx);
-        let request = auth::RegisterRequest { login, password, name };
-        signed_in(ctx, scope.peers().auth(scope.call()).register(request).await)
+        let request = auth::RegisterRequest { login, password, name, client_address };
+        signed_in(ctx, scope.peers().auth(&scope.sign_in_call()).register(request).await)
     }
 
     /// Signs in. Requires no authentication. An unknown login or a wrong password is UNAUTHENTICATED.
     #[graphql(complexity = "PASSWORD_COST + child_complexity")]
     async fn login(&self, ctx: &Context<'_>, input: LoginInput) -> Result<Session, Error> {
         let LoginInput { login, password } = input;
-        SignInLimiter::admit(ctx, Some(&login)).await?;
+        let (attempt, client_address) = SignInLimiter::admit_login(ctx, &login).await?;
         let scope = Scope::of(ctx);
-        let request = auth::LoginRequest { login, password };
-        signed_in(ctx, scope.peers().auth(scope.call()).login(request).await)
+        let known_address_only = attempt.is_for_known_addresses();
+        let request = auth::LoginRequest { login, password, client_address, known_address_only };
+        let answer = scope.peers().auth(&scope.sign_in_call()).login(request).await;
+        signed_in(ctx, Ok(attempt.settle(answer).await?))
     }
 
     /// Exchanges a refresh token for a new pair of tokens. Requires no authentication. A refresh token
     /// that is unknown, used, expired or revoked is UNAUTHENTICATED.
     async fn refresh_session(&self, ctx: &Context<'_>, refresh_token: String) -> Result<Session, Error> {
-        SignInLimiter::admit(ctx, None).await?;
+        let client_address = SignInLimiter::admit(ctx).await?;
         let scope = Scope::of(ctx);
-        let request = auth::RefreshRequest { refresh_token };
-        signed_in(ctx, scope.peers().auth(scope.call()).refresh(request).await)
+        let request = auth::RefreshRequest { refresh_token, client_address };
+        signed_in(ctx, scope.peers().auth(&scope.sign_in_call()).refresh(request).await)
     }
 
     /// Ends the current session: its tokens become invalid and its connections are closed. Returns true.

@@ -217,7 +217,7 @@ async fn the_calls_of_a_subscription_carry_the_newest_token() {
 async fn operations_over_the_rate_limit_are_errors_and_the_socket_stays_open() {
     let limits = RateLimits {
         requests: "1/h:5".parse().expect("valid limit"),
-        sign_in_login: "1/h:2".parse().expect("valid limit"),
+        sign_in_address: "1/h:2".parse().expect("valid limit"),
         ..RateLimits::default()
     };
     let gateway = RunningGateway::start_with(FakeServices { limits, ..FakeServices::default() }).await;
@@ -227,7 +227,7 @@ async fn operations_over_the_rate_limit_are_errors_and_the_socket_stays_open() {
         ("ann", "next", "UNAVAILABLE"),
         ("ann", "next", "UNAVAILABLE"),
         ("ann", "error", "RATE_LIMITED"),
-        ("bob", "next", "UNAVAILABLE"),
+        ("bob", "error", "RATE_LIMITED"),
     ] {
         let login = format!(
             "mutation {{ login(input: {{ login: \"{login}\", password: \"x\" }}) {{ accessToken }} }}"
@@ -241,7 +241,7 @@ async fn operations_over_the_rate_limit_are_errors_and_the_socket_stays_open() {
             assert_eq!(client.receive().await["type"], "complete");
         }
     }
-    assert_eq!(gateway.called("Login"), 3, "twice for ann, once for bob");
+    assert_eq!(gateway.called("Login"), 2, "the limit of the address");
     client.subscribe("2", UNREAD, json!({})).await;
     client.result("2").await;
     for query in ["{ __typename }", UNREAD, "{"] {

@@ -69,6 +69,7 @@ pub async fn dialog(settings: settings::Dialog) -> anyhow::Result<()> {
     let guard = wiring::guard(&auth, &service.token, &settings.token_issuer);
     let saga = dialog::Settings { saga_deadline: settings.saga_deadline };
     let app = dialog::App::new(service.db.clone(), guard, auth, saga);
+    app.recognise_restore().await?;
     wiring::run_dialog(&mut service.process, &app, &service.log, counter, &service.token);
     service.process.serve_grpc("dialog", service.listener, app.server(), settings.service.introspection);
     service.process.run_until_stopped(&[&service.db], settings.service.cluster.drain_window).await
@@ -91,6 +92,7 @@ pub async fn counter(settings: settings::Counter) -> anyhow::Result<()> {
         guard,
         service.token.clone(),
     );
+    app.recognise_restore().await?;
     wiring::run_counter(&mut service.process, &app, cache, dialog);
     service.process.serve_grpc("counter", service.listener, app.server(), settings.service.introspection);
     service.process.run_until_stopped(&[&service.db], settings.service.cluster.drain_window).await

@@ -58,6 +58,8 @@ pub async fn run(settings: Serve, log_format: log::Format) -> anyhow::Result<()>
     let counter =
         counter::App::new(counter_db.clone(), log.clone(), cache.clone(), guard.clone(), token.clone());
     let counter_peer = proto::local(server_layer("counter").layer(counter.server()));
+    dialog.recognise_restore().await?;
+    counter.recognise_restore().await?;
     wiring::run_dialog(&mut process, &dialog, &log, counter_peer.clone(), &token);
     wiring::run_counter(&mut process, &counter, cache, dialog_peer.clone());
 

@@ -8,6 +8,9 @@
 //! the cache has seen no newer version. The writer applies each UnreadChanged event to an entry that has
 //! exactly the version before it; otherwise the entry becomes a stub. [`entry`] holds these rules,
 //! [`memory`] and [`redis`] the two stores.
+//!
+//! Stale counts (events are missing) are not cached. An entry of an earlier epoch is never returned
+//! ([`loader`]).
 
 pub(crate) mod entry;
 mod hash;
@@ -27,7 +30,10 @@ use tokio_util::sync::CancellationToken;
 pub use memory::MemoryCache;
 pub use redis::RedisCache;
 
-use crate::{event::NUMBER_MAX, unread::Unread};
+use crate::{
+    event::NUMBER_MAX,
+    unread::{Unread, Version},
+};
 use entry::Delta;
 
 /// Cache of unread counts. Cheap to clone.
@@ -145,5 +151,10 @@ fn parse_delta(payload: &[u8]) -> Option<(UserId, Delta)> {
     if ![event.epoch, event.version, event.previous].into_iter().all(within_limit) {
         return None;
     }
-    Some((UserId::parse(&event.user_id).ok()?, Delta::try_from(&event).ok()?))
+    let mut delta = Delta::try_from(&event).ok()?;
+    if event.stale {
+        // Counts that may be wrong are not cached: a delta that follows no version makes any entry a stub.
+        delta = Delta { version: delta.version, previous: Version::default(), rows: Vec::new() };
+    }
+    Some((UserId::parse(&event.user_id).ok()?, delta))
 }

@@ -10,15 +10,14 @@ use crate::{
     Error,
     kernel::{Change, Input},
     publish, store,
-    unread::{Row, Version},
+    unread::{Head, Row},
 };
 
 /// State of a user after a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UserState {
-    pub(crate) version: Version,
-    /// Unread messages of the user in all dialogs.
-    pub(crate) total: i64,
+    /// Version, and the unread messages of the user in all dialogs.
+    pub(crate) head: Head,
     /// The user's counts in the dialog.
     pub(crate) row: Row,
 }
@@ -42,10 +41,10 @@ pub(crate) async fn mark_read(
     // A pointer never goes back, so a read of what is already read needs no lock and no write.
     let mut tx = db.snapshot().await?;
     let row = store::row(&mut tx, user_id, dialog_id).await?;
-    let (version, total) = store::version(&mut tx, user_id).await?;
+    let head = store::version(&mut tx, user_id).await?;
     tx.rollback().await?;
     if seq <= row.read_seq {
-        return Ok(UserState { version, total, row });
+        return Ok(UserState { head, row });
     }
     // Detached from the request: a client that disconnects must not cancel the transaction halfway
     // (docs/decisions/0002-no-begin-is-cancelled.md).
@@ -83,9 +82,10 @@ async fn write(
     let outcome = store::transact(&mut tx, &[input]).await?;
     // Read under the locks of this transaction: the answer is exactly the state that the events
     // announce.
-    let (version, total) = store::version(&mut tx, user_id).await?;
+    let head = store::version(&mut tx, user_id).await?;
     let row = store::row(&mut tx, user_id, dialog_id).await?;
-    publish::append(&mut tx, version.epoch, outcome.effects, Vec::new(), |_, _| headers.clone()).await?;
+    let epoch = store::epoch(&mut tx).await?;
+    publish::append(&mut tx, epoch, outcome.effects, Vec::new(), |_, _| headers.clone()).await?;
     tx.commit().await?;
-    Ok(UserState { version, total, row })
+    Ok(UserState { head, row })
 }

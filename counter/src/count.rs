@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 
 use db::Tx;
-use events::{Apply, BoxError, Headers, Record};
+use events::{Apply, BoxError, Headers, Loss, LossKind, Record};
 use proto::{DialogId, dead_letter::Origin, events::DeadLetter};
 
 use crate::{
+    cache::loader::Loader,
     event,
     kernel::{Input, ledger::Divergence},
     publish::{self, DeadLetterWithHeaders},
@@ -20,7 +21,9 @@ pub(crate) const CONSUMER: &str = "counter";
 
 /// Handler of the consumer.
 #[derive(Debug)]
-pub(crate) struct Handler;
+pub(crate) struct Handler {
+    pub(crate) loader: Loader,
+}
 
 impl Apply for Handler {
     #[tracing::instrument(name = "counter.count", skip_all, fields(records = records.len()))]
@@ -49,6 +52,21 @@ impl Apply for Handler {
         };
         publish::append(tx, epoch, outcome.effects, dead_letters, headers_of).await?;
         Ok(())
+    }
+
+    /// Raises the epoch: after a restore the log is read again from the restored offset, and the versions
+    /// given out since then are void. Events that the log lost are found by the repair; until then all
+    /// counts are stale ([`store::cut`]).
+    async fn recover(&self, tx: &mut Tx, losses: &[Loss]) -> Result<bool, BoxError> {
+        if losses.iter().any(|loss| loss.kind == LossKind::Replaced) {
+            // Dialog numbers new messages like those that were counted.
+            return Ok(false);
+        }
+        self.loader.raise_epoch(store::cut::raise_epoch(tx).await?);
+        for loss in losses.iter().filter(|loss| loss.kind == LossKind::Cut) {
+            store::cut::open(tx, (loss.topic, loss.partition), (loss.from, loss.to)).await?;
+        }
+        Ok(true)
     }
 }
 

@@ -39,6 +39,7 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Input>, InvalidEvent> {
     let (dialog_id, version, change) = match &kind {
         Kind::UserRegistered(event) => return Ok(vec![Input::Registered(UserId::parse(&event.user_id)?)]),
         Kind::UserLoggedIn(_) | Kind::UserRenamed(_) | Kind::SessionRevoked(_) => return Ok(Vec::new()),
+        Kind::DialogEpochRaised(_) => return Ok(Vec::new()),
         Kind::DialogCreated(event) => (&event.dialog_id, event.version, Change::VersionOnly),
         Kind::DialogRenamed(event) => (&event.dialog_id, event.version, Change::VersionOnly),
         Kind::MessageCommitted(event) => (&event.dialog_id, event.version, Change::VersionOnly),
@@ -65,6 +66,7 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Input>, InvalidEvent> {
         | Kind::CountRefused(_)
         | Kind::ReadMarked(_)
         | Kind::UnreadChanged(_)
+        | Kind::UnreadEpochRaised(_)
         | Kind::DeadLetter(_) => return Err(InvalidEvent("event of another topic")),
     };
     let version = Some(positive(version, "version must be between 1 and 2^53")?);

@@ -6,8 +6,9 @@ use proto::{
     DialogId, UserId,
     counter::{
         self as wire, LeaveReply, LeaveRequest, MarkReadReply, MarkReadRequest, ReadStatesPageReply,
-        ReadStatesReply, ReadStatesRequest, RowsReply, RowsRequest, SettleReply, SettleRequest,
-        SnapshotsReply, SnapshotsRequest, UnreadReply, UnreadRequest, counters_server::Counters,
+        ReadStatesReply, ReadStatesRequest, RowsReply, RowsRequest, SeenReply, SeenRequest, SettleReply,
+        SettleRequest, SnapshotsReply, SnapshotsRequest, UnreadReply, UnreadRequest,
+        counters_server::Counters,
     },
 };
 use telemetry::Call;
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     App, Error, call,
     event::NUMBER_MAX,
-    settle,
+    restore, settle,
     unread::{self, ROWS_MAX, ReadStatesPage, Row, Snapshot, Version},
 };
 
@@ -36,6 +37,7 @@ impl Counters for App {
             total: unread.total,
             rows: unread.rows.iter().map(encode_row).collect(),
             truncated: unread.truncated,
+            stale: unread.stale,
         }))
     }
 
@@ -62,9 +64,10 @@ impl Counters for App {
         }
         let marked = call::mark_read(&self.db, user_id, dialog_id, request.seq, headers).await?;
         Ok(Response::new(MarkReadReply {
-            version: Some(encode_version(marked.version)),
-            total: marked.total,
+            version: Some(encode_version(marked.head.version)),
+            total: marked.head.total,
             row: Some(encode_row(&marked.row)),
+            stale: marked.head.stale,
         }))
     }
 
@@ -127,7 +130,16 @@ impl Counters for App {
         }
         let left = call::leave(&self.db, user_id, dialog_id, version, headers).await?;
         self.cache.forget(user_id).await;
-        Ok(Response::new(LeaveReply { version: Some(encode_version(left.version)) }))
+        Ok(Response::new(LeaveReply { version: Some(encode_version(left.head.version)) }))
+    }
+
+    async fn seen(&self, request: Request<SeenRequest>) -> Result<Response<SeenReply>, Status> {
+        self.guard.service(request.metadata())?;
+        let SeenRequest { user_id, version } = request.into_inner();
+        let user_id = UserId::parse(&user_id).map_err(Error::from)?;
+        let version = parse_version(&version.unwrap_or_default());
+        let seen = restore::seen(&self.db, &self.loader, user_id, version).await;
+        Ok(Response::new(SeenReply { epoch: seen.map_err(Error::from)? }))
     }
 }
 
@@ -167,6 +179,7 @@ fn encode_row(row: &Row) -> wire::Row {
         unread: row.unread,
         read_seq: row.read_seq,
         last_seq: row.last_seq,
+        stale: row.stale,
     }
 }
 
@@ -178,5 +191,6 @@ fn encode_snapshot(snapshot: Snapshot) -> wire::Snapshot {
         current: snapshot.current,
         rows: snapshot.unread.rows.iter().map(encode_row).collect(),
         truncated: snapshot.unread.truncated,
+        stale: snapshot.unread.stale,
     }
 }

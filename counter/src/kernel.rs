@@ -35,7 +35,8 @@
 //! * I5: `read_seq` never decreases.
 //! * I6: a ledger entry only moves absent → counted → void. Steps may be skipped, none is undone.
 //! * I7: a user's version increases by exactly one in each transaction that changes `unread`, `read_seq`
-//!   or the membership of that user, and stays the same otherwise. Applying all changes in version order
+//!   or the membership of that user, or that opens or closes the gaps of a dialog of that user, and stays
+//!   the same otherwise. Applying all changes in version order
 //!   to an empty state yields the state.
 //! * I12: inputs commute and may repeat. Only versions of users, reasons of void entries, and which of
 //!   two messages claims a `seq` depend on the order.
@@ -44,6 +45,7 @@
 //! explains the ledger and its locks.
 
 pub mod applied;
+mod effects;
 pub mod ledger;
 
 #[cfg(test)]
@@ -59,9 +61,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use proto::{DialogId, MessageId, UserId};
+use proto::{DialogId, UserId};
 
 use applied::Applied;
+pub(crate) use effects::EffectRecorder;
+pub use effects::{ChangedRow, Effects, ReadMark, SagaReply, UnreadChange};
 use ledger::{Entry, EntryState, Message, VoidReason};
 
 /// Reason of a message that the dialog service reports as failed and whose refusal this database does
@@ -194,71 +198,6 @@ impl Change {
     }
 }
 
-/// Effects of one transaction, to be published.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Effects {
-    /// A reply for each message sent, in the order of the inputs.
-    pub replies: Vec<SagaReply>,
-    /// Read pointers that moved, except those of users who left, sorted by user and dialog.
-    pub read_marks: Vec<ReadMark>,
-    /// Changes of users' counts, sorted by user; at most one for each user.
-    pub changes: Vec<UnreadChange>,
-    /// Indexes of inputs whose message claims a `seq` that another message has. They become dead
-    /// letters.
-    pub divergences: Vec<usize>,
-}
-
-/// Reply to the message's saga: counted or refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SagaReply {
-    /// Dialog of the message.
-    pub dialog_id: DialogId,
-    /// Sequence number of the message.
-    pub seq: i64,
-    /// The message.
-    pub message_id: MessageId,
-    /// Reason of the refusal; `None` if the message was counted. A deleted message is reported as
-    /// counted, since its author did send it.
-    pub refused: Option<String>,
-}
-
-/// Read pointer that moved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadMark {
-    /// The reader.
-    pub user_id: UserId,
-    /// Dialog that was read.
-    pub dialog_id: DialogId,
-    /// New pointer, inclusive.
-    pub read_seq: i64,
-}
-
-/// One version step of a user's counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnreadChange {
-    /// User whose counts changed.
-    pub user_id: UserId,
-    /// Version after the change; the previous version is one less.
-    pub version: i64,
-    /// Rows that changed, newest activity first.
-    pub rows: Vec<ChangedRow>,
-}
-
-/// Counts of one dialog that changed, as absolute numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChangedRow {
-    /// The dialog.
-    pub dialog_id: DialogId,
-    /// Unread messages after the change.
-    pub unread: i64,
-    /// Unread messages before the change. The difference keeps a client's total exact.
-    pub was: i64,
-    /// Read pointer after the change.
-    pub read_seq: i64,
-    /// Newest message of the dialog in the ledger. Advisory: it may change without a version step.
-    pub last_seq: i64,
-}
-
 /// Applies one transaction of inputs to the state and returns its effects.
 pub fn transact(state: &mut State, inputs: &[Input]) -> Effects {
     transact_with(state, inputs, apply)
@@ -285,14 +224,21 @@ pub(crate) fn apply(state: &mut State, input: &Input, recorder: &mut EffectRecor
             state.users.entry(*user_id).or_default();
             return;
         }
-        Input::Dialog { dialog_id, version, change } => (*dialog_id, version, change),
+        Input::Dialog { dialog_id, version, change } => (*dialog_id, *version, change),
     };
     let dialog = state.dialogs.entry(dialog_id).or_default();
-    if let Some(version) = version {
-        dialog.applied.record_version(*version);
+    if version.is_some() || matches!(change, Change::Repaired(_)) {
+        let was_stale = dialog.is_stale();
+        version.into_iter().for_each(|version| dialog.applied.record_version(version));
+        if let Change::Repaired(head) = change {
+            dialog.applied.mark_repaired(*head);
+        }
+        if dialog.is_stale() != was_stale {
+            recorder.record_stale_before(dialog_id, was_stale, dialog);
+        }
     }
     match change {
-        Change::VersionOnly => {}
+        Change::VersionOnly | Change::Repaired(_) => {}
         Change::Sent(message, at_us) => {
             let counted = dialog.send(dialog_id, message, EntryState::Counted, recorder);
             // A refused message is not visible, so it is no activity that would move the dialog up in
@@ -317,11 +263,15 @@ pub(crate) fn apply(state: &mut State, input: &Input, recorder: &mut EffectRecor
             dialog.set_membership(dialog_id, *user_id, *version, Membership::Left, recorder);
         }
         Change::Read { user_id, up_to } => dialog.read(dialog_id, *user_id, *up_to, recorder),
-        Change::Repaired(head) => dialog.applied.mark_repaired(*head),
     }
 }
 
 impl Dialog {
+    /// Returns true if events of the dialog are missing, so that the counts of its members may be wrong.
+    pub fn is_stale(&self) -> bool {
+        !self.applied.missing.is_empty()
+    }
+
     /// Moves a sent message's entry towards `to` and records the saga's reply. Returns true if the reply
     /// is "counted". The reply states the entry's state, not the requested one: a repeated event gets
     /// the same reply again.
@@ -433,68 +383,5 @@ impl Member {
         let counted = ledger.iter().filter(|(_, entry)| entry.state == EntryState::Counted);
         self.unread =
             counted.filter(|(seq, entry)| self.counts(user_id, **seq, entry.author_id)).count() as i64;
-    }
-}
-
-/// Collects the effects of one transaction: replies and divergences as they occur, changed rows by
-/// comparing each touched row with its values before the transaction.
-#[derive(Debug, Default)]
-pub(crate) struct EffectRecorder {
-    /// Index of the input that is being applied.
-    input: usize,
-    effects: Effects,
-    /// Every touched row before the transaction.
-    before: BTreeMap<(UserId, DialogId), RowValues>,
-}
-
-/// Values of a row whose changes are published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct RowValues {
-    unread: i64,
-    read_seq: i64,
-    is_joined: bool,
-}
-
-impl RowValues {
-    fn of(member: &Member) -> Self {
-        Self { unread: member.unread, read_seq: member.read_seq, is_joined: member.is_joined() }
-    }
-}
-
-impl EffectRecorder {
-    /// Records a row's values before the transaction. Call it before each change of a row; only the
-    /// first call counts.
-    pub(crate) fn record_before(&mut self, user_id: UserId, dialog_id: DialogId, member: &Member) {
-        self.before.entry((user_id, dialog_id)).or_insert(RowValues::of(member));
-    }
-
-    /// Compares the touched rows with their values before, increments the version of each user with a
-    /// changed row, and returns all effects. A row that ends with its former values is no change,
-    /// whatever happened in between.
-    fn finish(mut self, state: &mut State) -> Effects {
-        for ((user_id, dialog_id), before) in self.before {
-            let dialog = &state.dialogs[&dialog_id];
-            let now = RowValues::of(&dialog.members[&user_id]);
-            if before == now {
-                continue;
-            }
-            let RowValues { unread, read_seq, .. } = now;
-            // The others see receipts of participants only.
-            if read_seq != before.read_seq && dialog.members[&user_id].membership != Membership::Left {
-                self.effects.read_marks.push(ReadMark { user_id, dialog_id, read_seq });
-            }
-            if self.effects.changes.last().is_none_or(|change| change.user_id != user_id) {
-                let version = state.users.entry(user_id).or_default();
-                *version += 1;
-                self.effects.changes.push(UnreadChange { user_id, version: *version, rows: Vec::new() });
-            }
-            let was = before.unread;
-            let row = ChangedRow { dialog_id, unread, was, read_seq, last_seq: dialog.applied.last_seq };
-            self.effects.changes.last_mut().expect("a change of this user was pushed above").rows.push(row);
-        }
-        for change in &mut self.effects.changes {
-            change.rows.sort_by_key(|row| (-state.dialogs[&row.dialog_id].applied.last_at_us, row.dialog_id));
-        }
-        self.effects
     }
 }

@@ -10,9 +10,11 @@ mod count;
 mod error;
 pub mod event;
 mod grpc;
+mod heal;
 pub mod kernel;
 mod publish;
 mod repair;
+mod restore;
 mod settle;
 mod store;
 mod unread;
@@ -75,9 +77,14 @@ impl App {
     ) -> Result<(), Stopped> {
         component.ready();
         let topics = &[topic::AUTH, topic::DIALOG];
-        let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, count::Handler);
-        let repair =
-            repair::Repair { db: self.db.clone(), dialog, service_token: self.service_token.clone() };
+        let handler = count::Handler { loader: self.loader.clone() };
+        let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, handler);
+        let repair = repair::Repair {
+            db: self.db.clone(),
+            loader: self.loader.clone(),
+            dialog,
+            service_token: self.service_token.clone(),
+        };
         let counting = Box::pin(async {
             let stopped = consumer.run(shutdown.clone()).await;
             if let Err(stopped) = &stopped {
@@ -87,7 +94,18 @@ impl App {
             stopped
         });
         let cache = Box::pin(self.cache.run(&self.log, &self.db, shutdown.clone()));
-        let (stopped, (), ()) = tokio::join!(counting, cache, Box::pin(repair.run(shutdown.clone())));
+        let repair = Box::pin(repair.run(shutdown.clone()));
+        let restore = Box::pin(restore::watch(&self.db, &self.loader, shutdown.clone()));
+        let (stopped, (), (), ()) = tokio::join!(counting, cache, repair, restore);
         stopped
+    }
+
+    /// Recognises that the database may have been replaced by a copy since it was last used, and raises
+    /// the epoch then. To be called once, before the service answers.
+    ///
+    /// # Errors
+    /// Any error of the database.
+    pub async fn recognise_restore(&self) -> Result<(), db::Error> {
+        restore::recognise(&self.db, &self.loader).await
     }
 }

@@ -10,7 +10,10 @@ use proto::{
 };
 use uuid::Uuid;
 
-use crate::kernel::{Effects, ReadMark, SagaReply, UnreadChange};
+use crate::{
+    kernel::{Effects, ReadMark, SagaReply, UnreadChange},
+    store::Epoch,
+};
 
 /// Dead letter with the headers of its event.
 pub(crate) type DeadLetterWithHeaders = (DeadLetter, Headers);
@@ -24,7 +27,7 @@ pub(crate) type DeadLetterWithHeaders = (DeadLetter, Headers);
 /// Errors of the database.
 pub(crate) async fn append(
     tx: &mut Tx,
-    epoch: i64,
+    epoch: Epoch,
     effects: Effects,
     dead_letters: Vec<DeadLetterWithHeaders>,
     headers_of: impl Fn(DialogId, Option<i64>) -> Headers,
@@ -61,7 +64,8 @@ pub(crate) async fn append(
     outbox::append(tx, &events).await
 }
 
-fn event(topic: &'static str, key: String, version: i64, kind: Kind, headers: Headers) -> Event {
+/// Creates an event with a new id.
+pub(crate) fn event(topic: &'static str, key: String, version: i64, kind: Kind, headers: Headers) -> Event {
     Event {
         event_id: Uuid::now_v7(),
         topic,
@@ -94,19 +98,21 @@ pub(crate) fn read_marked(mark: &ReadMark) -> Kind {
 }
 
 /// Encodes a change of a user's counts.
-pub(crate) fn unread_changed(epoch: i64, change: UnreadChange) -> Kind {
+pub(crate) fn unread_changed(epoch: Epoch, change: UnreadChange) -> Kind {
     let rows = change.rows.into_iter().map(|row| UnreadRow {
         dialog_id: row.dialog_id.bytes(),
         unread: row.unread,
         was: row.was,
         read_seq: row.read_seq,
         last_seq: row.last_seq,
+        stale: row.stale || epoch.is_cut,
     });
     Kind::UnreadChanged(UnreadChanged {
         user_id: change.user_id.bytes(),
-        epoch,
+        epoch: epoch.number,
         version: change.version,
         previous: change.version - 1,
         rows: rows.collect(),
+        stale: change.stale || epoch.is_cut,
     })
 }

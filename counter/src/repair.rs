@@ -20,7 +20,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, count, event,
+    Error,
+    cache::loader::Loader,
+    count, event, heal,
     kernel::{Change, Input, applied::Missing},
     publish, store,
 };
@@ -34,12 +36,13 @@ const DIALOGS_MAX: i64 = 100;
 /// Maximum number of changes in one call.
 const CHANGES_MAX: i32 = 1_000;
 /// Timeout of one call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Background task that closes gaps.
 #[derive(Debug)]
 pub(crate) struct Repair {
     pub(crate) db: Db,
+    pub(crate) loader: Loader,
     pub(crate) dialog: Peer,
     pub(crate) service_token: ServiceToken,
 }
@@ -53,6 +56,16 @@ impl Repair {
         // The delay before the first retry is already twice the interval.
         let mut backoff = Backoff::new(INTERVAL * 2, BACKOFF_MAX);
         while shutdown.run_until_cancelled(tokio::time::sleep(delay)).await.is_some() {
+            let healing = heal::heal(&self.db, &self.loader, &self.dialog, &self.service_token);
+            let mut failed = 0;
+            match shutdown.run_until_cancelled(healing).await {
+                None => return,
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    failed += 1;
+                    tracing::error!(%error, "search for dialogs that missed events of the log failed");
+                }
+            }
             let found = match store::incomplete(&self.db, after, DIALOGS_MAX).await {
                 Ok(found) => found,
                 Err(error) => {
@@ -62,7 +75,6 @@ impl Repair {
             };
             metrics::gauge!("counter_incomplete_dialogs").set(found.len() as f64);
             let mut closed = 0;
-            let mut failed = 0;
             for (dialog_id, missing) in &found {
                 match shutdown.run_until_cancelled(self.close(*dialog_id, missing)).await {
                     None => return,
@@ -73,15 +85,17 @@ impl Repair {
                     }
                 }
             }
+            let is_full = found.len() as i64 == DIALOGS_MAX;
             delay = if failed > 0 && closed == 0 {
                 backoff.next_delay()
             } else {
                 backoff.reset();
-                INTERVAL
+                // Many gaps at once, such as after a cut of the log, are closed without pauses.
+                if is_full && failed == 0 { Duration::ZERO } else { INTERVAL }
             };
             // Continue after the last dialog of a full page, so that dialogs that keep failing do not
             // hide the others.
-            let last = found.last().filter(|_| found.len() as i64 == DIALOGS_MAX);
+            let last = found.last().filter(|_| is_full);
             after = last.map_or(first_page, |(dialog_id, _)| *dialog_id);
         }
     }

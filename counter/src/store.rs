@@ -23,6 +23,7 @@
 mod anomaly_tests;
 mod apply;
 mod counters;
+pub(crate) mod cut;
 mod divergence;
 mod lock;
 mod query;
@@ -39,6 +40,7 @@ use std::{
 use db::Tx;
 use proto::{DialogId, UserId};
 
+pub(crate) use cut::Epoch;
 pub(crate) use divergence::displacements;
 pub(crate) use query::{
     epoch, incomplete, memberships, read_states, row, rows, unread, unread_of_many, version, versions,
@@ -82,12 +84,11 @@ struct Scope {
 /// [`Error::Blocked`] if the database refuses anything but a new message, and other errors of the
 /// database: the transaction must be rolled back and may be repeated.
 pub(crate) async fn transact(tx: &mut Tx, inputs: &[Input]) -> Result<Outcome, Error> {
-    let scope = Scope::of(inputs);
+    let mut scope = Scope::of(inputs);
     // Dialogs before users, see the module documentation. With the dialogs locked no member is added or
     // removed, so the second statement finds all users.
     let mut applied = lock::dialogs(tx, &scope).await?;
-    lock::users(tx, &scope).await?;
-    let before = counters::load(tx, &scope).await?;
+    let were_stale = stale_dialogs(&applied);
     for input in inputs {
         if let Input::Dialog { dialog_id, version, change } = input {
             let applied = applied.entry(*dialog_id).or_default();
@@ -99,15 +100,25 @@ pub(crate) async fn transact(tx: &mut Tx, inputs: &[Input]) -> Result<Outcome, E
             }
         }
     }
+    // Gaps that open or close concern all members, and these must be locked too.
+    scope.message_dialogs.extend(were_stale.symmetric_difference(&stale_dialogs(&applied)));
+    lock::users(tx, &scope).await?;
+    let before = counters::load(tx, &scope).await?;
     let mut outcome = Outcome::default();
     for range in batches(inputs) {
         apply_bisecting(tx, inputs, range, &mut applied, &mut outcome).await?;
     }
     lock::write_applied(tx, &applied).await?;
     let after = counters::load(tx, &scope).await?;
-    step_versions(tx, &before, &after, &applied, &mut outcome.effects).await?;
+    let before = Before { counters: &before, stale_dialogs: &were_stale };
+    step_versions(tx, before, &after, &applied, &mut outcome.effects).await?;
     outcome.dead_letters = divergence::record(tx, inputs, &outcome.effects.divergences).await?;
     Ok(outcome)
+}
+
+/// Returns the dialogs with missing events.
+fn stale_dialogs(applied: &BTreeMap<DialogId, Applied>) -> BTreeSet<DialogId> {
+    applied.iter().filter(|(_, applied)| !applied.missing.is_empty()).map(|(id, _)| *id).collect()
 }
 
 /// Applies one batch. If the database refuses it, applies its halves, down to single inputs.
@@ -209,18 +220,27 @@ fn batches(inputs: &[Input]) -> Vec<Range<usize>> {
     batches
 }
 
+/// State before the transaction.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    counters: &'a counters::Counters,
+    stale_dialogs: &'a BTreeSet<DialogId>,
+}
+
 /// Increments the version of every user whose counts changed (I7), and adds the changes to the effects.
 async fn step_versions(
     tx: &mut Tx,
-    before: &counters::Counters,
+    before: Before<'_>,
     after: &counters::Counters,
     applied: &BTreeMap<DialogId, Applied>,
     effects: &mut Effects,
 ) -> Result<(), Error> {
     let mut rows: BTreeMap<UserId, Vec<ChangedRow>> = BTreeMap::new();
     for (&(user_id, dialog_id), now) in after {
-        let was = before.get(&(user_id, dialog_id)).copied().unwrap_or_default();
-        if was.published() == now.published() {
+        let was = before.counters.get(&(user_id, dialog_id)).copied().unwrap_or_default();
+        let was_stale = was.is_joined && before.stale_dialogs.contains(&dialog_id);
+        let stale = now.is_joined && !applied[&dialog_id].missing.is_empty();
+        if (was.published(), was_stale) == (now.published(), stale) {
             continue;
         }
         let read_seq = now.read_seq;
@@ -228,7 +248,7 @@ async fn step_versions(
             effects.read_marks.push(ReadMark { user_id, dialog_id, read_seq });
         }
         let last_seq = applied[&dialog_id].last_seq;
-        let row = ChangedRow { dialog_id, unread: now.unread, was: was.unread, read_seq, last_seq };
+        let row = ChangedRow { dialog_id, unread: now.unread, was: was.unread, read_seq, last_seq, stale };
         rows.entry(user_id).or_default().push(row);
     }
     let versions = lock::step(tx, rows.keys().copied()).await?;
@@ -236,7 +256,8 @@ async fn step_versions(
         .into_iter()
         .map(|(user_id, mut rows)| {
             rows.sort_by_key(|row| (-applied[&row.dialog_id].last_at_us, row.dialog_id));
-            UnreadChange { user_id, version: versions[&user_id], rows }
+            let (version, stale) = versions[&user_id];
+            UnreadChange { user_id, version, rows, stale }
         })
         .collect();
     Ok(())

@@ -30,6 +30,18 @@ pub(crate) struct Row {
     pub(crate) read_seq: i64,
     /// Newest message that the counter has seen; it may be ahead of `version` in an answer.
     pub(crate) last_seq: i64,
+    /// True if events of the dialog are missing, so that the numbers may be wrong.
+    pub(crate) stale: bool,
+}
+
+/// Version and total of a user's counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) version: Version,
+    /// Sum over all dialogs.
+    pub(crate) total: i64,
+    /// True if events of one of the user's dialogs are missing, so that the total may be wrong.
+    pub(crate) stale: bool,
 }
 
 /// A user's unread counts, complete or the first rows of them.
@@ -42,6 +54,8 @@ pub(crate) struct Unread {
     pub(crate) rows: Vec<Row>,
     /// True if more dialogs have unread messages.
     pub(crate) truncated: bool,
+    /// True if events of one of the user's dialogs are missing, so that the total may be wrong.
+    pub(crate) stale: bool,
 }
 
 /// A user's counts for a subscription.
@@ -110,7 +124,7 @@ pub(crate) async fn rows(
     at_least: Option<Version>,
 ) -> Result<(Version, Vec<Row>), Error> {
     let mut tx = db.snapshot().await?;
-    let (version, _) = store::version(&mut tx, user_id).await?;
+    let version = store::version(&mut tx, user_id).await?.version;
     let rows = store::rows(&mut tx, user_id, dialogs).await?;
     tx.rollback().await?;
     require(version, at_least)?;
@@ -131,11 +145,10 @@ pub(crate) async fn snapshots(
     let users: Vec<UserId> = requests.iter().map(|(user_id, _)| *user_id).collect();
     let mut tx = db.snapshot().await?;
     let versions = store::versions(&mut tx, &users).await?;
-    let versions: BTreeMap<UserId, (Version, i64)> =
-        versions.into_iter().map(|(user_id, version, total)| (user_id, (version, total))).collect();
+    let versions: BTreeMap<UserId, Head> = versions.into_iter().collect();
     let outdated: Vec<UserId> = requests
         .iter()
-        .filter(|(user_id, since)| *since != Some(versions[user_id].0))
+        .filter(|(user_id, since)| *since != Some(versions[user_id].version))
         .map(|(user_id, _)| *user_id)
         .collect();
     let mut rows: BTreeMap<UserId, Vec<Row>> = BTreeMap::new();
@@ -148,10 +161,10 @@ pub(crate) async fn snapshots(
     Ok(requests
         .iter()
         .map(|(user_id, since)| {
-            let (version, total) = versions[user_id];
+            let Head { version, total, stale } = versions[user_id];
             let current = *since == Some(version);
             let rows = if current { Vec::new() } else { rows.get(user_id).cloned().unwrap_or_default() };
-            let unread = truncate(Unread { version, total, rows, truncated: false }, ROWS_MAX);
+            let unread = truncate(Unread { version, total, rows, truncated: false, stale }, ROWS_MAX);
             Snapshot { user_id: *user_id, unread, current }
         })
         .collect())

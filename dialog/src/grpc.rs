@@ -5,10 +5,11 @@ use proto::{
     DialogId, MessageId, TransactionId, UserId,
     dialog::{
         AddParticipantsRequest, ChangesSinceReply, ChangesSinceRequest, CreateRequest, DeleteRequest, Dialog,
-        GetReply, GetRequest, HistoryReply, HistoryRequest, LeaveReply, LeaveRequest, ListReply, ListRequest,
-        LiveReply, LiveRequest, Message, MessagesReply, MessagesRequest, MessagesSinceReply,
-        MessagesSinceRequest, ParticipantsReply, ParticipantsRequest, ReadTargetReply, ReadTargetRequest,
-        RenameRequest, SendRequest, dialogs_server::Dialogs,
+        DialogVersion, DialogVersionsReply, DialogVersionsRequest, GetReply, GetRequest, HistoryReply,
+        HistoryRequest, LeaveReply, LeaveRequest, ListReply, ListRequest, LiveReply, LiveRequest, Message,
+        MessagesReply, MessagesRequest, MessagesSinceReply, MessagesSinceRequest, ParticipantsReply,
+        ParticipantsRequest, ReadTargetReply, ReadTargetRequest, RenameRequest, SendRequest,
+        dialogs_server::Dialogs,
     },
 };
 use telemetry::Call;
@@ -180,6 +181,21 @@ impl Dialogs for App {
         let changes = store::change::rows(&self.db, id, request.since, request.limit.into()).await;
         let Changes { head, changes } = changes.map_err(Error::from)?.unwrap_or_default();
         Ok(Response::new(ChangesSinceReply { head, changes: convert_all(changes) }))
+    }
+
+    async fn dialog_versions(
+        &self,
+        request: Request<DialogVersionsRequest>,
+    ) -> Result<Response<DialogVersionsReply>, Status> {
+        let request = self.authenticate_service(request)?;
+        let after = parse(request.after_id.as_deref().map(DialogId::parse).transpose())?;
+        if !(1..=10_000).contains(&request.limit) {
+            return Err(Error::Invalid("limit must be 1 to 10000").into());
+        }
+        let versions = store::dialog::versions(&self.db, after, request.limit.into()).await;
+        let encode = |(id, version): (DialogId, i64)| DialogVersion { dialog_id: id.bytes(), version };
+        let dialogs = versions.map_err(Error::from)?.into_iter().map(encode).collect();
+        Ok(Response::new(DialogVersionsReply { dialogs }))
     }
 
     async fn live(&self, request: Request<LiveRequest>) -> Result<Response<LiveReply>, Status> {

@@ -19,6 +19,7 @@ mod page;
 mod participants;
 mod rename;
 mod replies;
+mod restore;
 mod saga;
 mod send;
 mod store;
@@ -101,7 +102,16 @@ impl App {
         let counter = instrumented("counter", counter);
         let sweeper =
             sweeper::run(&self.db, counter, &service_token, self.settings.saga_deadline, shutdown.clone());
-        tokio::join!(replies, sweeper).0
+        tokio::join!(replies, sweeper, restore::watch(&self.db, shutdown.clone())).0
+    }
+
+    /// Recognises that the database may have been replaced by a copy since it was last used, and raises
+    /// the epoch then. To be called once, before the service answers.
+    ///
+    /// # Errors
+    /// Any error of the database.
+    pub async fn recognise_restore(&self) -> Result<(), db::Error> {
+        restore::recognise(&self.db).await
     }
 }
 

@@ -5,7 +5,7 @@
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
 use db::Tx;
-use events::{Apply, BoxError, Event, Record, outbox};
+use events::{Apply, BoxError, Event, Loss, LossKind, Record, outbox};
 use proto::{
     DialogId, InvalidId, MessageId,
     dead_letter::Origin,
@@ -14,7 +14,10 @@ use proto::{
 };
 use uuid::Uuid;
 
-use crate::saga::{Outcome, Reply, settle};
+use crate::{
+    restore,
+    saga::{Outcome, Reply, settle},
+};
 
 /// Consumer name: the key of the stored position in the log.
 pub(crate) const CONSUMER: &str = "dialog";
@@ -45,6 +48,15 @@ impl Apply for ReplyHandler {
             }
         }
         Ok(outbox::append(tx, &dead_letters).await?)
+    }
+
+    /// Goes on after any loss. The sweeper asks the counter about every message whose reply was lost, and
+    /// a repeated reply changes nothing. Raises the epoch if this database was restored.
+    async fn recover(&self, tx: &mut Tx, losses: &[Loss]) -> Result<bool, BoxError> {
+        if losses.iter().any(|loss| loss.kind == LossKind::Restored) {
+            restore::raise_epoch(tx).await?;
+        }
+        Ok(true)
     }
 }
 

@@ -92,6 +92,7 @@ impl Events {
                     was: number(random),
                     read_seq: number(random),
                     last_seq: number(random),
+                    stale: random.random(),
                 });
                 let rows = rows.collect();
                 Kind::UnreadChanged(UnreadChanged {

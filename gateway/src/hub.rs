@@ -13,17 +13,22 @@ pub mod unread;
 use std::time::Duration;
 
 use access::ServiceToken;
-use proto::UserId;
+use proto::{UserId, counter};
 use telemetry::{Call, Secret};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::{
     client::caller::{Authorization, Caller},
     peers::Peers,
+    version::Version,
 };
 
 pub(crate) use retry::backoff;
+
+/// Deadline of the report of a lost version.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The hubs of a process. Cheap to clone; clones share their state.
 #[derive(Clone)]
@@ -106,6 +111,19 @@ impl Service {
             .clone()
             .with_deadline(Instant::now() + timeout)
             .with_authorization(self.authorization.expose())
+    }
+
+    /// Reports a version of a user's counters that this gateway has received to the counter service. If
+    /// its database has lost the version in a restore, it raises the epoch. Returns the epoch.
+    ///
+    /// `version` must not come from a client.
+    ///
+    /// # Errors
+    /// Any error of the call.
+    pub async fn report_seen(&self, user: UserId, version: Version) -> Result<i64, Status> {
+        let call = self.call(REPORT_TIMEOUT);
+        let request = counter::SeenRequest { user_id: user.bytes(), version: Some(version.into()) };
+        Ok(self.peers.counter(&call).seen(request).await?.into_inner().epoch)
     }
 
     /// Returns the context of a new call with a deadline `timeout` from now.

@@ -202,6 +202,11 @@ impl Scope {
         self.service().authorize(self.call())
     }
 
+    /// See [`Source::has_lost_version`].
+    pub async fn has_lost_version(&self, refusal: &tonic::Status) -> bool {
+        self.source.has_lost_version(refusal).await
+    }
+
     /// Returns the newest versions that this gateway has sent to each user.
     pub fn seen_versions(&self) -> &SeenVersions {
         &self.source.seen_versions

@@ -36,6 +36,7 @@ impl Kind {
             Self::CountRefused(_) => "CountRefused",
             Self::ReadMarked(_) => "ReadMarked",
             Self::UnreadChanged(_) => "UnreadChanged",
+            Self::DialogEpochRaised(_) | Self::UnreadEpochRaised(_) => "EpochRaised",
             Self::DeadLetter(_) => "DeadLetter",
         }
     }

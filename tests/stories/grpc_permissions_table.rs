@@ -177,6 +177,9 @@ pub const TABLE: [Row; 32] = [
     row("tidings.dialog.Dialogs/MessagesSince", ALLOWED_TO_PARTICIPANTS, |targets| {
         dialog::MessagesSinceRequest { dialog_id: targets.dialog.clone(), since: None }.encode_to_vec()
     }),
+    row("tidings.dialog.Dialogs/DialogVersions", SERVICES, |_| {
+        dialog::DialogVersionsRequest { after_id: None, limit: 10 }.encode_to_vec()
+    }),
     row("tidings.dialog.Dialogs/ChangesSince", SERVICES, |targets| {
         dialog::ChangesSinceRequest { dialog_id: targets.dialog.clone(), since: 0, limit: 10 }.encode_to_vec()
     }),
@@ -212,6 +215,9 @@ pub const TABLE: [Row; 32] = [
     }),
     row("tidings.counter.Counters/Leave", SERVICES, |_| {
         counter::LeaveRequest { dialog_id: vec![1; 16], user_id: vec![2; 16], version: 1 }.encode_to_vec()
+    }),
+    row("tidings.counter.Counters/Seen", SERVICES, |_| {
+        counter::SeenRequest { user_id: vec![2; 16], version: None }.encode_to_vec()
     }),
     row("tidings.counter.Counters/Settle", SERVICES, |_| counter::SettleRequest::default().encode_to_vec()),
 ];

@@ -42,6 +42,7 @@ mod ports;
 mod rate_limits;
 mod raw_http;
 mod refusals;
+mod restore;
 mod revocation;
 mod secrets;
 mod small_disk;

@@ -17,7 +17,8 @@ use crate::caller::Caller;
 
 /// Subscription to the caller's counters, with every field.
 pub const UNREAD: &str = "subscription($since: String) { unread(since: $since) {
-    kind version previousVersion total truncated changed { dialogId unread readSeq lastSeq } } }";
+    kind version previousVersion total stale truncated
+    changed { dialogId unread readSeq lastSeq stale } } }";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An open socket. Messages of other operations are buffered while the test waits for one.

@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
-use proto::{DialogId, InvalidId, events::UnreadChanged};
+use proto::{
+    DialogId, InvalidId,
+    events::{UnreadChanged, UnreadRow},
+};
 
 use crate::unread::{ROWS_MAX, Row, Unread, Version};
 
@@ -35,10 +38,10 @@ impl TryFrom<&UnreadChanged> for Delta {
 
     fn try_from(event: &UnreadChanged) -> Result<Self, InvalidId> {
         let version = |number| Version { epoch: event.epoch, number };
-        let row = |row: &proto::events::UnreadRow| {
+        let row = |row: &UnreadRow| {
             let dialog_id = DialogId::parse(&row.dialog_id)?;
-            let now = Row { dialog_id, unread: row.unread, read_seq: row.read_seq, last_seq: row.last_seq };
-            Ok((now, row.was))
+            let &UnreadRow { unread, was, read_seq, last_seq, stale, .. } = row;
+            Ok((Row { dialog_id, unread, read_seq, last_seq, stale }, was))
         };
         let rows = event.rows.iter().map(row).collect::<Result<_, InvalidId>>()?;
         Ok(Self { version: version(event.version), previous: version(event.previous), rows })
@@ -117,7 +120,7 @@ fn advance(unread: &Unread, delta: &Delta) -> Option<Entry> {
         }
     }
     let total = rows.iter().map(|row| row.unread).sum();
-    let next = Unread { version: delta.version, total, rows, truncated: false };
+    let next = Unread { version: delta.version, total, rows, truncated: false, stale: false };
     (next.rows.len() <= ROWS_MAX).then(|| Entry::Filled(Arc::new(next)))
 }
 
@@ -163,10 +166,10 @@ mod tests {
     #[test]
     fn a_row_that_grew_comes_first_and_a_read_row_is_removed() {
         let [a, b, c] = [1, 2, 3].map(|n| DialogId::new(Uuid::from_u128(n)));
-        let row = |dialog_id, unread| Row { dialog_id, unread, read_seq: 0, last_seq: 0 };
+        let row = |dialog_id, unread| Row { dialog_id, unread, read_seq: 0, last_seq: 0, stale: false };
         let version = |number| Version { epoch: 1, number };
         let rows = vec![row(a, 1), row(b, 2)];
-        let unread = Unread { version: version(1), total: 3, rows, truncated: false };
+        let unread = Unread { version: version(1), total: 3, rows, truncated: false, stale: false };
         let rows = vec![(row(c, 1), 0), (row(b, 3), 2), (row(a, 0), 1)];
         let delta = Delta { version: version(2), previous: version(1), rows };
         let next = Entry::Filled(Arc::new(unread)).apply(&delta).and_then(|entry| entry.unread()).unwrap();
@@ -180,10 +183,11 @@ mod tests {
             unread: 1,
             read_seq: 0,
             last_seq: 0,
+            stale: false,
         };
         let version = |number| Version { epoch: 1, number };
         let rows: Vec<Row> = (0..ROWS_MAX as u128).map(row).collect();
-        let unread = Unread { version: version(1), total: 1_000, rows, truncated: false };
+        let unread = Unread { version: version(1), total: 1_000, rows, truncated: false, stale: false };
         let delta = Delta { version: version(2), previous: version(1), rows: vec![(row(5_000), 0)] };
         let stub = Entry::Stub { ticket: None, min_version: version(2) };
         assert_eq!(Entry::Filled(Arc::new(unread)).apply(&delta), Some(stub));

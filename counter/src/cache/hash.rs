@@ -126,7 +126,7 @@ pub(super) fn decode(fields: &[(String, String)]) -> Option<Entry> {
     rows.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
     let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     let total = rows.iter().map(|row| row.unread).sum();
-    Some(Entry::Filled(Unread { version: version?, total, rows, truncated: false }.into()))
+    Some(Entry::Filled(Unread { version: version?, total, rows, truncated: false, stale: false }.into()))
 }
 
 fn parse_version(text: &str) -> Option<Version> {
@@ -141,7 +141,7 @@ fn parse_row(dialog_id: &str, value: &str) -> Option<(i64, Row)> {
     let unread = next()?;
     let read_seq = next()?;
     let last_seq = next()?;
-    Some((rank, Row { dialog_id: dialog_id.parse().ok()?, unread, read_seq, last_seq }))
+    Some((rank, Row { dialog_id: dialog_id.parse().ok()?, unread, read_seq, last_seq, stale: false }))
 }
 
 #[cfg(test)]
@@ -164,10 +164,10 @@ mod tests {
         let [a, b] = [DialogId::now(), DialogId::now()];
         let first = a.to_string();
         let second = b.to_string();
-        let row = |dialog_id, unread| Row { dialog_id, unread, read_seq: 3, last_seq: 9 };
+        let row = |dialog_id, unread| Row { dialog_id, unread, read_seq: 3, last_seq: 9, stale: false };
         let version = Version { epoch: 2, number: 7 };
         let rows = vec![row(b, 4), row(a, 1)];
-        let filled = Entry::Filled(Unread { version, total: 5, rows, truncated: false }.into());
+        let filled = Entry::Filled(Unread { version, total: 5, rows, truncated: false, stale: false }.into());
         let fields = [("version", "2-7"), (&*first, "9 1 3 9"), ("newest", "10"), (&*second, "10 4 3 9")];
         assert_eq!(decoded(&fields), Some(filled));
         let stub = |ticket| Some(Entry::Stub { ticket, min_version: version });

@@ -64,6 +64,7 @@ impl Database {
                 unread: rng.random_range(0..4),
                 read_seq: rng.random_range(0..9),
                 last_seq: 9,
+                stale: false,
             };
             state.insert(dialog_id, row);
             rows.push((row, was));
@@ -86,7 +87,13 @@ impl Database {
     fn read(&self, version: Version) -> Option<Unread> {
         let rows: Vec<Row> =
             self.states.get(&version)?.values().filter(|row| row.unread > 0).copied().collect();
-        Some(Unread { version, total: rows.iter().map(|row| row.unread).sum(), rows, truncated: false })
+        Some(Unread {
+            version,
+            total: rows.iter().map(|row| row.unread).sum(),
+            rows,
+            truncated: false,
+            stale: false,
+        })
     }
 }
 
@@ -249,11 +256,16 @@ async fn a_faulty_script_is_found() {
 async fn an_entry_expires_and_more_than_a_thousand_rows_are_not_cached() {
     let Some(mut redis) = redis().await else { return };
     let user_id = UserId::now();
-    let row =
-        |n: u128| Row { dialog_id: DialogId::new(Uuid::from_u128(n)), unread: 1, read_seq: 0, last_seq: 0 };
+    let row = |n: u128| Row {
+        dialog_id: DialogId::new(Uuid::from_u128(n)),
+        unread: 1,
+        read_seq: 0,
+        last_seq: 0,
+        stale: false,
+    };
     let version = |number| Version { epoch: 1, number };
     let rows: Vec<Row> = (0..ROWS_MAX as u128).map(row).collect();
-    let full = Unread { version: version(1), total: 1_000, rows, truncated: false };
+    let full = Unread { version: version(1), total: 1_000, rows, truncated: false, stale: false };
     let more = Delta { version: version(2), previous: version(1), rows: vec![(row(5_000), 0)] };
     let commands = Commands::with_script(include_str!("entry.lua"), Duration::from_millis(300));
     let mut steps = redis::pipe();

@@ -2,7 +2,14 @@
 //! share one load, and the number of loads is limited, so that an unavailable cache does not overload
 //! the database.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use db::Db;
 use futures_util::{
@@ -15,7 +22,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     Cache, Error, store,
-    unread::{ROWS_MAX, Unread, Version},
+    unread::{Head, ROWS_MAX, Unread, Version},
 };
 
 /// Maximum number of concurrent loads: half of the Postgres pool (`CONNECTIONS_MAX` in src/engine.rs),
@@ -34,6 +41,8 @@ struct State {
     cache: Cache,
     permits: Semaphore,
     in_flight: Mutex<InFlight>,
+    /// Highest epoch known. Entries of earlier ones describe a past that was replaced.
+    epoch: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +60,13 @@ impl Loader {
     /// Creates a loader that reads this database through this cache.
     pub(crate) fn new(db: Db, cache: Cache) -> Self {
         let permits = Semaphore::new(LOADS_MAX);
-        Self(Arc::new(State { db, cache, permits, in_flight: Mutex::default() }))
+        let epoch = AtomicI64::new(0);
+        Self(Arc::new(State { db, cache, permits, in_flight: Mutex::default(), epoch }))
+    }
+
+    /// Excludes cached entries of epochs before this one.
+    pub(crate) fn raise_epoch(&self, epoch: i64) {
+        self.0.epoch.fetch_max(epoch, Ordering::AcqRel);
     }
 
     /// Returns the user's unread rows, at most [`ROWS_MAX`] + 1. The version is `at_least` or later,
@@ -62,7 +77,9 @@ impl Loader {
     /// [`Error::Shared`].
     pub(crate) async fn unread(&self, user_id: UserId, at_least: Option<Version>) -> Result<Unread, Error> {
         let recent = |unread: &Unread| Some(unread.version) >= at_least;
-        if let Some(cached) = self.0.cache.get(user_id).await.filter(recent) {
+        let epoch = self.0.epoch.load(Ordering::Acquire);
+        let usable = |unread: &Unread| unread.version.epoch >= epoch && recent(unread);
+        if let Some(cached) = self.0.cache.get(user_id).await.filter(usable) {
             return Ok(cached);
         }
         let (load, joined) = self.join(user_id);
@@ -111,13 +128,14 @@ impl Load {
         // version.
         let ticket = cache.miss(self.user_id).await;
         let mut tx = db.snapshot().await?;
-        let (version, total) = store::version(&mut tx, self.user_id).await?;
+        let Head { version, total, stale } = store::version(&mut tx, self.user_id).await?;
         let rows = store::unread(&mut tx, self.user_id, ROWS_MAX as i64 + 1).await?;
         tx.rollback().await?;
         drop(permit);
-        let unread = Unread { version, total, rows, truncated: false };
+        self.state.epoch.fetch_max(version.epoch, Ordering::AcqRel);
+        let unread = Unread { version, total, rows, truncated: false, stale };
         // A truncated list is not cached: a delta cannot tell which row would move up into it.
-        if unread.rows.len() <= ROWS_MAX {
+        if unread.rows.len() <= ROWS_MAX && !stale {
             cache.fill(self.user_id, ticket, &unread).await;
         }
         Ok(unread)

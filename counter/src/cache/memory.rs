@@ -135,22 +135,30 @@ mod tests {
     use crate::unread::{Row, Version};
 
     fn row(dialog_id: DialogId, unread: i64) -> Row {
-        Row { dialog_id, unread, read_seq: 0, last_seq: unread }
+        Row { dialog_id, unread, read_seq: 0, last_seq: unread, stale: false }
     }
 
     fn unread(number: i64, rows: Vec<Row>) -> Unread {
         let total = rows.iter().map(|row| row.unread).sum();
-        Unread { version: Version { epoch: 1, number }, total, rows, truncated: false }
+        Unread { version: Version { epoch: 1, number }, total, rows, truncated: false, stale: false }
     }
 
     fn event(user_id: UserId, version: i64, dialog_id: DialogId, was: i64, unread: i64) -> Vec<u8> {
-        let row = UnreadRow { dialog_id: dialog_id.bytes(), unread, was, read_seq: 0, last_seq: unread };
+        let row = UnreadRow {
+            dialog_id: dialog_id.bytes(),
+            unread,
+            was,
+            read_seq: 0,
+            last_seq: unread,
+            stale: false,
+        };
         let change = UnreadChanged {
             user_id: user_id.bytes(),
             epoch: 1,
             version,
             previous: version - 1,
             rows: vec![row],
+            stale: false,
         };
         Kind::UnreadChanged(change).payload()
     }

@@ -210,6 +210,7 @@ mod tests {
             was: version - 1,
             read_seq: 0,
             last_seq: version,
+            stale: false,
         };
         let kind = Kind::UnreadChanged(UnreadChanged {
             user_id: user_id.bytes(),
@@ -217,6 +218,7 @@ mod tests {
             version,
             previous: version - 1,
             rows: vec![row],
+            stale: false,
         });
         let event = Event {
             event_id: Uuid::now_v7(),
@@ -252,8 +254,9 @@ mod tests {
         let unread = |number| Unread {
             version: Version { epoch: 1, number },
             total: number,
-            rows: vec![Row { dialog_id, unread: number, read_seq: 0, last_seq: number }],
+            rows: vec![Row { dialog_id, unread: number, read_seq: 0, last_seq: number, stale: false }],
             truncated: false,
+            stale: false,
         };
         emit(&test.db, ada, dialog_id, 1).await;
         let offset = || async {

@@ -42,6 +42,17 @@ impl Applied {
         }
     }
 
+    /// Records that the dialog service is at version `head`: versions up to it that were not seen are
+    /// missing, whether their events are lost or only late.
+    pub fn expect_up_to(&mut self, head: i64) {
+        if head > self.version {
+            self.missing.0.push((self.version + 1, head));
+            self.missing.join();
+            self.missing.limit();
+            self.version = head;
+        }
+    }
+
     /// Records the `seq` of an applied message.
     pub fn record_message(&mut self, seq: i64) {
         self.last_seq = self.last_seq.max(seq);
@@ -76,6 +87,16 @@ impl Missing {
         let rest = [(from, version - 1), (version + 1, to)];
         self.0.splice(index..index, rest.into_iter().filter(|(from, to)| from <= to));
         self.limit();
+    }
+
+    /// Joins the last two ranges if they are adjacent.
+    fn join(&mut self) {
+        if let [.., (_, to), (from, last)] = self.0.as_mut_slice()
+            && *to + 1 == *from
+        {
+            *to = *last;
+            self.0.pop();
+        }
     }
 
     fn limit(&mut self) {
@@ -116,6 +137,20 @@ mod tests {
             (9, true),
             "a repair does not move the version"
         );
+    }
+
+    #[test]
+    fn versions_up_to_the_head_of_the_dialog_are_missing() {
+        let mut applied = after(&[1, 2]);
+        applied.expect_up_to(2);
+        assert_eq!(applied, after(&[1, 2]));
+        applied.expect_up_to(5);
+        applied.expect_up_to(7);
+        assert_eq!((applied.version, &applied.missing), (7, &Missing(vec![(3, 7)])));
+        applied.record_version(8);
+        assert_eq!(applied.missing, Missing(vec![(3, 7)]), "the next event opens no gap");
+        (3..=7).for_each(|version| applied.record_version(version));
+        assert!(applied.missing.is_empty(), "late events close it");
     }
 
     #[test]

@@ -13,7 +13,7 @@ const HISTORIES: u64 = 500;
 
 type Rules = fn(&mut State, &Input, &mut EffectRecorder);
 
-const FAULTS: [(&str, Rules); 16] = [
+const FAULTS: [(&str, Rules); 17] = [
     ("a message counts for members who have read past it", no_unread_predicate),
     ("a deletion subtracts messages that were read", deletion_without_predicate),
     ("a deletion that arrives first leaves no tombstone", no_tombstone),
@@ -30,6 +30,7 @@ const FAULTS: [(&str, Rules); 16] = [
     ("sending reads what others sent before", sending_reads),
     ("own messages that arrived out of order are not stepped over", step_of_one),
     ("own messages that arrived before the join are not stepped over", join_without_step),
+    ("a gap opens without a version step", silent_gap),
 ];
 
 #[test]
@@ -230,4 +231,14 @@ fn join_without_step(state: &mut State, input: &Input, recorder: &mut EffectReco
     {
         member.read_seq = 0;
     }
+}
+
+fn silent_gap(state: &mut State, input: &Input, recorder: &mut EffectRecorder) {
+    let mut input = input.clone();
+    if let Input::Dialog { dialog_id, version, .. } = &mut input
+        && let Some(version) = version.take()
+    {
+        state.dialogs.entry(*dialog_id).or_default().applied.record_version(version);
+    }
+    apply(state, &input, recorder);
 }

@@ -18,6 +18,8 @@ struct Replica {
     version: i64,
     /// `unread` and `read_seq` by dialog.
     rows: BTreeMap<DialogId, (i64, i64)>,
+    /// Dialogs with missing events.
+    stale: BTreeSet<DialogId>,
 }
 
 type Replicas = BTreeMap<UserId, Replica>;
@@ -96,7 +98,10 @@ fn check_changes(
 ) -> Result<(), String> {
     let joined_before = joined(before);
     let joined_after = joined(after);
-    let moved = counts(before) != counts(after) || joined_before != joined_after;
+    let stale_before = stale(before);
+    let stale_after = stale(after);
+    let moved =
+        counts(before) != counts(after) || joined_before != joined_after || stale_before != stale_after;
     ensure(moved || effects.changes.is_empty(), "I7: a version step without a change")?;
     for change in &effects.changes {
         let replica = replicas.entry(change.user_id).or_default();
@@ -108,10 +113,26 @@ fn check_changes(
             ensure(known.0 == row.was, "I7: `was` is not the former value")?;
             let member = (change.user_id, row.dialog_id);
             let membership_changed = joined_before.contains(&member) != joined_after.contains(&member);
-            ensure(membership_changed || *known != (row.unread, row.read_seq), "I7: a row without a change")?;
+            let stale_changed = stale_before.contains(&member) != stale_after.contains(&member);
+            let moved = *known != (row.unread, row.read_seq);
+            ensure(membership_changed || stale_changed || moved, "I7: a row without a change")?;
             *known = (row.unread, row.read_seq);
+            ensure(
+                row.stale == stale_after.contains(&member),
+                "a row is stale without a gap, or not with one",
+            )?;
+            if row.stale {
+                replica.stale.insert(row.dialog_id);
+            } else {
+                replica.stale.remove(&row.dialog_id);
+            }
         }
+        ensure(change.stale != replica.stale.is_empty(), "a total is stale without a gap, or not with one")?;
     }
+    let known_stale = replicas
+        .iter()
+        .flat_map(|(user_id, replica)| replica.stale.iter().map(|dialog_id| (*user_id, *dialog_id)));
+    ensure(known_stale.collect::<BTreeSet<_>>() == stale_after, "I7: a gap opened or closed without a step")?;
     let mut known = BTreeMap::new();
     for (user_id, replica) in replicas.iter() {
         ensure(
@@ -143,6 +164,11 @@ fn joined(state: &State) -> BTreeSet<(UserId, DialogId)> {
         joined.map(|(user_id, _)| (*user_id, *dialog_id))
     });
     members.collect()
+}
+
+/// Returns the members who take part in a dialog with missing events.
+fn stale(state: &State) -> BTreeSet<(UserId, DialogId)> {
+    joined(state).into_iter().filter(|(_, dialog_id)| state.dialogs[dialog_id].is_stale()).collect()
 }
 
 /// Returns `unread` and `read_seq` of all rows in which one of them is not 0.

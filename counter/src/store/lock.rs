@@ -96,11 +96,13 @@ pub(super) async fn write_applied(tx: &mut Tx, applied: &BTreeMap<DialogId, Appl
     update.bind(Value::Array(rows)).execute(tx).await.map(drop)
 }
 
-/// Increments the versions of these users, whose rows are locked, and returns the new versions.
+/// Increments the versions of these users, whose rows are locked. Returns the new versions, and if events
+/// of one of the user's dialogs are missing: whoever opens or closes a gap locks all its members first,
+/// so the answer belongs to the version. Call it after [`write_applied`].
 pub(super) async fn step(
     tx: &mut Tx,
     users: impl Iterator<Item = UserId>,
-) -> Result<BTreeMap<UserId, i64>, Error> {
+) -> Result<BTreeMap<UserId, (i64, bool)>, Error> {
     let users = ids(users.map(UserId::uuid));
     if users == Value::Array(Vec::new()) {
         return Ok(BTreeMap::new());
@@ -109,10 +111,16 @@ pub(super) async fn step(
     let step = query(
         "update user_version set version = user_version.version + 1
          from rows($1: id uuid) as r where user_version.user_id = r.id
-         returning user_id, version",
+         returning user_id, version, exists (
+             select 1 from dialog_applied a
+             join member_counter m on m.dialog_id = a.dialog_id and m.user_id = user_version.user_id
+             where a.missing <> '[]' and m.joined_seq is not null and not m.has_left
+         ) as stale",
     );
     let rows = step.bind(users).all(tx).await?;
-    rows.iter().map(|row| Ok((UserId::new(row.get("user_id")?), row.get("version")?))).collect()
+    rows.iter()
+        .map(|row| Ok((UserId::new(row.get("user_id")?), (row.get("version")?, row.get("stale")?))))
+        .collect()
 }
 
 /// Encodes ids as the rows of a set.

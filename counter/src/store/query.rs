@@ -5,30 +5,40 @@ use db::{Db, Error, Row, Tx, query};
 use proto::{DialogId, UserId};
 use serde_json::{Value, json};
 
-use super::lock;
+use super::{Epoch, lock};
 use crate::{kernel::applied::Missing, unread};
 
 /// Returns the epoch of versions.
-pub(crate) async fn epoch(tx: &mut Tx) -> Result<i64, Error> {
-    query("select number from epoch").one(tx).await?.get("number")
+pub(crate) async fn epoch(tx: &mut Tx) -> Result<Epoch, Error> {
+    let row = query("select number, exists (select 1 from log_cut) as is_cut from epoch").one(tx).await?;
+    Ok(Epoch { number: row.get("number")?, is_cut: row.get("is_cut")? })
 }
 
-/// Returns a user's version and exact total. A user without a row has version 0.
-pub(crate) async fn version(tx: &mut Tx, user_id: UserId) -> Result<(unread::Version, i64), Error> {
+/// Returns a user's version, exact total, and if it is stale. A user without a row has version 0.
+pub(crate) async fn version(tx: &mut Tx, user_id: UserId) -> Result<unread::Head, Error> {
     let select = query(
         "select e.number as epoch, coalesce(v.version, 0) as version,
              (select coalesce(cast(sum(m.unread) as bigint), 0) from member_counter m
-              where m.user_id = $1 and m.unread > 0) as total
+              where m.user_id = $1 and m.unread > 0) as total,
+             (exists (select 1 from log_cut) or exists (
+                 select 1 from dialog_applied a
+                 join member_counter m on m.dialog_id = a.dialog_id and m.user_id = $1
+                 where a.missing <> '[]' and m.joined_seq is not null and not m.has_left)) as stale
          from epoch e left join user_version v on v.user_id = $1",
     );
-    let row = select.bind(user_id.uuid()).one(tx).await?;
-    Ok((unread::Version { epoch: row.get("epoch")?, number: row.get("version")? }, row.get("total")?))
+    head(&select.bind(user_id.uuid()).one(tx).await?)
+}
+
+fn head(row: &Row) -> Result<unread::Head, Error> {
+    let version = unread::Version { epoch: row.get("epoch")?, number: row.get("version")? };
+    Ok(unread::Head { version, total: row.get("total")?, stale: row.get("stale")? })
 }
 
 /// Returns a user's dialogs with unread messages, newest activity first.
 pub(crate) async fn unread(tx: &mut Tx, user_id: UserId, limit: i64) -> Result<Vec<unread::Row>, Error> {
     let select = query(
-        "select m.dialog_id, m.unread, m.read_seq, a.last_seq
+        "select m.dialog_id, m.unread, m.read_seq, a.last_seq,
+             (a.missing <> '[]' or exists (select 1 from log_cut)) as stale
          from member_counter m join dialog_applied a on a.dialog_id = m.dialog_id
          where m.user_id = $1 and m.unread > 0
          order by a.last_at_us desc, m.dialog_id limit $2",
@@ -44,7 +54,8 @@ pub(crate) async fn rows(
     dialogs: &[DialogId],
 ) -> Result<Vec<unread::Row>, Error> {
     let select = query(
-        "select m.dialog_id, m.unread, m.read_seq, a.last_seq
+        "select m.dialog_id, m.unread, m.read_seq, a.last_seq,
+             (a.missing <> '[]' or exists (select 1 from log_cut)) as stale
          from (select distinct id from rows($2: id uuid) as r) as d
          join member_counter m on m.user_id = $1 and m.dialog_id = d.id
          join dialog_applied a on a.dialog_id = m.dialog_id
@@ -59,7 +70,8 @@ pub(crate) async fn rows(
 pub(crate) async fn row(tx: &mut Tx, user_id: UserId, dialog_id: DialogId) -> Result<unread::Row, Error> {
     let select = query(
         "select $2 as dialog_id, coalesce(m.unread, 0) as unread, coalesce(m.read_seq, 0) as read_seq,
-             coalesce(a.last_seq, 0) as last_seq
+             coalesce(a.last_seq, 0) as last_seq,
+             (coalesce(a.missing, '[]') <> '[]' or exists (select 1 from log_cut)) as stale
          from epoch e
          left join member_counter m on m.user_id = $1 and m.dialog_id = $2
          left join dialog_applied a on a.dialog_id = $2",
@@ -73,29 +85,26 @@ fn decode(row: &Row) -> Result<unread::Row, Error> {
         unread: row.get("unread")?,
         read_seq: row.get("read_seq")?,
         last_seq: row.get("last_seq")?,
+        stale: row.get("stale")?,
     })
 }
 
 /// Returns versions and totals of these users, in no particular order. A user without a row has version
 /// 0.
-pub(crate) async fn versions(
-    tx: &mut Tx,
-    users: &[UserId],
-) -> Result<Vec<(UserId, unread::Version, i64)>, Error> {
+pub(crate) async fn versions(tx: &mut Tx, users: &[UserId]) -> Result<Vec<(UserId, unread::Head)>, Error> {
     let select = query(
         "select u.id, (select number from epoch) as epoch, coalesce(v.version, 0) as version,
              (select coalesce(cast(sum(m.unread) as bigint), 0) from member_counter m
-              where m.user_id = u.id and m.unread > 0) as total
+              where m.user_id = u.id and m.unread > 0) as total,
+             (exists (select 1 from log_cut) or exists (
+                 select 1 from dialog_applied a
+                 join member_counter m on m.dialog_id = a.dialog_id and m.user_id = u.id
+                 where a.missing <> '[]' and m.joined_seq is not null and not m.has_left)) as stale
          from (select distinct id from rows($1: id uuid) as r) as u
          left join user_version v on v.user_id = u.id",
     );
     let rows = select.bind(lock::ids(users.iter().map(|id| id.uuid()))).all(tx).await?;
-    rows.iter()
-        .map(|row| {
-            let version = unread::Version { epoch: row.get("epoch")?, number: row.get("version")? };
-            Ok((UserId::new(row.get("id")?), version, row.get("total")?))
-        })
-        .collect()
+    rows.iter().map(|row| Ok((UserId::new(row.get("id")?), head(row)?))).collect()
 }
 
 /// Returns the dialogs with unread messages of many users, newest activity first, at most `limit` for
@@ -106,8 +115,9 @@ pub(crate) async fn unread_of_many(
     limit: i64,
 ) -> Result<Vec<(UserId, unread::Row)>, Error> {
     let select = query(
-        "select user_id, dialog_id, unread, read_seq, last_seq from (
+        "select user_id, dialog_id, unread, read_seq, last_seq, stale from (
              select m.user_id, m.dialog_id, m.unread, m.read_seq, a.last_seq,
+                 (a.missing <> '[]' or exists (select 1 from log_cut)) as stale,
                  row_number() over (partition by m.user_id order by a.last_at_us desc, m.dialog_id) as place
              from (select distinct id from rows($1: id uuid) as r) as u
              join member_counter m on m.user_id = u.id

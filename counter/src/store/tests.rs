@@ -9,7 +9,7 @@ use events::Headers;
 use proto::{DialogId, MessageId, UserId, events::event::Kind};
 use testkit::TestDb;
 
-use super::transact;
+use super::{Epoch, transact};
 use crate::{
     MIGRATIONS,
     kernel::{
@@ -21,6 +21,8 @@ use crate::{
     publish,
 };
 
+/// Epoch of the published versions.
+const EPOCH: Epoch = Epoch { number: 1, is_cut: false };
 /// Number of histories that run on every kind of database.
 const HISTORIES: u64 = 2_000;
 /// Number of histories that share a database.
@@ -90,7 +92,7 @@ async fn run(test: &TestDb, seeds: std::ops::Range<u64>) {
             let mut tx = test.db.begin().await.unwrap();
             let outcome = transact(&mut tx, &as_sent(&inputs)).await.unwrap();
             assert_eq!(outcome.effects, expected, "{context}");
-            publish::append(&mut tx, 1, outcome.effects, Vec::new(), |_, _| Headers::default())
+            publish::append(&mut tx, EPOCH, outcome.effects, Vec::new(), |_, _| Headers::default())
                 .await
                 .unwrap();
             assert_eq!(published(&mut tx, &mut last_outbox_id).await, events_of(expected), "{context}");
@@ -115,7 +117,7 @@ fn as_sent(inputs: &[Input]) -> Vec<Input> {
 
 fn events_of(effects: Effects) -> Vec<Kind> {
     let marks = effects.read_marks.iter().map(publish::read_marked);
-    let changes = effects.changes.into_iter().map(|change| publish::unread_changed(1, change));
+    let changes = effects.changes.into_iter().map(|change| publish::unread_changed(EPOCH, change));
     effects.replies.into_iter().map(publish::saga_reply).chain(marks).chain(changes).collect()
 }
 

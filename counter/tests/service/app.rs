@@ -17,7 +17,7 @@ use proto::{
     counter::{
         MarkReadReply, MarkReadRequest, UnreadReply, UnreadRequest, Version, counters_client::CountersClient,
     },
-    dialog::{ChangesSinceReply, ChangesSinceRequest},
+    dialog::{ChangesSinceReply, ChangesSinceRequest, DialogVersion, DialogVersionsReply},
     events::event::Kind,
     topic,
 };
@@ -67,6 +67,10 @@ impl TestApp {
     async fn start(database: TestDb, cache: Cache) -> Self {
         recorder::install();
         let upstream = testkit::sqlite(&[&db::MIGRATIONS, &events::MIGRATIONS]).await;
+        Self::start_on(upstream, database, cache, FakeDialog::default()).await
+    }
+
+    async fn start_on(upstream: TestDb, database: TestDb, cache: Cache, dialog: FakeDialog) -> Self {
         let own = [topic::COUNTER, topic::UNREAD, topic::DEAD].map(|topic| (topic, database.db.clone()));
         let others = [topic::AUTH, topic::DIALOG].map(|topic| (topic, upstream.db.clone()));
         let log = Log::Local(Local::new(own.into_iter().chain(others).collect()));
@@ -76,7 +80,6 @@ impl TestApp {
         let key_set = KeySet::new(move || std::future::ready(Ok::<String, BoxError>(jwks.clone())));
         let guard = Guard::new(key_set, service_token.clone(), "tidings");
         let app = App::new(database.db.clone(), log.clone(), cache, guard, service_token.clone());
-        let dialog = FakeDialog::default();
         let readiness = Readiness::new();
         let shutdown = CancellationToken::new();
         let component = readiness.register("consumer");
@@ -94,6 +97,18 @@ impl TestApp {
         self.shutdown.cancel();
         self.running.await.expect("the counter does not panic").expect("the log is the known one");
         Self::start(self.database, Cache::in_process()).await
+    }
+
+    /// Stops the counter, publishes events, deletes all of these but the last, and starts it again.
+    pub(crate) async fn restart_with_cut_log(mut self, events: Vec<Kind>) -> Self {
+        self.shutdown.cancel();
+        (&mut self.running).await.expect("the counter does not panic").expect("the log is the known one");
+        self.publish(topic::DIALOG, events).await;
+        let mut tx = self.upstream.db.begin().await.expect("the upstream database answers");
+        let cut = db::query("delete from outbox where id < (select max(id) from outbox)");
+        cut.execute(&mut tx).await.expect("the rows can be deleted");
+        tx.commit().await.expect("the transaction commits");
+        Self::start_on(self.upstream, self.database, Cache::in_process(), self.dialog).await
     }
 
     /// Shuts down a counter whose consumer has stopped. Returns the reason.
@@ -203,19 +218,25 @@ impl TestApp {
         self.dialog.0.lock().reply = reply;
     }
 
+    /// Sets the reply of the fake dialog service to DialogVersions; until then it is unavailable.
+    pub(crate) fn set_versions(&self, versions: Vec<DialogVersion>) {
+        self.dialog.0.lock().versions = Some(DialogVersionsReply { dialogs: versions });
+    }
+
     /// Returns the calls of ChangesSince so far: dialog and `since`.
     pub(crate) fn changes_since_calls(&self) -> Vec<(DialogId, i64)> {
         self.dialog.0.lock().calls.clone()
     }
 }
 
-/// Fake dialog service with the only method that the counter calls, ChangesSince.
+/// Fake dialog service with the methods that the counter calls, ChangesSince and DialogVersions.
 #[derive(Clone, Default)]
 struct FakeDialog(Arc<Mutex<FakeChanges>>);
 
 #[derive(Default)]
 struct FakeChanges {
     reply: ChangesSinceReply,
+    versions: Option<DialogVersionsReply>,
     calls: Vec<(DialogId, i64)>,
 }
 
@@ -223,6 +244,10 @@ impl FakeDialog {
     fn peer(&self) -> proto::Peer {
         let changes = Arc::clone(&self.0);
         proto::local(FakeGrpc::from_fn(move |method, message| {
+            if method == "DialogVersions" {
+                let versions = changes.lock().versions.clone();
+                return versions.map(|reply| reply.encode_to_vec()).ok_or(Status::unavailable("away"));
+            }
             assert_eq!(method, "ChangesSince");
             let request = ChangesSinceRequest::decode(message).expect("the request can be decoded");
             let mut changes = changes.lock();

@@ -6,6 +6,7 @@ mod dialog;
 mod own_actions;
 mod redis;
 mod refusals;
+mod restore;
 
 use proto::{
     DialogId, MessageId, UserId,
@@ -174,16 +175,7 @@ async fn a_gap_is_closed_by_the_changes_of_the_dialog_service() {
         let membership = MembershipChange { user_id: bob.bytes(), joined_seq: 0, left: false };
         let changes = [&first, &second, &third].map(|sent| Change {
             version: sent.version,
-            row: Some(Row::Message(MessageChange {
-                message_id: sent.message_id.clone(),
-                seq: sent.seq,
-                sender_id: sent.sender_id.clone(),
-                transaction_id: sent.transaction_id.clone(),
-                status: Status::Pending.into(),
-                deleted: sent.seq == 2,
-                created_at_us: sent.created_at_us,
-                read_up_to: 0,
-            })),
+            row: Some(Row::Message(row_of(sent, sent.seq == 2))),
         });
         let membership = Change { version: joined.version, row: Some(Row::Membership(membership)) };
         app.set_changes(ChangesSinceReply {
@@ -199,6 +191,20 @@ async fn a_gap_is_closed_by_the_changes_of_the_dialog_service() {
             "one call, from the version before the gap"
         );
         app.shut_down().await;
+    }
+}
+
+/// Returns a message as the dialog service returns it to a repair.
+fn row_of(sent: &MessageSent, deleted: bool) -> MessageChange {
+    MessageChange {
+        message_id: sent.message_id.clone(),
+        seq: sent.seq,
+        sender_id: sent.sender_id.clone(),
+        transaction_id: sent.transaction_id.clone(),
+        status: Status::Pending.into(),
+        deleted,
+        created_at_us: sent.created_at_us,
+        read_up_to: 0,
     }
 }
 

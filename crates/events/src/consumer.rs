@@ -1,11 +1,13 @@
 //! Consumer: applies batches of records and moves its offsets in the same transaction. An error repeats
-//! the batch, in order and with backoff, without a limit on attempts. If the log is not the one that was
-//! read before, the consumer stops.
+//! the batch, in order and with backoff, without a limit on attempts. If the log lost records or the
+//! database was restored, the handler may make that good ([`recovery`]); otherwise, and if the log is not
+//! the one that was read before, the consumer stops.
 
 mod batch;
 mod kafka;
 mod local;
 mod partition;
+mod recovery;
 mod start;
 
 use std::{
@@ -14,6 +16,7 @@ use std::{
 };
 
 use db::{Db, Tx};
+pub use recovery::{Loss, LossKind};
 use resilience::Backoff;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +52,16 @@ pub trait Apply: Send + Sync + 'static {
     /// # Errors
     /// Any error rolls the transaction back and repeats the batch after a delay.
     fn apply(&self, tx: &mut Tx, records: &[Record]) -> impl Future<Output = Result<(), BoxError>> + Send;
+
+    /// Makes losses good, in the transaction that moves the offsets over them. Returns false if it
+    /// cannot: the consumer then stops. Called before records are read, and again after a crash.
+    ///
+    /// # Errors
+    /// Any error rolls the transaction back and repeats the call after a delay.
+    fn recover(&self, tx: &mut Tx, losses: &[Loss]) -> impl Future<Output = Result<bool, BoxError>> + Send {
+        let _ = (tx, losses);
+        std::future::ready(Ok(false))
+    }
 }
 
 /// Consumer of topics. Its offsets are stored in the database that the handler writes to.

@@ -6,6 +6,7 @@
 //! offset. The crate is independent of the domain: payloads are bytes.
 
 mod consumer;
+pub mod epoch;
 mod error;
 mod kafka;
 mod lease;
@@ -16,7 +17,7 @@ mod record;
 mod relay;
 mod tail;
 
-pub use consumer::{Apply, BoxError, Consumer};
+pub use consumer::{Apply, BoxError, Consumer, Loss, LossKind};
 pub use error::Error;
 pub use kafka::{Kafka, Topic};
 pub use local::{Local, UnconsumedTopic};

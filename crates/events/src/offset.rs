@@ -116,6 +116,23 @@ pub(crate) async fn create(
     Ok(Offset { next, last_event_id: None })
 }
 
+/// Moves the offset of a partition over records that are not applied, or stores the first one. Returns
+/// `false` if another process has moved it, in which case the caller must roll back.
+pub(crate) async fn reset(
+    tx: &mut Tx,
+    (consumer, topic, partition): (&str, &str, i64),
+    from: i64,
+    to: i64,
+) -> Result<bool, Error> {
+    let upsert = query(
+        "insert into consumer_offset (consumer, topic, partition, next_offset) values ($1, $2, $3, $5)
+         on conflict (consumer, topic, partition) do update set next_offset = $5, last_event_id = null
+         where consumer_offset.next_offset = $4",
+    );
+    let upsert = upsert.bind(consumer).bind(topic).bind(partition).bind(from).bind(to);
+    Ok(upsert.execute(tx).await? == 1)
+}
+
 /// Moves the offset in the transaction that applies the records. Returns `false` if another process has
 /// moved it, in which case the caller must roll back.
 pub(crate) async fn advance(

@@ -74,6 +74,18 @@ pub(crate) async fn is_direct(db: &Db, id: DialogId, user: UserId) -> Result<Opt
     row.map(|row| row.get("direct")).transpose()
 }
 
+/// Returns at most `limit` dialogs after one, by id, with their versions.
+pub(crate) async fn versions(
+    db: &Db,
+    after: Option<DialogId>,
+    limit: i64,
+) -> Result<Vec<(DialogId, i64)>, Error> {
+    let after = after.map_or(uuid::Uuid::nil(), DialogId::uuid);
+    let select = query("select id, version from dialog where id > $1 order by id limit $2");
+    let rows = select.bind(after).bind(limit).all(db).await?;
+    rows.iter().map(|row| Ok((DialogId::new(row.get("id")?), row.get("version")?))).collect()
+}
+
 /// Returns at most `limit` dialogs of a user after a cursor, newest activity first.
 pub(crate) async fn list(db: &Db, user: UserId, after: Cursor, limit: i64) -> Result<Vec<Dialog>, Error> {
     let select = query(dialogs!(

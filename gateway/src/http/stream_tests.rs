@@ -122,14 +122,14 @@ fn changed(user: UserId, version: i64, dialog: DialogId, rows: u128) -> UnreadCh
         ..UnreadRow::default()
     };
     let rows = (0..rows).map(row).collect();
-    UnreadChanged { user_id: user.bytes(), epoch: 1, version, previous: version - 1, rows }
+    UnreadChanged { user_id: user.bytes(), epoch: 1, version, previous: version - 1, rows, stale: false }
 }
 
 /// Creates a user with four unread messages in a dialog, at version 4.
 fn user_with_unread_messages(gateway: &RunningGateway) -> (UserId, DialogId) {
     let user = UserId::now();
     let dialog = DialogId::now();
-    let row = counter::Row { dialog_id: dialog.bytes(), unread: 4, read_seq: 0, last_seq: 4 };
+    let row = counter::Row { dialog_id: dialog.bytes(), unread: 4, read_seq: 0, last_seq: 4, stale: false };
     gateway.services().unread.insert(user, (4, vec![row]));
     (user, dialog)
 }
@@ -152,7 +152,7 @@ async fn events_carry_results_and_the_cursor_to_resume_from() {
     assert_eq!(change["data"]["unread"], json!({ "kind": "CHANGE", "version": "1-5" }));
 
     // The gateway has seen version 5 and accepts no older snapshot, so the fake counter must have it too.
-    let row = counter::Row { dialog_id: dialog.bytes(), unread: 5, read_seq: 0, last_seq: 5 };
+    let row = counter::Row { dialog_id: dialog.bytes(), unread: 5, read_seq: 0, last_seq: 5, stale: false };
     gateway.services().unread.insert(user, (5, vec![row]));
     let query = format!("/graphql?query={}", "subscription%7Bunread%7Bkind%7D%7D");
     let get = Request::get(query).header("accept", EVENTS).header("authorization", &token);

@@ -171,6 +171,13 @@ impl Hub {
         entries.flat_map(|entry| entry.subscribers.values_mut()).for_each(Subscriber::reset);
     }
 
+    /// Sends every subscriber a RESET, and forgets the versions of all dialogs, because those of a new
+    /// epoch may be lower.
+    pub fn forget_versions(&self) {
+        self.registry().users.values_mut().for_each(|entry| entry.known.clear());
+        self.resync();
+    }
+
     /// Requests the participants of renamed dialogs until `shutdown`.
     pub async fn run(&self, shutdown: CancellationToken) {
         let start = || {

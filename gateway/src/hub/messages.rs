@@ -152,6 +152,11 @@ impl Hub {
         self.registry().dialogs.values_mut().for_each(|dialog| dialog.entry.resync());
     }
 
+    /// Sends every subscriber of an earlier epoch a RESET: what was sent to it may no longer exist.
+    pub fn raise_epoch(&self, epoch: i64) {
+        self.registry().dialogs.values_mut().for_each(|dialog| dialog.entry.raise_epoch(epoch));
+    }
+
     /// Fetches messages of the queued dialogs until `shutdown`.
     pub async fn run(&self, shutdown: CancellationToken) {
         let start = || self.next_request().map(|request| self.fetch(request));

@@ -66,6 +66,8 @@ struct SnapshotRequest {
     ticket: u64,
     /// The version at which the counter service may omit the rows.
     since: Option<Version>,
+    /// The newest version that the hub has received when the request is sent.
+    known: Option<Version>,
 }
 
 impl Hub {
@@ -114,6 +116,18 @@ impl Hub {
         }
     }
 
+    /// Replaces the state of all users by snapshots of this epoch or a later one.
+    pub fn raise_epoch(&self, epoch: i64) {
+        let mut registry = self.registry();
+        let users: Vec<UserId> = registry.users.keys().copied().collect();
+        for user in users {
+            if let Some(User { entry, .. }) = registry.users.get_mut(&user) {
+                entry.raise_epoch(epoch);
+                self.queue_if_needed(&mut registry, user);
+            }
+        }
+    }
+
     /// Requests snapshots of the queued users until `shutdown`.
     pub async fn run(&self, shutdown: CancellationToken) {
         let start = || self.next_batch().map(|batch| self.request(batch));
@@ -134,7 +148,8 @@ impl Hub {
             if let Some(User { entry, .. }) =
                 registry.users.get_mut(&user).filter(|user| user.entry.needs_request())
             {
-                batch.push(SnapshotRequest { user, ticket, since: entry.start_request(ticket) });
+                let known = entry.known();
+                batch.push(SnapshotRequest { user, ticket, since: entry.start_request(ticket), known });
             }
         }
         (!batch.is_empty()).then_some(batch)
@@ -151,6 +166,7 @@ impl Hub {
             }
         };
         snapshots.resize_with(batch.len(), || None);
+        self.report_lost_version(&batch, &snapshots).await;
         let mut registry = self.registry();
         let mut unserved = Vec::new();
         for (SnapshotRequest { user, ticket, .. }, snapshot) in batch.into_iter().zip(snapshots) {
@@ -179,6 +195,21 @@ impl Hub {
             Snapshot::from_reply(snapshot).filter(|_| snapshot.user_id == request.user.bytes())
         };
         Ok(batch.iter().zip(&reply.snapshots).map(parse).collect())
+    }
+
+    /// Reports a version that the counter service gave out and does not know any more, so that it
+    /// recognises that its database was restored. It then raises the epoch, for all users.
+    async fn report_lost_version(&self, batch: &[SnapshotRequest], snapshots: &[Option<Snapshot>]) {
+        let lost = batch.iter().zip(snapshots).find_map(|(request, snapshot)| {
+            let known = request.known?;
+            let found = snapshot.as_ref()?.version;
+            (found < known && found.epoch == known.epoch).then_some((request.user, known))
+        });
+        if let Some((user, version)) = lost
+            && let Err(status) = self.0.service.report_seen(user, version).await
+        {
+            tracing::warn!(error = %status, "a lost version could not be reported");
+        }
     }
 
     fn take(&self, user: UserId, id: u64) -> Option<Frame> {

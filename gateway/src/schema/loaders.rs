@@ -5,6 +5,7 @@ use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use proto::{DialogId, MessageId, TransactionId, UserId, auth, counter, dialog};
 use telemetry::Call;
+use tonic::{Code, Status};
 
 use crate::{
     hub::Service,
@@ -191,12 +192,30 @@ impl Source {
             dialog_ids: ids.into_iter().map(DialogId::bytes).collect(),
             at_least: self.caller.and_then(|user| self.seen_versions.get(user)).map(Into::into),
         };
-        let reply = self.service.peers.counter(&self.call).rows(request).await?.into_inner();
+        let reply = match self.service.peers.counter(&self.call).rows(request.clone()).await {
+            Err(status) if self.has_lost_version(&status).await => {
+                self.service.peers.counter(&self.call).rows(request).await?
+            }
+            reply => reply?,
+        };
+        let reply = reply.into_inner();
         if let (Some(user), Some(version)) = (self.caller, reply.version) {
             self.seen_versions.raise(user, version.into());
         }
         let keyed = |row| DialogUnread::try_from(row).map(|row| (row.dialog, row));
         reply.rows.into_iter().map(keyed).collect()
+    }
+
+    /// Returns true if the counter service refused a version because its database has lost it in a
+    /// restore, which it then recognises. Only a version that this gateway received from the service is
+    /// reported, never one that the client sent.
+    pub async fn has_lost_version(&self, refusal: &Status) -> bool {
+        let Some(user) = self.caller.filter(|_| refusal.code() == Code::InvalidArgument) else {
+            return false;
+        };
+        let Some(seen) = self.seen_versions.get(user) else { return false };
+        let reported = self.service.report_seen(user, seen).await;
+        reported.is_ok_and(|epoch| epoch > seen.epoch)
     }
 
     async fn read_states(self, pages: Vec<ReadStatesPage>) -> Found<ReadStatesPage, Vec<ReadState>> {

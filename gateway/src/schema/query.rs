@@ -175,8 +175,13 @@ impl Query {
         let at_least = at_least.map_err(|_| Error::input("`atLeast` is not a version"))?;
         let at_least = at_least.max(scope.seen_versions().get(user)).map(Into::into);
         let request = counter::UnreadRequest { first: PAGE_MAX, at_least };
-        let reply = scope.peers().counter(scope.call()).unread(request).await?.into_inner();
-        let unread = Unread::try_from(reply)?;
+        let reply = match scope.peers().counter(scope.call()).unread(request).await {
+            Err(status) if scope.has_lost_version(&status).await => {
+                scope.peers().counter(scope.call()).unread(request).await?
+            }
+            reply => reply?,
+        };
+        let unread = Unread::try_from(reply.into_inner())?;
         scope.seen_versions().raise(user, unread.version);
         Ok(Some(unread))
     }

@@ -71,7 +71,8 @@ pub(super) fn all_services(method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status
             reply(&auth::UsersReply { users: ids.into_iter().map(named).collect() })
         }
         "Rows" => {
-            let row = |dialog_id| counter::Row { dialog_id, unread: 3, read_seq: 4, last_seq: 7 };
+            let row =
+                |dialog_id| counter::Row { dialog_id, unread: 3, read_seq: 4, last_seq: 7, stale: false };
             let rows = decode::<counter::RowsRequest>(bytes).dialog_ids.into_iter().map(row).collect();
             reply(&counter::RowsReply { rows, version: Some(counter::Version { epoch: 1, number: 5 }) })
         }

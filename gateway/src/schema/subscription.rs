@@ -48,6 +48,9 @@ pub struct UnreadEvent {
     changed: Vec<DialogUnread>,
     /// True if a SNAPSHOT omits rows.
     truncated: bool,
+    /// True if `total` may be wrong, because the counter service misses events of one of the caller's
+    /// dialogs. It fetches them; a frame with `stale: false` follows.
+    stale: Option<bool>,
 }
 
 /// The kind of a frame of `dialogs`.
@@ -226,6 +229,7 @@ impl TryFrom<&Frame> for UnreadEvent {
             unread: row.unread,
             read_seq: row.read_seq,
             last_seq: row.last_seq,
+            stale: row.stale,
         };
         Ok(Self {
             kind: match frame.kind {
@@ -238,6 +242,7 @@ impl TryFrom<&Frame> for UnreadEvent {
             total: frame.total,
             changed: frame.rows.iter().map(row).collect(),
             truncated: frame.truncated,
+            stale: Some(frame.stale),
         })
     }
 }

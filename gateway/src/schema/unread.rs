@@ -19,6 +19,7 @@ pub struct Unread {
     /// The version of the counters.
     pub version: Version,
     rows: Vec<DialogUnread>,
+    stale: bool,
 }
 
 /// The caller's counter of one dialog.
@@ -32,6 +33,8 @@ pub struct DialogUnread {
     pub read_seq: i64,
     /// The `seq` of the newest counted message; 0 if none.
     pub last_seq: i64,
+    /// True if the numbers may be wrong.
+    pub stale: bool,
 }
 
 /// The read position of one participant.
@@ -50,6 +53,7 @@ pub struct MarkReadPayload {
     pub version: Version,
     total: i64,
     dialog: DialogUnread,
+    stale: bool,
 }
 
 impl TryFrom<counter::UnreadReply> for Unread {
@@ -58,7 +62,7 @@ impl TryFrom<counter::UnreadReply> for Unread {
     fn try_from(reply: counter::UnreadReply) -> Result<Self, Error> {
         let version = reply.version.ok_or_else(|| Error::internal("counters without a version"))?;
         let rows = reply.rows.into_iter().map(DialogUnread::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { total: reply.total, version: version.into(), rows })
+        Ok(Self { total: reply.total, version: version.into(), rows, stale: reply.stale })
     }
 }
 
@@ -69,7 +73,8 @@ impl TryFrom<counter::MarkReadReply> for MarkReadPayload {
         let (Some(version), Some(row)) = (reply.version, reply.row) else {
             return Err(Error::internal("reply to MarkRead without counters"));
         };
-        Ok(Self { version: version.into(), total: reply.total, dialog: row.try_into()? })
+        let dialog = row.try_into()?;
+        Ok(Self { version: version.into(), total: reply.total, dialog, stale: reply.stale })
     }
 }
 
@@ -78,7 +83,8 @@ impl TryFrom<counter::Row> for DialogUnread {
 
     fn try_from(row: counter::Row) -> Result<Self, Error> {
         let dialog = DialogId::parse(&row.dialog_id)?;
-        Ok(Self { dialog, unread: row.unread, read_seq: row.read_seq, last_seq: row.last_seq })
+        let counter::Row { unread, read_seq, last_seq, stale, .. } = row;
+        Ok(Self { dialog, unread, read_seq, last_seq, stale })
     }
 }
 
@@ -102,6 +108,12 @@ impl Unread {
     /// changes. Pass it as `since` to the subscription `unread`, or as `atLeast` to the query `unread`.
     async fn version(&self) -> String {
         self.version.to_string()
+    }
+
+    /// True if `total` may be wrong, because the counter service misses events of one of the caller's
+    /// dialogs, which it then fetches. `DialogUnread.stale` tells of which.
+    async fn stale(&self) -> Option<bool> {
+        Some(self.stale)
     }
 
     /// The dialogs that have unread messages, newest activity first.
@@ -143,6 +155,12 @@ impl DialogUnread {
     async fn last_seq(&self) -> i64 {
         self.last_seq
     }
+
+    /// True if the numbers may be wrong, because the counter service misses events of the dialog, which it
+    /// then fetches.
+    async fn stale(&self) -> Option<bool> {
+        Some(self.stale)
+    }
 }
 
 /// A read receipt: the position up to which one participant has read a dialog.
@@ -181,5 +199,10 @@ impl MarkReadPayload {
     /// The counter of the dialog that was read.
     async fn dialog(&self) -> DialogUnread {
         self.dialog
+    }
+
+    /// True if `total` may be wrong. See `Unread.stale`.
+    async fn stale(&self) -> Option<bool> {
+        Some(self.stale)
     }
 }

@@ -108,7 +108,7 @@ impl Drop for StoppedClock {
 /// Returns a user's first change: one unread message.
 fn first_unread(user: UserId) -> UnreadChanged {
     let row = UnreadRow { dialog_id: DialogId::now().bytes(), unread: 1, ..UnreadRow::default() };
-    UnreadChanged { user_id: user.bytes(), epoch: 1, version: 1, previous: 0, rows: vec![row] }
+    UnreadChanged { user_id: user.bytes(), epoch: 1, version: 1, previous: 0, rows: vec![row], stale: false }
 }
 
 #[tokio::test]

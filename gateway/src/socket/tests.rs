@@ -352,7 +352,7 @@ fn large_change(user: UserId, version: i64) -> UnreadChanged {
         ..UnreadRow::default()
     };
     let rows = (0..1000).map(row).collect();
-    UnreadChanged { user_id: user.bytes(), epoch: 1, version, previous: version - 1, rows }
+    UnreadChanged { user_id: user.bytes(), epoch: 1, version, previous: version - 1, rows, stale: false }
 }
 
 #[tokio::test]

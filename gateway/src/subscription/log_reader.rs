@@ -99,6 +99,14 @@ impl LogReader {
                 self.revoked.revoke(sessions.map(|session| EndedSession { session, expires_at_us }));
             }
             Kind::UnreadChanged(event) => self.hubs.unread.apply(event)?,
+            Kind::UnreadEpochRaised(event) => {
+                self.hubs.unread.raise_epoch(event.epoch);
+                self.hubs.read_states.resync();
+            }
+            Kind::DialogEpochRaised(event) => {
+                self.hubs.messages.raise_epoch(event.epoch);
+                self.hubs.dialogs.forget_versions();
+            }
             Kind::ReadMarked(event) => {
                 let state = ReadState { user: UserId::parse(&event.user_id)?, read_seq: event.read_seq };
                 self.hubs.read_states.apply(DialogId::parse(&event.dialog_id)?, state);

@@ -28,11 +28,18 @@ const UNREAD: &str = "subscription($since: String) { \
     unread(since: $since) { kind version previousVersion total changed { dialogId unread } } }";
 
 fn row(dialog: DialogId, unread: i64) -> counter::Row {
-    counter::Row { dialog_id: dialog.bytes(), unread, read_seq: 0, last_seq: unread }
+    counter::Row { dialog_id: dialog.bytes(), unread, read_seq: 0, last_seq: unread, stale: false }
 }
 
 fn changed(user: UserId, version: i64, dialog: DialogId, unread: i64, was: i64) -> Kind {
-    let row = events::UnreadRow { dialog_id: dialog.bytes(), unread, was, read_seq: 0, last_seq: unread };
+    let row = events::UnreadRow {
+        dialog_id: dialog.bytes(),
+        unread,
+        was,
+        read_seq: 0,
+        last_seq: unread,
+        stale: false,
+    };
     let previous = version - 1;
     Kind::UnreadChanged(events::UnreadChanged {
         user_id: user.bytes(),
@@ -40,6 +47,7 @@ fn changed(user: UserId, version: i64, dialog: DialogId, unread: i64, was: i64) 
         version,
         previous,
         rows: vec![row],
+        stale: false,
     })
 }
 
@@ -274,4 +282,42 @@ async fn a_gateway_that_starts_while_kafka_is_away_answers_queries_and_refuses_r
     late.send(json!({ "type": "connection_init", "payload": payload })).await;
     assert_eq!(late.closed().await.0, 4403);
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_version_that_the_counter_has_lost_is_reported_and_the_new_epoch_replaces_the_state() {
+    let gateway = RunningGateway::start().await;
+    let user = UserId::now();
+    let dialog = DialogId::now();
+    gateway.services().unread.insert(user, (5, vec![row(dialog, 2)]));
+    let mut client = gateway.sign_in(user).await;
+    client.subscribe("u", UNREAD, json!({})).await;
+    assert_eq!(unread(&mut client, "u").await["version"], "1-5");
+    // The database of the counter is restored; the counter does not know it.
+    gateway.services().unread.insert(user, (3, vec![row(dialog, 1)]));
+    gateway.app.log_reader.hubs.resync();
+    let frame = unread(&mut client, "u").await;
+    assert_eq!(
+        (&frame["kind"], &frame["version"], &frame["total"]),
+        (&json!("SNAPSHOT"), &json!("2-3"), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn a_raised_epoch_replaces_the_state_of_every_subscriber() {
+    let gateway = RunningGateway::start().await;
+    let user = UserId::now();
+    let dialog = DialogId::now();
+    gateway.services().unread.insert(user, (5, vec![row(dialog, 2)]));
+    let mut client = gateway.sign_in(user).await;
+    client.subscribe("u", UNREAD, json!({})).await;
+    assert_eq!(unread(&mut client, "u").await["version"], "1-5");
+    let stale = counter::Row { stale: true, ..row(dialog, 1) };
+    gateway.services().unread.insert(user, (3, vec![stale]));
+    gateway.services().raised = 8;
+    gateway.emit(Kind::UnreadEpochRaised(events::EpochRaised { epoch: 9 })).await;
+    let frame = unread(&mut client, "u").await;
+    assert_eq!((&frame["kind"], &frame["version"]), (&json!("SNAPSHOT"), &json!("9-3")));
+    gateway.emit(changed(user, 6, dialog, 7, 2)).await;
+    client.is_quiet().await;
 }

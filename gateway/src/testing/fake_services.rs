@@ -50,6 +50,8 @@ where
 pub struct FakeServices {
     /// Version of the unread counts and counter rows of each user.
     pub unread: HashMap<UserId, (i64, Vec<counter::Row>)>,
+    /// Number of times that the epoch of the counts, 1 at first, was raised.
+    pub raised: i64,
     /// Version of each dialog, and its messages as their authors see them.
     pub dialogs: HashMap<DialogId, (i64, Vec<dialog::Message>)>,
     /// Participants of each dialog, with their read positions.
@@ -115,6 +117,14 @@ impl FakeServices {
                 self.messages_since(&request)?.encode_to_vec()
             }
             "Live" => self.live(&dialog::LiveRequest::decode(bytes).map_err(malformed)?).encode_to_vec(),
+            "Seen" => {
+                let request = counter::SeenRequest::decode(bytes).map_err(malformed)?;
+                let user = UserId::parse(&request.user_id).expect("a valid id");
+                let (number, _) = self.unread.get(&user).cloned().unwrap_or_default();
+                let seen = request.version.expect("a version");
+                self.raised += i64::from(seen.epoch == 1 + self.raised && seen.number > number);
+                counter::SeenReply { epoch: 1 + self.raised }.encode_to_vec()
+            }
             // Replies that the requested version is the newest one.
             "Unread" => {
                 let request = counter::UnreadRequest::decode(bytes).map_err(malformed)?;
@@ -145,11 +155,19 @@ impl FakeServices {
     fn snapshot(&self, of: &counter::SnapshotOf) -> counter::Snapshot {
         let user = UserId::parse(&of.user_id).expect("a valid id");
         let (number, rows) = self.unread.get(&user).cloned().unwrap_or_default();
-        let version = Some(counter::Version { epoch: 1, number });
+        let version = Some(counter::Version { epoch: 1 + self.raised, number });
         let current = of.since.is_some() && of.since == version;
         let total = rows.iter().map(|row| row.unread).sum();
         let rows = if current { Vec::new() } else { rows.into_iter().filter(|row| row.unread > 0).collect() };
-        counter::Snapshot { user_id: of.user_id.clone(), version, total, current, rows, truncated: false }
+        counter::Snapshot {
+            user_id: of.user_id.clone(),
+            version,
+            total,
+            current,
+            rows,
+            truncated: false,
+            stale: false,
+        }
     }
 
     fn read_states(&self, page: &counter::ReadStatesPage) -> counter::ReadStatesPageReply {

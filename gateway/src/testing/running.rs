@@ -154,7 +154,7 @@ impl RunningGateway {
     pub async fn emit(&self, kind: Kind) {
         let topic = match &kind {
             Kind::SessionRevoked(_) => topic::AUTH,
-            Kind::UnreadChanged(_) => topic::UNREAD,
+            Kind::UnreadChanged(_) | Kind::UnreadEpochRaised(_) => topic::UNREAD,
             Kind::ReadMarked(_) => topic::COUNTER,
             _ => topic::DIALOG,
         };

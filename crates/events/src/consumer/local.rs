@@ -3,9 +3,13 @@
 use resilience::Backoff;
 use tokio_util::sync::CancellationToken;
 
-use super::{Apply, BATCH_MAX, BoxError, Consumer, OffsetMove, set_lag};
+use super::{
+    Apply, BATCH_MAX, BoxError, Consumer, Loss, LossKind, OffsetMove,
+    recovery::{Losses, offset_after},
+    set_lag,
+};
 use crate::{
-    Local, Stopped,
+    Local, Mismatch, Stopped,
     offset::{self, Offset},
 };
 
@@ -37,23 +41,24 @@ pub(super) async fn session<A: Apply>(
 async fn load_offsets<A: Apply>(
     consumer: &Consumer<A>,
     log: &Local,
-) -> Result<Result<Vec<Offset>, Stopped>, db::Error> {
+) -> Result<Result<Vec<Offset>, Stopped>, BoxError> {
     let mut offsets = Vec::new();
+    let mut found = Vec::new();
     for topic in consumer.topics {
+        let (low, _) = log.watermarks(topic).await?;
         let offset = match offset::load(&consumer.db, consumer.name, topic, 0).await? {
             Some(offset) => offset,
-            None => {
-                let (low, _) = log.watermarks(topic).await?;
-                offset::create(&consumer.db, consumer.name, topic, 0, low).await?
-            }
+            None => offset::create(&consumer.db, consumer.name, topic, 0, low).await?,
         };
-        if let Some(reason) = log.mismatch(topic, offset).await? {
-            let stopped = Stopped { consumer: consumer.name, topic, partition: 0, next: offset.next, reason };
-            return Ok(Err(stopped));
-        }
-        offsets.push(offset);
+        let losses = Vec::from_iter(log.mismatch(topic, offset).await?.map(|reason| {
+            let is_cut = matches!(reason, Mismatch::StartsAt(_));
+            let kind = if is_cut { LossKind::Cut } else { LossKind::Replaced };
+            Loss { topic, partition: 0, kind, from: offset.next, to: low, reason }
+        }));
+        offsets.push(offset_after(offset, &losses));
+        found.push(Losses { losses, is_new: false });
     }
-    Ok(Ok(offsets))
+    Ok(consumer.recover(&found).await?.map(|()| offsets))
 }
 
 /// Applies one batch per topic. Returns the number of applied records.

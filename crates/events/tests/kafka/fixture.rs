@@ -11,7 +11,10 @@ use std::{
 };
 
 use db::{Db, Dialect, Tx, query};
-use events::{Apply, BoxError, Consumer, Event, Headers, Kafka, Log, Record, Relay, Stopped, Topic, outbox};
+use events::{
+    Apply, BoxError, Consumer, Event, Headers, Kafka, Log, Loss, Record, Relay, Stopped, Topic, outbox,
+};
+use parking_lot::Mutex;
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 use testkit::{TestDb, databases};
 use tokio::task::JoinHandle;
@@ -176,6 +179,8 @@ pub struct CopyHandler {
     pub calls: Arc<AtomicUsize>,
     /// Number of malformed records received.
     pub malformed: Arc<AtomicUsize>,
+    /// Makes every loss good, and collects them.
+    pub losses: Option<Arc<Mutex<Vec<Loss>>>>,
 }
 
 impl Apply for CopyHandler {
@@ -201,6 +206,12 @@ impl Apply for CopyHandler {
             Some(every) if call.is_multiple_of(every) => Err("injected failure".into()),
             _ => Ok(()),
         }
+    }
+
+    async fn recover(&self, _: &mut Tx, losses: &[Loss]) -> Result<bool, BoxError> {
+        let Some(made_good) = &self.losses else { return Ok(false) };
+        made_good.lock().extend(losses);
+        Ok(true)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Tests of a replaced log or a restored database: the consumer stops, or continues without applying an
 //! event twice.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use db::{Db, query};
-use events::{Log, Mismatch, Stopped};
+use events::{Log, Loss, LossKind, Mismatch, Stopped};
+use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
@@ -162,6 +163,65 @@ async fn a_consumer_stops_if_retention_deleted_unapplied_records() {
         let stopped = start_and_stop(&fixture, "late", &target.db).await;
         assert!(matches!(stopped.reason, Mismatch::StartsAt(_)), "{stopped}");
         assert_eq!(copied(&target.db).await.values().map(Vec::len).sum::<usize>(), 220);
+    }
+}
+
+/// Starts a consumer that makes losses good, waits for records, and stops it. Returns the losses.
+async fn consume_and_recover(fixture: &Fixture, name: &'static str, db: &Db, wanted: usize) -> Vec<Loss> {
+    let losses = Arc::new(Mutex::new(Vec::new()));
+    let handler = CopyHandler { losses: Some(losses.clone()), ..CopyHandler::default() };
+    let consumer = fixture.start_consumer(name, "one", db, handler);
+    wait_until_copied(db, wanted).await;
+    consumer.stop().await.unwrap();
+    losses.lock().clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_makes_a_cut_log_good_and_the_consumer_goes_on() {
+    for fixture in fixtures().await {
+        if matches!(fixture.cluster, Cluster::Mock(_)) {
+            continue; // the mock cannot delete records
+        }
+        let producer = fixture.database().await;
+        let target = fixture.database().await;
+        fill(&fixture, &producer.db, 0..10).await;
+        consume(&fixture, "cut", &target.db, 200).await;
+        fill(&fixture, &producer.db, 10..15).await;
+        delete_up_to_end(&fixture).await;
+        fill(&fixture, &producer.db, 15..16).await;
+        let losses = consume_and_recover(&fixture, "cut", &target.db, 220).await;
+        assert!(losses.iter().all(|loss| loss.kind == LossKind::Cut && loss.from < loss.to), "{losses:?}");
+        let lost: i64 = losses.iter().map(|loss| loss.to - loss.from).sum();
+        assert_eq!(lost, 100, "exactly the records that were deleted and not applied: {losses:?}");
+        fill(&fixture, &producer.db, 16..17).await;
+        let again = consume_and_recover(&fixture, "cut", &target.db, 240).await;
+        assert!(again.is_empty(), "noticed once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_makes_a_restored_database_good_and_the_log_is_read_again() {
+    for fixture in fixtures().await {
+        let producer = fixture.database().await;
+        let target = fixture.database().await;
+        fill(&fixture, &producer.db, 0..10).await;
+        consume(&fixture, "rewound", &target.db, 200).await;
+        let mut tx = target.db.begin().await.unwrap();
+        query("update consumer_offset set next_offset = 0, last_event_id = null")
+            .execute(&mut tx)
+            .await
+            .unwrap();
+        query("delete from copy").execute(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let losses = consume_and_recover(&fixture, "rewound", &target.db, 200).await;
+        assert!(
+            !losses.is_empty() && losses.iter().all(|loss| loss.kind == LossKind::Restored),
+            "{losses:?}"
+        );
+        assert_each_once(&target.db, 20, 0..10).await;
+        fill(&fixture, &producer.db, 10..11).await;
+        let again = consume_and_recover(&fixture, "rewound", &target.db, 220).await;
+        assert!(again.is_empty(), "noticed once");
     }
 }
 

@@ -145,6 +145,28 @@ impl Entry {
         self.epoch = self.epoch.max(Some(head.epoch));
     }
 
+    /// Resets all subscribers of earlier epochs. The dialog's version in this epoch is not known yet.
+    pub fn raise_epoch(&mut self, epoch: i64) {
+        if self.epoch.is_none_or(|known| known >= epoch) {
+            return;
+        }
+        self.epoch = Some(epoch);
+        self.newest = None;
+        self.in_flight = self.in_flight.map(|_| 0);
+        for subscriber in self.subscribers.values_mut() {
+            match &mut subscriber.state {
+                State::Live { epoch: of, base } => {
+                    *of = epoch;
+                    *base = 0;
+                    reset(&mut self.messages, subscriber);
+                }
+                State::Opening { began, .. } => *began = None,
+                State::Ended => {}
+            }
+        }
+        self.prune_to_fetch();
+    }
+
     /// Removes a subscriber. Returns true if it was the last one, so that the entry can be removed.
     pub fn remove(&mut self, id: u64) -> bool {
         if let Some(mut subscriber) = self.subscribers.remove(&id) {

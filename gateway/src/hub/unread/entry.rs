@@ -25,6 +25,20 @@ enum Request {
     InFlight(u64),
 }
 
+/// An event that does not continue the head yet.
+#[derive(Debug)]
+struct PendingChange {
+    rows: Vec<ChangedRow>,
+    stale: bool,
+}
+
+impl PendingChange {
+    /// Returns its share of the limit: an event without rows takes space, too.
+    fn size(&self) -> usize {
+        self.rows.len().max(1)
+    }
+}
+
 /// A user with at least one subscriber.
 #[derive(Debug)]
 pub struct Entry {
@@ -32,7 +46,7 @@ pub struct Entry {
     /// The newest version of an event, applied or not. Events are missing while it is above `head`.
     newest: Option<Version>,
     /// Events that do not continue `head` yet, by their version and the number of the version before.
-    pending: BTreeMap<(Version, i64), Vec<ChangedRow>>,
+    pending: BTreeMap<(Version, i64), PendingChange>,
     pending_rows: usize,
     request: Request,
     /// Sorted by id. Usually there is one, so a vector is smaller and faster than a map.
@@ -60,10 +74,15 @@ impl Entry {
         self.head.map(|head| head.version)
     }
 
+    /// Returns the newest version that was received, from the log or in a snapshot.
+    pub fn known(&self) -> Option<Version> {
+        self.newest.max(self.version())
+    }
+
     /// Adds a subscriber whose reader has the state at `since`. From now on it receives every change.
     /// `id` must be greater than all earlier ids.
     pub fn register(&mut self, id: u64, since: Option<Version>, wake: Wake) {
-        let min_version = self.newest.max(self.version());
+        let min_version = self.known();
         self.subscribers.reserve_exact(1);
         self.subscribers.push((id, Subscriber::new(since, min_version, self.rows_max, wake)));
         self.request_if_needed();
@@ -129,7 +148,8 @@ impl Entry {
         let is_usable = !is_newest || self.head.is_none() || snapshot.rows.is_some();
         if is_usable {
             if is_newest {
-                self.head = Some(Head { version: snapshot.version, total: snapshot.total });
+                let Snapshot { version, total, stale, .. } = snapshot;
+                self.head = Some(Head { version, total, stale });
             }
             let snapshot = Arc::new(snapshot);
             for (_, subscriber) in &mut self.subscribers {
@@ -143,13 +163,20 @@ impl Entry {
     /// Applies an event of the log, or buffers it until the missing events arrive.
     pub fn apply(&mut self, change: Change) {
         let version = change.version;
-        let epoch = self.newest.max(self.version()).map(|newest| newest.epoch);
+        let epoch = self.known().map(|known| known.epoch);
         if self.version() >= Some(version) || epoch > Some(version.epoch) {
             return;
         }
         self.newest = self.newest.max(Some(version));
         self.buffer(change);
         self.apply_pending();
+        self.request_if_needed();
+    }
+
+    /// Requests a snapshot of this epoch or a later one. The state of earlier epochs was replaced without
+    /// events, so what is known of it is only sent if the snapshot is delayed.
+    pub fn raise_epoch(&mut self, epoch: i64) {
+        self.newest = self.newest.max(Some(Version::new(epoch, 0)));
         self.request_if_needed();
     }
 
@@ -176,15 +203,17 @@ impl Entry {
     }
 
     fn buffer(&mut self, change: Change) {
-        let size = change.rows.len().max(1);
+        let Change { version, previous, rows, stale } = change;
+        let pending = PendingChange { rows, stale };
+        let size = pending.size();
         if self.pending_rows + size > self.rows_max {
             // No change is lost: `newest` stays above `head`, so `request_if_needed` requests a
             // snapshot.
             self.pending.clear();
             self.pending_rows = 0;
         }
-        let is_kept = size <= self.rows_max || self.continues_head(change.version, change.previous);
-        if is_kept && self.pending.insert((change.version, change.previous), change.rows).is_none() {
+        let is_kept = size <= self.rows_max || self.continues_head(version, previous);
+        if is_kept && self.pending.insert((version, previous), pending).is_none() {
             self.pending_rows += size;
         }
     }
@@ -197,21 +226,22 @@ impl Entry {
     fn apply_pending(&mut self) {
         while let Some(head) = self.head {
             while let Some(event) = self.pending.first_entry().filter(|event| event.key().0 <= head.version) {
-                self.pending_rows -= event.remove().len().max(1);
+                self.pending_rows -= event.remove().size();
             }
             let mut keys = self.pending.keys().copied();
             let Some(next) = keys.find(|(version, previous)| self.continues_head(*version, *previous)) else {
                 return;
             };
-            let rows = self.pending.remove(&next).expect("the key was just found");
-            self.pending_rows -= rows.len().max(1);
+            let change = self.pending.remove(&next).expect("the key was just found");
+            self.pending_rows -= change.size();
+            let PendingChange { rows, stale } = change;
             // Saturating: the counter never writes such numbers, but a corrupt event must not panic the
             // gateway.
             let total = rows.iter().fold(head.total, |total, changed| {
                 total.saturating_add(changed.row.unread.saturating_sub(changed.was))
             });
             let version = next.0;
-            self.head = Some(Head { version, total });
+            self.head = Some(Head { version, total, stale });
             for (_, subscriber) in &mut self.subscribers {
                 subscriber.apply(version, &rows);
             }

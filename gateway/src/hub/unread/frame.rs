@@ -16,6 +16,8 @@ pub struct Head {
     pub version: Version,
     /// The sum of all unread counts.
     pub total: i64,
+    /// True if the sum may be wrong, because events of one of the user's dialogs are missing.
+    pub stale: bool,
 }
 
 /// The caller's counter of one dialog. All numbers are absolute.
@@ -29,6 +31,8 @@ pub struct Row {
     pub read_seq: i64,
     /// The `seq` of the newest message that the counter service has seen.
     pub last_seq: i64,
+    /// True if the numbers may be wrong, because events of the dialog are missing.
+    pub stale: bool,
 }
 
 /// A row that changed, with its unread count before the change.
@@ -49,6 +53,8 @@ pub struct Change {
     pub previous: i64,
     /// The rows that changed.
     pub rows: Vec<ChangedRow>,
+    /// True if the total may be wrong at `version`.
+    pub stale: bool,
 }
 
 impl Change {
@@ -59,13 +65,15 @@ impl Change {
     pub fn from_event(event: &events::UnreadChanged) -> Result<(UserId, Self), InvalidId> {
         let row = |row: &events::UnreadRow| {
             let dialog = DialogId::parse(&row.dialog_id)?;
-            let was = row.was;
-            let row = Row { dialog, unread: row.unread, read_seq: row.read_seq, last_seq: row.last_seq };
-            Ok(ChangedRow { row, was })
+            let &events::UnreadRow { unread, was, read_seq, last_seq, stale, .. } = row;
+            Ok(ChangedRow { row: Row { dialog, unread, read_seq, last_seq, stale }, was })
         };
         let rows = event.rows.iter().map(row).collect::<Result<_, _>>()?;
         let version = Version::new(event.epoch, event.version);
-        Ok((UserId::parse(&event.user_id)?, Self { version, previous: event.previous, rows }))
+        Ok((
+            UserId::parse(&event.user_id)?,
+            Self { version, previous: event.previous, rows, stale: event.stale },
+        ))
     }
 }
 
@@ -80,6 +88,8 @@ pub struct Snapshot {
     pub rows: Option<Arc<[Row]>>,
     /// True if there are more rows.
     pub truncated: bool,
+    /// True if the total may be wrong.
+    pub stale: bool,
 }
 
 impl Snapshot {
@@ -88,7 +98,8 @@ impl Snapshot {
     pub fn from_reply(snapshot: &counter::Snapshot) -> Option<Self> {
         let row = |row: &counter::Row| {
             let dialog = DialogId::parse(&row.dialog_id).ok()?;
-            Some(Row { dialog, unread: row.unread, read_seq: row.read_seq, last_seq: row.last_seq })
+            let &counter::Row { unread, read_seq, last_seq, stale, .. } = row;
+            Some(Row { dialog, unread, read_seq, last_seq, stale })
         };
         let rows: Arc<[Row]> = snapshot.rows.iter().map(row).collect::<Option<_>>()?;
         Some(Self {
@@ -96,6 +107,7 @@ impl Snapshot {
             total: snapshot.total,
             rows: (!snapshot.current).then_some(rows),
             truncated: snapshot.truncated,
+            stale: snapshot.stale,
         })
     }
 }
@@ -126,6 +138,8 @@ pub struct Frame {
     pub rows: Arc<[Row]>,
     /// True if a snapshot omits rows.
     pub truncated: bool,
+    /// True if the total may be wrong.
+    pub stale: bool,
     /// The number of changes that were merged into this frame, without the first.
     pub merged: u64,
 }

@@ -49,13 +49,14 @@ impl Server {
                 let dialog = DialogId::new(Uuid::from_u128(number));
                 let was = self.rows.get(&dialog).map_or(0, |row| row.unread);
                 let unread = if rng.random_bool(0.3) { 0 } else { rng.random_range(0..5) };
-                let row = Row { dialog, unread, read_seq: self.version.number, last_seq: 0 };
+                let stale = rng.random_bool(0.1);
+                let row = Row { dialog, unread, read_seq: self.version.number, last_seq: 0, stale };
                 self.rows.insert(dialog, row);
                 rows.push(ChangedRow { row, was });
             }
         }
         self.history.insert(self.version, self.rows.clone());
-        Change { version: self.version, previous, rows }
+        Change { version: self.version, previous, rows, stale: is_stale(&self.rows) }
     }
 
     /// Restores an older state, which raises the epoch.
@@ -75,12 +76,17 @@ impl Server {
             total: total(&self.rows),
             rows: (since != Some(self.version)).then_some(rows),
             truncated: false,
+            stale: is_stale(&self.rows),
         }
     }
 }
 
 fn total(rows: &Rows) -> i64 {
     rows.values().map(|row| row.unread).sum()
+}
+
+fn is_stale(rows: &Rows) -> bool {
+    rows.values().any(|row| row.stale)
 }
 
 fn unread(rows: &Rows) -> Vec<Row> {
@@ -95,7 +101,8 @@ fn merge(changes: &[Change]) -> Change {
         rows.entry(changed.row.dialog).and_modify(|merged| merged.row = changed.row).or_insert(*changed);
     }
     let last = changes.last().expect("at least one change");
-    Change { version: last.version, previous: changes[0].previous, rows: rows.into_values().collect() }
+    let rows = rows.into_values().collect();
+    Change { version: last.version, previous: changes[0].previous, rows, stale: last.stale }
 }
 
 /// A client, which applies frames by version.
@@ -130,6 +137,7 @@ impl Client {
         let expected = &server.history[&frame.version];
         assert_eq!(unread(&self.rows), unread(expected), "client and server agree at {}", frame.version);
         assert_eq!(self.total, total(expected), "the total is the sum");
+        assert_eq!(frame.stale, is_stale(expected), "a total that may be wrong says so");
     }
 }
 
@@ -324,12 +332,12 @@ fn every_subscriber_ends_equal_to_the_server_in_any_history() {
 }
 
 fn change(previous: i64, version: i64, unread: i64, was: i64) -> Change {
-    let row = Row { dialog: DialogId::new(Uuid::nil()), unread, read_seq: 0, last_seq: unread };
-    Change { version: Version::new(1, version), previous, rows: vec![ChangedRow { row, was }] }
+    let row = Row { dialog: DialogId::new(Uuid::nil()), unread, read_seq: 0, last_seq: unread, stale: false };
+    Change { version: Version::new(1, version), previous, rows: vec![ChangedRow { row, was }], stale: false }
 }
 
 fn snapshot(version: Version, total: i64) -> Snapshot {
-    Snapshot { version, total, rows: Some(Arc::new([])), truncated: false }
+    Snapshot { version, total, rows: Some(Arc::new([])), truncated: false, stale: false }
 }
 
 fn start_request(entry: &mut Entry, ticket: u64) -> Option<Version> {
@@ -420,6 +428,21 @@ fn a_higher_epoch_requests_a_snapshot_and_a_lower_one_is_ignored() {
     start_request(&mut entry, 1);
     entry.finish_request(1, snapshot(Version::new(2, 3), 1));
     assert_eq!(entry.take(1).expect("a snapshot").kind, Kind::Snapshot);
+}
+
+#[test]
+fn a_raised_epoch_replaces_the_state_without_an_event_of_the_user() {
+    let mut entry = entry_at_version_5();
+    entry.raise_epoch(1);
+    assert!(!entry.needs_request(), "the epoch is known");
+    entry.raise_epoch(7);
+    start_request(&mut entry, 1);
+    entry.apply(change(5, 6, 3, 1));
+    assert_eq!(entry.take(1), None, "a change of the old epoch");
+    entry.finish_request(1, snapshot(Version::new(7, 2), 4));
+    let frame = entry.take(1).expect("a snapshot");
+    assert_eq!((frame.kind, frame.version, frame.total), (Kind::Snapshot, Version::new(7, 2), 4));
+    assert!(!entry.needs_request());
 }
 
 #[test]

@@ -142,18 +142,19 @@ impl Subscriber {
             total: snapshot.total,
             rows: rows.unwrap_or_default(),
             truncated: snapshot.truncated && kind == Kind::Snapshot,
+            stale: snapshot.stale,
             merged: 0,
         }
     }
 
     fn change_frame(&mut self, head: Head) -> Option<Frame> {
-        let Head { version, total } = head;
+        let Head { version, total, stale } = head;
         if self.sent >= Some(version) {
             return None;
         }
         let rows = std::mem::take(&mut self.dirty).into_values().map(|(_, row)| row).collect();
         let merged = std::mem::take(&mut self.changes).saturating_sub(1);
         let previous = self.sent.replace(version);
-        Some(Frame { kind: Kind::Change, version, previous, total, rows, truncated: false, merged })
+        Some(Frame { kind: Kind::Change, version, previous, total, rows, truncated: false, stale, merged })
     }
 }

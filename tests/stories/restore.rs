@@ -213,31 +213,7 @@ async fn a_log_that_was_cut_under_a_stopped_counter_is_healed() {
         view.apply(&phone.frame("u", "unread").await);
     }
     stack.stop("counter").await;
-    let before = watermarks(stack.kafka_url()).await;
-    let add = "mutation($d: ID!, $u: [ID!]!) {
-        addParticipants(dialogId: $d, userIds: $u) { id } }";
-    for dialog in &dialogs {
-        a.data(add, json!({"d": dialog, "u": [c.id]})).await;
-        let deleted = a.send(dialog, "deleted").await;
-        a.send(dialog, "lost").await;
-        a.data("mutation($id: ID!) { deleteMessage(id: $id) { id } }", json!({"id": deleted["id"]})).await;
-    }
-    let dialog_db = stack.database("dialog").await;
-    eventually("everything is published", || async {
-        let row = query("select count(*) as n from outbox").one(&dialog_db).await.unwrap();
-        row.get::<i64>("n").unwrap() == 0
-    })
-    .await;
-    let after = watermarks(stack.kafka_url()).await;
-    let grown: Vec<i32> =
-        after.iter().filter(|(number, high)| **high > before[*number]).map(|(number, _)| *number).collect();
-    let cut: BTreeSet<i32> = grown.iter().copied().take(grown.len() / 2).collect();
-    delete_records(stack.kafka_url(), &cut).await;
-    // Sends go on, also into the partitions that were cut.
-    for dialog in &dialogs {
-        a.send(dialog, "after the cut").await;
-    }
-    println!("{} of {} partitions with records are cut", cut.len(), grown.len());
+    cut_the_log(&stack, &a, &c, &dialogs).await;
 
     let started = Instant::now();
     stack.start_role("counter");
@@ -278,6 +254,36 @@ async fn a_log_that_was_cut_under_a_stopped_counter_is_healed() {
     let now = b.data(COUNTS, json!({})).await["unread"].clone();
     let epoch = |version: &Value| version.as_str().unwrap().split_once('-').unwrap().0.to_owned();
     assert_eq!((epoch(&now["version"]), &now["stale"]), (epoch(&version), &json!(false)));
+}
+
+/// Adds a user to every dialog, and sends and deletes messages. Then deletes half of the partitions, and
+/// sends to all of them.
+async fn cut_the_log(stack: &Stack, a: &Caller, c: &Caller, dialogs: &[String]) {
+    let before = watermarks(stack.kafka_url()).await;
+    let add = "mutation($d: ID!, $u: [ID!]!) {
+        addParticipants(dialogId: $d, userIds: $u) { id } }";
+    for dialog in dialogs {
+        a.data(add, json!({"d": dialog, "u": [c.id]})).await;
+        let deleted = a.send(dialog, "deleted").await;
+        a.send(dialog, "lost").await;
+        a.data("mutation($id: ID!) { deleteMessage(id: $id) { id } }", json!({"id": deleted["id"]})).await;
+    }
+    let dialog_db = stack.database("dialog").await;
+    eventually("everything is published", || async {
+        let row = query("select count(*) as n from outbox").one(&dialog_db).await.unwrap();
+        row.get::<i64>("n").unwrap() == 0
+    })
+    .await;
+    let after = watermarks(stack.kafka_url()).await;
+    let grown: Vec<i32> =
+        after.iter().filter(|(number, high)| **high > before[*number]).map(|(number, _)| *number).collect();
+    let cut: BTreeSet<i32> = grown.iter().copied().take(grown.len() / 2).collect();
+    delete_records(stack.kafka_url(), &cut).await;
+    // Sends go on, also into the partitions that were cut.
+    for dialog in dialogs {
+        a.send(dialog, "after the cut").await;
+    }
+    println!("{} of {} partitions with records are cut", cut.len(), grown.len());
 }
 
 /// Returns the end of each partition of `tidings.dialog`.

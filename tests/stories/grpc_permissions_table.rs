@@ -106,7 +106,7 @@ const fn ends_sessions(row: Row) -> Row {
 }
 
 /// The table, with columns in the order of `CallerKind::ALL`.
-pub const TABLE: [Row; 32] = [
+pub const TABLE: [Row; 34] = [
     row("tidings.auth.Auth/Register", OPEN, |targets| {
         let login = format!("made{}", targets.number);
         auth::RegisterRequest { login, password: PASSWORD.to_owned(), ..Default::default() }.encode_to_vec()

@@ -1,4 +1,4 @@
-//! What the counter cannot count: a message whose number belongs to another one in its ledger, and
+//! Refusals by the counter: a message whose number belongs to another one in its ledger, and
 //! changes that a rule of the database refuses although they lower a count.
 
 use db::{Db, query};

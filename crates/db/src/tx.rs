@@ -12,7 +12,7 @@ pub struct Tx {
     signals: Signals,
 }
 
-/// What a transaction reports to its [`Db`](crate::Db).
+/// Counters of a [`Db`](crate::Db) that its transactions increment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Signals {
     /// Number of commits.

@@ -236,23 +236,22 @@ async fn a_health_check_notices_that_writes_are_refused() {
         let (left, right) = tokio::join!(db.try_write(), db.try_write());
         left.and(right).unwrap();
         assert!(!failures.has_changed().unwrap());
-        // As a server whose disk is full, which its host has made read-only.
-        let mut tx = db.begin().await.unwrap();
-        let read_only = match tx.dialect() {
-            Dialect::Sqlite => "pragma query_only = on",
-            Dialect::Postgres => {
+        // As a server that its host has made read-only because the disk is full.
+        let read_only: &[&'static str] = match db.dialect() {
+            Dialect::Sqlite => &["pragma query_only = on"],
+            Dialect::Postgres => &[
                 "do $$ begin execute format('alter database %I set default_transaction_read_only = on',
-                     current_database()); end $$"
-            }
+                     current_database()); end $$",
+                "set default_transaction_read_only = on",
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = current_database() and pid <> pg_backend_pid()",
+            ],
         };
-        query(read_only).execute(&mut tx).await.unwrap();
-        tx.commit().await.unwrap();
-        if db.dialect() == Dialect::Postgres {
-            // The setting holds for new connections.
-            let end = "select pg_terminate_backend(pid) from pg_stat_activity
-                       where datname = current_database()";
-            query(end).all(db).await.unwrap_err();
+        let mut tx = db.begin().await.unwrap();
+        for statement in read_only {
+            query(statement).execute(&mut tx).await.unwrap();
         }
+        tx.commit().await.unwrap();
         db.ping().await.unwrap();
         let refused = db.try_write().await.unwrap_err();
         assert!(matches!(refused, Error::Unavailable(_)), "{}: {refused:?}", test.name);

@@ -1,6 +1,8 @@
 //! Fails calls immediately while the service is failing: a [`CircuitBreaker`] that opens for 1 s when
 //! half of the last 20 calls failed, then sends one probe.
 //!
+//! Reads and writes have a breaker each: a service whose disk is full answers its reads.
+//!
 //! A call has failed if the answer is UNAVAILABLE. A missed deadline counts as UNAVAILABLE only if the
 //! service is silent: the call had at least 500 ms, and no other call was answered since it started. A
 //! service that refuses work, or is slow with some of it, answers other calls and stays in use.
@@ -15,13 +17,18 @@ use tonic::{Code, Status, body::Body};
 use tower::{Service, ServiceExt};
 
 use crate::{
+    Target,
     circuit_breaker::{CircuitBreaker, Outcome, State},
+    listed,
     policy::Policy,
     retry::PUSHBACK,
 };
 
-/// Time for which calls are rejected before the probe.
+/// Time for which reads are rejected before the probe.
 pub const OPEN_FOR: Duration = Duration::from_secs(1);
+/// Time for which writes are rejected before the probe. Shorter, because one probe at a time is all that
+/// a full disk has to refuse, and writes must work within a second after it was freed.
+const WRITES_OPEN_FOR: Duration = Duration::from_millis(500);
 /// Number of calls that are remembered, and of failures among them that open the breaker.
 const WINDOW: u32 = 20;
 const FAILURES_MAX: u32 = WINDOW / 2;
@@ -29,21 +36,46 @@ const FAILURES_MAX: u32 = WINDOW / 2;
 /// earlier steps of the operation have used the time up.
 const TIME_LEFT_MIN: Duration = Duration::from_millis(500);
 
-/// Policy that rejects calls with UNAVAILABLE while the service's circuit breaker is open.
+/// Policy that rejects the reads or the writes of a service with UNAVAILABLE while their circuit breaker
+/// is open.
 #[derive(Clone, Debug)]
 pub struct FailFast {
     breaker: Arc<CircuitBreaker>,
     /// Time of the newest answer.
     answered_at: Arc<Mutex<Option<Instant>>>,
+    calls: Calls,
+    /// The service's reads; all other methods are writes.
+    reads: &'static [&'static str],
+}
+
+/// Calls that share a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Calls {
+    Reads,
+    Writes,
 }
 
 impl FailFast {
-    /// Creates the policy for this service, with a closed breaker.
-    pub fn new(service: &'static str) -> Self {
-        set_gauge(service, State::Closed);
-        let breaker = CircuitBreaker::by_failure_rate(WINDOW, FAILURES_MAX, OPEN_FOR);
-        let breaker = Arc::new(breaker.on_change(move |state| report(service, state)));
-        Self { breaker, answered_at: Arc::default() }
+    /// Creates the policy for the reads of this service, with a closed breaker. Other calls pass.
+    pub fn reads(target: Target) -> Self {
+        Self::new(target, Calls::Reads, OPEN_FOR)
+    }
+
+    /// Creates the policy for the writes of this service, with a closed breaker. Other calls pass.
+    pub fn writes(target: Target) -> Self {
+        Self::new(target, Calls::Writes, WRITES_OPEN_FOR)
+    }
+
+    fn new(target: Target, calls: Calls, open_for: Duration) -> Self {
+        let Target { service, reads, .. } = target;
+        set_gauge(service, calls, State::Closed);
+        let breaker = CircuitBreaker::by_failure_rate(WINDOW, FAILURES_MAX, open_for);
+        let breaker = Arc::new(breaker.on_change(move |state| report(service, calls, state)));
+        Self { breaker, answered_at: Arc::default(), calls, reads }
+    }
+
+    fn concerns<B>(&self, request: &Request<B>) -> bool {
+        listed(self.reads, request).is_some() == (self.calls == Calls::Reads)
     }
 }
 
@@ -55,6 +87,9 @@ impl Policy for FailFast {
             + Send
             + 'static,
     {
+        if !self.concerns(&request) {
+            return inner.oneshot(request).await;
+        }
         let Some(permit) = self.breaker.try_acquire(Instant::now()) else { return Ok(rejection()) };
         let started_at = Instant::now();
         let short_of_time = call::time_left(request.headers()).is_some_and(|left| left < TIME_LEFT_MIN);
@@ -91,22 +126,25 @@ fn rejection() -> Response<Body> {
     answer
 }
 
-fn report(service: &'static str, state: State) {
-    set_gauge(service, state);
+fn report(service: &'static str, calls: Calls, state: State) {
+    set_gauge(service, calls, state);
     match state {
-        State::Open => tracing::warn!(service, "circuit breaker opened: the service is failing"),
-        State::Closed => tracing::info!(service, "circuit breaker closed: the service answers again"),
+        State::Open => tracing::warn!(service, ?calls, "circuit breaker opened: the service is failing"),
+        State::Closed => tracing::info!(service, ?calls, "circuit breaker closed: the service answers again"),
         State::HalfOpen => {}
     }
 }
 
-fn set_gauge(service: &'static str, state: State) {
+fn set_gauge(service: &'static str, calls: Calls, state: State) {
     let value = match state {
         State::Closed => 0,
         State::HalfOpen => 1,
         State::Open => 2,
     };
-    metrics::gauge!("upstream_breaker_state", "service" => service).set(value);
+    match calls {
+        Calls::Reads => metrics::gauge!("upstream_breaker_state", "service" => service).set(value),
+        Calls::Writes => metrics::gauge!("upstream_write_breaker_state", "service" => service).set(value),
+    }
 }
 
 #[cfg(test)]
@@ -132,7 +170,33 @@ mod tests {
 
     fn guarded(service: &'static str, script: &Script) -> PolicyService<FailFast, FakeGrpc> {
         recorder::install();
-        PolicyService::new(FailFast::new(service), script.service())
+        let target = Target { service, reads: &["Any"], hedged: &[] };
+        PolicyService::new(FailFast::reads(target), script.service())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failing_writes_do_not_stop_reads_and_are_tried_again_after_half_a_second() {
+        let script = Script::always(UNAVAILABLE);
+        let target = Target { service: "full", reads: &["Read"], hedged: &[] };
+        let settings = crate::Settings { retries: 0, hedge: false, breaker: true };
+        let peer = crate::around(script.service(), target, settings);
+        recorder::install();
+        for _ in 0..30 {
+            call_method(&peer, "Write", &[]).await;
+        }
+        assert_eq!(script.started(), 10, "the breaker of the writes is open");
+        script.set_default(OK);
+        assert_eq!(call_method(&peer, "Read", &[]).await, Code::Ok);
+        assert_eq!(call_method(&peer, "Write", &[]).await, Code::Unavailable);
+        tokio::time::advance(WRITES_OPEN_FOR).await;
+        assert_eq!(call_method(&peer, "Write", &[]).await, Code::Ok);
+        script.set_default(UNAVAILABLE);
+        for _ in 0..30 {
+            call_method(&peer, "Read", &[]).await;
+        }
+        script.set_default(OK);
+        assert_eq!(call_method(&peer, "Read", &[]).await, Code::Unavailable);
+        assert_eq!(call_method(&peer, "Write", &[]).await, Code::Ok);
     }
 
     #[tokio::test(start_paused = true)]

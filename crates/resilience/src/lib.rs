@@ -65,7 +65,8 @@ where
 {
     let mut peer = BoxCloneSyncService::new(service);
     if settings.breaker {
-        peer = BoxCloneSyncService::new(PolicyService::new(FailFast::new(target.service), peer));
+        peer = BoxCloneSyncService::new(PolicyService::new(FailFast::reads(target), peer));
+        peer = BoxCloneSyncService::new(PolicyService::new(FailFast::writes(target), peer));
     }
     if settings.hedge && !target.hedged.is_empty() {
         peer = BoxCloneSyncService::new(PolicyService::new(Hedge::new(target), peer));

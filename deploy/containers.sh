@@ -17,17 +17,23 @@ report() {
     docker compose ps --all --format '{{.Service}} {{.State}} {{.ExitCode}} {{.Health}}' |
         while read -r service state code health; do
             case $state-$code-$health in
-                running-*-healthy | exited-0-*) continue ;;
+                # Containers that wait for another one are no cause.
+                running-*-healthy | running-*-starting | exited-0-* | created-*) continue ;;
             esac
             echo "-- $service: $state, exit status $code, ${health:-no health check}" >&2
-            docker compose logs --no-log-prefix --tail=5 "$service" >&2 </dev/null
+            # Not `docker compose logs`, which writes control characters.
+            docker logs --tail=5 "$(docker compose ps --all --quiet "$service")" >&2 </dev/null
         done
 }
 
-# Starts services and waits until they are ready. The limit of compose does not include the wait for a service that ends, such
-# as `migrate`.
+# The limit of compose itself does not include the wait for a service that ends, such as `migrate`. macOS has no `timeout`.
+limited() {
+    if command -v timeout >/dev/null; then timeout --foreground "$seconds" "$@"; else "$@"; fi
+}
+
+# Starts services and waits until they are ready.
 start() {
-    timeout --foreground "$seconds" docker compose up --no-build --detach --wait --wait-timeout "$seconds" "$@"
+    limited docker compose up --no-build --detach --wait --wait-timeout "$seconds" "$@"
 }
 
 # Succeeds when the balancer sends requests to a gateway. It notices a new container later than Docker does.
@@ -58,7 +64,7 @@ upgrade() {
         { echo "the balancer does not run: there is nothing to upgrade; run make up" >&2; exit 1; }
     build
     docker compose rm --force keygen databases migrate
-    timeout --foreground "$seconds" docker compose up --no-build --no-recreate --no-log-prefix migrate
+    limited docker compose up --no-build --no-recreate --no-log-prefix migrate
     [ "$(docker inspect --format '{{.State.ExitCode}}' "$(docker compose ps --all --quiet migrate)")" = 0 ]
     for service in auth dialog counter gateway1 gateway2; do
         docker compose rm --stop --force "$service"

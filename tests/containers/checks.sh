@@ -51,19 +51,26 @@ prepare_checkout() {
     step "checkout with umask 077; docker compose config"
 }
 
-# Interrupts the first start of PostgreSQL at several moments: none spoils the volume.
+# Interrupts the first start of PostgreSQL and Kafka at several moments. That no volume is spoiled shows in `check_up`.
 check_first_start() {
-    local volume=$work/data/volumes/tidings_postgres/_data file
-    for file in PG_VERSION global/pg_control base/5; do
-        docker compose up --no-build --detach --no-deps postgres >/dev/null 2>&1
-        await 60 "$file" test -e "$volume/new/$file" -o -e "$volume/cluster"
-        [ ! -e "$volume/cluster" ] || fail "initdb ended before it could be interrupted"
-        docker compose kill postgres >/dev/null 2>&1
-        docker compose rm --force postgres >/dev/null 2>&1
-        [ ! -e "$volume/cluster" ] || fail "an interrupted start looks complete"
-    done
-    step "PostgreSQL killed during its first start, three times"
+    local file
+    for file in PG_VERSION pg_control 5; do interrupt postgres "$file"; done
+    for file in meta.properties __cluster_metadata-0; do interrupt kafka "$file"; done
+    step "PostgreSQL and Kafka killed during their first start, five times"
 }
+
+# Starts a service alone and kills it as soon as its volume has a file or folder of this name: interrupt SERVICE NAME
+interrupt() {
+    local container
+    docker compose up --no-build --detach --no-deps "$1" >/dev/null 2>&1
+    container=$(docker compose ps --quiet "$1")
+    await 60 "$2 of $1" has_file "$work/data/volumes/tidings_$1/_data" "$2"
+    docker kill "$container" >/dev/null
+    if docker logs "$container" 2>&1 | grep -c 'ready to accept connections' >/dev/null; then fail "$1 was killed too late"; fi
+    docker rm "$container" >/dev/null
+}
+
+has_file() { find "$1" -name "$2" -print -quit | grep .; }
 
 check_up() {
     local service

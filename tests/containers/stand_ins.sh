@@ -48,7 +48,7 @@ make_stand_ins() {
 # Builds the last stage of the Dockerfile around a program that is already built: make_image REVISION
 make_image() {
     local folder=$work/image
-    if [ ! -e "$folder/root" ]; then "$root/deploy/image.sh" "$program" "$folder"; fi
+    if [ ! "$folder/root" -nt "$program" ]; then "$root/deploy/image.sh" "$program" "$folder"; fi
     awk '/^FROM /{ stage = "" } { stage = stage $0 "\n" } END { printf "%s", stage }' "$root/Dockerfile" |
         sed 's#^COPY --from=build \(.*\)/image/#COPY \1#' >"$folder/Dockerfile"
     build "$folder" --build-arg REVISION="$1" --tag tidings:local

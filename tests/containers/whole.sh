@@ -5,11 +5,11 @@
 # Debian's release in the tags of the base images.
 base_release=bookworm
 
-whole_sum() {
+whole_sum() (
     cd "$root"
     find Dockerfile .dockerignore deploy/image.sh Cargo.toml web/package.json {auth,dialog,counter,gateway,proto,fuzz,crates/*}/Cargo.toml |
         LC_ALL=C sort | xargs sha256sum | sha256sum | cut -d' ' -f1
-}
+)
 
 whole_is_due() {
     case ${WHOLE:-auto} in
@@ -62,7 +62,8 @@ build_whole() {
     start_engine host 9>&-
     make_base_images
     step "base images with the toolchains of this machine"
-    build "$root" --network=host --tag tidings:whole >"$work/whole.log" 2>&1 || { tail -n 40 "$work/whole.log" >&2; fail "the Dockerfile"; }
+    DOCKER_BUILDKIT=0 docker build "$root" --network=host --tag tidings:whole >"$work/whole.log" 2>&1 ||
+        { tail -n 40 "$work/whole.log" >&2; fail "the Dockerfile"; }
     stop_engine
     whole_sum >"$here/whole.sum"
     step "the whole Dockerfile; commit tests/containers/whole.sum"

@@ -71,7 +71,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
 pub struct Log {
-    /// Format of the log on standard error, and of the addresses that serve prints: text or json [default: text on a terminal, else json]
+    /// Format of the log on standard error: text or json [default: text on a terminal, else json]
     #[arg(
         long = "log-format",
         env = "LOG_FORMAT",

@@ -106,7 +106,7 @@ logs_of() {
     for service in "$@"; do docker logs "$(docker compose ps --all --quiet "$service")" 2>&1; done
 }
 
-# Kills every container's process. Docker starts it again, and what was sent before, meanwhile and afterwards is counted.
+# Kills every container's process. Docker starts it again, and what was sent before and after it is counted.
 check_kills() {
     local service container started from
     for service in "${roles[@]}" balancer redis postgres kafka; do

@@ -77,7 +77,8 @@ impl App {
         let line = line.unwrap().expect("the program prints its addresses before it exits");
         let addresses: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = |name: &str| addresses[name].as_str().unwrap().to_owned();
-        let (url, ops) = (address("url"), address("operations"));
+        let url = address("url");
+        let ops = address("operations");
         let stdout = Arc::new(Mutex::new(line));
         let written = Arc::clone(&stdout);
         tokio::spawn(async move {

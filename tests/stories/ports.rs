@@ -48,7 +48,8 @@ async fn every_response_of_both_ports_has_security_headers() {
 #[tokio::test]
 async fn serve_prints_its_addresses_in_the_format_of_the_log() {
     let app = App::start().await;
-    let (url, stdout) = (app.url.clone(), app.stdout.clone());
+    let url = app.url.clone();
+    let stdout = app.stdout.clone();
     let _folder = app.stop().await;
     // The whole output is one JSON object.
     let addresses: Value = serde_json::from_str(&stdout.lock()).unwrap();

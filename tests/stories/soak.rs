@@ -46,6 +46,8 @@ use watcher::Watcher;
 const WARM_UP: Duration = Duration::from_secs(5);
 /// Time for operations in flight to be answered after a fault has healed.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Time for one comparison.
+const CHECK_MAX: Duration = Duration::from_secs(180);
 const UNANSWERED: &str = "operations are not answered while the load pauses";
 /// Settings of the roles: sagas time out during outages, sessions do not.
 const ROLE_SETTINGS: [(&str, &str); 2] = [("SAGA_DEADLINE", "20s"), ("ACCESS_TOKEN_TTL", "3h")];
@@ -265,7 +267,14 @@ impl Soak {
     /// Compares everything while the load is paused. Returns the number of stale numbers.
     async fn compare(&mut self) -> usize {
         exactness::rest(&self.load, &self.system).await;
-        let stale = exactness::check(&self.load, &self.system, &self.watchers).await;
+        let check = exactness::check(&self.load, &self.system, &self.watchers);
+        let stale = match tokio::time::timeout(CHECK_MAX, check).await {
+            Ok(stale) => stale,
+            Err(_) => {
+                self.load.findings.add(Rule::NotAtRest, format!("no comparison within {CHECK_MAX:?}"));
+                0
+            }
+        };
         self.stale += stale;
         self.checks += 1;
         stale

@@ -16,6 +16,7 @@ use super::{findings::Rule, load::Load, system::System, tables::Tables, watcher:
 const REST_MAX: Duration = Duration::from_secs(90);
 /// Time after which an answer must be exact or stale although the counter is behind dialog.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Time for a client to reconnect, with a 20 s timeout for a silent gateway, and to reach the state.
 const VIEW_MAX: Duration = Duration::from_secs(60);
 
@@ -171,7 +172,7 @@ async fn answers(load: &Load, tables: &Tables) -> usize {
         let document = counters_document(&dialogs, load.has_stale);
         for caller in &person.callers[..2] {
             let answer = caller.try_execute(&document, json!({}));
-            let answer = tokio::time::timeout(VIEW_MAX, answer).await.ok().flatten().unwrap_or_default();
+            let answer = tokio::time::timeout(ANSWER_MAX, answer).await.ok().flatten().unwrap_or_default();
             if !answer["errors"].is_null() || answer["data"].is_null() {
                 load.findings.add(Rule::Refused, format!("counters of user {me} at rest: {answer}"));
                 continue;

@@ -133,6 +133,10 @@ impl Load {
                         () = load.stop.cancelled() => return,
                     }
                     let _running = load.gate.read().await;
+                    // It may have ended during the pause.
+                    if load.stop.is_cancelled() {
+                        return;
+                    }
                     load.act(me, users, &mut random).await;
                 }
             })

@@ -120,7 +120,7 @@ impl Fault {
                 format!("restore of {seconds:.0} s ago, counter {counter}")
             }
             Self::Cut { .. } => format!("log cut, counter stopped for {seconds:.1} s"),
-            Self::LogOut { verb, .. } => format!("log-outs, kafka {verb} for {seconds:.1} s"),
+            Self::LogOut { verb, .. } => format!("log-outs for {seconds:.1} s, kafka {verb} if there is one"),
         }
     }
 }

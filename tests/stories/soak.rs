@@ -190,7 +190,8 @@ impl Soak {
                 dialogs.push(create(&people, members, direct).await);
             }
         }
-        let (sender, reader) = (settings.users, settings.users + 1);
+        let sender = settings.users;
+        let reader = settings.users + 1;
         dialogs.push(create(&people, BTreeSet::from([sender, reader]), false).await);
         let probe = Probe::new(sender, reader, settings.dialogs);
         let load = Arc::new(Load::new(people, dialogs, has_stale));
@@ -236,7 +237,8 @@ impl Soak {
 
     /// Injects a fault and waits until the system has healed. Returns false if it has not.
     async fn disturb(&mut self, fault: &schedule::Fault) -> bool {
-        let (what, at) = (fault.describe(), self.started.elapsed());
+        let what = fault.describe();
+        let at = self.started.elapsed();
         println!("{:>6.0} s  {what}", at.as_secs_f64());
         let mut faults = Faults {
             system: &mut self.system,

@@ -86,7 +86,7 @@ pub async fn check(load: &Load, system: &System, watchers: &[(usize, Watcher)]) 
     stale
 }
 
-/// What was acknowledged is stored once.
+/// Everything acknowledged is stored once.
 fn acknowledged(load: &Load, tables: &Tables) {
     let state = load.state.lock();
     let mut stored = std::collections::HashMap::new();

@@ -68,7 +68,7 @@ pub struct Tally {
     pub repeated: usize,
 }
 
-/// What was acknowledged so far.
+/// Everything acknowledged so far.
 #[derive(Default)]
 pub struct State {
     /// Participants by dialog.
@@ -195,7 +195,8 @@ impl Load {
         let seq = message["seq"].as_i64().unwrap_or_default();
         let mut state = self.state.lock();
         let sent = state.sent.get_mut(key).expect("it is recorded before it is sent");
-        let (author, dialog) = (sent.author, sent.dialog);
+        let author = sent.author;
+        let dialog = sent.dialog;
         match sent.message.replace((id.clone(), seq)) {
             None => state.messages[dialog].push((id.clone(), seq, author)),
             Some(before) if before == (id.clone(), seq) => {}

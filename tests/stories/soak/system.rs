@@ -107,12 +107,14 @@ impl System {
         match self {
             Self::Stack(engines) => {
                 let open = async |role: &str| Db::open(&engines.stack.databases[role], 2).await;
-                let (auth, dialog) = (open("auth").await?, open("dialog").await?);
+                let auth = open("auth").await?;
+                let dialog = open("dialog").await?;
                 Ok(Databases { auth, dialog, counter: open("counter").await?, relayed: true })
             }
             Self::One(one) => {
                 let open = async |name: &str| Db::open_file(&one.folder().join(name)).await;
-                let (auth, dialog) = (open("auth.db").await?, open("dialog.db").await?);
+                let auth = open("auth.db").await?;
+                let dialog = open("dialog.db").await?;
                 Ok(Databases { auth, dialog, counter: open("counter.db").await?, relayed: false })
             }
         }

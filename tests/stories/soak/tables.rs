@@ -38,7 +38,8 @@ impl Databases {
             .collect::<Result<_, Error>>()?;
         let mut unapplied = Vec::new();
         for row in query("select id, version from dialog").all(&self.dialog).await? {
-            let (id, version): (Uuid, i64) = (row.get("id")?, row.get("version")?);
+            let id: Uuid = row.get("id")?;
+            let version: i64 = row.get("version")?;
             if applied.get(&id) != Some(&version) {
                 unapplied.push(format!("{id} at {:?} of {version}", applied.get(&id)));
             }

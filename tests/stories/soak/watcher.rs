@@ -38,7 +38,8 @@ impl Watcher {
     /// Starts a client of this user, first at gateway 0 or 1.
     pub fn start(load: &Arc<Load>, me: usize, first: usize) -> Self {
         let watched = Arc::<Mutex<Watched>>::default();
-        let (load, state) = (Arc::clone(load), Arc::clone(&watched));
+        let load = Arc::clone(load);
+        let state = Arc::clone(&watched);
         let task = tokio::spawn(async move {
             for attempt in first.. {
                 let caller = &load.people[me].callers[attempt % 2];

@@ -3,8 +3,8 @@
 //! dialog's tables, the counter's tables, both gateways and the clients' folded states. `bench/soak` runs it.
 //!
 //! Settings: `MINUTES` (2), `SEED` (random), `FAULTS` (all, see [`schedule::Kind`]), `USERS` (24), `DIALOGS`
-//! (24), `OPERATIONS_A_SECOND` (20), `SOAK_ON` (`engines`, or `sqlite` for one process), `SOAK_DISK` (folder on a small disk), `SOAK_LOGS` (folder for the
-//! roles' logs after a violation).
+//! (24), `OPERATIONS_A_SECOND` (20), `SOAK_ON` (`engines`, or `sqlite` for one process), `SOAK_DISK` (folder
+//! on a small disk), `SOAK_LOGS` (folder for the roles' logs after a violation).
 
 mod exactness;
 mod faults;

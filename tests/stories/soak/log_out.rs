@@ -17,6 +17,8 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 /// Time after which a token that is still accepted is given up.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(15);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+const CHANGE_PASSWORD: &str = "mutation($old: String!, $new: String!) {
+    changePassword(old: $old, new: $new) { expiresAt } }";
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Figures of all log-outs of a run.
@@ -51,8 +53,7 @@ impl LogOuts {
             findings.add(Rule::Refused, "a new token is refused at the other gateway");
         }
         let (document, variables) = if self.number.is_multiple_of(3) {
-            let document = "mutation($old: String!, $new: String!) { changePassword(old: $old, new: $new) { expiresAt } }";
-            (document, json!({"old": PASSWORD, "new": "another correct horse"}))
+            (CHANGE_PASSWORD, json!({"old": PASSWORD, "new": "another correct horse"}))
         } else {
             ("mutation { logout }", json!({}))
         };

@@ -74,8 +74,8 @@ impl Report<'_> {
         let connections: usize =
             self.watchers.iter().map(|(_, watcher)| watcher.watched.lock().connections).sum();
         println!(
-            "\n{:.0} s, {messages} messages acknowledged, {} faults; {} clients received {frames} frames over \
-             {connections} sockets",
+            "\n{:.0} s, {messages} messages acknowledged, {} faults; {} clients received {frames} frames \
+             over {connections} sockets",
             self.time.as_secs_f64(),
             self.faults.len(),
             self.watchers.len()

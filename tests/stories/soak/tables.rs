@@ -15,7 +15,8 @@ pub struct Databases {
 }
 
 impl Databases {
-    /// Returns the number of unpublished events in all outboxes, and of PENDING messages, created before a time.
+    /// Returns the number of unpublished events in all outboxes, and of PENDING messages, that were created
+    /// before a time.
     pub async fn backlog(&self, before_us: i64) -> Result<(i64, i64), Error> {
         let mut events = 0;
         for db in [&self.auth, &self.dialog, &self.counter].into_iter().filter(|_| self.relayed) {

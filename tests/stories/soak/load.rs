@@ -81,6 +81,8 @@ pub struct State {
     /// Hash of the counters by user and version.
     versions: HashMap<(usize, String), u64>,
     pub tallies: BTreeMap<&'static str, Tally>,
+    /// Time at rest at which an answer was behind the database last, if any was.
+    pub cache_behind: Option<Duration>,
     /// Errors that were retried, by code.
     pub codes: BTreeMap<String, usize>,
 }

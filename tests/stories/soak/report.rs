@@ -52,6 +52,9 @@ impl Report<'_> {
             );
         }
         println!("calls repeated after: {:?}", state.codes);
+        if let Some(behind) = state.cache_behind {
+            println!("answers from the cache were behind the database for up to {behind:.1?} at rest");
+        }
         let messages = state.sent.values().filter(|sent| sent.message.is_some()).count();
         drop(state);
         println!("\nat (s)  healed (s)  fault");

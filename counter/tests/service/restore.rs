@@ -129,7 +129,7 @@ async fn only_a_version_that_a_service_has_received_raises_the_epoch() {
         assert_eq!(epoch().await, version.epoch);
 
         let raised = seen(&service, future).await.unwrap();
-        assert!(raised > 1_700_000_000, "the unix seconds of the database's clock: {raised}");
+        assert!(raised > 1_700_000_000, "the unix milliseconds of the database's clock: {raised}");
         assert_eq!(seen(&service, future).await.unwrap(), raised, "raised once");
         assert_eq!(epoch().await, raised, "whatever the cache has");
         let after = app.unread(bob, Some(future)).await.unwrap();

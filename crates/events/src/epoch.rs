@@ -2,8 +2,8 @@
 //! versions. A version belongs to the epoch in which it was given out. When the past is replaced, by a
 //! restore, the epoch is raised, so that one version never means two states.
 //!
-//! The new epoch is `max(old + 1, unix seconds)` by the database's clock: two restores of one backup
-//! never share an epoch.
+//! The new epoch is `max(old + 1, unix milliseconds)` by the database's clock: two restores of one backup
+//! never share an epoch. Seconds would not do: two starts of one backup can be less than one apart.
 
 use db::{Db, Dialect, Error, Tx, query};
 
@@ -14,11 +14,11 @@ use db::{Db, Dialect, Error, Tx, query};
 pub async fn raise(tx: &mut Tx) -> Result<i64, Error> {
     let raise = match tx.dialect() {
         Dialect::Sqlite => {
-            "update epoch set number = max(number + 1, (select now_us / 1000000 from clock))
+            "update epoch set number = max(number + 1, (select now_us / 1000 from clock))
              returning number"
         }
         Dialect::Postgres => {
-            "update epoch set number = greatest(number + 1, (select now_us / 1000000 from clock))
+            "update epoch set number = greatest(number + 1, (select now_us / 1000 from clock))
              returning number"
         }
     };

@@ -12,7 +12,8 @@ const INTERVAL: Duration = Duration::from_secs(600);
 /// Rows deleted per transaction. Bounds the time that the rows stay locked.
 const BATCH: u64 = 1_000;
 
-/// Deletes old sessions and addresses every ten minutes until shutdown. A failed run is logged, and the next one tries
+/// Deletes old sessions and addresses every ten minutes until shutdown.
+/// A failed run is logged, and the next one tries
 /// again.
 pub(crate) async fn run(app: &App, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {

@@ -1,5 +1,6 @@
-//! Known addresses: those from which a user has signed in or refreshed a session within the last 90 days. Wrong passwords from
-//! elsewhere do not limit a login from one of them, so that no stranger can lock a user out.
+//! Known addresses: those from which a user has signed in or refreshed a session within the last 90 days.
+//! Wrong passwords from elsewhere do not limit a login from one of them, so that no stranger can lock a user
+//! out.
 
 use std::time::Duration;
 

@@ -86,7 +86,8 @@ impl Passwords {
     /// Hashes a password with a new random salt.
     ///
     /// # Errors
-    /// [`Error::Busy`] if the queue is full, or the hash cannot start and end before the deadline; [`Error::Hashing`].
+    /// [`Error::Busy`] if the queue is full, or the hash cannot start and end before the deadline;
+    /// [`Error::Hashing`].
     pub(crate) async fn hash(&self, password: Password, requester: &Requester) -> Result<Hash, Error> {
         let hash = move |hasher: &mut Hasher| hasher.hash(password.as_bytes()).map(Hash);
         self.run("hash", requester, hash).await

@@ -196,8 +196,8 @@ impl Scope {
         &self.source.call
     }
 
-    /// Returns the context of a call that has no caller: a sign-in. It carries the service token, which vouches
-    /// for the client's address.
+    /// Returns the context of a call that has no caller: a sign-in. It carries the service token, which
+    /// vouches for the client's address.
     pub fn sign_in_call(&self) -> Call {
         self.service().authorize(self.call())
     }

@@ -92,7 +92,7 @@ async fn send_queries(caller: &Caller) -> Latencies {
 }
 
 /// One client of the flood: wrong passwords for its own login from its own address until `stop`, waiting
-/// where it is told to. Returns how often each code was answered.
+/// as long as answers ask. Returns how often each code was answered.
 async fn flood(app: &App, number: u32, stop: CancellationToken) -> BTreeMap<String, u32> {
     let from = format!("198.18.{}.{}", number / 250, number % 250);
     let client = Client::at(app, &from);
@@ -153,8 +153,8 @@ async fn a_flood_of_logins_opens_no_breaker_and_leaves_queries_their_latency() {
         }
     }
     println!(
-        "{FLOOD} logins in flight: queries p90 {:.1?} -> {:.1?}, p99 {:.1?} -> {:.1?}, ratio {:.2}, {} failed; \
-         answers to logins {codes:?}",
+        "{FLOOD} logins in flight: queries p90 {:.1?} -> {:.1?}, p99 {:.1?} -> {:.1?}, ratio {:.2}, \
+         {} failed; answers to logins {codes:?}",
         alone.p90,
         flooded.p90,
         alone.p99,
@@ -189,7 +189,7 @@ async fn an_attacker_is_limited_and_the_owner_gets_in_from_a_known_address() {
     }
     for (from, password) in [("198.51.100.6", "wrong horse"), ("198.51.100.7", PASSWORD)] {
         let (code, wait_ms) = send(&Client::at(&app, from), LOGIN, "ann", password).await;
-        assert_eq!(code, "RATE_LIMITED", "from {from}, where nobody has signed in before");
+        assert_eq!(code, "RATE_LIMITED", "from {from}, which is unknown");
         assert!((1..=720_000).contains(&wait_ms), "five an hour are one in twelve minutes: {wait_ms}");
     }
     for from in [HOME, away, "2001:db8:1:2:ffff::"] {
@@ -203,6 +203,6 @@ async fn an_attacker_is_limited_and_the_owner_gets_in_from_a_known_address() {
     }
     assert_eq!(log_in(&app, HOME, "wrong horse").await, "RATE_LIMITED");
     assert_eq!(log_in(&app, away, PASSWORD).await, "none");
-    let (stranger, _) = send(&Client::at(&app, "198.51.100.9"), LOGIN, "nobody", PASSWORD).await;
+    let (stranger, _) = send(&Client::at(&app, "198.51.100.9"), LOGIN, "stranger", PASSWORD).await;
     assert_eq!(stranger, "UNAUTHENTICATED", "other logins are not limited");
 }

@@ -1,6 +1,6 @@
-//! Argon2id in memory that is used again. A hash that allocated its 19 MiB would change the address space of
-//! the process twice, under a lock that every thread needs: held by a thread of low priority that has lost
-//! its core, it stopped queries for a tenth of a second (docs/decisions/0032-sign-in-floods.md).
+//! Argon2id in memory that is used again: a hash neither allocates 19 MiB nor has the operating system clear
+//! them, and a thread of low priority does not change the address space, whose lock the whole process shares
+//! (docs/decisions/0032-sign-in-floods.md).
 
 use argon2::{
     Algorithm, Argon2, Block, Params, PasswordHash, Version,

@@ -22,8 +22,7 @@ use super::{
 /// Nice value of the threads. Against another busy thread a hash gets a tenth of a core: little enough for
 /// queries not to notice, enough for people to sign in while the machine is busy.
 const NICE: i32 = 10;
-/// Places in each lane of the queue for each thread. At 30 to 50 ms a hash the last of them starts within
-/// the time that work may wait.
+/// Places in each lane of the queue for each thread: about half a second of work on an idle machine.
 const PLACES: usize = 32;
 
 /// Time after which a thread without work releases its 19 MiB.
@@ -54,12 +53,12 @@ impl fmt::Debug for Job {
 /// finished what they are computing.
 #[derive(Debug)]
 pub(super) struct Threads {
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
     handles: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedQueue {
     state: Mutex<State>,
     /// Notified for each new job, and when the queue closes.
     changed: Condvar,
@@ -79,7 +78,7 @@ impl Threads {
 
     fn with_count(count: usize) -> Self {
         let state = Mutex::new(State { queue: FairQueue::new(PLACES * count), closed: false });
-        let shared = Arc::new(Shared { state, changed: Condvar::new() });
+        let shared = Arc::new(SharedQueue { state, changed: Condvar::new() });
         let start = |number: usize| {
             let shared = Arc::clone(&shared);
             let thread = thread::Builder::new().name(format!("password-{number}"));
@@ -119,7 +118,7 @@ impl Drop for Threads {
     }
 }
 
-impl Shared {
+impl SharedQueue {
     /// Runs jobs until the queue closes.
     fn work(&self) {
         // On Linux a priority belongs to a thread, and `None` is the thread that calls. It is only lowered.

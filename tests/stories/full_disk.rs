@@ -45,8 +45,8 @@ impl Talk {
         let ann = Caller::register(endpoint, "ann").await;
         let bob = Caller::register(endpoint, "bob").await;
         let dialog = ann.create_group(&[&bob], "two").await;
-        let (acknowledged, sent, slowest) = (Vec::new(), 0, Duration::ZERO);
-        Self { ann, bob, dialog, readyz, acknowledged, sent, slowest }
+        let acknowledged = Vec::new();
+        Self { ann, bob, dialog, readyz, acknowledged, sent: 0, slowest: Duration::ZERO }
     }
 
     /// Sends a message. Returns true if it was acknowledged, and panics unless the answer comes in time.

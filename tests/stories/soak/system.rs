@@ -27,7 +27,7 @@ const READY_MAX: Duration = Duration::from_secs(2);
 
 pub enum System {
     Stack(Box<Engines>),
-    One(OneProcess),
+    One(Box<OneProcess>),
 }
 
 /// Every role on the engines.
@@ -70,7 +70,7 @@ impl System {
         let log = folder.join("serve.log");
         let mut one = OneProcess { app: None, stopped: Some(stopped), endpoint, ops, settings, log };
         one.start().await;
-        Self::One(one)
+        Self::One(Box::new(one))
     }
 
     pub fn roles(&self) -> &'static [&'static str] {

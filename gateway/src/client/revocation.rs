@@ -8,24 +8,29 @@
 
 use std::time::Duration;
 
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use proto::auth::RevokedSinceRequest;
 use telemetry::readiness::Component;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::{
-    client::revoked_sessions::RevokedSessions,
-    hub::{self, Service},
-};
+use crate::{client::revoked_sessions::RevokedSessions, hub::Service};
 
-/// Time from one question to the next.
+/// Time from one answered question to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Deadline of a question. Of two auth processes one may hang: the next question may reach the other, and
-/// both together fit into two seconds.
-const TIMEOUT: Duration = Duration::from_millis(500);
+/// Time after which a question that is not answered is asked again, while the first one goes on. Of two auth
+/// processes one may hang, and an auth that is slow must not be cut off: the first answer counts.
+const REPEAT_AFTER: Duration = Duration::from_millis(500);
+/// Questions that run at the same time.
+const QUESTIONS_MAX: usize = 4;
+/// Deadline of a question, for each of its pages.
+const TIMEOUT: Duration = Duration::from_secs(4);
 /// Age of the last answer at which this gateway is degraded.
 const AGE_MAX: Duration = Duration::from_secs(2);
+
+/// Start of a question, and the time of the next one if it was answered.
+type Answered = (Instant, Result<i64, Status>);
 
 /// Keeps the revoked sessions of a gateway complete.
 #[derive(Clone)]
@@ -46,40 +51,38 @@ impl Revocation {
 
     async fn follow(&self) {
         let mut since_us = 0;
-        let mut failures = 0;
-        let mut backoff = hub::backoff();
-        // Start of the last question that was answered completely: what ended before it is known.
+        // Start of the latest question that was answered: what ended before it is known.
         let mut known_at = Instant::now();
+        let mut next_at = known_at;
+        let mut questions: FuturesUnordered<BoxFuture<'_, Answered>> = FuturesUnordered::new();
         loop {
-            let asked_at = Instant::now();
-            let pause = match self.ask(since_us, timeout(failures)).await {
-                Ok(next_since_us) => {
-                    since_us = next_since_us;
-                    known_at = asked_at;
-                    failures = 0;
-                    backoff.reset();
-                    self.revoked.set_complete();
-                    self.component.ready();
-                    INTERVAL.saturating_sub(asked_at.elapsed())
+            tokio::select! {
+                () = sleep_until(next_at), if questions.len() < QUESTIONS_MAX => {
+                    let asked_at = Instant::now();
+                    questions.push(self.ask(since_us).map(move |answer| (asked_at, answer)).boxed());
+                    next_at = asked_at + REPEAT_AFTER;
                 }
-                Err(status) => {
-                    tracing::debug!(error = %status, "ended sessions cannot be requested");
-                    failures += 1;
-                    self.report_failure(known_at.elapsed());
-                    backoff.next_delay()
-                }
-            };
-            metrics::gauge!("gateway_revocation_age_seconds").set(known_at.elapsed().as_secs_f64());
-            sleep(pause).await;
+                Some((asked_at, answer)) = questions.next(), if !questions.is_empty() => match answer {
+                    Ok(next_since_us) => {
+                        questions.clear();
+                        since_us = next_since_us;
+                        known_at = asked_at;
+                        next_at = asked_at + INTERVAL;
+                        self.revoked.set_complete();
+                    }
+                    Err(status) => tracing::debug!(error = %status, "ended sessions cannot be requested"),
+                },
+            }
+            self.report(known_at.elapsed());
         }
     }
 
     /// Revokes the sessions that ended since a time. Returns the time of the next question.
-    async fn ask(&self, since_us: i64, timeout: Duration) -> Result<i64, Status> {
+    async fn ask(&self, since_us: i64) -> Result<i64, Status> {
         let mut request = RevokedSinceRequest { since_us, after: None };
         let mut next_since_us = None;
         loop {
-            let call = self.service.call(timeout);
+            let call = self.service.call(TIMEOUT);
             let reply = self.service.peers.auth(&call).revoked_since(request.clone()).await?.into_inner();
             self.revoked.revoke_named(&reply.sessions);
             // Of the first page: a session that ends while later pages are read belongs to the next question.
@@ -89,19 +92,17 @@ impl Revocation {
         }
     }
 
-    fn report_failure(&self, age: Duration) {
-        if !self.revoked.is_complete() {
-            self.component.not_ready("auth has not named the ended sessions");
-        } else if age > AGE_MAX {
-            self.component.degraded("auth does not answer: ended sessions are known from the log only");
+    fn report(&self, age: Duration) {
+        metrics::gauge!("gateway_revocation_age_seconds").set(age.as_secs_f64());
+        match (self.revoked.is_complete(), age > AGE_MAX) {
+            (true, false) => self.component.ready(),
+            (true, true) => {
+                self.component.degraded("auth does not answer: ended sessions are known from the log only");
+            }
+            (false, true) => self.component.not_ready("auth has not named the ended sessions"),
+            (false, false) => {}
         }
     }
-}
-
-/// Returns the deadline of a question after repeated failures: it doubles after four, up to 4 s, for an auth
-/// that is slow.
-fn timeout(failures: u32) -> Duration {
-    TIMEOUT * (1 << (failures / 4).min(3))
 }
 
 #[cfg(test)]
@@ -109,6 +110,7 @@ mod tests {
     use access::ServiceToken;
     use proto::{SessionId, auth};
     use telemetry::Readiness;
+    use tokio::time::sleep;
 
     use super::*;
     use crate::testing::{FakeServices, everywhere, fake_service};
@@ -131,13 +133,13 @@ mod tests {
         let ended: Vec<SessionId> = (0..5).map(|_| SessionId::now()).collect();
         let services = FakeServices { revoked: ended.clone(), revoked_page: 2, ..FakeServices::default() };
         let (revocation, _) = revocation(services);
-        let next_since_us = revocation.ask(0, TIMEOUT).await.expect("an answer");
+        let next_since_us = revocation.ask(0).await.expect("an answer");
         assert_eq!(next_since_us, 1, "the fake service numbers its answers");
         assert!(ended.iter().all(|session| revocation.revoked.rejects(*session, i64::MAX)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn questions_are_repeated_every_second_and_sooner_after_a_failure() {
+    async fn questions_are_repeated_every_second_and_sooner_without_an_answer() {
         let (revocation, services) = revocation(FakeServices::default());
         let revoked = revocation.revoked.clone();
         let shutdown = CancellationToken::new();

@@ -44,8 +44,8 @@ fn names_one_host(request: &axum::http::Request<Body>) -> bool {
     }
 }
 
-/// Returns true for a host with or without a port: not empty, without user information, and with a port from 0
-/// to 65535 or an empty one.
+/// Returns true for a host with or without a port: not empty, without user information, and with a port
+/// from 0 to 65535 or an empty one.
 fn is_valid(text: &[u8]) -> bool {
     let Ok(authority) = Authority::try_from(text) else { return false };
     let host = authority.host();

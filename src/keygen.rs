@@ -6,7 +6,7 @@ use access::{ServiceToken, SigningKeys};
 use anyhow::Context;
 
 use crate::{
-    data_dir,
+    private_folder,
     settings::{Keygen, Keys, Rotation},
 };
 
@@ -38,7 +38,7 @@ pub fn run(settings: &Keygen) -> anyhow::Result<()> {
 
 /// Loads both secrets; creates those that are absent, and `data_dir`.
 pub fn load_or_create(data_dir: &Path, keys: &Keys) -> anyhow::Result<(SigningKeys, ServiceToken)> {
-    data_dir::create(data_dir)?;
+    private_folder::create(data_dir)?;
     let in_data_dir = |name: &str| data_dir.join(name);
     let path = keys.signing_key_file.clone().unwrap_or_else(|| in_data_dir(SIGNING_KEY));
     let signing = SigningKeys::load_or_create(&path).context("SIGNING_KEY_FILE")?;

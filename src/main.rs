@@ -3,7 +3,6 @@
 //! Redis and Kafka (or opens SQLite files), and wires the services together.
 
 mod connection_limit;
-mod data_dir;
 mod discovery;
 mod engine;
 mod file_descriptors;
@@ -16,6 +15,7 @@ mod keygen;
 mod migrate;
 #[cfg(test)]
 mod operations_doc;
+mod private_folder;
 mod process;
 mod roles;
 mod serve;

@@ -14,7 +14,7 @@ use telemetry::{grpc::server_layer, log};
 use tower::Layer;
 
 use crate::{
-    data_dir, engine, keygen,
+    engine, keygen, private_folder,
     process::{Process, listen},
     settings::{Databases, Serve},
     wiring,
@@ -101,7 +101,7 @@ async fn open_databases(data_dir: &Path, settings: &Databases) -> anyhow::Result
             engine::open("COUNTER_DATABASE_URL", counter, None, &counter::MIGRATIONS).await?,
         ]);
     }
-    let [auth, dialog, counter] = data_dir::DATABASES;
+    let [auth, dialog, counter] = private_folder::DATABASES;
     Ok([
         engine::open_file(data_dir, auth, &auth::MIGRATIONS).await?,
         engine::open_file(data_dir, dialog, &dialog::MIGRATIONS).await?,
@@ -112,10 +112,10 @@ async fn open_databases(data_dir: &Path, settings: &Databases) -> anyhow::Result
 /// Creates the folder, and claims the databases in it if they are used: they and the local log serve one
 /// process only. The claims are held until the databases are closed.
 fn claim_databases(settings: &Serve) -> anyhow::Result<Option<[Claim; 3]>> {
-    data_dir::create(&settings.data_dir)?;
+    private_folder::create(&settings.data_dir)?;
     match settings.databases.auth_database_url {
         Some(_) => Ok(None),
-        None => data_dir::claim_databases(&settings.data_dir).map(Some),
+        None => private_folder::claim_databases(&settings.data_dir).map(Some),
     }
 }
 

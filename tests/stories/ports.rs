@@ -95,6 +95,7 @@ async fn heads_and_bodies_beyond_their_limits_are_rejected_on_both_ports() {
     let rejected = response(&app.url, &chunked).await;
     assert!(rejected.is_empty() || rejected.starts_with("HTTP/1.1 413"), "{rejected}");
 }
+
 #[tokio::test]
 async fn the_public_port_says_only_whether_the_process_is_ready() {
     let app = App::start().await;

@@ -137,6 +137,7 @@ async fn a_second_process_is_refused_whatever_file_is_removed() {
     }
     // The databases under another path.
     let other = tempfile::tempdir().unwrap();
+    set_mode(other.path(), 0o700);
     for name in DATABASES {
         std::os::unix::fs::symlink(folder.join(name), other.path().join(name)).unwrap();
     }

@@ -36,7 +36,8 @@ pub fn create(path: &Path) -> anyhow::Result<()> {
     let user = rustix::process::geteuid().as_raw();
     ensure!(
         folder.uid() == user,
-        "{} belongs to the user with the id {}, and this process runs as {user}: set another folder or chown it",
+        "{} belongs to the user with the id {}, and this process runs as {user}: set another folder or \
+         chown it",
         context(),
         folder.uid(),
     );

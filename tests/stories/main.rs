@@ -18,6 +18,7 @@ mod cache;
 mod caller;
 mod caller_kind;
 mod dialog_list;
+mod document_limits;
 mod endpoint;
 mod engines;
 mod error_codes;

@@ -38,7 +38,8 @@ async fn a_version_of_the_lost_past_gets_a_snapshot_on_sqlite() {
     copy_database(folder.path(), backup.path());
 
     let app = App::start_in(folder, &[]).await;
-    let (a, b) = (a.at(&app), b.at(&app));
+    let a = a.at(&app);
+    let b = b.at(&app);
     b.mark_read(&dialog, None).await;
     let lost = b.data(COUNTS, json!({})).await["unread"].clone();
     assert_eq!(lost["total"], 0);
@@ -46,7 +47,8 @@ async fn a_version_of_the_lost_past_gets_a_snapshot_on_sqlite() {
     copy_database(backup.path(), folder.path());
 
     let app = App::start_in(folder, &[]).await;
-    let (a, b) = (a.at(&app), b.at(&app));
+    let a = a.at(&app);
+    let b = b.at(&app);
     // The same number of changes again, to another state.
     a.send(&dialog, "message 4").await;
     eventually("the fourth message is counted", || async { b.total().await == 4 }).await;

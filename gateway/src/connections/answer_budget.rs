@@ -1,9 +1,9 @@
-//! Budget of answer bytes: bounds the memory of answers, from before their operation runs until the client has
-//! taken them, for each client and for the process.
+//! Budget of answer bytes: bounds the memory of answers, from before their operation runs until the client
+//! has taken them, for each client and for the process.
 //!
 //! An operation reserves the greatest size that its answer can have and gives back what the answer does not
-//! need. An operation that finds no room waits for [`WAIT_MAX`] and is then rejected before it runs. The memory
-//! held by clients that read slowly, or nothing, is thereby bounded on every transport.
+//! need. An operation that finds no room waits for [`WAIT_MAX`] and is then rejected before it runs. The
+//! memory held by clients that read slowly, or nothing, is thereby bounded on every transport.
 
 use std::{
     collections::HashMap,
@@ -93,8 +93,8 @@ impl AnswerBudget {
         })
     }
 
-    /// Like [`AnswerBudget::reserve`], and waits until there is room. For subscriptions, which send the newest
-    /// state whenever they proceed. Reserves at most the whole budget of the client.
+    /// Like [`AnswerBudget::reserve`], and waits until there is room. For subscriptions, which send the
+    /// newest state whenever they proceed. Reserves at most the whole budget of the client.
     pub async fn reserve_patiently(&self, account: Account, bytes: usize) -> Reservation {
         let units = units(bytes).min(CLIENT_MAX_BYTES / UNIT_BYTES);
         // The account before the process: a client without room of its own takes none from the others.

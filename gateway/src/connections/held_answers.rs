@@ -1,5 +1,5 @@
-//! Answers that their clients have not taken yet. An answer whose client makes no progress is dropped, and its
-//! memory is free, although its connection may live on.
+//! Answers that their clients have not taken yet. An answer whose client makes no progress is dropped, and
+//! its memory is free, although its connection may live on.
 //!
 //! Progress is that of the answer's own stream: on HTTP/2 a client can keep a connection busy and never open
 //! the window of one of its streams. The HTTP server does not poll the body of such a stream, so the body
@@ -69,7 +69,8 @@ pub(crate) struct HeldAnswer {
 
 #[derive(Debug)]
 struct HeldState {
-    /// The part that has not been handed to the HTTP server. Empty for an answer that a socket's library holds.
+    /// The part that has not been handed to the HTTP server. Empty for an answer that the library of a socket
+    /// holds.
     bytes: Bytes,
     reservation: Option<Arc<Reservation>>,
     /// The HTTP server has received a part.
@@ -99,7 +100,8 @@ impl HeldAnswers {
         Body::new(AnswerBody { current: None, results: Some(results) })
     }
 
-    /// Watches an answer from now on. `taken` counts the bytes that the client takes of its stream or connection.
+    /// Watches an answer from now on. `taken` counts the bytes that the client takes of its stream or
+    /// connection.
     pub(crate) fn hold(
         &self,
         bytes: Bytes,
@@ -184,8 +186,8 @@ impl HeldAnswer {
         if let Some(reservation) = &reservation
             && state.has_pieces
         {
-            // The HTTP server may hold a piece until it closes the stream: it stays charged to the client, whose
-            // streams are limited, and not to the process, where it would keep others out.
+            // The HTTP server may hold a piece until it closes the stream: it stays charged to the client,
+            // whose streams are limited, and not to the process, where it would keep others out.
             reservation.abandon(PIECE_MAX_BYTES);
             state.reservation = Some(reservation.clone());
         }

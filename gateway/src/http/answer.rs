@@ -113,9 +113,9 @@ impl Answer {
         Self::new(media, StatusCode::OK, &bodies)
     }
 
-    /// Creates the HTTP response of executed operations. Their answer is charged to its client until the client
-    /// has taken it. An answer that is larger than its reservation and finds no further room is not sent, unless
-    /// a mutation has run.
+    /// Creates the HTTP response of executed operations. Their answer is charged to its client until the
+    /// client has taken it. An answer that is larger than its reservation and finds no further room is not
+    /// sent, unless a mutation has run.
     pub fn charged(self, answers: &HeldAnswers, reservation: Reservation, is_mutation: bool) -> Response {
         if !reservation.resize(self.body.len()) && !is_mutation {
             return Self::request_rejected(self.media, too_large_to_hold().into()).into();

@@ -5,7 +5,6 @@
 //! were read, the hubs load the state of their subscribers. Revoked sessions need no such care: auth is asked
 //! for them too ([`crate::client::revocation`]).
 
-
 use events::{Log, Record, Tail};
 use proto::{DialogId, InvalidId, SessionId, UserId, events::event::Kind, topic};
 use telemetry::readiness::Component;

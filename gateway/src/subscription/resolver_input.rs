@@ -73,8 +73,8 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// Returns how many times smaller this frame is than the largest one, on which the cost of its operation is
-    /// based.
+    /// Returns how many times smaller this frame is than the largest one, on which the cost of its operation
+    /// is based.
     pub fn share_of_largest(&self) -> usize {
         match self {
             Self::Unread(frame) => unread::ROWS_MAX / frame.rows.len().clamp(1, unread::ROWS_MAX),

@@ -4,12 +4,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use events::{Kafka, Log, Record};
 use parking_lot::Mutex;
 use proto::topic;
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 /// Every record of dialog's topic and of the dead letters, in partition order.
 pub struct LogRecorder {
@@ -34,7 +38,15 @@ impl LogRecorder {
     /// Starts recording these topics only.
     pub async fn start_on(kafka_url: &str, topics: &[&'static str]) -> Self {
         let log = Log::Kafka(Kafka::new(kafka_url, None).unwrap());
-        let mut tail = log.tail(topics).await.unwrap();
+        // A new topic has no leader yet.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut tail = loop {
+            match log.tail(topics).await {
+                Ok(tail) => break tail,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            sleep(Duration::from_millis(200)).await;
+        };
         let records = Arc::<Mutex<Vec<Record>>>::default();
         let all = Arc::clone(&records);
         let reader = tokio::spawn(async move {

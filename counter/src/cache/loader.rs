@@ -210,7 +210,7 @@ mod tests {
         let (loader, _database) = loader().await;
         let permits = loader.0.permits.acquire_many(LOADS_MAX as u32).await.unwrap();
         let refused = loader.unread(UserId::now(), None).await.unwrap_err();
-        assert_eq!(tonic::Status::from(refused).code(), tonic::Code::Unavailable);
+        assert_eq!(tonic::Status::from(refused).code(), tonic::Code::ResourceExhausted);
         drop(permits);
         loader.unread(UserId::now(), None).await.unwrap();
     }

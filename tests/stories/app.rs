@@ -119,9 +119,20 @@ impl App {
 
     /// Returns the value of a metric, summed over its labels.
     pub async fn metric(&self, name: &str) -> f64 {
+        self.metric_of(name, |_| true).await
+    }
+
+    /// Returns the number of calls to services that operations have caused. The gateway itself asks auth every
+    /// second for the sessions that have ended.
+    pub async fn calls(&self) -> f64 {
+        self.metric_of("grpc_client_calls_total", |labels| !labels.contains("\"RevokedSince\"")).await
+    }
+
+    async fn metric_of(&self, name: &str, is_counted: impl Fn(&str) -> bool) -> f64 {
         let text = reqwest::get(format!("{}/metrics", self.ops)).await.unwrap().text().await.unwrap();
         text.lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+            .filter(|line| is_counted(line))
             .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
             .sum()
     }

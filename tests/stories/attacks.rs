@@ -17,9 +17,6 @@ use crate::{
     transport::Response,
 };
 
-/// Metrics of work done: gRPC calls, executed operations, parsed documents.
-const WORK: [&str; 3] =
-    ["grpc_client_calls_total", "gateway_operations_total", "gateway_documents_parsed_total"];
 /// Sockets that never send `connection_init`.
 const SILENT_SOCKETS: usize = 1_000;
 /// Setting for the number of sockets before authentication.
@@ -60,12 +57,11 @@ impl Target {
         target
     }
 
+    /// Returns the work done: gRPC calls, executed operations, parsed documents.
     async fn work(&self) -> [f64; 3] {
-        let mut counts = [0.0; 3];
-        for (count, name) in counts.iter_mut().zip(WORK) {
-            *count = self.app.metric(name).await;
-        }
-        counts
+        let executed = self.app.metric("gateway_operations_total").await;
+        let parsed = self.app.metric("gateway_documents_parsed_total").await;
+        [self.app.calls().await, executed, parsed]
     }
 
     /// Repeats each attack this many times.

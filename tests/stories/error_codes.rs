@@ -69,7 +69,7 @@ async fn an_invalid_operation_has_one_code_on_every_transport() {
     let mut cells = 0;
     for row in rows() {
         for transport in TRANSPORTS.iter().filter(|transport| transport.carries(&row.operation)) {
-            let calls = app.metric("grpc_client_calls_total").await;
+            let calls = app.calls().await;
             let response = (transport.execute)(&ann, &row.operation).await;
             let case = format!("{:?} by {}: {response:?}", row.operation, transport.name);
             cells += 1;
@@ -88,11 +88,7 @@ async fn an_invalid_operation_has_one_code_on_every_transport() {
                 "{case}"
             );
             if row.code != "CONFLICT" {
-                assert_eq!(
-                    app.metric("grpc_client_calls_total").await,
-                    calls,
-                    "no service was called: {case}"
-                );
+                assert_eq!(app.calls().await, calls, "no service was called: {case}");
                 assert!(response.answer.get("data").is_none(), "{case}");
             }
         }
@@ -199,7 +195,7 @@ async fn the_rate_limit_of_operations_holds_on_every_transport() {
             caller.data("{ __typename }", json!({})).await;
         }
         for operation in operation.iter().filter(|operation| transport.carries(operation)) {
-            let calls = app.metric("grpc_client_calls_total").await;
+            let calls = app.calls().await;
             let response = (transport.execute)(&client, operation).await;
             assert_rate_limited(&response, transport.name);
             // A batch is rejected as a whole, so it has a status.
@@ -209,7 +205,7 @@ async fn the_rate_limit_of_operations_holds_on_every_transport() {
                 "{}: {response:?}",
                 transport.name
             );
-            assert_eq!(app.metric("grpc_client_calls_total").await, calls, "{}", transport.name);
+            assert_eq!(app.calls().await, calls, "{}", transport.name);
             cells += 1;
         }
     }
@@ -231,7 +227,7 @@ async fn the_rate_limit_of_sign_ins_holds_on_every_transport() {
             let response = (transport.execute)(&anonymous, &operation).await;
             assert_eq!(response.code(), "UNAUTHENTICATED", "{}: {response:?}", transport.name);
         }
-        let calls = app.metric("grpc_client_calls_total").await;
+        let calls = app.calls().await;
         let response = (transport.execute)(&anonymous, &operation).await;
         assert_rate_limited(&response, transport.name);
         assert_eq!(
@@ -240,12 +236,7 @@ async fn the_rate_limit_of_sign_ins_holds_on_every_transport() {
             "{}: {response:?}",
             transport.name
         );
-        assert_eq!(
-            app.metric("grpc_client_calls_total").await,
-            calls,
-            "{}: no password was hashed",
-            transport.name
-        );
+        assert_eq!(app.calls().await, calls, "{}: no password was hashed", transport.name);
         cells += 1;
     }
     println!("rate limit of sign-ins: {cells} cases");

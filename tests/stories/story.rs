@@ -53,6 +53,12 @@ pub async fn run(endpoint: &Endpoint) {
     joining_and_leaving_change_who_is_counted(endpoint, &mut fixture).await;
 }
 
+fn row(dialog: &str, unread: i64, read_seq: i64, last_seq: i64) -> Value {
+    json!({
+        "dialogId": dialog, "unread": unread, "readSeq": read_seq, "lastSeq": last_seq, "stale": false,
+    })
+}
+
 async fn sending_increments_counts_of_the_others(fixture: &mut Fixture) -> Vec<String> {
     let mut a_phone = SocketClient::watch_unread(&fixture.a, None).await;
     assert_eq!(a_phone.frame("u", "unread").await["total"], 0);
@@ -64,11 +70,11 @@ async fn sending_increments_counts_of_the_others(fixture: &mut Fixture) -> Vec<S
         for socket in [&mut fixture.b_phone, &mut fixture.b_laptop, &mut fixture.c_phone] {
             let frame = socket.frame("u", "unread").await;
             assert_eq!((&frame["kind"], &frame["total"]), (&json!("CHANGE"), &json!(number)), "{frame}");
-            let row = json!({"dialogId": fixture.dialog, "unread": number, "readSeq": 0, "lastSeq": number});
+            let row = row(&fixture.dialog, number, 0, number);
             assert_eq!(frame["changed"], json!([row]));
         }
         let frame = a_phone.frame("u", "unread").await;
-        let row = json!({"dialogId": fixture.dialog, "unread": 0, "readSeq": number, "lastSeq": number});
+        let row = row(&fixture.dialog, 0, number, number);
         assert_eq!((&frame["total"], &frame["changed"]), (&json!(0), &json!([row])), "own messages are read");
     }
     a_phone.expect_silence("u", SILENCE).await;

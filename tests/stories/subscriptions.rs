@@ -54,7 +54,7 @@ async fn joining_and_leaving_a_dialog_are_changes_of_the_counts() {
     assert_eq!(phone.frame("u", "unread").await["kind"], "SNAPSHOT");
     let dialog = a.create_group(&[&b], "two").await;
     let joined = phone.frame("u", "unread").await;
-    let row = json!({"dialogId": dialog, "unread": 0, "readSeq": 0, "lastSeq": 0});
+    let row = json!({"dialogId": dialog, "unread": 0, "readSeq": 0, "lastSeq": 0, "stale": false});
     assert_eq!(
         (&joined["kind"], &joined["total"], &joined["changed"]),
         (&json!("CHANGE"), &json!(0), &json!([row]))

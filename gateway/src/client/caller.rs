@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use access::{Guard, Rejection, bearer_token};
@@ -10,6 +10,7 @@ use http::{HeaderMap, header};
 use parking_lot::Mutex;
 use proto::{SessionId, UserId};
 use telemetry::Secret;
+use tokio::time::timeout;
 
 use crate::{
     client::revoked_sessions::RevokedSessions,
@@ -61,6 +62,10 @@ impl Authorization {
     }
 }
 
+/// Longest wait of the first requests after the start for the ended sessions. In one process auth names them
+/// within milliseconds.
+const COMPLETE_WAIT: Duration = Duration::from_secs(2);
+
 /// Verifies access tokens and rejects those of revoked sessions.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
@@ -82,7 +87,7 @@ impl Authenticator {
     pub async fn token(&self, token: &str) -> Result<Caller, Error> {
         let verified = self.guard.verify(token, now_s()).await.map_err(rejected_token)?;
         let session = SessionId::new(verified.session);
-        if !self.revoked.is_complete() {
+        if !self.revoked.is_complete() && timeout(COMPLETE_WAIT, self.revoked.complete()).await.is_err() {
             return Err(Error::new(Code::Unavailable, "tokens cannot be checked yet, try again"));
         }
         if self.revoked.rejects(session, verified.expires_at_s) {

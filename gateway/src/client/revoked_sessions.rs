@@ -8,10 +8,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -44,7 +41,8 @@ pub struct RevokedSessions(Arc<Registry>);
 
 #[derive(Debug, Default)]
 struct Registry {
-    complete: AtomicBool,
+    /// Cancelled when auth has named all ended sessions once.
+    complete: CancellationToken,
     state: Mutex<State>,
 }
 
@@ -120,12 +118,17 @@ impl RevokedSessions {
 
     /// Notes that every session that ended before the start of this gateway is known.
     pub fn set_complete(&self) {
-        self.0.complete.store(true, Ordering::Release);
+        self.0.complete.cancel();
     }
 
     /// Returns false until [`RevokedSessions::set_complete`]. Tokens cannot be judged before.
     pub fn is_complete(&self) -> bool {
-        self.0.complete.load(Ordering::Acquire)
+        self.0.complete.is_cancelled()
+    }
+
+    /// Waits for [`RevokedSessions::set_complete`].
+    pub async fn complete(&self) {
+        self.0.complete.cancelled().await;
     }
 }
 

@@ -38,6 +38,19 @@ const CHANGES_MAX: i32 = 1_000;
 /// Timeout of one call.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Position before all dialogs.
+const FIRST_PAGE: DialogId = DialogId::new(uuid::Uuid::nil());
+
+/// Result of one search.
+struct Round {
+    closed: usize,
+    failed: usize,
+    /// The search found as many dialogs as it may.
+    is_full: bool,
+    /// Start of the next search.
+    next: DialogId,
+}
+
 /// Background task that closes gaps.
 #[derive(Debug)]
 pub(crate) struct Repair {
@@ -50,54 +63,53 @@ pub(crate) struct Repair {
 impl Repair {
     /// Searches for dialogs with gaps and closes them, until shut down.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let first_page = DialogId::new(uuid::Uuid::nil());
-        let mut after = first_page;
+        let mut after = FIRST_PAGE;
         let mut delay = INTERVAL;
         // The delay before the first retry is already twice the interval.
         let mut backoff = Backoff::new(INTERVAL * 2, BACKOFF_MAX);
         while shutdown.run_until_cancelled(tokio::time::sleep(delay)).await.is_some() {
-            let healing = heal::heal(&self.db, &self.loader, &self.dialog, &self.service_token);
-            let mut failed = 0;
-            match shutdown.run_until_cancelled(healing).await {
-                None => return,
-                Some(Ok(())) => {}
-                Some(Err(error)) => {
-                    failed += 1;
-                    tracing::error!(%error, "search for dialogs that missed events of the log failed");
-                }
-            }
-            let found = match store::incomplete(&self.db, after, DIALOGS_MAX).await {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::warn!(%error, "search for missing events failed");
-                    continue;
-                }
-            };
-            metrics::gauge!("counter_incomplete_dialogs").set(found.len() as f64);
-            let mut closed = 0;
-            for (dialog_id, missing) in &found {
-                match shutdown.run_until_cancelled(self.close(*dialog_id, missing)).await {
-                    None => return,
-                    Some(Ok(())) => closed += 1,
-                    Some(Err(error)) => {
-                        failed += 1;
-                        tracing::error!(%dialog_id, %error, "repair of missing events failed");
-                    }
-                }
-            }
-            let is_full = found.len() as i64 == DIALOGS_MAX;
-            delay = if failed > 0 && closed == 0 {
+            let Some(round) = shutdown.run_until_cancelled(self.round(after)).await else { return };
+            delay = if round.failed > 0 && round.closed == 0 {
                 backoff.next_delay()
             } else {
                 backoff.reset();
                 // Many gaps at once, such as after a cut of the log, are closed without pauses.
-                if is_full && failed == 0 { Duration::ZERO } else { INTERVAL }
+                if round.is_full && round.failed == 0 { Duration::ZERO } else { INTERVAL }
             };
-            // Continue after the last dialog of a full page, so that dialogs that keep failing do not
-            // hide the others.
-            let last = found.last().filter(|_| is_full);
-            after = last.map_or(first_page, |(dialog_id, _)| *dialog_id);
+            after = round.next;
         }
+    }
+
+    /// Searches once, from the dialog after `after`, and closes what it finds.
+    async fn round(&self, after: DialogId) -> Round {
+        let mut round = Round { closed: 0, failed: 0, is_full: false, next: after };
+        if let Err(error) = heal::heal(&self.db, &self.loader, &self.dialog, &self.service_token).await {
+            round.failed += 1;
+            tracing::error!(%error, "search for dialogs that missed events of the log failed");
+        }
+        let found = match store::incomplete(&self.db, after, DIALOGS_MAX).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "search for missing events failed");
+                return round;
+            }
+        };
+        metrics::gauge!("counter_incomplete_dialogs").set(found.len() as f64);
+        for (dialog_id, missing) in &found {
+            match self.close(*dialog_id, missing).await {
+                Ok(()) => round.closed += 1,
+                Err(error) => {
+                    round.failed += 1;
+                    tracing::error!(%dialog_id, %error, "repair of missing events failed");
+                }
+            }
+        }
+        // Continue after the last dialog of a full page, so that dialogs that keep failing do not hide the
+        // others.
+        round.is_full = found.len() as i64 == DIALOGS_MAX;
+        let last = found.last().filter(|_| round.is_full);
+        round.next = last.map_or(FIRST_PAGE, |(dialog_id, _)| *dialog_id);
+        round
     }
 
     /// Fetches all changes since the first gap, up to the dialog's head, and applies them page by page.

@@ -24,7 +24,8 @@ const REFUSE_LESS_POSTGRES: &str =
 
 async fn settle(app: &TestApp, message: &MessageSent) -> Outcome {
     let request = SettleRequest { messages: vec![message.clone()] };
-    app.client(&app.service_token()).settle(request).await.unwrap().into_inner().outcomes.remove(0)
+    let reply = app.client(&app.service_token()).settle(request).await.expect("an answer");
+    reply.into_inner().outcomes.remove(0)
 }
 
 /// Publishes an event that cannot be decoded and returns the errors of all dead letters before its own.
@@ -32,7 +33,7 @@ async fn dead_letters(app: &TestApp, dead: &mut events::Tail) -> Vec<String> {
     app.publish_bytes(topic::DIALOG, b"\xff\xff".to_vec()).await;
     let mut errors = Vec::new();
     loop {
-        for record in dead.next().await.unwrap().records {
+        for record in dead.next().await.expect("the log can be read").records {
             let Some(Kind::DeadLetter(letter)) = Kind::decode(&record.payload) else { panic!("{record:?}") };
             if letter.error.starts_with("unknown or malformed") {
                 return errors;

@@ -65,7 +65,8 @@ async fn a_cut_log_is_healed_and_counts_are_stale_until_then() {
 async fn snapshot_is_stale(app: &TestApp, user_id: UserId) -> bool {
     let of = vec![SnapshotOf { user_id: user_id.bytes(), since: None }];
     let mut service = app.client(&app.service_token());
-    service.snapshots(SnapshotsRequest { of }).await.unwrap().into_inner().snapshots[0].stale
+    let reply = service.snapshots(SnapshotsRequest { of }).await.expect("an answer");
+    reply.into_inner().snapshots[0].stale
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! SQLite without memory, in a process of its own: the limit on its memory holds for the process.
 
-#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
-
 use db::{Error, query};
 
 #[tokio::test]

@@ -122,8 +122,8 @@ impl App {
         self.metric_of(name, |_| true).await
     }
 
-    /// Returns the number of calls to services that operations have caused. The gateway itself asks auth every
-    /// second for the sessions that have ended.
+    /// Returns the number of calls to services that operations have caused. The gateway itself asks auth
+    /// every second for the sessions that have ended.
     pub async fn calls(&self) -> f64 {
         self.metric_of("grpc_client_calls_total", |labels| !labels.contains("\"RevokedSince\"")).await
     }

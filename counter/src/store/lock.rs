@@ -97,8 +97,8 @@ pub(super) async fn write_applied(tx: &mut Tx, applied: &BTreeMap<DialogId, Appl
 }
 
 /// Increments the versions of these users, whose rows are locked. Returns the new versions, and if events
-/// of one of the user's dialogs are missing: a transaction that opens or closes a gap locks all its members first,
-/// so the answer belongs to the version. Call it after [`write_applied`].
+/// of one of the user's dialogs are missing: a transaction that opens or closes a gap locks all its members
+/// first, so the answer belongs to the version. Call it after [`write_applied`].
 pub(super) async fn step(
     tx: &mut Tx,
     users: impl Iterator<Item = UserId>,

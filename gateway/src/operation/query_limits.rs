@@ -33,7 +33,7 @@ pub const REPEATS_MAX: usize = 50;
 /// Most entities that a federation gateway may request in one `_entities` field.
 pub const ENTITIES_MAX: usize = 100;
 /// Most selections with all fragments expanded, and the highest cost of a request. The largest answer has
-/// this many times [`ANSWER_BYTES_PER_COST`].
+/// this many times `ANSWER_BYTES_PER_COST`.
 pub const COMPLEXITY_MAX: usize = 20_000;
 /// Most bytes in an answer for one unit of cost: an alias of 128 bytes, and a name of 64 characters of 4
 /// bytes with its punctuation. A text has a complexity to match. The ids of 1,000 participants take 2.4

@@ -160,8 +160,8 @@ fn stored(load: &Load, tables: &Tables) {
     }
 }
 
-/// Every number of every user at both gateways is exact, or stale, within [`CACHE_MAX`]. Returns the number of
-/// stale ones.
+/// Every number of every user at both gateways is exact, or stale, within [`CACHE_MAX`]. Returns the number
+/// of stale ones.
 async fn answers(load: &Load, tables: &Tables) -> usize {
     let mut stale = 0;
     let started = Instant::now();

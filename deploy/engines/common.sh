@@ -3,10 +3,10 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 engines_dir=${ENGINES_DIR:-$root/target/engines}
-postgres_port=${POSTGRES_PORT:-55433}
-redis_port=${REDIS_PORT:-56379}
-kafka_port=${KAFKA_PORT:-59092}
-kafka_controller_port=${KAFKA_CONTROLLER_PORT:-59093}
+postgres_port=${POSTGRES_PORT:-15433}
+redis_port=${REDIS_PORT:-16379}
+kafka_port=${KAFKA_PORT:-19092}
+kafka_controller_port=${KAFKA_CONTROLLER_PORT:-19093}
 # Name of the group of processes in messages, and the folder of their pid files and logs.
 family=engines
 run_dir=$engines_dir

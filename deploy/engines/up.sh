@@ -2,8 +2,8 @@
 # Starts PostgreSQL, Redis and Apache Kafka as local processes on the loopback address, with separate folders and ports, and
 # installs them on Debian if absent. Running engines are not restarted. Prints the URLs and writes them to ENGINES_DIR/env.
 #
-# Settings, all environment variables: ENGINES_DIR (target/engines), POSTGRES_PORT (55433), REDIS_PORT (56379), KAFKA_PORT and
-# KAFKA_CONTROLLER_PORT (59092, 59093), KAFKA_HOME (an unpacked Kafka instead of the jars from Maven Central).
+# Settings, all environment variables: ENGINES_DIR (target/engines), POSTGRES_PORT (15433), REDIS_PORT (16379), KAFKA_PORT and
+# KAFKA_CONTROLLER_PORT (19092, 19093), KAFKA_HOME (an unpacked Kafka instead of the jars from Maven Central).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=/dev/null

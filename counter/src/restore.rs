@@ -29,7 +29,7 @@ pub(crate) async fn recognise(db: &Db, loader: &Loader) -> Result<(), Error> {
     store::cut::wait_for_writers(&mut tx).await?;
     if identity.store(&mut tx).await? && comparison == Comparison::Differs {
         let epoch = store::cut::raise_epoch(&mut tx).await?;
-        tracing::warn!(epoch, "the database may be a copy: its epoch is raised");
+        events::epoch::log_raised(db.dialect(), epoch);
         loader.raise_epoch(epoch);
     }
     tx.commit().await

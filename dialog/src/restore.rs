@@ -30,7 +30,7 @@ pub(crate) async fn recognise(db: &Db) -> Result<(), Error> {
     let mut tx = db.begin().await?;
     if identity.store(&mut tx).await? && comparison == Comparison::Differs {
         let epoch = raise_epoch(&mut tx).await?;
-        tracing::warn!(epoch, "the database may be a copy: its epoch is raised");
+        events::epoch::log_raised(db.dialect(), epoch);
     }
     tx.commit().await
 }

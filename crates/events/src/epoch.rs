@@ -25,6 +25,14 @@ pub async fn raise(tx: &mut Tx) -> Result<i64, Error> {
     query(raise).one(tx).await?.get("number")
 }
 
+/// Logs that the epoch was raised because the database may be a copy. On SQLite every start does that.
+pub fn log_raised(dialect: Dialect, epoch: i64) {
+    match dialect {
+        Dialect::Postgres => tracing::warn!(epoch, "the database may be a copy: its epoch is raised"),
+        Dialect::Sqlite => tracing::debug!(epoch, "a start raises the epoch"),
+    }
+}
+
 /// Identity of a database, which a copy of it does not have.
 ///
 /// On PostgreSQL: the cluster, its timeline, the database and the table `epoch` itself. A dump that is

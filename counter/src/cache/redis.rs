@@ -12,7 +12,7 @@ use std::{
 
 use ::redis::{Cmd, FromRedisValue, RedisError};
 use db::{Db, Tx};
-use events::{Apply, BoxError, Consumer, Log, Record};
+use events::{Apply, BoxError, Consumer, Log, Loss, LossKind, Record};
 use parking_lot::Mutex;
 use proto::{UserId, topic};
 use redis_link::Connection;
@@ -178,6 +178,12 @@ impl Apply for Writer {
         let sent = batches.send(&commands.apply_all(deltas.iter())).await;
         measure("apply", start, &sent);
         Ok(sent?)
+    }
+
+    /// After a restore applies the events since then again, which changes no entry. Entries of the replaced
+    /// past are excluded by the epoch that the restore raises.
+    async fn recover(&self, _: &mut Tx, losses: &[Loss]) -> Result<bool, BoxError> {
+        Ok(losses.iter().all(|loss| loss.kind == LossKind::Restored))
     }
 
     /// Does nothing: the transaction only moves the offsets.

@@ -4,7 +4,7 @@
 //! A session becomes visible with the commit of its transaction, after the time that it records as its end.
 //! A reader therefore starts again [`OVERLAP`] before its last question and receives some sessions twice;
 //! without it, a transaction that commits late would be passed by
-//! (docs/decisions/0033-revocation-without-the-log.md).
+//! (docs/decisions/0017-revocation-without-the-log.md).
 
 use std::time::Duration;
 

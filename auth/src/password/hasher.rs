@@ -1,6 +1,6 @@
 //! Argon2id in memory that is used again: a hash neither allocates 19 MiB nor has the operating system clear
 //! them, and a thread of low priority does not change the address space, whose lock the whole process shares
-//! (docs/decisions/0032-sign-in-floods.md).
+//! (docs/decisions/0016-sign-in-floods.md).
 
 use argon2::{
     Algorithm, Argon2, Block, Params, PasswordHash, Version,

@@ -7,7 +7,7 @@
 //! Wrong passwords are counted per login, and per login and address. The limit of the login is for addresses
 //! that have not signed in to it before, so that no stranger can lock its owner out. Only auth knows which
 //! these are: an attempt is charged to both, auth's answer tells what to give back
-//! (docs/decisions/0032-sign-in-floods.md).
+//! (docs/decisions/0016-sign-in-floods.md).
 
 use std::{net::IpAddr, time::Duration};
 

@@ -3,7 +3,7 @@
 //! The log names the same sessions, normally within 100 ms. But a gateway cannot see that the log is late:
 //! it may have read all records while auth's relay is paused, or cut off from Kafka. So auth is asked
 //! always, and every gateway rejects the tokens of an ended session within two seconds, as long as auth
-//! answers (docs/decisions/0033-revocation-without-the-log.md). While auth does not answer, the log alone
+//! answers (docs/decisions/0017-revocation-without-the-log.md). While auth does not answer, the log alone
 //! names ended sessions; without the log too, their tokens are accepted until they expire.
 
 use std::time::Duration;

@@ -209,8 +209,13 @@ mod tests {
             let recently_ended = sign_in(&app, ann, fixture::FAR_FUTURE_US).await;
             fixture::end(&test.db, ann, recently_ended).await.unwrap();
             let shutdown = tokio_util::sync::CancellationToken::new();
-            assert_eq!(cleanup::delete_old_sessions(&app, &shutdown).await.unwrap(), 1, "{}", test.name);
-            assert_eq!(cleanup::delete_old_sessions(&app, &shutdown).await.unwrap(), 0);
+            assert_eq!(
+                cleanup::delete(&app, cleanup::Old::Sessions, &shutdown).await.unwrap(),
+                1,
+                "{}",
+                test.name
+            );
+            assert_eq!(cleanup::delete(&app, cleanup::Old::Sessions, &shutdown).await.unwrap(), 0);
             assert_eq!(revoked_sessions(&app).await, [recently_ended], "kept for a token's lifetime");
             assert_eq!(fixture::end(&test.db, ann, open).await, Some(open));
             shutdown.cancel();

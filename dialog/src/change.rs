@@ -5,11 +5,7 @@
 use db::Db;
 use proto::{DialogId, MessageId, UserId};
 
-use crate::{
-    Error,
-    message::Message,
-    store::{self, change, membership, message},
-};
+use crate::{Error, message::Message, store::change};
 
 /// Messages per replay. A client that missed more loads the history again.
 const REPLAY_MAX: i64 = 1_000;
@@ -93,12 +89,9 @@ pub(crate) async fn live_messages(
     messages: &[MessageId],
     users: &[UserId],
 ) -> Result<LiveMessages, Error> {
-    let mut tx = db.snapshot().await?;
-    let head = Version { epoch: store::epoch(&mut tx).await?, number: change::head(&mut tx, id).await? };
-    let messages = message::of_dialog(&mut tx, id, messages).await?;
-    let members = membership::present_among(&mut tx, id, users).await?;
-    tx.rollback().await?;
-    Ok(LiveMessages { head, messages, members: members.into_iter().collect() })
+    let found = change::live(db, id, messages, users).await?;
+    let head = Version { epoch: found.epoch, number: found.head };
+    Ok(LiveMessages { head, messages: found.messages, members: found.members })
 }
 
 #[cfg(test)]

@@ -1,7 +1,12 @@
 //! Error of an operation: one variant per reaction of the caller, and the only mapping to gRPC statuses.
 //! Messages are written for clients; the text of a lower layer is logged, never sent.
 
+use std::{sync::Arc, time::Duration};
+
 use tonic::{Code, Status};
+
+/// Time after which a refused send may be repeated: half of a full queue is stored by then.
+const BUSY_RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Error of an operation.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +41,21 @@ pub enum Error {
         /// Outcomes in the reply.
         outcomes: usize,
     },
-    /// Database error.
+    /// More sends wait than the database stores in time.
+    #[error("too many messages are being sent: try again later")]
+    Busy,
+    /// The task that stores messages panicked.
+    #[error("the task that stores messages ended")]
+    Interrupted,
+    /// Database error. Shared by the sends of a transaction.
     #[error(transparent)]
-    Database(#[from] db::Error),
+    Database(Arc<db::Error>),
+}
+
+impl From<db::Error> for Error {
+    fn from(error: db::Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
 }
 
 impl From<proto::InvalidId> for Error {
@@ -63,11 +80,12 @@ impl From<Error> for Status {
                     Self::unavailable("participants cannot be looked up: try again later")
                 }
             },
-            Error::Database(db::Error::Unavailable(source)) => {
+            Error::Busy => proto::refuse(&error.to_string(), BUSY_RETRY_AFTER),
+            Error::Database(database) if let db::Error::Unavailable(source) = &**database => {
                 tracing::warn!(%source, "database unavailable");
                 Self::unavailable("dialogs are temporarily unavailable")
             }
-            Error::Counter(_) | Error::Outcomes { .. } | Error::Database(_) => {
+            Error::Counter(_) | Error::Outcomes { .. } | Error::Interrupted | Error::Database(_) => {
                 tracing::error!(%error, "operation failed");
                 Self::internal("internal error")
             }
@@ -94,8 +112,10 @@ mod tests {
             (Error::Auth(Status::internal("secret")), Code::Unavailable),
             (Error::Counter(Status::internal("secret")), Code::Internal),
             (Error::Outcomes { asked: 1, outcomes: 2 }, Code::Internal),
-            (Error::Database(db::Error::Unique("secret".to_owned())), Code::Internal),
-            (Error::Database(db::Error::Unavailable(sqlx::Error::PoolTimedOut)), Code::Unavailable),
+            (Error::Busy, Code::ResourceExhausted),
+            (Error::Interrupted, Code::Internal),
+            (db::Error::Unique("secret".to_owned()).into(), Code::Internal),
+            (db::Error::Unavailable(sqlx::Error::PoolTimedOut).into(), Code::Unavailable),
         ] {
             let status = Status::from(error);
             assert_eq!(status.code(), code);

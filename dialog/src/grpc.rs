@@ -133,7 +133,7 @@ impl Dialogs for App {
             client_key: request.client_key.map(ClientKey::parse).transpose()?,
             read_up_to: parse(request.read_up_to.as_deref().map(MessageId::parse).transpose())?,
         };
-        Ok(Response::new(send::send(&self.db, &call, caller, new).await?.into()))
+        Ok(Response::new(send::send(&self.db, &self.sends, &call, caller, new).await?.into()))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<Message>, Status> {

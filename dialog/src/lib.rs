@@ -56,6 +56,7 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct App {
     db: Db,
+    sends: send::Queue,
     guard: Guard,
     auth: Peer,
     settings: Settings,
@@ -64,7 +65,8 @@ pub struct App {
 impl App {
     /// Creates the service over a migrated database. `auth` is called to check that users exist.
     pub fn new(db: Db, guard: Guard, auth: Peer, settings: Settings) -> Self {
-        Self { db, guard, auth: instrumented("auth", auth), settings }
+        let sends = send::Queue::new(&db);
+        Self { db, sends, guard, auth: instrumented("auth", auth), settings }
     }
 
     /// Returns the gRPC server, for a listener or, with `proto::local`, for callers in this process.

@@ -9,7 +9,9 @@ pub(crate) mod membership;
 pub(crate) mod message;
 pub(crate) mod saga;
 
-use db::{Dialect, Error, Executor, Row, Tx, query};
+use std::collections::BTreeSet;
+
+use db::{Dialect, Error, Row, Tx, query};
 use events::outbox;
 use proto::DialogId;
 use serde_json::{Value, json};
@@ -18,18 +20,15 @@ use uuid::Uuid;
 use crate::locked_dialog::LockedDialog;
 
 /// Locks dialogs in the order of their ids, which excludes deadlocks between writers. Omits unknown ids.
-pub(crate) async fn lock(
-    tx: &mut Tx,
-    ids: impl IntoIterator<Item = DialogId>,
-) -> Result<Vec<LockedDialog>, Error> {
+pub(crate) async fn lock(tx: &mut Tx, ids: BTreeSet<DialogId>) -> Result<Vec<LockedDialog>, Error> {
     let lock = match tx.dialect() {
         // No row locks: SQLite has a single writer, which holds the whole database from its begin.
         Dialect::Sqlite => {
-            "select d.* from dialog d where d.id in (select id from rows($1: id uuid) as r) order by d.id"
+            "select d.* from rows($1: id uuid) as r join dialog d on d.id = r.id order by d.id"
         }
         // `no key`: compatible with the `key share` locks that inserts of referencing rows take.
         Dialect::Postgres => {
-            "select d.* from dialog d where d.id in (select id from rows($1: id uuid) as r) order by d.id
+            "select d.* from rows($1: id uuid) as r join dialog d on d.id = r.id order by d.id
              for no key update of d"
         }
     };
@@ -37,8 +36,7 @@ pub(crate) async fn lock(
     rows.iter().map(locked_from_row).collect()
 }
 
-/// Locks one dialog. A separate statement from [`lock`], because with a set of ids PostgreSQL's planner
-/// scans tables of up to some ten thousand rows.
+/// Locks one dialog.
 pub(crate) async fn lock_one(tx: &mut Tx, id: DialogId) -> Result<Option<LockedDialog>, Error> {
     let lock = match tx.dialect() {
         Dialect::Sqlite => "select d.* from dialog d where d.id = $1",
@@ -68,8 +66,8 @@ pub(crate) async fn save(tx: &mut Tx, mut dialog: LockedDialog) -> Result<(), Er
     outbox::append(tx, &dialog.take_events()).await
 }
 
-/// Writes the versions of locked dialogs and appends their events to the outbox. Head and activity are
-/// not written: use it only for dialogs without a new message.
+/// Writes locked dialogs with their versions, heads and activity, and appends their events to the
+/// outbox.
 pub(crate) async fn save_all(
     tx: &mut Tx,
     dialogs: impl IntoIterator<Item = LockedDialog>,
@@ -77,20 +75,25 @@ pub(crate) async fn save_all(
     let mut rows = Vec::new();
     let mut events = Vec::new();
     for mut dialog in dialogs {
-        rows.push(json!({ "id": dialog.id.uuid(), "version": dialog.version() }));
+        rows.push(json!({
+            "id": dialog.id.uuid(),
+            "version": dialog.version(),
+            "head_seq": dialog.head_seq,
+            "last_activity_us": dialog.last_activity_us,
+        }));
         events.append(&mut dialog.take_events());
     }
+    if rows.is_empty() {
+        return Ok(());
+    }
     let update = query(
-        "update dialog set version = r.version from rows($1: id uuid, version bigint) as r
+        "update dialog
+         set version = r.version, head_seq = r.head_seq, last_activity_us = r.last_activity_us
+         from rows($1: id uuid, version bigint, head_seq bigint, last_activity_us bigint) as r
          where dialog.id = r.id",
     );
     update.bind(Value::Array(rows)).execute(&mut *tx).await?;
     outbox::append(tx, &events).await
-}
-
-/// Returns the epoch of all versions. A restore from a backup increments it.
-pub(crate) async fn epoch(on: impl Into<Executor<'_>>) -> Result<i64, Error> {
-    query("select number from epoch").one(on).await?.get("number")
 }
 
 /// Encodes ids as the parameter of `rows($n: id uuid)`.

@@ -63,7 +63,7 @@ pub(super) async fn users(tx: &mut Tx, scope: &Scope) -> Result<(), Error> {
              join member_counter m on m.dialog_id = d.id where m.joined_seq is not null
          ) as u
          where true order by user_id
-         on conflict (user_id) do update set user_id = excluded.user_id",
+         on conflict (user_id) do update set user_id = excluded.user_id where false",
     );
     let named = ids(scope.users.iter().map(|id| id.uuid()));
     lock.bind(named).bind(ids(scope.message_dialogs.iter().map(|id| id.uuid()))).execute(tx).await.map(drop)

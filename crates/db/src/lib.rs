@@ -29,6 +29,7 @@ pub use database_file::{Claim, claim};
 pub use error::Error;
 pub use migrate::{MIGRATIONS, Migrations};
 pub use query::{Executor, Query, Row, query};
+pub use rows::hexadecimal;
 pub use tx::Tx;
 pub use value::{Column, Value};
 
@@ -186,6 +187,11 @@ impl Db {
             // The task is never aborted, so the error is a panic.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
+    }
+
+    /// Runs a write in its own task, which [`Db::close`] waits for.
+    pub fn spawn(&self, write: impl Future<Output = ()> + Send + 'static) {
+        self.0.writes.spawn(write);
     }
 
     /// Subscribes to the number of commits by this process. A reader of the outbox waits for its change

@@ -4,9 +4,17 @@
 //!
 //! docs/decisions/0001-one-statement-two-databases.md says why statements are not written twice.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Write};
 
 use crate::Dialect;
+
+/// Encodes the value of a `bytea` column of `rows(…)`.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string does not fail");
+        text
+    })
+}
 
 /// Replaces every `rows($n: column type, …)` of a statement by the SQL of the dialect.
 pub(crate) fn expand(sql: &'static str, dialect: Dialect) -> Cow<'static, str> {
@@ -55,8 +63,16 @@ fn postgres(bind: &str, list: &str) -> String {
         .collect();
     let select = select.join(", ");
     let declared = declared.join(", ");
-    format!("(select {select} from jsonb_to_recordset(cast(${bind} as jsonb)) as input({declared}))")
+    let rows =
+        format!("select {select} from jsonb_to_recordset(cast(${bind} as jsonb)) as input({declared})");
+    format!("(select * from ({rows} {UNKNOWN_LIMIT}) as few {UNKNOWN_LIMIT})")
 }
+
+/// Limit that PostgreSQL cannot estimate, so that it expects a tenth of the rows. It expects 100 rows of
+/// a function, and with two of these limits one row: then it reads tables by their indexes, and a plan
+/// is the same for any value, so that it is kept. With 100 rows it scans tables of up to some ten
+/// thousand rows (docs/decisions/0021-plans-of-row-sets.md).
+const UNKNOWN_LIMIT: &str = "limit (select 1000000000)";
 
 #[cfg(test)]
 mod tests {
@@ -72,8 +88,9 @@ mod tests {
         );
         assert_eq!(
             expand(sql, Dialect::Postgres),
-            "select id from (select id, decode(body, 'hex') as body \
-             from jsonb_to_recordset(cast($1 as jsonb)) as input(id uuid, body text)) as r where seq > $2"
+            "select id from (select * from (select id, decode(body, 'hex') as body \
+             from jsonb_to_recordset(cast($1 as jsonb)) as input(id uuid, body text) \
+             limit (select 1000000000)) as few limit (select 1000000000)) as r where seq > $2"
         );
     }
 

@@ -20,10 +20,7 @@ pub use recovery::{Loss, LossKind};
 use resilience::Backoff;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Log, Record, Stopped,
-    offset::{self, Offset},
-};
+use crate::{Log, Record, Stopped, offset};
 
 /// Error of a handler. The batch is repeated.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -74,15 +71,6 @@ pub struct Consumer<A> {
     handler: A,
 }
 
-/// Move of the offset of one partition, done in the transaction that applies the records.
-#[derive(Debug, Clone, Copy)]
-struct OffsetMove {
-    topic: &'static str,
-    partition: i64,
-    from: Offset,
-    to: Offset,
-}
-
 impl<A: Apply> Consumer<A> {
     /// Creates a consumer. Its offsets are stored under `name`. In Kafka, `name` is the consumer group:
     /// processes with the same name share the partitions.
@@ -124,14 +112,12 @@ impl<A: Apply> Consumer<A> {
     }
 
     /// Applies records and moves the offsets past them in one transaction.
-    async fn apply(&self, records: &[Record], moves: &[OffsetMove]) -> Result<(), BoxError> {
+    async fn apply(&self, records: &[Record], moves: &[offset::Move]) -> Result<(), BoxError> {
         self.handler.before(records).await?;
         let mut tx = self.db.begin().await?;
         self.handler.apply(&mut tx, records).await?;
-        for OffsetMove { topic, partition, from, to } in moves {
-            if !offset::advance(&mut tx, (self.name, topic, *partition), *from, *to).await? {
-                return Err("another process has moved the offset".into());
-            }
+        if !offset::advance(&mut tx, self.name, moves).await? {
+            return Err("another process has moved the offset".into());
         }
         tx.commit().await?;
         self.report_applied(records);

@@ -1,6 +1,7 @@
 //! Stored offset of a consumer, and the errors of a log that does not match it.
 
 use db::{Db, Error, Tx, query};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::Record;
@@ -133,24 +134,34 @@ pub(crate) async fn reset(
     Ok(upsert.execute(tx).await? == 1)
 }
 
-/// Moves the offset in the transaction that applies the records. Returns `false` if another process has
-/// moved it, in which case the caller must roll back.
-pub(crate) async fn advance(
-    tx: &mut Tx,
-    (consumer, topic, partition): (&str, &str, i64),
-    from: Offset,
-    to: Offset,
-) -> Result<bool, Error> {
+/// Move of the offset of one partition.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Move {
+    pub topic: &'static str,
+    pub partition: i64,
+    pub from: Offset,
+    pub to: Offset,
+}
+
+/// Moves the offsets of partitions in the transaction that applies the records. Returns `false` if
+/// another process has moved one of them, in which case the caller must roll back.
+pub(crate) async fn advance(tx: &mut Tx, consumer: &str, moves: &[Move]) -> Result<bool, Error> {
     let update = query(
-        "update consumer_offset set next_offset = $5, last_event_id = $6
-         where consumer = $1 and topic = $2 and partition = $3 and next_offset = $4",
+        "update consumer_offset set next_offset = r.next_offset, last_event_id = r.last_event_id
+         from rows($2: topic text, partition bigint, from_offset bigint, next_offset bigint, \
+                       last_event_id uuid) as r
+         where consumer_offset.consumer = $1 and consumer_offset.topic = r.topic
+             and consumer_offset.partition = r.partition and consumer_offset.next_offset = r.from_offset",
     );
-    let update = update
-        .bind(consumer)
-        .bind(topic)
-        .bind(partition)
-        .bind(from.next)
-        .bind(to.next)
-        .bind(to.last_event_id);
-    Ok(update.execute(tx).await? == 1)
+    let row = |Move { topic, partition, from, to }: &Move| {
+        json!({
+            "topic": topic,
+            "partition": partition,
+            "from_offset": from.next,
+            "next_offset": to.next,
+            "last_event_id": to.last_event_id,
+        })
+    };
+    let rows: Value = moves.iter().map(row).collect();
+    Ok(update.bind(consumer).bind(rows).execute(tx).await? == moves.len() as u64)
 }

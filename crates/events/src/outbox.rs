@@ -5,8 +5,6 @@
 //! key then increase together, and a reader in id order sees the events of a key in the order of their
 //! versions.
 
-use std::fmt::Write;
-
 use db::{Db, Error, Row, Tx, query};
 use serde_json::json;
 use uuid::Uuid;
@@ -74,16 +72,9 @@ fn row(ordinal: usize, event: &Event) -> serde_json::Value {
         "key": event.key,
         "version": event.version,
         "type": event.kind,
-        "payload": hexadecimal(&event.payload),
+        "payload": db::hexadecimal(&event.payload),
         "request_id": event.headers.request_id,
         "traceparent": event.headers.traceparent,
-    })
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string does not fail");
-        text
     })
 }
 
@@ -107,7 +98,8 @@ fn decode(row: &Row) -> Result<PendingEvent, Error> {
     })
 }
 
-/// Deletes these events. The deletion completes even if the caller's future is dropped.
+/// Deletes these events from an outbox on PostgreSQL. The deletion is one statement without a transaction
+/// around it, and completes even if the caller's future is dropped.
 pub(crate) async fn remove(db: &Db, ids: &[i64]) -> Result<(), Error> {
     if ids.is_empty() {
         return Ok(());
@@ -115,10 +107,8 @@ pub(crate) async fn remove(db: &Db, ids: &[i64]) -> Result<(), Error> {
     let rows = serde_json::Value::Array(ids.iter().map(|id| json!({ "id": id })).collect());
     let writer = db.clone();
     db.detach(async move {
-        let mut tx = writer.begin().await?;
         let delete = query("delete from outbox where id in (select r.id from rows($1: id bigint) as r)");
-        delete.bind(rows).execute(&mut tx).await?;
-        tx.commit().await
+        delete.bind(rows).execute(&writer).await.map(drop)
     })
     .await
 }

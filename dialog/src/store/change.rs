@@ -1,11 +1,11 @@
 //! Statements that read the changes after a version. Each result comes from one statement, and so from
 //! one snapshot.
 
-use db::{Db, Error, Executor, Row, query};
+use db::{Db, Error, Row, query};
 use proto::{DialogId, MessageId, TransactionId, UserId};
 use uuid::Uuid;
 
-use super::message;
+use super::{message, set};
 use crate::message::{Message, Status};
 
 /// Current version of a dialog, and messages that changed after a version.
@@ -150,8 +150,48 @@ fn changed_from_row(row: &Row) -> Result<ChangedRow, Error> {
     })
 }
 
-/// Returns the current version of a dialog; 0 if there is no such dialog.
-pub(crate) async fn head(on: impl Into<Executor<'_>>, dialog: DialogId) -> Result<i64, Error> {
-    let row = query("select version from dialog where id = $1").bind(dialog.uuid()).optional(on).await?;
-    row.map_or(Ok(0), |row| row.get("version"))
+/// Current state of messages of a dialog, and participants among some users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Live {
+    pub epoch: i64,
+    /// Current version of the dialog; 0 if there is no such dialog.
+    pub head: i64,
+    /// Requested messages as their authors see them, ordered by version.
+    pub messages: Vec<Message>,
+    /// Current participants among the requested users.
+    pub members: Vec<UserId>,
+}
+
+/// Returns messages of a dialog as their authors see them, and those of `users` that take part.
+pub(crate) async fn live(
+    db: &Db,
+    dialog: DialogId,
+    messages: &[MessageId],
+    users: &[UserId],
+) -> Result<Live, Error> {
+    let select = query(
+        "select e.number as epoch, coalesce(d.version, 0) as head,
+             (select string_agg(cast(p.user_id as text), ',') from rows($3: id uuid) as r
+              join membership p on p.dialog_id = $1 and p.user_id = r.id and not p.has_left) as member_ids,
+             m.*
+         from epoch e left join dialog d on d.id = $1
+         left join (
+             select m.* from rows($2: id uuid) as r join message m on m.id = r.id where m.dialog_id = $1
+         ) as m on true
+         order by m.changed_version",
+    );
+    let select = select.bind(dialog.uuid()).bind(set(messages.iter().map(|id| id.uuid())));
+    let rows = select.bind(set(users.iter().map(|id| id.uuid()))).all(db).await?;
+    let first = rows.first().ok_or(Error::Bug(sqlx::Error::RowNotFound))?;
+    let members: Option<String> = first.get("member_ids")?;
+    let mut found = Live {
+        epoch: first.get("epoch")?,
+        head: first.get("head")?,
+        messages: Vec::new(),
+        members: members.iter().flat_map(|ids| ids.split(',')).filter_map(|id| id.parse().ok()).collect(),
+    };
+    for row in &rows {
+        found.messages.extend(message::from_joined_row(row)?);
+    }
+    Ok(found)
 }

@@ -30,20 +30,6 @@ pub(crate) async fn present(
     rows.iter().map(user_from_row).collect()
 }
 
-/// Returns those of the users that take part in a dialog now.
-pub(crate) async fn present_among(
-    on: impl Into<Executor<'_>>,
-    dialog: DialogId,
-    users: &[UserId],
-) -> Result<BTreeSet<UserId>, Error> {
-    let select = query(
-        "select user_id from membership where dialog_id = $1 and not has_left
-         and user_id in (select id from rows($2: id uuid) as r)",
-    );
-    let rows = select.bind(dialog.uuid()).bind(set(users.iter().map(|id| id.uuid()))).all(on).await?;
-    rows.iter().map(user_from_row).collect()
-}
-
 /// Returns those of the dialogs that a user takes part in now.
 pub(crate) async fn dialogs_among(
     on: impl Into<Executor<'_>>,

@@ -1,6 +1,8 @@
 //! Statements on table `message`. History omits other users' failed messages, `(status <> 'failed' or
 //! author_id = …)`. A failed message that is requested by id is returned to others without its text.
 
+use std::collections::BTreeMap;
+
 use db::{Db, Error, Executor, Row, Tx, query};
 use proto::{DialogId, MessageId, TransactionId, UserId};
 use serde_json::{Value, json};
@@ -9,37 +11,83 @@ use uuid::Uuid;
 use super::set;
 use crate::message::{Message, Status};
 
-/// Values of a new row.
-pub(crate) struct NewRow<'a> {
+/// Author of a new message, to be checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Authorship {
+    /// Id of the new message.
     pub id: MessageId,
     pub dialog_id: DialogId,
-    pub seq: i64,
     pub author_id: UserId,
-    pub text: &'a str,
-    pub transaction_id: TransactionId,
-    /// Version of the dialog at which the message is stored.
-    pub version: i64,
     /// Newest message of the dialog that the author has read.
     pub read_up_to: Option<MessageId>,
 }
 
-/// Inserts a pending message; returns `None` if the author does not take part in the dialog. Its
-/// `read_up_to` is 0 if there is none or it is not in the dialog.
-pub(crate) async fn insert(tx: &mut Tx, new: NewRow<'_>) -> Result<Option<Message>, Error> {
+/// Result of the check of an author who takes part in the dialog.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Author {
+    /// Seq of the newest message that the author has read; 0 if there is none or it is not in the dialog.
+    pub read_up_to: i64,
+    /// Time of the check, in microseconds since the Unix epoch.
+    pub now_us: i64,
+}
+
+/// Returns the authors that take part in their dialogs, by the ids of their new messages. Requires the
+/// locks of the dialogs.
+pub(crate) async fn authors(
+    tx: &mut Tx,
+    new: impl Iterator<Item = Authorship>,
+) -> Result<BTreeMap<MessageId, Author>, Error> {
+    let select = query(
+        "select r.id, (select now_us from clock) as now_us,
+             coalesce((select m.seq from message m
+                       where m.id = r.read_up_to and m.dialog_id = r.dialog_id), 0) as read_up_to
+         from rows($1: id uuid, dialog_id uuid, author_id uuid, read_up_to uuid) as r
+         join membership p on p.dialog_id = r.dialog_id and p.user_id = r.author_id and not p.has_left",
+    );
+    let row = |new: Authorship| {
+        json!({
+            "id": new.id.uuid(),
+            "dialog_id": new.dialog_id.uuid(),
+            "author_id": new.author_id.uuid(),
+            "read_up_to": new.read_up_to.map(MessageId::uuid),
+        })
+    };
+    let rows = select.bind(new.map(row).collect::<Value>()).all(tx).await?;
+    rows.iter()
+        .map(|row| {
+            let author = Author { read_up_to: row.get("read_up_to")?, now_us: row.get("now_us")? };
+            Ok((MessageId::new(row.get("id")?), author))
+        })
+        .collect()
+}
+
+/// Inserts pending messages.
+pub(crate) async fn insert_all(tx: &mut Tx, messages: impl Iterator<Item = &Message>) -> Result<(), Error> {
+    let row = |message: &Message| {
+        json!({
+            "id": message.id.uuid(),
+            "dialog_id": message.dialog_id.uuid(),
+            "seq": message.seq,
+            "author_id": message.author_id.uuid(),
+            "text": message.text,
+            "transaction_id": message.transaction_id.uuid(),
+            "version": message.version,
+            "created_at_us": message.created_at_us,
+            "read_up_to": message.read_up_to,
+        })
+    };
+    let rows: Vec<Value> = messages.map(row).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
     let insert = query(
         "insert into message (id, dialog_id, seq, author_id, text, transaction_id, changed_version,
              created_at_us, read_up_to)
-         select $1, $2, $3, $4, $5, $6, $7, now_us,
-                coalesce((select seq from message where id = $8 and dialog_id = $2), 0)
-         from clock
-         where exists (select 1 from membership where dialog_id = $2 and user_id = $4 and not has_left)
-         returning *",
+         select id, dialog_id, seq, author_id, text, transaction_id, version, created_at_us, read_up_to
+         from rows($1: id uuid, dialog_id uuid, seq bigint, author_id uuid, text text, \
+                       transaction_id uuid, version bigint, created_at_us bigint, read_up_to bigint) as r",
     );
-    let insert =
-        insert.bind(new.id.uuid()).bind(new.dialog_id.uuid()).bind(new.seq).bind(new.author_id.uuid());
-    let insert = insert.bind(new.text).bind(new.transaction_id.uuid()).bind(new.version);
-    let row = insert.bind(new.read_up_to.map(MessageId::uuid)).optional(tx).await?;
-    row.as_ref().map(from_row).transpose()
+    insert.bind(Value::Array(rows)).execute(tx).await.map(drop)
 }
 
 /// Erases the text of a message and marks it as deleted. Returns `None` if it is deleted already, is not
@@ -88,20 +136,6 @@ pub(crate) async fn by_ids(
     let select = select.bind(user.uuid()).bind(set(ids.iter().map(|id| id.uuid())));
     let rows = select.bind(set(transactions.iter().map(|id| id.uuid()))).all(on).await?;
     rows.iter().map(|row| Ok(from_row(row)?.seen_by(user))).collect()
-}
-
-/// Returns messages of a dialog by id, as their authors see them, ordered by version.
-pub(crate) async fn of_dialog(
-    on: impl Into<Executor<'_>>,
-    dialog: DialogId,
-    ids: &[MessageId],
-) -> Result<Vec<Message>, Error> {
-    let select = query(
-        "select m.* from message m where m.dialog_id = $1 and m.id in (select id from rows($2: id uuid) as r)
-         order by m.changed_version",
-    );
-    let rows = select.bind(dialog.uuid()).bind(set(ids.iter().map(|id| id.uuid()))).all(on).await?;
-    rows.iter().map(from_row).collect()
 }
 
 /// Returns at most `limit` visible messages after a seq, oldest first.

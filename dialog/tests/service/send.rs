@@ -1,7 +1,8 @@
 //! Sending messages.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::future::join_all;
 use proto::{
     DialogId, MessageId,
     dialog::{ChangesSinceRequest, ReadTargetRequest, SendRequest, Status, change::Row},
@@ -12,7 +13,7 @@ use tonic::Code;
 
 use crate::{
     fixture::{code, fixtures},
-    store::{client_keys, event_names, outbox},
+    store::{begin_leave, client_keys, event_names, outbox, refuse_text},
 };
 
 #[tokio::test]
@@ -124,6 +125,106 @@ async fn line_ends_become_line_feeds_before_the_limit_and_the_comparison_of_a_cl
         let longest = a.send(&dialog.id, &"a\r\n".repeat(2_000)).await;
         assert_eq!(longest.text, "a\n".repeat(2_000));
         assert_eq!(b.history(&dialog.id).await, [sent, stored, longest]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn refused_sends_between_others_leave_no_gap_and_no_client_key() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let stranger = fixture.user();
+        let dialog = a.direct(&b).await.id;
+        let other = a.direct(&stranger).await;
+        let foreign = a.send(&other.id, "elsewhere").await;
+        let events = event_names(&fixture.db).await.len();
+        let sends = (0..60).map(|index| {
+            let (user, dialog_id, key, read_up_to) = match index % 6 {
+                0 => (&stranger, dialog.clone(), Some(format!("stranger {index}")), None),
+                1 => (&a, DialogId::now().bytes(), Some(format!("absent {index}")), None),
+                2 => (&b, dialog.clone(), Some(format!("foreign {index}")), Some(foreign.id.clone())),
+                3 => (&a, dialog.clone(), None, None),
+                // Each key twice.
+                _ => (&b, dialog.clone(), Some(format!("key {}", index / 12)), None),
+            };
+            let mut client = user.client();
+            let send = SendRequest { dialog_id, text: "text".to_owned(), client_key: key, read_up_to };
+            tokio::spawn(async move { client.send(send).await.map(tonic::Response::into_inner) })
+        });
+        let results: Vec<_> = join_all(sends).await.into_iter().map(Result::unwrap).collect();
+        let mut stored = BTreeMap::new();
+        for (index, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(message) => drop(stored.insert(message.seq, message)),
+                Err(status) => assert_eq!((index % 6 < 3, status.code()), (true, Code::NotFound), "{status}"),
+            }
+        }
+        assert_eq!(
+            stored.keys().copied().collect::<Vec<_>>(),
+            (1..=15).collect::<Vec<_>>(),
+            "{}",
+            fixture.name
+        );
+        assert_eq!(client_keys(&fixture.db).await, 5, "refused sends keep no key");
+        assert_eq!(event_names(&fixture.db).await.len(), events + 15);
+        assert_eq!(a.history(&dialog).await, stored.into_values().collect::<Vec<_>>());
+        let versions: Vec<_> = outbox(&fixture.db, topic::DIALOG).await;
+        let of_dialog = DialogId::parse(&dialog).unwrap().to_string();
+        let versions: Vec<_> =
+            versions.iter().filter(|event| event.key == of_dialog).map(|event| event.version).collect();
+        assert_eq!(versions, (1..=18).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_row_that_the_database_refuses_fails_only_its_own_send() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let dialog = a.direct(&b).await.id;
+        refuse_text(&fixture.db).await;
+        let sends = (0..30).map(|index| {
+            let a = a.clone();
+            let dialog = dialog.clone();
+            let text = if index % 10 == 5 { "refused" } else { "text" };
+            tokio::spawn(async move { a.try_send(&dialog, text, Some(&format!("{index}"))).await })
+        });
+        let results: Vec<_> = join_all(sends).await.into_iter().map(Result::unwrap).collect();
+        for (index, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(_) => assert_ne!(index % 10, 5),
+                Err(status) => assert_eq!((index % 10, status.code()), (5, Code::Internal)),
+            }
+        }
+        let seqs: Vec<_> = b.history(&dialog).await.iter().map(|message| message.seq).collect();
+        assert_eq!(seqs, (1..=27).collect::<Vec<_>>(), "{}", fixture.name);
+        assert_eq!(client_keys(&fixture.db).await, 27);
+    }
+}
+
+/// The transaction of the leave ends after the send has begun, so the send must wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_send_that_waits_for_a_leave_is_refused_and_spends_no_version() {
+    for fixture in fixtures().await {
+        let users: Vec<_> = (0..3).map(|_| fixture.user()).collect();
+        let group = users[0].group(&users[1..].iter().collect::<Vec<_>>()).await.id;
+        let leave = begin_leave(&fixture.db, &group, users[0].id).await;
+        let sends: Vec<_> = users
+            .iter()
+            .map(|user| {
+                let user = user.clone();
+                let group = group.clone();
+                tokio::spawn(async move { user.try_send(&group, "text", Some("key")).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        leave.commit().await.unwrap();
+        let results: Vec<_> = join_all(sends).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(results[0].as_ref().unwrap_err().code(), Code::NotFound, "{}", fixture.name);
+        let mut versions: Vec<_> =
+            results[1..].iter().map(|result| result.as_ref().unwrap().version).collect();
+        versions.sort_unstable();
+        assert_eq!(versions, [6, 7], "after the creation, three joins and the leave");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Direct access to the database: reads the outbox, and creates states that the API cannot create.
 
-use db::{Db, Dialect, query};
-use proto::{events::event::Kind, topic};
+use db::{Db, Dialect, Tx, query};
+use proto::{DialogId, UserId, events::event::Kind, topic};
 
 /// Event in the outbox.
 #[derive(Debug, Clone)]
@@ -79,4 +79,33 @@ pub async fn client_keys(db: &Db) -> i64 {
     let count =
         query("select (select count(*) from message_key) + (select count(*) from dialog_key) as keys");
     count.one(db).await.unwrap().get("keys").unwrap()
+}
+
+/// Adds a rule to the database that refuses messages with the text "refused".
+pub async fn refuse_text(db: &Db) {
+    let mut tx = db.begin().await.unwrap();
+    let create = match tx.dialect() {
+        Dialect::Sqlite => {
+            "create trigger refused_text before insert on message
+             when new.text = 'refused' begin select raise(abort, 'refused'); end"
+        }
+        Dialect::Postgres => {
+            "alter table message add constraint message_refused_text check (text <> 'refused')"
+        }
+    };
+    query(create).execute(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Begins a transaction in which a user leaves a dialog, as `Leave` does, without the event.
+pub async fn begin_leave(db: &Db, dialog: &[u8], user: UserId) -> Tx {
+    let dialog = DialogId::parse(dialog).unwrap().uuid();
+    let mut tx = db.begin().await.unwrap();
+    let update = query("update dialog set version = version + 1 where id = $1 returning version");
+    let version: i64 = update.bind(dialog).one(&mut tx).await.unwrap().get("version").unwrap();
+    let update = query(
+        "update membership set has_left = true, changed_version = $3 where dialog_id = $1 and user_id = $2",
+    );
+    update.bind(dialog).bind(user.uuid()).bind(version).execute(&mut tx).await.unwrap();
+    tx
 }

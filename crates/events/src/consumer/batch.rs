@@ -1,7 +1,7 @@
 //! Batch of a Kafka consumer: records of one or more partitions, applied in one transaction that also
 //! moves the offsets of those partitions.
 
-use super::{Apply, BoxError, Consumer, OffsetMove};
+use super::{Apply, BoxError, Consumer};
 use crate::{
     Record,
     kafka::TopicPartition,
@@ -40,10 +40,10 @@ impl Batch {
     /// Applies the records and moves the offsets in one transaction. If the batch is in doubt, compares
     /// the stored offsets first, because only the database knows whether a failed commit took effect.
     pub(super) async fn apply<A: Apply>(&self, consumer: &Consumer<A>) -> Result<(), Failure> {
-        let moves: Vec<OffsetMove> = self
+        let moves: Vec<offset::Move> = self
             .slices
             .iter()
-            .map(|slice| OffsetMove {
+            .map(|slice| offset::Move {
                 topic: slice.partition.topic,
                 partition: i64::from(slice.partition.number),
                 from: slice.from,
@@ -51,7 +51,7 @@ impl Batch {
             })
             .collect();
         if self.in_doubt {
-            for OffsetMove { topic, partition, from, to } in &moves {
+            for offset::Move { topic, partition, from, to } in &moves {
                 let stored = offset::load(&consumer.db, consumer.name, topic, *partition).await;
                 match stored.map_err(|error| Failure::Error(error.into()))? {
                     Some(stored) if stored == *to => return Ok(()),

@@ -4,7 +4,7 @@ use resilience::Backoff;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Apply, BATCH_MAX, BoxError, Consumer, Loss, LossKind, OffsetMove,
+    Apply, BATCH_MAX, BoxError, Consumer, Loss, LossKind,
     recovery::{Losses, offset_after},
     set_lag,
 };
@@ -72,7 +72,7 @@ async fn apply_next<A: Apply>(
         let records = log.read(topic, offset.next, i64::try_from(BATCH_MAX)?).await?;
         let Some(last) = records.last() else { continue };
         let to = Offset::after(last);
-        consumer.apply(&records, &[OffsetMove { topic, partition: 0, from: *offset, to }]).await?;
+        consumer.apply(&records, &[offset::Move { topic, partition: 0, from: *offset, to }]).await?;
         *offset = to;
         applied += records.len();
         // An incomplete batch reaches the end of the topic, so its watermarks need not be read.

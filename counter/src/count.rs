@@ -26,6 +26,15 @@ pub(crate) struct Handler {
 }
 
 impl Apply for Handler {
+    /// These events change no count.
+    fn is_patient(&self, record: &Record) -> bool {
+        let kind = record.kind.as_str();
+        matches!(
+            kind,
+            "MessageCommitted" | "DialogRenamed" | "UserLoggedIn" | "UserRenamed" | "SessionRevoked"
+        )
+    }
+
     #[tracing::instrument(name = "counter.count", skip_all, fields(records = records.len()))]
     async fn apply(&self, tx: &mut Tx, records: &[Record]) -> Result<(), BoxError> {
         let mut dead_letters = Vec::new();

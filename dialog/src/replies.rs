@@ -27,6 +27,11 @@ pub(crate) const CONSUMER: &str = "dialog";
 pub(crate) struct ReplyHandler;
 
 impl Apply for ReplyHandler {
+    /// Read pointers do not concern dialogs.
+    fn is_patient(&self, record: &Record) -> bool {
+        record.kind == "ReadMarked"
+    }
+
     async fn apply(&self, tx: &mut Tx, records: &[Record]) -> Result<(), BoxError> {
         let mut sources = Vec::new();
         let mut replies = Vec::new();

@@ -27,11 +27,21 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Maximum number of records per transaction.
 const BATCH_MAX: usize = 500;
+/// Time that patient records wait for others.
+const PATIENCE: Duration = Duration::from_millis(250);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// Handler of a consumer.
 pub trait Apply: Send + Sync + 'static {
+    /// Returns true if nobody waits for the effect of a record, such as one that only moves a version. It
+    /// is then applied with the records that follow, after at most [`PATIENCE`], because a transaction
+    /// costs the same for one record as for many.
+    fn is_patient(&self, record: &Record) -> bool {
+        let _ = record;
+        false
+    }
+
     /// Processes the records before the transaction starts, for effects outside the database that should
     /// not keep a transaction open. Runs again with the same records if it or the transaction fails.
     ///

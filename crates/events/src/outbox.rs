@@ -5,7 +5,7 @@
 //! key then increase together, and a reader in id order sees the events of a key in the order of their
 //! versions.
 
-use db::{Db, Error, Row, Tx, query};
+use db::{Db, Dialect, Error, Row, Tx, query};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -78,8 +78,45 @@ fn row(ordinal: usize, event: &Event) -> serde_json::Value {
     })
 }
 
-/// Loads the pending events with the lowest ids.
-pub(crate) async fn pending(db: &Db, limit: i64) -> Result<Vec<PendingEvent>, Error> {
+/// Deletes published events from an outbox and loads the pending events with the lowest ids: on
+/// PostgreSQL, where a relay works, in one statement. The deletion completes even if the caller's future
+/// is dropped.
+pub(crate) async fn replace(db: &Db, published: &[i64], limit: i64) -> Result<Vec<PendingEvent>, Error> {
+    if published.is_empty() {
+        return pending(db, limit).await;
+    }
+    let rows = serde_json::Value::Array(published.iter().map(|id| json!({ "id": id })).collect());
+    let writer = db.clone();
+    match db.dialect() {
+        Dialect::Sqlite => {
+            let delete = async move {
+                let mut tx = writer.begin().await?;
+                let delete =
+                    query("delete from outbox where id in (select r.id from rows($1: id bigint) as r)");
+                delete.bind(rows).execute(&mut tx).await?;
+                tx.commit().await
+            };
+            db.detach(delete).await?;
+            pending(db, limit).await
+        }
+        Dialect::Postgres => {
+            let replace = async move {
+                // Both parts see the outbox as it is before the deletion.
+                let statement = query(
+                    "with deleted as (
+                         delete from outbox where id in (select r.id from rows($1: id bigint) as r)
+                     )
+                     select * from outbox where id not in (select r.id from rows($1: id bigint) as r)
+                     order by id limit $2",
+                );
+                statement.bind(rows).bind(limit).all(&writer).await
+            };
+            db.detach(replace).await?.iter().map(decode).collect()
+        }
+    }
+}
+
+async fn pending(db: &Db, limit: i64) -> Result<Vec<PendingEvent>, Error> {
     let rows = query("select * from outbox order by id limit $1").bind(limit).all(db).await?;
     rows.iter().map(decode).collect()
 }
@@ -96,21 +133,6 @@ fn decode(row: &Row) -> Result<PendingEvent, Error> {
         headers: Headers { request_id: row.get("request_id")?, traceparent: row.get("traceparent")? },
         created_at_us: row.get("created_at_us")?,
     })
-}
-
-/// Deletes these events from an outbox on PostgreSQL. The deletion is one statement without a transaction
-/// around it, and completes even if the caller's future is dropped.
-pub(crate) async fn remove(db: &Db, ids: &[i64]) -> Result<(), Error> {
-    if ids.is_empty() {
-        return Ok(());
-    }
-    let rows = serde_json::Value::Array(ids.iter().map(|id| json!({ "id": id })).collect());
-    let writer = db.clone();
-    db.detach(async move {
-        let delete = query("delete from outbox where id in (select r.id from rows($1: id bigint) as r)");
-        delete.bind(rows).execute(&writer).await.map(drop)
-    })
-    .await
 }
 
 /// Pending events of an outbox.

@@ -128,12 +128,17 @@ impl Relay {
     ) -> Result<(), TermError> {
         let mut commits = self.db.commits();
         let mut poll = Backoff::new(POLL_MIN, POLL_MAX);
-        while !shutdown.is_cancelled() {
+        let mut published = Vec::new();
+        while !shutdown.is_cancelled() || !published.is_empty() {
             commits.mark_unchanged();
+            let pending = outbox::replace(&self.db, &published, BATCH_MAX).await?;
+            published.clear();
+            if shutdown.is_cancelled() {
+                break;
+            }
             if lease.renewal_due_in().is_zero() && !lease.renew(&self.db).await? {
                 return Err(TermError::LeaseLost);
             }
-            let pending = outbox::pending(&self.db, BATCH_MAX).await?;
             if pending.is_empty() {
                 let delay = poll.next_delay();
                 tokio::select! {
@@ -143,21 +148,22 @@ impl Relay {
                 }
                 continue;
             }
-            self.publish(producer, lease, &pending, shutdown).await?;
+            published = self.publish(producer, lease, &pending, shutdown).await?;
             poll.reset();
             backoff.reset();
         }
         Ok(())
     }
 
-    /// Sends events in order, waits for the acknowledgements, and deletes the acknowledged events.
+    /// Sends events in order and waits for the acknowledgements. Returns the ids of the events that the
+    /// broker has acknowledged; if it has not accepted all of them, deletes these and fails.
     async fn publish(
         &self,
         producer: &FutureProducer<Context>,
         lease: &mut Lease,
         pending: &[PendingEvent],
         shutdown: &CancellationToken,
-    ) -> Result<(), TermError> {
+    ) -> Result<Vec<i64>, TermError> {
         if !lease.is_held() {
             return Err(TermError::LeaseLost);
         }
@@ -176,7 +182,7 @@ impl Relay {
         let outcomes = tokio::select! {
             outcomes = join_all(deliveries) => outcomes,
             () = lease.hold(&self.db) => return Err(TermError::LeaseLost),
-            () = shutdown_timeout(shutdown) => return Ok(()),
+            () = shutdown_timeout(shutdown) => return Ok(Vec::new()),
         };
         let mut acknowledged = Vec::with_capacity(outcomes.len());
         for outcome in outcomes {
@@ -185,9 +191,14 @@ impl Relay {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        outbox::remove(&self.db, &acknowledged).await?;
         metrics::counter!("outbox_relayed_total", "outbox" => self.name).increment(acknowledged.len() as u64);
-        failure.map_or(Ok(()), |error| Err(TermError::Delivery(error)))
+        match failure {
+            None => Ok(acknowledged),
+            Some(error) => {
+                outbox::replace(&self.db, &acknowledged, 0).await?;
+                Err(TermError::Delivery(error))
+            }
+        }
     }
 
     /// Sets the metrics of the backlog at regular intervals. Does not return.

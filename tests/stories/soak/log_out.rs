@@ -21,6 +21,9 @@ const CHANGE_PASSWORD: &str = "mutation($old: String!, $new: String!) {
     changePassword(old: $old, new: $new) { expiresAt } }";
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
+const REGISTRATIONS_MAX: usize = 5;
+const REGISTRATION_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Figures of all log-outs of a run.
 #[derive(Debug, Default)]
 pub struct LogOuts {
@@ -39,12 +42,7 @@ impl LogOuts {
         self.number += 1;
         let answering =
             if self.number.is_multiple_of(2) { endpoint.clone() } else { endpoint.second_gateway() };
-        let login = format!("leaver{}", self.number);
-        let registered = {
-            let answering = answering.clone();
-            tokio::spawn(async move { Caller::register(&answering, &login).await }).await
-        };
-        let Ok(caller) = registered else {
+        let Some(caller) = self.register(&answering).await else {
             findings.add(Rule::Refused, format!("registration {} failed", self.number));
             return;
         };
@@ -68,6 +66,21 @@ impl LogOuts {
             findings.add(Rule::AcceptedAfterLogOut, format!("{document}: by the gateway that answered it"));
         }
         self.wait_until_refused(&other, ended, document, findings).await;
+    }
+
+    /// Registers a user. Repeats the call with another login while it is refused, as it may be by a busy
+    /// machine: passwords are expensive.
+    async fn register(&self, answering: &Endpoint) -> Option<Caller> {
+        for attempt in 0..REGISTRATIONS_MAX {
+            let login = format!("leaver{}.{attempt}", self.number);
+            let answering = answering.clone();
+            let registered = tokio::spawn(async move { Caller::register(&answering, &login).await });
+            if let Ok(caller) = registered.await {
+                return Some(caller);
+            }
+            tokio::time::sleep(REGISTRATION_INTERVAL).await;
+        }
+        None
     }
 
     /// A token is accepted too long if a query that was sent after the time is answered.

@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Apply, BACKOFF_MIN, BATCH_MAX, BoxError, Consumer, Duration,
+    Apply, BACKOFF_MIN, BATCH_MAX, BoxError, Consumer, Duration, PATIENCE,
     batch::{Batch, Failure, PartitionSlice},
     partition::Partition,
     set_lag,
@@ -52,11 +52,13 @@ struct Session<'a, A> {
     assignment_pending: bool,
     /// The next batch is a retry if one is due, so that retries and new records alternate.
     retry_next: bool,
+    /// Time at which the buffered records are applied at the latest; `None` if there are none.
+    due_at: Option<Instant>,
 }
 
 /// Result of a task.
 enum Completion {
-    Resolved(Result<Vec<(TopicPartition, Start)>, Stopped>),
+    Resolved(Result<Result<Vec<(TopicPartition, Start)>, Stopped>, BoxError>),
     Applied(Batch, Result<(), Failure>),
 }
 
@@ -91,6 +93,7 @@ pub(super) async fn session<A: Apply>(
         applying: false,
         assignment_pending: false,
         retry_next: false,
+        due_at: None,
     };
     let result = session.run(shutdown, backoff).await;
     session.finish().await;
@@ -105,18 +108,18 @@ impl<A: Apply> Session<'_, A> {
     async fn run(&mut self, shutdown: &CancellationToken, backoff: &mut Backoff) -> Result<(), SessionError> {
         loop {
             self.start_batch();
-            let retry_at = if self.applying { None } else { self.retry_at() };
-            let retry_due = tokio::time::sleep_until(retry_at.unwrap_or_else(Instant::now));
+            let next_at = if self.applying { None } else { self.next_batch_at() };
+            let next_due = tokio::time::sleep_until(next_at.unwrap_or_else(Instant::now));
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 Some(event) = self.group_events.recv() => self.handle(event),
                 Some(completion) = self.tasks.next() => match completion {
-                    Completion::Resolved(starts) => self.assign(starts.map_err(SessionError::Stopped)?)?,
+                    Completion::Resolved(starts) => self.assign(starts?.map_err(SessionError::Stopped)?)?,
                     Completion::Applied(batch, result) => self.finish_batch(batch, result, backoff)?,
                 },
                 // Polling continues while a batch is applied: `max.poll.interval.ms` is 60 s.
                 results = read(&self.client, self.consumer.topics) => self.receive(results)?,
-                () = retry_due, if retry_at.is_some() => {}
+                () = next_due, if next_at.is_some() => {}
             }
         }
     }
@@ -195,6 +198,9 @@ impl<A: Apply> Session<'_, A> {
                 continue;
             };
             let next = partition.offset.next;
+            let patience = if self.consumer.handler.is_patient(&record) { PATIENCE } else { Duration::ZERO };
+            let due_at = Instant::now() + patience;
+            self.due_at = Some(self.due_at.map_or(due_at, |earlier| earlier.min(due_at)));
             if let Err(reason) = partition.push(record) {
                 let consumer = self.consumer.name;
                 let partition = i64::from(number);
@@ -248,13 +254,10 @@ impl<A: Apply> Session<'_, A> {
         Ok(())
     }
 
-    /// Returns the time of the next retry.
-    fn retry_at(&self) -> Option<Instant> {
-        self.partitions
-            .values()
-            .filter(|partition| !partition.is_empty())
-            .filter_map(Partition::retry_at)
-            .min()
+    /// Returns the time of the next batch: of the next retry, or of records that wait for others.
+    fn next_batch_at(&self) -> Option<Instant> {
+        let buffered = self.partitions.values().filter(|partition| !partition.is_empty());
+        buffered.filter_map(|partition| partition.retry_at().or(self.due_at)).min()
     }
 
     /// Starts the next batch unless one is running: all partitions without a failure together, or one
@@ -266,8 +269,9 @@ impl<A: Apply> Session<'_, A> {
         }
         let now = Instant::now();
         let buffered = || self.partitions.iter().filter(|(_, partition)| !partition.is_empty());
-        let healthy: Vec<TopicPartition> =
-            buffered().filter(|(_, buffer)| !buffer.is_in_doubt()).map(|(partition, _)| *partition).collect();
+        let is_due = self.due_at.is_some_and(|due_at| due_at <= now);
+        let healthy = buffered().filter(|(_, buffer)| is_due && !buffer.is_in_doubt());
+        let healthy: Vec<TopicPartition> = healthy.map(|(partition, _)| *partition).collect();
         let retries = buffered().filter_map(|(partition, buffer)| Some((buffer.retry_at()?, *partition)));
         let due = retries.filter(|(retry_at, _)| *retry_at <= now).min().map(|(_, partition)| partition);
         let (partitions, in_doubt) = match due {
@@ -279,6 +283,8 @@ impl<A: Apply> Session<'_, A> {
         self.applying = true;
         let consumer = self.consumer;
         let batch = self.take_batch(&partitions, in_doubt);
+        let has_more = self.partitions.values().any(|partition| !partition.is_empty());
+        self.due_at = self.due_at.filter(|_| has_more);
         self.tasks.push(async move { apply(consumer, batch).await }.boxed());
     }
 

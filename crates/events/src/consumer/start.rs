@@ -8,7 +8,7 @@ use rdkafka::{
     Offset as KafkaOffset, TopicPartitionList,
     consumer::{CommitMode, Consumer as _, StreamConsumer},
 };
-use tokio::time::sleep;
+use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
 use super::{
@@ -20,6 +20,9 @@ use crate::{
     kafka::{REQUEST_TIMEOUT, TopicPartition, blocking, client::Context},
     offset::{self, Offset},
 };
+
+/// Time for which start offsets are asked for with one client.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Start of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,24 +70,36 @@ fn start(
     Ok((Start { offset, read_from, expected }, Losses { losses, is_new }))
 }
 
-/// Determines the start of each partition. Retries with backoff until the database and Kafka answer.
+/// Determines the start of each partition. Retries with backoff while the database or Kafka does not
+/// answer.
+///
+/// # Errors
+/// The last error after [`RESOLVE_TIMEOUT`]. The session must then begin again with a new client:
+/// librdkafka keeps what a broker that is starting says about a topic, and asks again only after minutes.
 pub(super) async fn resolve<A: Apply>(
     consumer: &Consumer<A>,
     client: Arc<StreamConsumer<Context>>,
     partitions: Vec<TopicPartition>,
-) -> Result<Vec<(TopicPartition, Start)>, Stopped> {
+) -> Result<Result<Vec<(TopicPartition, Start)>, Stopped>, BoxError> {
+    retry(consumer.name, || try_resolve(consumer, &client, &partitions)).await
+}
+
+async fn retry<T, F: Future<Output = Result<T, BoxError>>>(
+    consumer: &str,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, BoxError> {
     let mut backoff = new_backoff();
+    let deadline = Instant::now() + RESOLVE_TIMEOUT;
     loop {
-        match try_resolve(consumer, &client, &partitions).await {
-            Ok(resolved) => return resolved,
-            Err(error) => {
-                let delay = backoff.next_delay();
-                let consumer = consumer.name;
-                let retry_in_ms = delay.as_millis();
-                tracing::error!(consumer, %error, retry_in_ms, "cannot load the start offsets");
-                sleep(delay).await;
-            }
-        }
+        let error = match attempt().await {
+            Ok(resolved) => return Ok(resolved),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(error) => error,
+        };
+        let delay = backoff.next_delay();
+        let retry_in_ms = delay.as_millis();
+        tracing::error!(consumer, %error, retry_in_ms, "cannot load the start offsets");
+        sleep(delay).await;
     }
 }
 
@@ -163,6 +178,19 @@ fn fetch_offsets(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn start_offsets_are_asked_for_until_they_are_found_or_the_client_is_given_up() {
+        let start = Instant::now();
+        let found = retry("test", || async {
+            if start.elapsed() < Duration::from_secs(9) { Err("not yet".into()) } else { Ok(7) }
+        });
+        assert_eq!(found.await.unwrap(), 7);
+        let start = Instant::now();
+        let given_up = retry("test", || async { Err::<(), BoxError>("never".into()) }).await;
+        assert_eq!(given_up.unwrap_err().to_string(), "never");
+        assert!((RESOLVE_TIMEOUT..RESOLVE_TIMEOUT * 2).contains(&start.elapsed()));
+    }
 
     #[test]
     fn the_stored_offset_is_the_start_if_it_matches_the_log() {

@@ -52,8 +52,7 @@ impl Kafka {
 
 impl Tail {
     async fn start(kafka: &Kafka, topics: &[&'static str]) -> Result<Self, Error> {
-        let client = settings::tail(kafka.config()).create_with_context(Context::new("tail"))?;
-        let client: KafkaClient<StreamConsumer<Context>> = KafkaClient::new(client);
+        let client = new_client(kafka)?;
         let mut next = BTreeMap::new();
         for topic in topics {
             for number in 0..kafka.partition_count(topic).await? {
@@ -77,8 +76,13 @@ impl Tail {
     /// Waits for the next records. Cancel-safe: no record is lost.
     pub(crate) async fn next(&mut self) -> Result<TailBatch, Error> {
         loop {
-            if self.needs_realign {
-                self.realign().await?;
+            if self.needs_realign
+                && let Err(error) = self.realign().await
+            {
+                // librdkafka keeps what a broker that is starting says about a topic, and asks again only
+                // after minutes. A new client asks at once.
+                self.client = new_client(&self.kafka)?;
+                return Err(error);
             }
             if std::mem::take(&mut self.skipped) {
                 return Ok(TailBatch { skipped: true, records: Vec::new() });
@@ -182,6 +186,11 @@ impl Tail {
         self.needs_realign = false;
         Ok(())
     }
+}
+
+fn new_client(kafka: &Kafka) -> Result<KafkaClient<StreamConsumer<Context>>, Error> {
+    let client = settings::tail(kafka.config()).create_with_context(Context::new("tail"))?;
+    Ok(KafkaClient::new(client))
 }
 
 /// Waits for the next record. Cancel-safe: no record is lost.

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use access::{Claims, KeySet, ServiceToken, SigningKeys};
+use access::{Claims, Guard, KeySet, ServiceToken, SigningKeys};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::{Rng, rngs::SmallRng};
 use tokio::runtime::{Builder, Runtime};
@@ -15,7 +15,7 @@ const NOW_S: i64 = 1_800_000_000;
 /// Verifier with a valid token.
 pub struct Tokens {
     token: String,
-    keys: KeySet,
+    guard: Guard,
     service: ServiceToken,
     runtime: Runtime,
 }
@@ -33,11 +33,12 @@ impl Tokens {
         let runtime =
             Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let keys = KeySet::new(move || std::future::ready(Ok::<_, Infallible>(jwks.clone())));
-        Self { token, keys, service: ServiceToken::generate(), runtime }
+        let service = ServiceToken::generate();
+        Self { token, guard: Guard::new(keys, service.clone(), "tidings"), service, runtime }
     }
 
     fn accepts(&self, token: &str) -> bool {
-        self.runtime.block_on(self.keys.verify(token, "tidings", NOW_S)).is_ok()
+        self.runtime.block_on(self.guard.verify(token, NOW_S)).is_ok()
     }
 
     /// Mutates the token as text, or one of its parts below the base64 encoding.

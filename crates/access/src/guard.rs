@@ -1,32 +1,47 @@
 //! Authentication of gRPC requests: turns the metadata into the caller. A user authenticates with an
 //! access token, another service with the service token; neither is accepted in place of the other.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use tonic::{Status, metadata::MetadataMap};
 
-use crate::{Caller, KeySet, Rejection, ServiceToken, bearer_token};
+use crate::{Caller, KeySet, Rejection, ServiceToken, bearer_token, verified_tokens::VerifiedTokens};
 
-/// Verifies access tokens and the service token. Cheap to clone.
+/// Verifies access tokens and the service token. Cheap to clone; clones share the verified tokens.
 #[derive(Clone, Debug)]
-pub struct Guard {
+pub struct Guard(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     keys: KeySet,
     service_token: ServiceToken,
     issuer: String,
+    verified: VerifiedTokens,
 }
 
 impl Guard {
     /// Creates a guard that accepts access tokens of this issuer.
     pub fn new(keys: KeySet, service_token: ServiceToken, issuer: impl Into<String>) -> Self {
-        Self { keys, service_token, issuer: issuer.into() }
+        let verified = VerifiedTokens::default();
+        Self(Arc::new(Shared { keys, service_token, issuer: issuer.into(), verified }))
     }
 
-    /// Verifies an access token at `now_s` (seconds since the Unix epoch) and returns its caller.
+    /// Verifies an access token at `now_s` (seconds since the Unix epoch) and returns its caller. The
+    /// signature of a token is verified once, and again when the keys have changed.
     ///
     /// # Errors
     /// Every [`Rejection`] except [`Rejection::Missing`].
     pub async fn verify(&self, token: &str, now_s: i64) -> Result<Caller, Rejection> {
-        self.keys.verify(token, &self.issuer, now_s).await
+        let Shared { keys, issuer, verified, .. } = &*self.0;
+        if let Some(caller) = verified.find(token, keys.revision(), now_s) {
+            return Ok(caller);
+        }
+        let new = keys.verify(token, issuer, now_s).await?;
+        verified.insert(token, new);
+        Ok(new.caller)
     }
 
     /// Authenticates the user who sends a request.
@@ -46,7 +61,7 @@ impl Guard {
     /// form of an access token.
     pub fn service(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let token = token_of(metadata)?;
-        if self.service_token.matches(token) {
+        if self.0.service_token.matches(token) {
             return Ok(());
         }
         // A dot tells an access token from a service token: base64url text contains none.
@@ -76,11 +91,12 @@ fn now_s() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
     use tonic::Code;
     use uuid::Uuid;
 
     use super::*;
-    use crate::{Claims, SigningKeys};
+    use crate::{BoxError, Claims, SigningKeys};
 
     struct Fixture {
         guard: Guard,
@@ -91,7 +107,10 @@ mod tests {
 
     impl Fixture {
         fn new() -> Self {
-            let keys = SigningKeys::generate();
+            Self::with_keys(SigningKeys::generate())
+        }
+
+        fn with_keys(keys: SigningKeys) -> Self {
             let token = ServiceToken::generate();
             let set = KeySet::of(&keys);
             let claims = Claims::new("issuer", Uuid::new_v4(), Uuid::new_v4(), now_s(), 300);
@@ -155,5 +174,101 @@ mod tests {
         let guard = Guard::new(unavailable, ServiceToken::generate(), "issuer");
         let status = guard.caller(&metadata(&fixture.user_header())).await.expect_err("rejected");
         assert_eq!(status.code(), Code::Unavailable);
+    }
+
+    /// A guard over a key set that can be replaced, and whose use always starts a fetch.
+    fn rotating() -> (Guard, SigningKeys, Arc<Mutex<String>>) {
+        let keys = SigningKeys::generate();
+        let jwks = Arc::new(Mutex::new(keys.jwks()));
+        let published = jwks.clone();
+        let set = KeySet::always_stale(move || std::future::ready(Ok::<_, BoxError>(jwks.lock().clone())));
+        (Guard::new(set, ServiceToken::generate(), "issuer"), keys, published)
+    }
+
+    async fn rejected_in_time(guard: &Guard, token: &str) -> Rejection {
+        let rejected = async {
+            loop {
+                match guard.verify(token, now_s()).await {
+                    Ok(_) => tokio::task::yield_now().await,
+                    Err(rejection) => return rejection,
+                }
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), rejected).await.expect("rejected")
+    }
+
+    #[tokio::test]
+    async fn a_verified_token_is_rejected_as_soon_as_its_key_is_withdrawn() {
+        let (guard, keys, published) = rotating();
+        let claims = Claims::new("issuer", Uuid::new_v4(), Uuid::new_v4(), now_s(), 300);
+        let token = keys.sign(&claims);
+        for _ in 0..10 {
+            assert!(guard.verify(&token, now_s()).await.is_ok());
+        }
+        let other = SigningKeys::generate();
+        *published.lock() = other.jwks();
+        assert_eq!(rejected_in_time(&guard, &token).await, Rejection::Invalid);
+        assert!(guard.verify(&other.sign(&claims), now_s()).await.is_ok());
+        assert_eq!(guard.verify(&token, now_s()).await, Err(Rejection::Invalid), "it stays rejected");
+    }
+
+    #[tokio::test]
+    async fn a_verified_token_is_valid_for_as_long_as_one_that_is_verified_again() {
+        let fixture = Fixture::new();
+        let nbf = fixture.claims.iat + 30;
+        let claims = Claims { nbf: Some(nbf), ..fixture.claims.clone() };
+        let token = fixture.keys.sign(&claims);
+        let caller = fixture.guard.verify(&token, now_s()).await.expect("valid");
+        for at_s in [nbf - 61, nbf - 60, claims.exp - 1, claims.exp, claims.exp + 1_000, i64::MAX, i64::MIN] {
+            let fresh = Fixture::with_keys(fixture.keys.clone());
+            let expected = fresh.guard.verify(&token, at_s).await;
+            assert_eq!(fixture.guard.verify(&token, at_s).await, expected, "{}", at_s - nbf);
+            assert!(expected.is_err() || expected == Ok(caller));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_differs_from_a_verified_one_is_rejected() {
+        let fixture = Fixture::new();
+        let token = fixture.keys.sign(&fixture.claims);
+        assert!(fixture.guard.verify(&token, now_s()).await.is_ok());
+        for (at, old) in token.char_indices().filter(|(_, old)| *old != '.') {
+            let mut bytes = token.clone().into_bytes();
+            bytes[at] = if old == 'A' { b'B' } else { b'A' };
+            let forged = String::from_utf8(bytes).expect("ascii");
+            assert_eq!(fixture.guard.verify(&forged, now_s()).await, Err(Rejection::Invalid), "at {at}");
+        }
+        for other in [&token[..token.len() - 1], &format!("{token}A"), &format!("{token}="), ""] {
+            assert_eq!(fixture.guard.verify(other, now_s()).await, Err(Rejection::Invalid), "{other}");
+        }
+        assert!(fixture.guard.verify(&token, now_s()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn each_token_has_its_own_caller_and_clones_share_them() {
+        let fixture = Fixture::new();
+        let tokens: Vec<_> = (0..100)
+            .map(|_| {
+                let claims = Claims::new("issuer", Uuid::new_v4(), Uuid::new_v4(), now_s(), 300);
+                (fixture.keys.sign(&claims), claims)
+            })
+            .collect();
+        for _ in 0..2 {
+            for (token, claims) in &tokens {
+                let caller = fixture.guard.clone().verify(token, now_s()).await.expect("valid");
+                assert_eq!((caller.user, caller.session), (claims.sub, claims.sid));
+            }
+        }
+        assert!(format!("{:?}", fixture.guard).contains("VerifiedTokens(100)"), "{:?}", fixture.guard);
+    }
+
+    #[tokio::test]
+    async fn rejected_tokens_are_not_kept() {
+        let fixture = Fixture::new();
+        let expired = Claims { exp: now_s() - 1, ..fixture.claims.clone() };
+        for token in [fixture.keys.sign(&expired), SigningKeys::generate().sign(&fixture.claims)] {
+            assert!(fixture.guard.verify(&token, now_s()).await.is_err());
+        }
+        assert!(format!("{:?}", fixture.guard).contains("VerifiedTokens(0)"));
     }
 }

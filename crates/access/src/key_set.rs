@@ -5,28 +5,25 @@
 //! keys stay valid.
 
 use std::{
-    collections::HashMap,
     fmt,
     panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use ed25519_dalek::VerifyingKey;
 use futures_util::{FutureExt, future::BoxFuture};
 use jsonwebtoken::DecodingKey;
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
-use crate::{Caller, Rejection, token};
+use crate::{
+    Rejection,
+    public_keys::PublicKeys,
+    token::{self, Verified},
+};
 
 /// Error of a fetch.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Maximum number of keys taken from a set. An issuer publishes two.
-const KEYS_MAX: usize = 16;
 
 /// Intervals and the timeout of fetches.
 #[derive(Clone, Copy, Debug)]
@@ -63,13 +60,23 @@ struct Cache {
 
 #[derive(Default)]
 struct State {
-    keys: HashMap<String, DecodingKey>,
+    keys: PublicKeys,
+    /// Increases whenever the keys change.
+    revision: u64,
     /// Time of the last successful fetch.
     fetched_at: Option<Instant>,
     last_fetch: Option<FinishedFetch>,
     /// Channel of the running fetch. It carries no value and closes when the fetch ends.
     running: Option<watch::Receiver<()>>,
     tasks: JoinSet<()>,
+}
+
+/// Key that was found in the set.
+pub(crate) struct FoundKey {
+    /// The key.
+    pub(crate) decoding: DecodingKey,
+    /// Revision of the set that contains it.
+    pub(crate) keys_revision: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -108,29 +115,54 @@ impl KeySet {
         Self::with_schedule(schedule, move || std::future::ready(Ok::<_, BoxError>(jwks.clone())))
     }
 
-    /// Verifies an access token of this issuer at `now_s` (seconds since the Unix epoch) and returns its
-    /// caller.
+    /// Creates a set that every use fetches again, for tests.
+    #[cfg(test)]
+    pub(crate) fn always_stale<F, W, E>(fetch: F) -> Self
+    where
+        F: Fn() -> W + Send + Sync + 'static,
+        W: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let stale_after = Duration::ZERO;
+        let interval = Duration::ZERO;
+        let schedule =
+            Schedule { interval_min: interval, stale_after, stale_interval_min: interval, ..SCHEDULE };
+        Self::with_schedule(schedule, fetch)
+    }
+
+    /// Verifies an access token of this issuer at `now_s` (seconds since the Unix epoch).
     ///
     /// # Errors
     /// Every [`Rejection`] except [`Rejection::Missing`].
-    pub async fn verify(&self, token: &str, issuer: &str, now_s: i64) -> Result<Caller, Rejection> {
+    pub(crate) async fn verify(&self, token: &str, issuer: &str, now_s: i64) -> Result<Verified, Rejection> {
         let kid = token::key_id(token)?;
         let key = self.find(&kid).await?;
         token::verify(token, &key, issuer, now_s)
     }
 
+    /// Returns the revision of the keys, which increases whenever they change. Counts as a use of the set:
+    /// if it is stale, a fetch starts.
+    pub(crate) fn revision(&self) -> u64 {
+        let mut state = self.0.state.lock();
+        if self.0.should_refresh(&state) {
+            self.0.start_fetch(&mut state);
+        }
+        state.revision
+    }
+
     /// Returns the key with this id. An unknown id is rejected only after a fetch that started after
     /// this call, so that a key published just now is found.
-    async fn find(&self, kid: &str) -> Result<DecodingKey, Rejection> {
+    async fn find(&self, kid: &str) -> Result<FoundKey, Rejection> {
         let asked_at = Instant::now();
         loop {
             let mut running = {
                 let mut state = self.0.state.lock();
-                if let Some(key) = state.keys.get(kid).cloned() {
+                if let Some(key) = state.keys.get(kid) {
+                    let found = FoundKey { decoding: key.clone(), keys_revision: state.revision };
                     if self.0.should_refresh(&state) {
                         self.0.start_fetch(&mut state);
                     }
-                    return Ok(key);
+                    return Ok(found);
                 }
                 match state.last_fetch {
                     Some(fetch) if fetch.started >= asked_at => {
@@ -149,7 +181,7 @@ impl KeySet {
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.state.lock().keys.keys()).finish()
+        f.debug_list().entries(self.0.state.lock().keys.ids()).finish()
     }
 }
 
@@ -190,7 +222,7 @@ async fn refresh(cache: &Weak<Cache>) {
     let fetch = async { Some(cache.upgrade().map(|cache| (cache.fetch)())?.await) };
     let keys = match tokio::time::timeout(timeout, AssertUnwindSafe(fetch).catch_unwind()).await {
         Ok(Ok(None)) => return,
-        Ok(Ok(Some(text))) => text.and_then(|text| parse(&text)),
+        Ok(Ok(Some(text))) => text.and_then(|text| PublicKeys::parse(&text)),
         Ok(Err(_)) => Err("the fetch panicked".into()),
         Err(elapsed) => Err(elapsed.into()),
     };
@@ -199,47 +231,14 @@ async fn refresh(cache: &Weak<Cache>) {
     state.last_fetch = Some(FinishedFetch { started, succeeded: keys.is_ok() });
     match keys {
         Ok(keys) => {
+            // A set that did not change stays at its revision: an unknown key, which anybody can name, starts
+            // a fetch, and must not make every token be verified again.
+            state.revision += u64::from(state.keys != keys);
             state.keys = keys;
             state.fetched_at = Some(Instant::now());
         }
         Err(error) => tracing::warn!(error, "the key set of access tokens could not be fetched"),
     }
-}
-
-#[derive(Deserialize)]
-struct Jwks {
-    keys: Vec<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct Jwk {
-    kty: String,
-    crv: String,
-    x: String,
-    kid: String,
-    #[serde(rename = "use")]
-    usage: Option<String>,
-    alg: Option<String>,
-}
-
-/// Parses a JSON Web Key Set into its Ed25519 keys by id. Keys of other types are ignored, as RFC 7517
-/// (section 5) asks.
-fn parse(text: &str) -> Result<HashMap<String, DecodingKey>, BoxError> {
-    let set: Jwks = serde_json::from_str(text)?;
-    let jwks = set.keys.into_iter().filter_map(|value| serde_json::from_value::<Jwk>(value).ok());
-    let keys: HashMap<_, _> = jwks.take(KEYS_MAX).filter_map(decode).collect();
-    if keys.is_empty() { Err("the key set contains no Ed25519 key".into()) } else { Ok(keys) }
-}
-
-fn decode(jwk: Jwk) -> Option<(String, DecodingKey)> {
-    let usable = jwk.kty == "OKP"
-        && jwk.crv == "Ed25519"
-        && jwk.usage.is_none_or(|usage| usage == "sig")
-        && jwk.alg.is_none_or(|alg| alg == "EdDSA");
-    // `jsonwebtoken` accepts any bytes as a key and panics at the first verification if they are not 32.
-    let bytes: [u8; 32] = URL_SAFE_NO_PAD.decode(&jwk.x).ok()?.try_into().ok()?;
-    let point = VerifyingKey::from_bytes(&bytes).ok()?;
-    (usable && !point.is_weak()).then(|| (jwk.kid, DecodingKey::from_ed_der(&bytes)))
 }
 
 #[cfg(test)]
@@ -411,34 +410,23 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), ended).await.expect("the fetch is cancelled");
     }
 
-    #[test]
-    fn unusable_keys_are_ignored() {
-        let key: serde_json::Value = serde_json::from_str(&SigningKeys::generate().jwks()).expect("json");
-        let good = &key["keys"][0];
-        let with = |name: &str, value: serde_json::Value| {
-            let mut key = good.clone();
-            key[name] = value;
-            key
-        };
-        let weak = URL_SAFE_NO_PAD.encode([0; 32]);
-        for bad in [
-            with("kty", "EC".into()),
-            with("crv", "X25519".into()),
-            with("use", "enc".into()),
-            with("alg", "HS256".into()),
-            with("x", "AAAA".into()),
-            with("x", weak.into()),
-            with("x", "not base64url!".into()),
-            with("kid", serde_json::Value::Null),
-            serde_json::json!("a string"),
-        ] {
-            let only_bad = serde_json::json!({ "keys": [bad] }).to_string();
-            assert!(parse(&only_bad).is_err(), "{only_bad}");
-            let both = serde_json::json!({ "keys": [bad, good] }).to_string();
-            assert_eq!(parse(&both).expect("one key is usable").len(), 1, "{both}");
+    #[tokio::test]
+    async fn the_revision_changes_with_the_keys_only() {
+        let mut keys = SigningKeys::generate();
+        let (issuer, set) = set(Schedule { interval_min: Duration::ZERO, ..QUICK }, Some(&keys));
+        assert!(verify(&set, &keys).await.is_ok());
+        let first = set.revision();
+        for _ in 0..3 {
+            assert_eq!(verify(&set, &SigningKeys::generate()).await, Err(Rejection::Invalid));
         }
-        for bad in ["", "{}", "[]", r#"{"keys":[]}"#, r#"{"keys":{}}"#] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
+        assert_eq!((set.revision(), issuer.fetches()), (first, 4), "fetched again and equal");
+        keys.rotate().expect("no next key");
+        issuer.publish(Some(&keys));
+        assert!(verify(&set, &keys).await.is_ok());
+        assert!(set.revision() > first, "a key was added");
+        let second = set.revision();
+        issuer.publish(Some(&SigningKeys::generate()));
+        assert!(verify(&set, &SigningKeys::generate()).await.is_err());
+        assert!(set.revision() > second, "the keys were replaced");
     }
 }

@@ -9,10 +9,12 @@ mod bearer;
 mod error;
 mod guard;
 mod key_set;
+mod public_keys;
 mod secret_file;
 mod service_token;
 mod signing;
 mod token;
+mod verified_tokens;
 
 pub use bearer::bearer_token;
 pub use error::{Error, Rejection};

@@ -246,7 +246,7 @@ mod tests {
 
     /// Verifies a token with a newly fetched key set.
     async fn verify(keys: &SigningKeys, token: &str) -> Result<Caller, Rejection> {
-        KeySet::of(keys).verify(token, "issuer", NOW_S).await
+        KeySet::of(keys).verify(token, "issuer", NOW_S).await.map(|verified| verified.caller)
     }
 
     fn file() -> (tempfile::TempDir, PathBuf) {

@@ -4,18 +4,18 @@
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
-use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::Rejection;
+use crate::{Rejection, key_set::FoundKey};
 
 /// Audience of the tokens, the claim `aud`.
 pub const AUDIENCE: &str = "tidings";
 /// Type of the tokens, the header field `typ` (RFC 9068, section 2.1).
 const TYPE: &str = "at+jwt";
 /// Maximum size of a token in bytes. Ours have about 500; a longer text is rejected before it is parsed.
-const SIZE_MAX: usize = 4096;
+pub(crate) const SIZE_MAX: usize = 4096;
 /// Maximum time in seconds by which the issuer's clock may be ahead of this one.
 const CLOCK_AHEAD_S: i64 = 60;
 /// Maximum lifetime of an accepted token in seconds: ten years, the maximum of the setting.
@@ -72,6 +72,24 @@ pub struct Caller {
     pub expires_at_s: i64,
 }
 
+/// Token that passed every check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Verified {
+    /// Caller of the token.
+    pub(crate) caller: Caller,
+    /// Earliest time at which the token is accepted, in seconds since the Unix epoch.
+    pub(crate) valid_from_s: i64,
+    /// Revision of the key set whose key verified the signature.
+    pub(crate) keys_revision: u64,
+}
+
+impl Verified {
+    /// Returns true if the token still passes the checks that depend on the key set and on the time.
+    pub(crate) fn is_valid(&self, keys_revision: u64, now_s: i64) -> bool {
+        self.keys_revision == keys_revision && self.valid_from_s <= now_s && now_s < self.caller.expires_at_s
+    }
+}
+
 /// Creates the header of a token that is signed with the key `kid`.
 pub(crate) fn header(kid: &str) -> Header {
     let mut header = Header::new(Algorithm::EdDSA);
@@ -97,23 +115,25 @@ pub(crate) fn key_id(token: &str) -> Result<String, Rejection> {
     if accepted { header.kid.ok_or(Rejection::Invalid) } else { Err(Rejection::Invalid) }
 }
 
-/// Verifies the signature and the claims of a token.
+/// Verifies the signature and the claims of a token with a key of a key set.
 ///
 /// # Errors
 /// [`Rejection::Expired`] if the token is valid otherwise; [`Rejection::Invalid`] in every other case.
-pub(crate) fn verify(token: &str, key: &DecodingKey, issuer: &str, now_s: i64) -> Result<Caller, Rejection> {
-    let claims =
-        jsonwebtoken::decode::<Claims>(token, key, &signature_only()).map_err(|_| Rejection::Invalid)?.claims;
+pub(crate) fn verify(token: &str, key: &FoundKey, issuer: &str, now_s: i64) -> Result<Verified, Rejection> {
+    let decoded = jsonwebtoken::decode::<Claims>(token, &key.decoding, &signature_only());
+    let claims = decoded.map_err(|_| Rejection::Invalid)?.claims;
     let latest_start_s = now_s.saturating_add(CLOCK_AHEAD_S);
+    let starts_at_s = claims.nbf.map_or(claims.iat, |nbf| nbf.max(claims.iat));
     let for_us = claims.iss == issuer && claims.aud == AUDIENCE;
-    let started = claims.iat <= latest_start_s && claims.nbf.is_none_or(|nbf| nbf <= latest_start_s);
-    if !for_us || !started || claims.exp.saturating_sub(claims.iat) > LIFETIME_MAX_S {
+    if !for_us || starts_at_s > latest_start_s || claims.exp.saturating_sub(claims.iat) > LIFETIME_MAX_S {
         return Err(Rejection::Invalid);
     }
     if claims.exp <= now_s {
         return Err(Rejection::Expired);
     }
-    Ok(Caller { user: claims.sub, session: claims.sid, expires_at_s: claims.exp })
+    let caller = Caller { user: claims.sub, session: claims.sid, expires_at_s: claims.exp };
+    let valid_from_s = starts_at_s.saturating_sub(CLOCK_AHEAD_S);
+    Ok(Verified { caller, valid_from_s, keys_revision: key.keys_revision })
 }
 
 /// Configures the library to check only the signature. [`verify`] checks the claims: the library would
@@ -173,7 +193,7 @@ mod tests {
         }
 
         async fn verify(&self, token: &str) -> Result<Caller, Rejection> {
-            self.set.verify(token, "issuer", NOW_S).await
+            self.set.verify(token, "issuer", NOW_S).await.map(|verified| verified.caller)
         }
 
         async fn with(&self, change: impl FnOnce(&mut Claims)) -> Result<Caller, Rejection> {

@@ -4,22 +4,24 @@
 //!
 //! Guarantees: a write transaction completes even if its request is cancelled ([`Db::detach`]); the
 //! variants of [`Error`] tell the caller how to react; every commit notifies this process
-//! ([`Db::commits`]).
+//! ([`Db::commits`], [`Db::announcements`]).
 
 mod database_file;
 mod error;
 mod migrate;
 mod query;
 mod rows;
+mod sqlite;
+mod statements;
 mod tx;
 mod value;
 
 use std::{future::Future, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
-    Connection, Pool, SqliteConnection, Transaction,
+    Connection, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::SqliteConnectOptions,
 };
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -33,15 +35,12 @@ pub use rows::hexadecimal;
 pub use tx::Tx;
 pub use value::{Column, Value};
 
+use sqlite::Sqlite;
+use statements::Statements;
 use tx::Signals;
 
 /// Time that a request waits for a free connection. After it the database counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time that SQLite waits for the lock of another process, such as a backup.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Number of SQLite connections for reads. There is one more for writes: SQLite has one writer at a
-/// time.
-const SQLITE_READERS: u32 = 4;
 
 /// SQL dialect of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,11 +62,12 @@ struct Database {
     signals: Signals,
     /// Tasks of [`Db::detach`].
     writes: TaskTracker,
+    statements: Statements,
 }
 
 #[derive(Debug)]
 enum Pools {
-    Sqlite { writer: SqlitePool, reader: SqlitePool },
+    Sqlite(Sqlite),
     Postgres(PgPool),
 }
 
@@ -103,37 +103,24 @@ impl Db {
     }
 
     async fn sqlite(options: SqliteConnectOptions) -> Result<Self, Error> {
-        let path = options.get_filename();
-        // The driver names a database without a file so.
-        if !path.to_string_lossy().starts_with("file:") {
-            database_file::make_private(path).map_err(|error| Error::Unavailable(error.into()))?;
-        }
-        let options = options
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            .statement_cache_capacity(256);
-        let pool = |connections| {
-            let options = SqlitePoolOptions::new().max_connections(connections);
-            options
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .after_release(|connection, _| Box::pin(is_reusable(connection)))
-        };
-        let writer = pool(1).connect_with(options.clone()).await?;
-        let reader = pool(SQLITE_READERS).connect_with(options.pragma("query_only", "on")).await?;
-        Ok(Self::new(Pools::Sqlite { writer, reader }))
+        let options = options.create_if_missing(true);
+        Ok(Self::new(Pools::Sqlite(Sqlite::open(options).await?)))
     }
 
     fn new(pools: Pools) -> Self {
-        Self(Arc::new(Database { pools, signals: Signals::default(), writes: TaskTracker::new() }))
+        let statements = Statements::default();
+        Self(Arc::new(Database {
+            pools,
+            signals: Signals::default(),
+            writes: TaskTracker::new(),
+            statements,
+        }))
     }
 
     /// Returns the SQL dialect of the database.
     pub fn dialect(&self) -> Dialect {
         match self.0.pools {
-            Pools::Sqlite { .. } => Dialect::Sqlite,
+            Pools::Sqlite(_) => Dialect::Sqlite,
             Pools::Postgres(_) => Dialect::Postgres,
         }
     }
@@ -145,14 +132,11 @@ impl Db {
     /// # Errors
     /// [`Error::Unavailable`] if no connection is free in time.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        let signals = &self.0.signals;
         let tx = match &self.0.pools {
-            Pools::Sqlite { writer, .. } => {
-                begin(writer, "begin immediate").await.map(|tx| Tx::sqlite(tx, signals))
-            }
-            Pools::Postgres(pool) => begin(pool, "begin").await.map(|tx| Tx::postgres(tx, signals)),
+            Pools::Sqlite(sqlite) => Tx::sqlite(self, &sqlite.writer, "begin immediate").await,
+            Pools::Postgres(pool) => begin(pool, "begin").await.map(|tx| Tx::postgres(self, tx)),
         };
-        tx.inspect_err(|error| signals.inspect(error))
+        tx.inspect_err(|error| self.0.signals.inspect(error))
     }
 
     /// Begins a transaction that reads one snapshot: `repeatable read, read only` on PostgreSQL,
@@ -162,12 +146,10 @@ impl Db {
     /// [`Error::Unavailable`] if no connection is free in time.
     pub async fn snapshot(&self) -> Result<Tx, Error> {
         match &self.0.pools {
-            Pools::Sqlite { reader, .. } => {
-                Ok(Tx::sqlite(begin(reader, "begin deferred").await?, &self.0.signals))
-            }
+            Pools::Sqlite(sqlite) => Tx::sqlite(self, &sqlite.reader, "begin deferred").await,
             Pools::Postgres(pool) => {
                 let statement = "begin isolation level repeatable read, read only";
-                Ok(Tx::postgres(begin(pool, statement).await?, &self.0.signals))
+                Ok(Tx::postgres(self, begin(pool, statement).await?))
             }
         }
     }
@@ -198,6 +180,12 @@ impl Db {
     /// instead of polling.
     pub fn commits(&self) -> watch::Receiver<u64> {
         self.0.signals.commits.subscribe()
+    }
+
+    /// Subscribes to the number of commits by this process that were announced in a channel
+    /// ([`Tx::announce`]).
+    pub fn announcements(&self, channel: &'static str) -> watch::Receiver<u64> {
+        self.0.signals.channel(channel)
     }
 
     /// Subscribes to the number of failures of this process's transactions because the database was
@@ -246,34 +234,17 @@ impl Db {
         self.0.writes.close();
         self.0.writes.wait().await;
         match &self.0.pools {
-            Pools::Sqlite { writer, reader } => {
-                reader.close().await;
-                writer.close().await;
-            }
+            Pools::Sqlite(sqlite) => sqlite.close().await,
             Pools::Postgres(pool) => pool.close().await,
         }
     }
-}
-
-/// Returns false for a connection that must be closed because the driver counts an open transaction.
-///
-/// SQLite ends a transaction itself when the disk is full, on an I/O error and without memory
-/// (<https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction>). The driver's
-/// rollback then fails, its count stays at 1, and no later transaction could begin on this connection.
-async fn is_reusable(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    // The rollback of a dropped transaction is queued before the ping.
-    connection.ping().await?;
-    Ok(!connection.is_in_transaction())
 }
 
 /// Begins a transaction in its own task, so that `begin` is never cancelled: sqlx 0.9 returns the
 /// connection of a cancelled `begin` to the pool with the transaction still open
 /// (docs/decisions/0002-no-begin-is-cancelled.md). If the caller is cancelled, the task drops the
 /// transaction, which rolls it back.
-async fn begin<D: sqlx::Database>(
-    pool: &Pool<D>,
-    statement: &'static str,
-) -> Result<Transaction<'static, D>, Error> {
+async fn begin(pool: &PgPool, statement: &'static str) -> Result<Transaction<'static, Postgres>, Error> {
     let pool = pool.clone();
     let transaction = tokio::spawn(async move { pool.begin_with(statement).await }).await;
     // A task that did not complete was dropped by the shutdown of the runtime.

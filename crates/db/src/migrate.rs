@@ -1,7 +1,10 @@
 //! Schema migrations, embedded in the binary. All crates that have tables in the same database
 //! share one sequence of migration numbers: shared crates use 1–99, the service itself 101 and above.
 
-use sqlx::migrate::{Migration, Migrator};
+use sqlx::{
+    Connection, SqliteConnection,
+    migrate::{Migration, Migrator},
+};
 
 use crate::{Db, Dialect, Error, Pools};
 
@@ -35,7 +38,11 @@ impl Db {
         let all: Vec<Migration> = sets.iter().flat_map(|set| migrator(set).iter().cloned()).collect();
         let migrator = Migrator::with_migrations(all);
         match &self.0.pools {
-            Pools::Sqlite { writer, .. } => migrator.run(writer).await?,
+            Pools::Sqlite(sqlite) => {
+                let mut connection = SqliteConnection::connect_with(&sqlite.options).await?;
+                migrator.run(&mut connection).await?;
+                connection.close().await?;
+            }
             Pools::Postgres(pool) => migrator.run(pool).await?,
         }
         Ok(())

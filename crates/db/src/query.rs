@@ -1,13 +1,13 @@
 //! Statements with bound values, executed on a database or in a transaction.
 
-use sqlx::{
-    AssertSqlSafe, PgConnection, SqliteConnection,
-    postgres::{PgArguments, PgRow},
-    sqlite::{SqliteArguments, SqliteRow},
-};
-use uuid::fmt::Hyphenated;
+use std::sync::Arc;
 
-use crate::{Column, Db, Dialect, Error, Pools, Tx, Value, rows, tx};
+use sqlx::{
+    AssertSqlSafe, PgConnection,
+    postgres::{PgArguments, PgRow},
+};
+
+use crate::{Column, Db, Error, Pools, Tx, Value, sqlite, statements::Statement, tx};
 
 /// Creates a statement with no values bound yet. `sql` uses `$1` placeholders and must be valid for both
 /// SQLite and PostgreSQL; keywords are in lower case by convention.
@@ -46,10 +46,11 @@ impl<'a> From<&'a mut Tx> for Executor<'a> {
 
 /// Row of a result.
 #[derive(Debug)]
-pub enum Row {
-    /// Row of SQLite.
-    Sqlite(SqliteRow),
-    /// Row of PostgreSQL.
+pub struct Row(RowOf);
+
+#[derive(Debug)]
+enum RowOf {
+    Sqlite(sqlite::Row),
     Postgres(PgRow),
 }
 
@@ -59,18 +60,12 @@ impl Row {
     /// # Errors
     /// [`Error::Bug`] if the column is absent or of another type.
     pub fn get<T: Column>(&self, name: &str) -> Result<T, Error> {
-        match self {
-            Self::Sqlite(row) => T::from_sqlite(row, name),
-            Self::Postgres(row) => T::from_postgres(row, name),
+        match &self.0 {
+            RowOf::Sqlite(row) => row.get(name),
+            RowOf::Postgres(row) => T::from_postgres(row, name),
         }
         .map_err(Error::Bug)
     }
-}
-
-/// Pooled connection of either database.
-enum Connection {
-    Sqlite(sqlx::pool::PoolConnection<sqlx::Sqlite>),
-    Postgres(sqlx::pool::PoolConnection<sqlx::Postgres>),
 }
 
 impl Query {
@@ -88,16 +83,26 @@ impl Query {
     pub async fn execute(self, on: impl Into<Executor<'_>>) -> Result<u64, Error> {
         match on.into() {
             Executor::Tx(tx) => {
+                let statement = tx.statement(self.sql);
                 let result = match &mut tx.transaction {
-                    tx::Transaction::Sqlite(tx) => self.execute_sqlite(tx).await,
-                    tx::Transaction::Postgres(tx) => self.execute_postgres(tx).await,
+                    tx::Transaction::Sqlite(tx) => {
+                        tx.run(&statement, self.values).await.map(|outcome| outcome.changes)
+                    }
+                    tx::Transaction::Postgres(tx) => self.execute_postgres(&statement, tx).await,
                 };
                 tx.inspect(result)
             }
-            Executor::Db(db) => match connection(db).await? {
-                Connection::Sqlite(mut connection) => self.execute_sqlite(&mut connection).await,
-                Connection::Postgres(mut connection) => self.execute_postgres(&mut connection).await,
-            },
+            Executor::Db(db) => {
+                let statement = db.statement(self.sql);
+                match &db.0.pools {
+                    Pools::Sqlite(sqlite) => {
+                        Ok(sqlite::read(&sqlite.reader, &statement, self.values).await?.changes)
+                    }
+                    Pools::Postgres(pool) => {
+                        self.execute_postgres(&statement, &mut *pool.acquire().await?).await
+                    }
+                }
+            }
         }
     }
 
@@ -108,16 +113,22 @@ impl Query {
     pub async fn all(self, on: impl Into<Executor<'_>>) -> Result<Vec<Row>, Error> {
         match on.into() {
             Executor::Tx(tx) => {
+                let statement = tx.statement(self.sql);
                 let result = match &mut tx.transaction {
-                    tx::Transaction::Sqlite(tx) => self.all_sqlite(tx).await,
-                    tx::Transaction::Postgres(tx) => self.all_postgres(tx).await,
+                    tx::Transaction::Sqlite(tx) => tx.run(&statement, self.values).await.map(sqlite_rows),
+                    tx::Transaction::Postgres(tx) => self.all_postgres(&statement, tx).await,
                 };
                 tx.inspect(result)
             }
-            Executor::Db(db) => match connection(db).await? {
-                Connection::Sqlite(mut connection) => self.all_sqlite(&mut connection).await,
-                Connection::Postgres(mut connection) => self.all_postgres(&mut connection).await,
-            },
+            Executor::Db(db) => {
+                let statement = db.statement(self.sql);
+                match &db.0.pools {
+                    Pools::Sqlite(sqlite) => {
+                        sqlite::read(&sqlite.reader, &statement, self.values).await.map(sqlite_rows)
+                    }
+                    Pools::Postgres(pool) => self.all_postgres(&statement, &mut *pool.acquire().await?).await,
+                }
+            }
         }
     }
 
@@ -137,37 +148,26 @@ impl Query {
         self.optional(on).await?.ok_or(Error::Bug(sqlx::Error::RowNotFound))
     }
 
-    async fn execute_sqlite(self, connection: &mut SqliteConnection) -> Result<u64, Error> {
-        Ok(self.sqlite().execute(connection).await?.rows_affected())
+    async fn execute_postgres(
+        self,
+        statement: &Statement,
+        connection: &mut PgConnection,
+    ) -> Result<u64, Error> {
+        Ok(self.postgres(statement).execute(connection).await?.rows_affected())
     }
 
-    async fn execute_postgres(self, connection: &mut PgConnection) -> Result<u64, Error> {
-        Ok(self.postgres().execute(connection).await?.rows_affected())
-    }
-
-    async fn all_sqlite(self, connection: &mut SqliteConnection) -> Result<Vec<Row>, Error> {
-        Ok(self.sqlite().fetch_all(connection).await?.into_iter().map(Row::Sqlite).collect())
-    }
-
-    async fn all_postgres(self, connection: &mut PgConnection) -> Result<Vec<Row>, Error> {
-        Ok(self.postgres().fetch_all(connection).await?.into_iter().map(Row::Postgres).collect())
+    async fn all_postgres(
+        self,
+        statement: &Statement,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<Row>, Error> {
+        let rows = self.postgres(statement).fetch_all(connection).await?;
+        Ok(rows.into_iter().map(|row| Row(RowOf::Postgres(row))).collect())
     }
 
     // `AssertSqlSafe` is sound: the text is a constant of the program, and values are only ever bound.
-    fn sqlite(self) -> sqlx::query::Query<'static, sqlx::Sqlite, SqliteArguments> {
-        let query = sqlx::query(AssertSqlSafe(rows::expand(self.sql, Dialect::Sqlite)));
-        self.values.into_iter().fold(query, |query, value| match value {
-            Value::Bool(value) => query.bind(value),
-            Value::Int(value) => query.bind(value),
-            Value::Text(value) => query.bind(value),
-            Value::Uuid(value) => query.bind(value.map(Hyphenated::from)),
-            Value::Bytes(value) => query.bind(value),
-            Value::Rows(value) => query.bind(value.to_string()),
-        })
-    }
-
-    fn postgres(self) -> sqlx::query::Query<'static, sqlx::Postgres, PgArguments> {
-        let query = sqlx::query(AssertSqlSafe(rows::expand(self.sql, Dialect::Postgres)));
+    fn postgres(self, statement: &Statement) -> sqlx::query::Query<'static, sqlx::Postgres, PgArguments> {
+        let query = sqlx::query(AssertSqlSafe(Arc::clone(&statement.text)));
         self.values.into_iter().fold(query, |query, value| match value {
             Value::Bool(value) => query.bind(value),
             Value::Int(value) => query.bind(value),
@@ -179,9 +179,13 @@ impl Query {
     }
 }
 
-async fn connection(db: &Db) -> Result<Connection, Error> {
-    Ok(match &db.0.pools {
-        Pools::Sqlite { reader, .. } => Connection::Sqlite(reader.acquire().await?),
-        Pools::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
-    })
+fn sqlite_rows(outcome: sqlite::Outcome) -> Vec<Row> {
+    outcome.rows.into_iter().map(|row| Row(RowOf::Sqlite(row))).collect()
+}
+
+impl Db {
+    /// Returns a statement in the dialect of the database.
+    pub(crate) fn statement(&self, sql: &'static str) -> Arc<Statement> {
+        self.0.statements.get(sql, self.dialect())
+    }
 }

@@ -1,27 +1,48 @@
 //! Transactions and savepoints.
 
-use sqlx::{Postgres, Sqlite};
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::RwLock;
+use sqlx::Postgres;
 use tokio::sync::watch;
 
-use crate::{Dialect, Error, query};
+use crate::{Db, Dialect, Error, query, sqlite, statements::Statement};
 
 /// Open transaction. Dropping it without a commit rolls it back.
 #[derive(Debug)]
 pub struct Tx {
     pub(crate) transaction: Transaction,
-    signals: Signals,
+    db: Db,
+    /// Channels to announce the commit in.
+    channels: Vec<&'static str>,
 }
 
-/// Counters of a [`Db`](crate::Db) that its transactions increment.
+/// Counters of a [`Db`] that its transactions increment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Signals {
     /// Number of commits.
     pub(crate) commits: watch::Sender<u64>,
     /// Number of transactions, statements and commits that failed because the database was unavailable.
     pub(crate) failures: watch::Sender<u64>,
+    /// Number of commits by the channel that they were announced in.
+    channels: Arc<RwLock<HashMap<&'static str, watch::Sender<u64>>>>,
 }
 
 impl Signals {
+    /// Counts a commit, and once more in each of its channels.
+    fn announce(&self, channels: &[&'static str]) {
+        self.commits.send_modify(|count| *count += 1);
+        let known = self.channels.read();
+        for channel in channels.iter().filter_map(|channel| known.get(channel)) {
+            channel.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Subscribes to the commits that are announced in a channel.
+    pub(crate) fn channel(&self, channel: &'static str) -> watch::Receiver<u64> {
+        self.channels.write().entry(channel).or_default().subscribe()
+    }
+
     /// Counts a failure if the error says that the database is unavailable.
     pub(crate) fn inspect(&self, error: &Error) {
         if matches!(error, Error::Unavailable(_)) {
@@ -32,22 +53,33 @@ impl Signals {
 
 #[derive(Debug)]
 pub(crate) enum Transaction {
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Sqlite(sqlite::Transaction),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
 impl Tx {
-    pub(crate) fn sqlite(tx: sqlx::Transaction<'static, Sqlite>, signals: &Signals) -> Self {
-        Self { transaction: Transaction::Sqlite(tx), signals: signals.clone() }
+    pub(crate) async fn sqlite(
+        db: &Db,
+        pool: &Arc<sqlite::Pool>,
+        begin: &'static str,
+    ) -> Result<Self, Error> {
+        let begin = db.statement(begin);
+        let transaction = Transaction::Sqlite(sqlite::Transaction::begin(pool, &begin).await?);
+        Ok(Self { transaction, db: db.clone(), channels: Vec::new() })
     }
 
-    pub(crate) fn postgres(tx: sqlx::Transaction<'static, Postgres>, signals: &Signals) -> Self {
-        Self { transaction: Transaction::Postgres(tx), signals: signals.clone() }
+    pub(crate) fn postgres(db: &Db, transaction: sqlx::Transaction<'static, Postgres>) -> Self {
+        Self { transaction: Transaction::Postgres(transaction), db: db.clone(), channels: Vec::new() }
+    }
+
+    /// Returns a statement in the dialect of the database.
+    pub(crate) fn statement(&self, sql: &'static str) -> Arc<Statement> {
+        self.db.statement(sql)
     }
 
     /// Reports the result of a statement.
     pub(crate) fn inspect<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        result.inspect_err(|error| self.signals.inspect(error))
+        result.inspect_err(|error| self.db.0.signals.inspect(error))
     }
 
     /// Returns the SQL dialect of the database.
@@ -58,35 +90,53 @@ impl Tx {
         }
     }
 
-    /// Commits the transaction, then notifies the receivers of [`Db::commits`](crate::Db::commits).
+    /// Announces the commit in a channel, if there is one: its receivers wait for a certain kind of change,
+    /// such as an event of one topic.
+    pub fn announce(&mut self, channel: &'static str) {
+        if !self.channels.contains(&channel) {
+            self.channels.push(channel);
+        }
+    }
+
+    /// Commits the transaction, then notifies the receivers of [`Db::commits`] and
+    /// [`Db::announcements`].
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the connection failed. The transaction may or may not have
     /// been committed, so the caller must be able to repeat it safely.
-    pub async fn commit(self) -> Result<(), Error> {
-        let signals = self.signals.clone();
-        self.commit_silently().await.inspect_err(|error| signals.inspect(error))?;
-        signals.commits.send_modify(|count| *count += 1);
-        Ok(())
+    pub async fn commit(mut self) -> Result<(), Error> {
+        let signals = self.db.0.signals.clone();
+        let committed = signals.clone();
+        let channels = std::mem::take(&mut self.channels);
+        let result = self.finish(move || committed.announce(&channels)).await;
+        result.inspect_err(|error| signals.inspect(error))
     }
 
     /// Commits a transaction without a change that a receiver waits for.
     pub(crate) async fn commit_silently(self) -> Result<(), Error> {
-        match self.transaction {
-            Transaction::Sqlite(tx) => tx.commit().await?,
-            Transaction::Postgres(tx) => tx.commit().await?,
-        }
-        Ok(())
+        self.finish(|| {}).await
     }
 
-    /// Rolls the transaction back now. Dropping it does so only when the connection is used again.
+    async fn finish(self, committed: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        match self.transaction {
+            Transaction::Sqlite(tx) => tx.commit(&self.db.statement("commit"), committed).await,
+            Transaction::Postgres(tx) => {
+                tx.commit().await?;
+                committed();
+                Ok(())
+            }
+        }
+    }
+
+    /// Rolls the transaction back now. On PostgreSQL, dropping it does so only when the connection is used
+    /// again.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the connection failed. The database then rolls the transaction back
     /// itself.
     pub async fn rollback(self) -> Result<(), Error> {
         match self.transaction {
-            Transaction::Sqlite(tx) => tx.rollback().await?,
+            Transaction::Sqlite(tx) => drop(tx),
             Transaction::Postgres(tx) => tx.rollback().await?,
         }
         Ok(())

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use sqlx::{Row as _, postgres::PgRow, sqlite::SqliteRow};
-use uuid::{Uuid, fmt::Hyphenated};
+use sqlx::{Row as _, postgres::PgRow};
+use uuid::Uuid;
 
 /// Value to bind. A null has a type, because PostgreSQL requires one.
 #[derive(Clone, PartialEq)]
@@ -70,11 +70,8 @@ impl From<serde_json::Value> for Value {
 
 /// Type of a column value.
 pub trait Column: Sized {
-    /// Decodes a column of a SQLite row.
-    ///
-    /// # Errors
-    /// The error of sqlx if the column is absent or of another type.
-    fn from_sqlite(row: &SqliteRow, name: &str) -> Result<Self, sqlx::Error>;
+    /// Decodes a value of SQLite. Returns `None` if it is of another type.
+    fn from_sqlite(value: &rusqlite::types::Value) -> Option<Self>;
 
     /// Decodes a column of a PostgreSQL row.
     ///
@@ -84,10 +81,24 @@ pub trait Column: Sized {
 }
 
 macro_rules! column {
-    ($($type:ty)*) => {$(
+    ($($type:ty, $pattern:pat => $value:expr;)*) => {$(
         impl Column for $type {
-            fn from_sqlite(row: &SqliteRow, name: &str) -> Result<Self, sqlx::Error> {
+            fn from_sqlite(value: &rusqlite::types::Value) -> Option<Self> {
+                match value {
+                    $pattern => $value,
+                    _ => None,
+                }
+            }
+            fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error> {
                 row.try_get(name)
+            }
+        }
+        impl Column for Option<$type> {
+            fn from_sqlite(value: &rusqlite::types::Value) -> Option<Self> {
+                match value {
+                    rusqlite::types::Value::Null => Some(None),
+                    value => <$type>::from_sqlite(value).map(Some),
+                }
             }
             fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error> {
                 row.try_get(name)
@@ -96,24 +107,12 @@ macro_rules! column {
     )*};
 }
 
-column! { bool i64 String Vec<u8> Option<bool> Option<i64> Option<String> Option<Vec<u8>> }
-
-impl Column for Uuid {
-    fn from_sqlite(row: &SqliteRow, name: &str) -> Result<Self, sqlx::Error> {
-        row.try_get::<Hyphenated, _>(name).map(Self::from)
-    }
-    fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error> {
-        row.try_get(name)
-    }
-}
-
-impl Column for Option<Uuid> {
-    fn from_sqlite(row: &SqliteRow, name: &str) -> Result<Self, sqlx::Error> {
-        Ok(row.try_get::<Option<Hyphenated>, _>(name)?.map(Uuid::from))
-    }
-    fn from_postgres(row: &PgRow, name: &str) -> Result<Self, sqlx::Error> {
-        row.try_get(name)
-    }
+column! {
+    bool, rusqlite::types::Value::Integer(number) => Some(*number != 0);
+    i64, rusqlite::types::Value::Integer(number) => Some(*number);
+    String, rusqlite::types::Value::Text(text) => Some(text.clone());
+    Vec<u8>, rusqlite::types::Value::Blob(bytes) => Some(bytes.clone());
+    Uuid, rusqlite::types::Value::Text(text) => Uuid::try_parse(text).ok();
 }
 
 #[cfg(test)]

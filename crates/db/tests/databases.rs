@@ -109,7 +109,7 @@ async fn the_clock_counts_microseconds_and_migrations_run_twice() {
 }
 
 /// sqlx 0.9 returns the connection of a cancelled `begin` to the pool with the transaction still open,
-/// so each `begin` runs in its own task.
+/// so each `begin` on PostgreSQL runs in its own task.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_cancelled_requests_leave_clean_connections() {
     for test in databases(&[]).await {
@@ -196,7 +196,7 @@ async fn a_commit_notifies_subscribers() {
 }
 
 /// A limit on the pages of the writing connection stands for a full disk: SQLite then ends the transaction
-/// itself, and the driver's own rollback fails.
+/// itself.
 #[tokio::test]
 async fn a_full_database_refuses_writes_only_while_it_is_full() {
     for test in databases(&[]).await.into_iter().filter(|test| test.name == "sqlite") {

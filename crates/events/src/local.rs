@@ -20,7 +20,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 const PRUNE_BATCH_MAX: u64 = 1_000;
 /// Retention of events that every consumer has applied, for operators who inspect the last day.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
-/// Interval at which an idle reader polls, in addition to being woken by commits.
+/// Interval at which an idle reader polls, in addition to being woken by commits: another process, such as
+/// an operator's, announces nothing.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Event log over the outboxes of this process. Clones share the state.
@@ -72,12 +73,13 @@ impl Local {
     /// # Errors
     /// [`Error::Database`](crate::Error::Database) if an outbox cannot be read.
     pub async fn tail(&self, topics: &[&'static str]) -> Result<crate::Tail, crate::Error> {
-        let wake = self.wake(topics);
+        // Before the ends are read, so that no commit in between is missed.
+        let wake = self.follow(topics);
         let mut cursors = Vec::new();
         for topic in topics {
             cursors.push((*topic, self.watermarks(topic).await?.1));
         }
-        Ok(crate::Tail::local(Tail { log: self.clone(), cursors, wake }))
+        Ok(crate::Tail::local(Tail { log: self.clone(), cursors, wake, first: 0 }))
     }
 
     /// Deletes old rows at regular intervals until shutdown.
@@ -126,9 +128,13 @@ impl Local {
         &producer.expect("the log was created with every topic that is read").1
     }
 
-    /// Returns a signal for commits of the databases that hold these topics.
-    pub(crate) fn wake(&self, topics: &[&'static str]) -> Wake {
-        Wake(topics.iter().map(|topic| self.producer(topic).commits()).collect())
+    /// Follows topics: returns the signal that says which of them to read.
+    pub(crate) fn follow(&self, topics: &[&'static str]) -> Wake {
+        let followed = |topic: &&'static str| Followed {
+            announcements: self.producer(topic).announcements(topic),
+            is_due: true,
+        };
+        Wake(topics.iter().map(followed).collect())
     }
 
     /// Returns the low and high watermark: the first offset, and the one after the last.
@@ -212,23 +218,47 @@ fn record(topic: &'static str, row: &Row) -> Result<Record, Error> {
     })
 }
 
-/// Signal that wakes a reader after a commit of a producer.
+/// Signal that wakes a reader after commits that appended to its topics, so that it neither reads other
+/// topics nor wakes for other commits.
 #[derive(Debug)]
-pub(crate) struct Wake(Vec<watch::Receiver<u64>>);
+pub(crate) struct Wake(Vec<Followed>);
+
+#[derive(Debug)]
+struct Followed {
+    announcements: watch::Receiver<u64>,
+    /// The topic may have records that the reader has not read.
+    is_due: bool,
+}
 
 impl Wake {
-    /// Clears the signal. Call it before reading, so that a commit during the read wakes the next wait.
-    pub(crate) fn reset(&mut self) {
-        for commits in &mut self.0 {
-            commits.mark_unchanged();
-        }
+    /// Returns true if the topic with this index may have unread records. It stays due until
+    /// [`Wake::is_read`], so a reader that fails or is cancelled reads it again.
+    pub(crate) fn is_due(&mut self, index: usize) -> bool {
+        let Followed { announcements, is_due } = &mut self.0[index];
+        // Before the read, so that a commit during the read makes the topic due once more.
+        *is_due |= announcements.has_changed().unwrap_or(true);
+        announcements.mark_unchanged();
+        *is_due
     }
 
-    /// Waits for a commit since the last reset, for at most one second.
+    /// Reports that a topic was read to its end.
+    pub(crate) fn is_read(&mut self, index: usize) {
+        self.0[index].is_due = false;
+    }
+
+    /// Waits until a topic is due, for at most one second; then all are.
     pub(crate) async fn wait(&mut self) {
-        let any =
-            futures_util::future::select_all(self.0.iter_mut().map(|commits| Box::pin(commits.changed())));
-        drop(tokio::time::timeout(POLL_INTERVAL, any).await);
+        if self.0.iter().any(|followed| followed.is_due) {
+            return;
+        }
+        let changes = self.0.iter_mut().map(|followed| Box::pin(followed.announcements.changed()));
+        let any = futures_util::future::select_all(changes);
+        // The changes of other topics are not taken yet: the next `is_due` sees them.
+        let changed = tokio::time::timeout(POLL_INTERVAL, any).await.ok().map(|(_, index, _)| index);
+        match changed {
+            Some(index) => self.0[index].is_due = true,
+            None => self.0.iter_mut().for_each(|followed| followed.is_due = true),
+        }
     }
 }
 
@@ -238,23 +268,30 @@ pub(crate) struct Tail {
     log: Local,
     cursors: Vec<(&'static str, i64)>,
     wake: Wake,
+    /// Index of the topic to read first, so that a busy one does not starve the others.
+    first: usize,
 }
 
 impl Tail {
     /// Maximum number of records per batch.
-    const BATCH_MAX: i64 = 500;
+    const BATCH_MAX: usize = 500;
 
     /// Waits for the next records. All records of a batch have the same topic.
     pub(crate) async fn next(&mut self) -> Result<Vec<Record>, Error> {
         loop {
-            self.wake.reset();
-            for index in 0..self.cursors.len() {
+            for step in 0..self.cursors.len() {
+                let index = (self.first + step) % self.cursors.len();
+                if !self.wake.is_due(index) {
+                    continue;
+                }
                 let (topic, from) = self.cursors[index];
-                let records = self.log.read(topic, from, Self::BATCH_MAX).await?;
+                let records = self.log.read(topic, from, Self::BATCH_MAX as i64).await?;
+                if records.len() < Self::BATCH_MAX {
+                    self.wake.is_read(index);
+                }
                 if let Some(last) = records.last() {
                     self.cursors[index].1 = last.offset + 1;
-                    // The topic moves to the end, so that a busy one does not starve the others.
-                    self.cursors[index..].rotate_left(1);
+                    self.first = index + 1;
                     return Ok(records);
                 }
             }

@@ -51,6 +51,9 @@ pub async fn append(tx: &mut Tx, events: &[Event]) -> Result<(), Error> {
         );
         insert.bind(serde_json::Value::Array(rows)).execute(&mut *tx).await?;
     }
+    for event in events {
+        tx.announce(event.topic);
+    }
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Consumer of the local log: one cursor per topic, woken by commits.
+//! Consumer of the local log: one cursor per topic, woken by commits that appended to it.
 
 use resilience::Backoff;
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Local, Mismatch, Stopped,
+    local::Wake,
     offset::{self, Offset},
 };
 
@@ -21,14 +22,13 @@ pub(super) async fn session<A: Apply>(
     shutdown: &CancellationToken,
     backoff: &mut Backoff,
 ) -> Result<Result<(), Stopped>, BoxError> {
-    let mut wake = log.wake(consumer.topics);
+    let mut wake = log.follow(consumer.topics);
     let mut offsets = match load_offsets(consumer, log).await? {
         Ok(offsets) => offsets,
         Err(stopped) => return Ok(Err(stopped)),
     };
     while !shutdown.is_cancelled() {
-        wake.reset();
-        if apply_next(consumer, log, &mut offsets).await? == 0 {
+        if apply_next(consumer, log, &mut offsets, &mut wake).await? == 0 {
             shutdown.run_until_cancelled(wake.wait()).await;
         } else {
             backoff.reset();
@@ -61,23 +61,32 @@ async fn load_offsets<A: Apply>(
     Ok(consumer.recover(&found).await?.map(|()| offsets))
 }
 
-/// Applies one batch per topic. Returns the number of applied records.
+/// Applies one batch per topic that is due. Returns the number of applied records.
 async fn apply_next<A: Apply>(
     consumer: &Consumer<A>,
     log: &Local,
     offsets: &mut [Offset],
+    wake: &mut Wake,
 ) -> Result<usize, BoxError> {
     let mut applied = 0;
-    for (topic, offset) in consumer.topics.iter().zip(offsets) {
+    for (index, (topic, offset)) in consumer.topics.iter().zip(offsets).enumerate() {
+        if !wake.is_due(index) {
+            continue;
+        }
         let records = log.read(topic, offset.next, i64::try_from(BATCH_MAX)?).await?;
-        let Some(last) = records.last() else { continue };
-        let to = Offset::after(last);
-        consumer.apply(&records, &[offset::Move { topic, partition: 0, from: *offset, to }]).await?;
-        *offset = to;
-        applied += records.len();
-        // An incomplete batch reaches the end of the topic, so its watermarks need not be read.
-        let high = if records.len() < BATCH_MAX { to.next } else { log.watermarks(topic).await?.1 };
-        set_lag(consumer.name, topic, high - to.next);
+        let is_read = records.len() < BATCH_MAX;
+        if let Some(last) = records.last() {
+            let to = Offset::after(last);
+            consumer.apply(&records, &[offset::Move { topic, partition: 0, from: *offset, to }]).await?;
+            *offset = to;
+            applied += records.len();
+            // An incomplete batch reaches the end of the topic, so its watermarks need not be read.
+            let high = if is_read { to.next } else { log.watermarks(topic).await?.1 };
+            set_lag(consumer.name, topic, high - to.next);
+        }
+        if is_read {
+            wake.is_read(index);
+        }
     }
     Ok(applied)
 }

@@ -1,0 +1,129 @@
+//! Statements of the program as a database executes them: expanded once, and on SQLite with the time that
+//! they take.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::RwLock;
+
+use crate::{Dialect, Value, rows};
+
+/// Longest time that a statement of SQLite may take from the other tasks of a thread.
+const SHORT: Duration = Duration::from_millis(1);
+/// Time from which a statement is reported.
+const SLOW: Duration = Duration::from_secs(1);
+/// Time of a statement that has not run yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Statements that a database has executed, by the address of their text, which is a constant.
+#[derive(Debug, Default)]
+pub(crate) struct Statements(RwLock<HashMap<(usize, usize), Arc<Statement>>>);
+
+/// Statement in the dialect of its database.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    pub(crate) text: Arc<str>,
+    /// Nanoseconds per input row, one row if the statement has none: the longest of the last executions.
+    /// Older ones weigh less and less, so that one that had to wait for the processor is forgotten.
+    row_ns: AtomicU64,
+    /// Names of the columns.
+    columns: RwLock<Arc<[String]>>,
+}
+
+impl Statements {
+    /// Returns a statement, and expands it at its first execution.
+    pub(crate) fn get(&self, sql: &'static str, dialect: Dialect) -> Arc<Statement> {
+        let key = (sql.as_ptr().addr(), sql.len());
+        if let Some(known) = self.0.read().get(&key) {
+            return Arc::clone(known);
+        }
+        let text = rows::expand(sql, dialect).into();
+        let statement = Statement { text, row_ns: AtomicU64::new(UNKNOWN), columns: RwLock::default() };
+        Arc::clone(self.0.write().entry(key).or_insert(Arc::new(statement)))
+    }
+}
+
+impl Statement {
+    /// Returns true if the statement is expected to take less than 1 ms with these values.
+    pub(crate) fn is_short(&self, values: &[Value]) -> bool {
+        let expected_ns = self.row_ns.load(Ordering::Relaxed).saturating_mul(input_rows(values));
+        u128::from(expected_ns) < SHORT.as_nanos()
+    }
+
+    /// Runs the statement and takes its time.
+    pub(crate) fn measure<T>(&self, values: &[Value], run: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let output = run();
+        let elapsed = start.elapsed();
+        if elapsed > SLOW {
+            tracing::warn!(statement = %self.text, elapsed_ms = elapsed.as_millis(), "slow statement");
+        }
+        self.record(elapsed, input_rows(values));
+        output
+    }
+
+    fn record(&self, elapsed: Duration, rows: u64) {
+        let elapsed_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(UNKNOWN - 1) / rows;
+        let known = self.row_ns.load(Ordering::Relaxed);
+        let aged = if known == UNKNOWN { 0 } else { known - known / 8 };
+        // Of two executions at once, one may go uncounted.
+        self.row_ns.store(elapsed_ns.max(aged), Ordering::Relaxed);
+    }
+
+    /// Returns the names of a result's columns, which change only with the schema.
+    pub(crate) fn columns(&self, prepared: &rusqlite::Statement<'_>) -> Arc<[String]> {
+        let names = prepared.column_names();
+        let known = Arc::clone(&self.columns.read());
+        if known.len() == names.len() && known.iter().zip(&names).all(|(known, name)| known == name) {
+            return known;
+        }
+        let columns: Arc<[String]> = names.into_iter().map(str::to_owned).collect();
+        *self.columns.write() = Arc::clone(&columns);
+        columns
+    }
+}
+
+/// Number of rows that a statement gets as input, at least one.
+fn input_rows(values: &[Value]) -> u64 {
+    let rows = values.iter().map(|value| match value {
+        Value::Rows(rows) => rows.as_array().map_or(1, Vec::len),
+        _ => 1,
+    });
+    rows.max().unwrap_or(1).max(1) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_short_once_it_was_and_long_for_many_rows() {
+        let statements = Statements::default();
+        let statement = statements.get("select n from rows($1: n bigint) as r", Dialect::Sqlite);
+        assert!(Arc::ptr_eq(
+            &statement,
+            &statements.get("select n from rows($1: n bigint) as r", Dialect::Sqlite)
+        ));
+        let rows =
+            |count| [Value::from(serde_json::Value::Array(vec![serde_json::json!({ "n": 1 }); count]))];
+        assert!(!statement.is_short(&rows(1)), "unknown");
+        statement.record(Duration::from_micros(20), 1);
+        assert!(statement.is_short(&[]));
+        assert!(statement.is_short(&rows(49)));
+        assert!(!statement.is_short(&rows(51)));
+        statement.record(Duration::from_millis(3), 1);
+        assert!(!statement.is_short(&rows(1)), "it was long");
+        for _ in 0..9 {
+            statement.record(Duration::from_micros(20), 1);
+        }
+        assert!(statement.is_short(&rows(1)), "it was long only once");
+        statement.record(Duration::from_millis(3), 300);
+        assert!(statement.is_short(&rows(1)));
+    }
+}

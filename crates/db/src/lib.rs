@@ -16,7 +16,7 @@ mod statements;
 mod tx;
 mod value;
 
-use std::{future::Future, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{future::Future, path::Path, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     Connection, Postgres, Transaction,
@@ -65,6 +65,9 @@ struct Database {
     statements: Statements,
 }
 
+/// Transaction that is being begun.
+type Begun<'a> = Pin<Box<dyn Future<Output = Result<Tx, Error>> + Send + 'a>>;
+
 #[derive(Debug)]
 enum Pools {
     Sqlite(Sqlite),
@@ -76,8 +79,8 @@ impl Db {
     /// exist. `connections_max` limits the pool of PostgreSQL.
     ///
     /// # Errors
-    /// [`Error::Url`] if the URL is malformed or has another scheme; [`Error::Unavailable`] if the
-    /// database does not answer.
+    /// [`Error::Url`] if the URL is malformed, has another scheme, or names a SQLite database without a file;
+    /// [`Error::Unavailable`] if the database does not answer.
     pub async fn open(url: &str, connections_max: u32) -> Result<Self, Error> {
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let options = PgConnectOptions::from_str(url).map_err(|_| Error::Url)?;
@@ -132,10 +135,15 @@ impl Db {
     /// # Errors
     /// [`Error::Unavailable`] if no connection is free in time.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        let tx = match &self.0.pools {
-            Pools::Sqlite(sqlite) => Tx::sqlite(self, &sqlite.writer, "begin immediate").await,
-            Pools::Postgres(pool) => begin(pool, "begin").await.map(|tx| Tx::postgres(self, tx)),
+        // Boxed, because the compiler cannot show that callers with closures remain `Send` otherwise
+        // (<https://github.com/rust-lang/rust/issues/110338>).
+        let begun: Begun<'_> = match &self.0.pools {
+            Pools::Sqlite(sqlite) => Box::pin(Tx::sqlite(self, &sqlite.writer, "begin immediate")),
+            Pools::Postgres(pool) => {
+                Box::pin(async move { begin(pool, "begin").await.map(|tx| Tx::postgres(self, tx)) })
+            }
         };
+        let tx = begun.await;
         tx.inspect_err(|error| self.0.signals.inspect(error))
     }
 
@@ -145,13 +153,14 @@ impl Db {
     /// # Errors
     /// [`Error::Unavailable`] if no connection is free in time.
     pub async fn snapshot(&self) -> Result<Tx, Error> {
-        match &self.0.pools {
-            Pools::Sqlite(sqlite) => Tx::sqlite(self, &sqlite.reader, "begin deferred").await,
+        let begun: Begun<'_> = match &self.0.pools {
+            Pools::Sqlite(sqlite) => Box::pin(Tx::sqlite(self, &sqlite.reader, "begin deferred")),
             Pools::Postgres(pool) => {
                 let statement = "begin isolation level repeatable read, read only";
-                Ok(Tx::postgres(self, begin(pool, statement).await?))
+                Box::pin(async move { begin(pool, statement).await.map(|tx| Tx::postgres(self, tx)) })
             }
-        }
+        };
+        begun.await
     }
 
     /// Runs a write in its own task and returns its output. Cancelling the request, for instance because

@@ -63,6 +63,8 @@ impl Statement {
         let elapsed = start.elapsed();
         if elapsed > SLOW {
             tracing::warn!(statement = %self.text, elapsed_ms = elapsed.as_millis(), "slow statement");
+        } else {
+            tracing::debug!(statement = %self.text, elapsed_us = elapsed.as_micros(), "executed");
         }
         self.record(elapsed, input_rows(values));
         output

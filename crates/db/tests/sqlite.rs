@@ -85,7 +85,7 @@ async fn nothing_is_written_after_sqlite_has_ended_the_transaction() {
     let db = &test.db;
     let mut tx = db.begin().await.unwrap();
     query("pragma max_page_count = 8").one(&mut tx).await.unwrap();
-    let full = query("insert into t select hex(zeroblob(1000000))").execute(&mut tx).await;
+    let full = query("insert into t select 'x' || hex(zeroblob(1000000))").execute(&mut tx).await;
     assert!(matches!(full, Err(Error::Unavailable(_))), "{full:?}");
     let late = query("insert into t values (2)").execute(&mut tx).await;
     assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
@@ -113,7 +113,8 @@ async fn closing_waits_for_transactions_and_refuses_new_ones() {
 async fn a_commit_is_announced_in_its_channels() {
     let test = table().await;
     let db = &test.db;
-    let (events, others) = (db.announcements("events"), db.announcements("others"));
+    let events = db.announcements("events");
+    let others = db.announcements("others");
     insert(db).await.unwrap();
     assert!(!events.has_changed().unwrap());
     let mut tx = db.begin().await.unwrap();

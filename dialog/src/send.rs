@@ -3,6 +3,7 @@
 
 mod batch;
 mod queue;
+mod repeated;
 
 use db::Db;
 use events::Headers;
@@ -12,7 +13,6 @@ use telemetry::Call;
 use crate::{
     Error,
     message::Message,
-    store::{key, key::Claim, message},
     text::{ClientKey, Text},
 };
 use batch::{Outcome, Send};
@@ -58,24 +58,9 @@ pub(crate) async fn send(
         Outcome::NoReadMessage => Err(Error::NoMessage),
         Outcome::Repeated => {
             let (key, dialog_id, hash) = claim.ok_or(Error::KeyTaken)?;
-            repeated_message(db, author, &key, dialog_id, &hash).await
+            repeated::find(db, author, &key, dialog_id, &hash).await
         }
     }
-}
-
-/// Returns the message of a client key that was used before.
-async fn repeated_message(
-    db: &Db,
-    author: UserId,
-    key: &ClientKey,
-    dialog_id: DialogId,
-    text_hash: &[u8],
-) -> Result<Message, Error> {
-    let Claim { target, hash } = key::message_claim(db, author, key).await?.ok_or(Error::KeyTaken)?;
-    if target.dialog_id != dialog_id || hash != text_hash {
-        return Err(Error::KeyTaken);
-    }
-    message::by_ids(db, author, &[target.id], &[]).await?.pop().ok_or(Error::NoDialog)
 }
 
 /// Builds the MessageSent event of a message, for the log and for `Settle` calls.

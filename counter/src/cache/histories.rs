@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use proto::{DialogId, UserId};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
-use redis::{Client, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Client, aio::MultiplexedConnection};
 use uuid::Uuid;
 
 use super::{
@@ -200,7 +200,10 @@ impl History {
 /// Connects to the Redis of the tests, if there is one.
 async fn redis() -> Option<MultiplexedConnection> {
     let client = Client::open(testkit::redis_url()?).expect("TEST_REDIS_URL is a URL");
-    Some(client.get_multiplexed_async_connection().await.expect("TEST_REDIS_URL answers"))
+    // By default a busy machine fails the test: a response may take half a second.
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&config).await;
+    Some(connection.expect("TEST_REDIS_URL answers"))
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use db::{Dialect, Tx, query};
 use events::Headers;
+use futures_util::FutureExt;
 use proto::{DialogId, MessageId, UserId, events::event::Kind};
 use testkit::TestDb;
 
@@ -63,7 +64,8 @@ async fn two_thousand_histories_give_the_same_state_as_the_kernel() {
         tokio::spawn(async move {
             for group in groups {
                 for test in databases_with_refusals().await {
-                    run(&test, group * GROUP..(group + 1) * GROUP).await;
+                    // Boxed: the compiler cannot prove otherwise that the task is `Send`.
+                    run(&test, group * GROUP..(group + 1) * GROUP).boxed().await;
                 }
             }
         })

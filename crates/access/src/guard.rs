@@ -12,10 +12,10 @@ use crate::{Caller, KeySet, Rejection, ServiceToken, bearer_token, verified_toke
 
 /// Verifies access tokens and the service token. Cheap to clone; clones share the verified tokens.
 #[derive(Clone, Debug)]
-pub struct Guard(Arc<Shared>);
+pub struct Guard(Arc<Verifier>);
 
 #[derive(Debug)]
-struct Shared {
+struct Verifier {
     keys: KeySet,
     service_token: ServiceToken,
     issuer: String,
@@ -26,7 +26,7 @@ impl Guard {
     /// Creates a guard that accepts access tokens of this issuer.
     pub fn new(keys: KeySet, service_token: ServiceToken, issuer: impl Into<String>) -> Self {
         let verified = VerifiedTokens::default();
-        Self(Arc::new(Shared { keys, service_token, issuer: issuer.into(), verified }))
+        Self(Arc::new(Verifier { keys, service_token, issuer: issuer.into(), verified }))
     }
 
     /// Verifies an access token at `now_s` (seconds since the Unix epoch) and returns its caller. The
@@ -35,7 +35,7 @@ impl Guard {
     /// # Errors
     /// Every [`Rejection`] except [`Rejection::Missing`].
     pub async fn verify(&self, token: &str, now_s: i64) -> Result<Caller, Rejection> {
-        let Shared { keys, issuer, verified, .. } = &*self.0;
+        let Verifier { keys, issuer, verified, .. } = &*self.0;
         if let Some(caller) = verified.find(token, keys.revision(), now_s) {
             return Ok(caller);
         }

@@ -70,7 +70,7 @@ type Begun<'a> = Pin<Box<dyn Future<Output = Result<Tx, Error>> + Send + 'a>>;
 
 #[derive(Debug)]
 enum Pools {
-    Sqlite(Sqlite),
+    Sqlite(Box<Sqlite>),
     Postgres(PgPool),
 }
 
@@ -107,7 +107,7 @@ impl Db {
 
     async fn sqlite(options: SqliteConnectOptions) -> Result<Self, Error> {
         let options = options.create_if_missing(true);
-        Ok(Self::new(Pools::Sqlite(Sqlite::open(options).await?)))
+        Ok(Self::new(Pools::Sqlite(Box::new(Sqlite::open(options).await?))))
     }
 
     fn new(pools: Pools) -> Self {

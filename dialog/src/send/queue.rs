@@ -27,10 +27,10 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Queue of one process. Cheap to clone; clones share their state.
 #[derive(Debug, Clone)]
-pub(crate) struct Queue(Arc<Shared>);
+pub(crate) struct Queue(Arc<Sends>);
 
 #[derive(Debug)]
-struct Shared {
+struct Sends {
     db: Db,
     state: Mutex<State>,
 }
@@ -52,7 +52,7 @@ struct Waiting {
 impl Queue {
     /// Creates an empty queue for sends into this database.
     pub(crate) fn new(db: &Db) -> Self {
-        Self(Arc::new(Shared { db: db.clone(), state: Mutex::default() }))
+        Self(Arc::new(Sends { db: db.clone(), state: Mutex::default() }))
     }
 
     /// Stores a send together with others. If the caller stops waiting, the send is stored nevertheless.
@@ -222,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_repeated_client_key_waits_for_the_next_batch_in_its_place() {
-        let (a, b) = (UserId::now(), UserId::now());
+        let a = UserId::now();
+        let b = UserId::now();
         let sends =
             [(a, Some("1")), (a, Some("2")), (a, Some("1")), (b, Some("1")), (a, Some("1")), (a, None)];
         let sends: Vec<Waiting> = sends.into_iter().map(|(author, key)| waiting(author, key, 1)).collect();

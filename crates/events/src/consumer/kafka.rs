@@ -34,6 +34,9 @@ use crate::{
 
 /// Size of the payloads at which a read stops.
 const READ_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Time for which a member waits for an assignment. Then it begins again with a new client: after a broker
+/// did not answer for a minute, librdkafka can stay without a connection to the group's coordinator.
+const ASSIGNMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that a running batch may take when the session ends.
 const LAST_BATCH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,6 +53,8 @@ struct Session<'a, A> {
     applying: bool,
     /// librdkafka waits for the answer to an assignment.
     assignment_pending: bool,
+    /// Time since which the group has assigned nothing, not even an empty list.
+    unassigned_since: Option<Instant>,
     /// The next batch is a retry if one is due, so that retries and new records alternate.
     retry_next: bool,
     /// Time at which the buffered records are applied at the latest; `None` if there are none.
@@ -92,6 +97,7 @@ pub(super) async fn session<A: Apply>(
         tasks: FuturesUnordered::new(),
         applying: false,
         assignment_pending: false,
+        unassigned_since: Some(Instant::now()),
         retry_next: false,
         due_at: None,
     };
@@ -110,6 +116,8 @@ impl<A: Apply> Session<'_, A> {
             self.start_batch();
             let next_at = if self.applying { None } else { self.next_batch_at() };
             let next_due = tokio::time::sleep_until(next_at.unwrap_or_else(Instant::now));
+            let given_up_at = self.unassigned_since.map(|since| since + ASSIGNMENT_TIMEOUT);
+            let given_up = tokio::time::sleep_until(given_up_at.unwrap_or_else(Instant::now));
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 Some(event) = self.group_events.recv() => self.handle(event),
@@ -120,6 +128,9 @@ impl<A: Apply> Session<'_, A> {
                 // Polling continues while a batch is applied: `max.poll.interval.ms` is 60 s.
                 results = read(&self.client, self.consumer.topics) => self.receive(results)?,
                 () = next_due, if next_at.is_some() => {}
+                () = given_up, if given_up_at.is_some() => {
+                    return Err("the group has assigned no partition in time".into());
+                }
             }
         }
     }
@@ -130,6 +141,7 @@ impl<A: Apply> Session<'_, A> {
                 let partitions = self.subscribed(&partitions);
                 tracing::info!(consumer = self.consumer.name, ?partitions, "partitions assigned");
                 self.assignment_pending = true;
+                self.unassigned_since = None;
                 let consumer = self.consumer;
                 let client = self.client.shared();
                 let resolve =
@@ -141,6 +153,9 @@ impl<A: Apply> Session<'_, A> {
                 tracing::info!(consumer = self.consumer.name, ?partitions, "partitions revoked");
                 for partition in partitions {
                     self.partitions.remove(&partition);
+                }
+                if self.partitions.is_empty() {
+                    self.unassigned_since = Some(Instant::now());
                 }
             }
             GroupEvent::EndOffsets(ends) => self.measure_lag(&ends),

@@ -35,12 +35,13 @@ COPY crates/testkit/Cargo.toml crates/testkit/
 COPY crates/visible-text/Cargo.toml crates/visible-text/
 COPY crates/wake/Cargo.toml crates/wake/
 COPY fuzz/Cargo.toml fuzz/
-RUN for crate in auth dialog counter gateway proto crates/* fuzz; do \
+COPY bench/load/Cargo.toml bench/load/
+RUN for crate in auth dialog counter gateway proto crates/* fuzz bench/load; do \
         mkdir "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' >"$crate/build.rs"; \
     done \
     && mkdir src && echo 'fn main() {}' >src/main.rs \
     && cargo build --release --locked --bin tidings \
-    && rm -r src auth dialog counter gateway proto crates fuzz
+    && rm -r src auth dialog counter gateway proto crates fuzz bench
 COPY src src
 COPY auth auth
 COPY dialog dialog
@@ -49,11 +50,12 @@ COPY gateway gateway
 COPY proto proto
 COPY crates crates
 COPY fuzz fuzz
+COPY bench bench
 COPY web web
 COPY --from=page /web/dist web/dist
 # Cargo and the build scripts compare modification times: the sources must be newer than the empty crates, and the bundled
 # page newer than its sources.
-RUN find src auth dialog counter gateway proto crates fuzz -type f -exec touch {} + \
+RUN find src auth dialog counter gateway proto crates fuzz bench -type f -exec touch {} + \
     && find web/dist -type f -exec touch {} + \
     && cargo build --release --locked --bin tidings
 COPY deploy/image.sh deploy/image.sh

@@ -10,7 +10,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks soak bench-latency bench-logins bench-sockets stack stack-down test-stack test-containers env up upgrade down logs
+.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks soak bench bench-sends bench-reads bench-fanout bench-growth bench-latency bench-logins bench-sockets stack stack-down test-stack test-containers env up upgrade down logs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -97,6 +97,24 @@ engine-tests:
 	tests/run $(LOCKED) --workspace --test stories -- --nocapture engines:: balancer:: cache:: refresh:: sessions:: registration_and_login:: users:: restore:: revocation:: || status=$$?; \
 	exit $$status
 
+# The load generator starts what it measures, on engines of its own. bench/load/run names the settings.
+BENCH = CARGO="$(CARGO)" CARGO_ARGS="$(LOCKED)" bench/load/run
+
+bench: ## run every scenario of the load generator and write docs/benchmarks.md (ROUNDS=3, SECONDS_EACH=5; BASE_PROGRAM=path: compare with an older program)
+	@$(BENCH)
+
+bench-sends: ## measure sends: time to the badge, sustained rate, counting of a full topic (settings as of bench)
+	@$(BENCH) badge sends ingest
+
+bench-reads: ## measure queries, beside other GraphQL servers on the same services if Node is installed (settings as of bench)
+	@$(BENCH) reads
+
+bench-fanout: ## measure one message to many sockets, and a reconnect storm (settings as of bench)
+	@$(BENCH) fan-out storm
+
+bench-growth: ## measure with 1,000 to 1,000,000 stored messages (settings as of bench)
+	@$(BENCH) growth
+
 bench-latency: engines ## measure the time from sendMessage to the frame at another gateway, optimised, on the engines
 	@CARGO="$(CARGO)" bench/latency $(LOCKED)
 
@@ -109,7 +127,8 @@ soak: ## run the mixed load with injected faults for MINUTES (2) and compare all
 bench-logins: ## measure queries during a flood of logins, optimised
 	@CARGO="$(CARGO)" bench/logins $(LOCKED)
 
-bench-sockets: ## measure the memory of 10,000 sockets in an optimised process, and what remains after they close
+bench-sockets: ## measure the memory of 1,000 to 19,000 sockets in an optimised process, and what remains after they close
+	@$(BENCH) sockets
 	@CARGO="$(CARGO)" bench/sockets $(LOCKED)
 
 engines-down: ## stop what `make engines` has started

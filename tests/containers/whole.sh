@@ -7,7 +7,7 @@ base_release=bookworm
 
 whole_sum() (
     cd "$root"
-    find Dockerfile .dockerignore deploy/image.sh Cargo.toml web/package.json {auth,dialog,counter,gateway,proto,fuzz,crates/*}/Cargo.toml |
+    find Dockerfile .dockerignore deploy/image.sh Cargo.toml web/package.json {auth,dialog,counter,gateway,proto,fuzz,bench/load,crates/*}/Cargo.toml |
         LC_ALL=C sort | xargs sha256sum | sha256sum | cut -d' ' -f1
 )
 

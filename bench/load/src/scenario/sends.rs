@@ -1,0 +1,174 @@
+//! Sends with a fixed number in flight: those that are committed and counted, a second. Closed loop.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use db::Db;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use uuid::Uuid;
+
+use super::{Bench, Outcome};
+use crate::{
+    connection::Connection, latency::Latencies, meter::Cost, schedule::closed_loop, store, system::System,
+    world::World,
+};
+
+/// Description in the report.
+pub const TEXT: &str = "256 direct dialogs and 16, 64 or 256 sends in flight, over both gateways where there are \
+two. A send counts when it is committed, so that all counts include it: the time ends with the last of them, not \
+with the last response. A refused send is repeated with its key afterwards, until it is acknowledged. *Raw inserts* \
+are the ceiling of the database alone: the same rows in dialog's tables, one transaction for each message, by the \
+generator itself and without any counting.";
+
+const PAIRS: usize = 256;
+const IN_FLIGHT: [usize; 3] = [16, 64, 256];
+const WARM_UP: Duration = Duration::from_secs(2);
+/// Connections of raw inserts, below the limit of PostgreSQL.
+const CONNECTIONS_MAX: usize = 256;
+/// Text of raw inserts, as long as those of the sends.
+const TEXT_OF_INSERTS: &str = "A message of sixty-four bytes, written without any of the program.";
+/// Seed of the choice of dialogs.
+const SEED: u64 = 13;
+
+/// Runs the scenario once.
+pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
+    let mut system = bench.start(&[]).await?;
+    let world = Arc::new(World::pairs(&system, PAIRS).await?);
+    let mut outcome = Outcome::default();
+    flood(&system, &world, IN_FLIGHT[0], WARM_UP).await?;
+    for in_flight in IN_FLIGHT {
+        let case = format!("{in_flight} in flight");
+        if bench.skips(&case) {
+            continue;
+        }
+        let flood = flood(&system, &world, in_flight, Duration::from_secs(bench.seconds)).await?;
+        let sent = flood.answers.len() as f64;
+        let mut values = vec![
+            ("committed and counted, 1/s".to_owned(), sent / flood.whole.as_secs_f64()),
+            ("acknowledged, 1/s".to_owned(), sent / flood.sending.as_secs_f64()),
+            ("drain, s".to_owned(), (flood.whole - flood.sending).as_secs_f64()),
+        ];
+        values.extend(Latencies::of(flood.answers).summary("answer"));
+        values.push(("refused".to_owned(), flood.refused as f64));
+        outcome.add("Rate", &case, values);
+        outcome.add_cost(&case, &flood.cost);
+    }
+    bench.finish(&mut system, &world, &mut outcome).await?;
+    if bench.with_peers {
+        for in_flight in IN_FLIGHT {
+            insert_raw(bench, &system, &world, in_flight, &mut outcome).await?;
+        }
+    }
+    Ok(outcome)
+}
+
+/// Writes messages straight into the database of the stopped system.
+async fn insert_raw(
+    bench: &Bench,
+    system: &System,
+    world: &World,
+    in_flight: usize,
+    outcome: &mut Outcome,
+) -> anyhow::Result<()> {
+    let db = system.database("dialog", in_flight).await?;
+    let writer = |number: usize| Writer {
+        db: db.clone(),
+        dialogs: world.dialogs.iter().map(|id| id.parse()).collect::<Result<_, _>>().expect("ids are UUIDs"),
+        random: SmallRng::seed_from_u64(SEED + number as u64),
+        answers: Vec::new(),
+    };
+    let writers = (0..in_flight.min(CONNECTIONS_MAX)).map(writer).collect();
+    let started = Instant::now();
+    let writers = closed_loop(writers, Duration::from_secs(bench.seconds), Writer::insert).await?;
+    let elapsed = started.elapsed();
+    let answers: Vec<Duration> = writers.into_iter().flat_map(|writer| writer.answers).collect();
+    let mut values =
+        vec![("committed and counted, 1/s".to_owned(), answers.len() as f64 / elapsed.as_secs_f64())];
+    values.extend(Latencies::of(answers).summary("answer"));
+    outcome.add_of("Rate", &format!("{in_flight} in flight"), Some("raw inserts"), values);
+    db.close().await;
+    Ok(())
+}
+
+/// Writer of raw inserts.
+struct Writer {
+    db: Db,
+    dialogs: Vec<Uuid>,
+    random: SmallRng,
+    answers: Vec<Duration>,
+}
+
+impl Writer {
+    async fn insert(mut self) -> anyhow::Result<Self> {
+        let dialog = self.dialogs[self.random.random_range(0..self.dialogs.len())];
+        let started = Instant::now();
+        store::insert_message(&self.db, dialog, dialog, TEXT_OF_INSERTS).await?;
+        self.answers.push(started.elapsed());
+        Ok(self)
+    }
+}
+
+/// Measurements of one flood.
+struct Flood {
+    answers: Vec<Duration>,
+    sending: Duration,
+    whole: Duration,
+    refused: usize,
+    cost: Cost,
+}
+
+/// Sender with a connection of its own.
+struct Sender {
+    connection: Option<Connection>,
+    address: std::net::SocketAddr,
+    world: Arc<World>,
+    random: SmallRng,
+    answers: Vec<Duration>,
+}
+
+impl Sender {
+    /// Sends one message to a random dialog. The connection is replaced after an error.
+    async fn send(mut self) -> anyhow::Result<Self> {
+        let dialog = self.random.random_range(0..PAIRS);
+        let send = self.world.new_send(dialog, dialog);
+        let started = Instant::now();
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(self.address).await?,
+        };
+        let answer = connection.post(&self.world.users[dialog].token, self.world.encode(&send)).await;
+        self.connection = answer.is_ok().then_some(connection);
+        if self.world.settle(send, answer).is_some() {
+            self.answers.push(started.elapsed());
+        }
+        Ok(self)
+    }
+}
+
+async fn flood(
+    system: &System,
+    world: &Arc<World>,
+    in_flight: usize,
+    duration: Duration,
+) -> anyhow::Result<Flood> {
+    let sender = |number: usize| Sender {
+        connection: None,
+        address: system.gateway(number % 2),
+        world: Arc::clone(world),
+        random: SmallRng::seed_from_u64(SEED + number as u64),
+        answers: Vec::new(),
+    };
+    let before = system.reading().await?;
+    let started = Instant::now();
+    let senders = closed_loop((0..in_flight).map(sender).collect(), duration, Sender::send).await?;
+    let sending = started.elapsed();
+    let answers: Vec<Duration> = senders.into_iter().flat_map(|sender| sender.answers).collect();
+    world.drain().await?;
+    let whole = started.elapsed();
+    let cost = system.reading().await?.cost_since(&before, answers.len() as u64);
+    let refused = world.settle_doubts().await?;
+    world.drain().await?;
+    Ok(Flood { answers, sending, whole, refused, cost })
+}

@@ -81,13 +81,19 @@ impl Pool {
     /// Posts a GraphQL operation on a free connection. A connection that failed is closed.
     pub async fn post(&self, token: &str, operation: Bytes) -> anyhow::Result<Bytes> {
         let _place = self.places.acquire().await?;
-        let free = self.idle.lock().pop();
-        let mut connection = match free {
+        let mut connection = match self.take_idle() {
             Some(connection) => connection,
             None => Connection::open(self.address).await?,
         };
         let answer = connection.post(token, operation).await?;
         self.idle.lock().push(connection);
         Ok(answer)
+    }
+
+    /// Takes a connection that the server has not closed, for example at its end.
+    fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock();
+        idle.retain(|connection| !connection.sender.is_closed());
+        idle.pop()
     }
 }

@@ -17,8 +17,6 @@ pub const JOINED: &str = "query($id: ID!) { dialogUnread(dialogId: $id) { unread
 pub const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq status } }";
 /// Returns all counts of a caller with at most 100 unread dialogs.
 pub const COUNTS: &str = "{ unread { total stale dialogs(first: 100) { dialogId unread } } }";
-/// Returns the newest message of a dialog.
-pub const NEWEST: &str = "query($id: ID!) { dialog(id: $id) { lastMessage { seq status } } }";
 /// Subscribes to the caller's counts.
 pub const UNREAD: &str = "subscription { unread { kind version total changed { dialogId unread lastSeq } } }";
 
@@ -93,12 +91,6 @@ pub fn counts(answer: &[u8]) -> anyhow::Result<Counts> {
     Ok(Counts { total: unread.total, dialogs })
 }
 
-/// Returns the seq of the newest message in an answer to [`NEWEST`], if it is COMMITTED.
-pub fn committed_seq(answer: &[u8]) -> anyhow::Result<Option<u64>> {
-    let newest = &data::<Value>(answer)?["dialog"]["lastMessage"];
-    Ok(newest["seq"].as_u64().filter(|_| newest["status"] == "COMMITTED"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,14 +112,5 @@ mod tests {
         let read = counts(answer(false).to_string().as_bytes()).unwrap();
         assert_eq!(read, Counts { total: 3, dialogs: [("d".to_owned(), 3)].into() });
         assert!(counts(answer(true).to_string().as_bytes()).is_err());
-    }
-
-    #[test]
-    fn only_a_committed_message_counts_as_committed() {
-        let answer =
-            |status: &str| json!({"data": {"dialog": {"lastMessage": {"seq": 2, "status": status}}}});
-        let seq = |status| committed_seq(answer(status).to_string().as_bytes()).unwrap();
-        assert_eq!((seq("COMMITTED"), seq("PENDING")), (Some(2), None));
-        assert_eq!(committed_seq(br#"{"data":{"dialog":{"lastMessage":null}}}"#).unwrap(), None);
     }
 }

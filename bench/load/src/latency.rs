@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+/// Longest latency in microseconds; a longer one is recorded as this one.
+const LONGEST_US: u64 = 600_000_000;
+
 /// Recorded latencies.
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);
@@ -11,7 +14,7 @@ pub struct Latencies(Histogram<u64>);
 impl Latencies {
     /// Records all of them.
     pub fn of(latencies: impl IntoIterator<Item = Duration>) -> Self {
-        let mut histogram = Histogram::new(3).expect("three digits are allowed");
+        let mut histogram = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("valid bounds");
         for latency in latencies {
             histogram.saturating_record(latency.as_micros() as u64);
         }

@@ -118,15 +118,10 @@ async fn measure(
     }
     let mut rows = Vec::new();
     let mut compared = 0;
-    for round in 0..arguments.rounds {
+    let rounds = scenario.rounds(arguments.rounds);
+    for round in 0..rounds {
         for (name, program) in &programs {
-            println!(
-                "{} on {}, round {} of {}, {name}",
-                scenario.name(),
-                kind.name(),
-                round + 1,
-                arguments.rounds
-            );
+            println!("{} on {}, round {} of {rounds}, {name}", scenario.name(), kind.name(), round + 1);
             let program = program.canonicalize().with_context(|| program.display().to_string())?;
             let bench = Bench {
                 kind,

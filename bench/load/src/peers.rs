@@ -15,7 +15,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{meter::Metered, system};
+use crate::meter::Metered;
 
 /// Time that a start may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -79,7 +79,7 @@ pub struct Peer {
 impl Peer {
     /// Starts a server with the addresses of the services, and waits until it accepts connections.
     pub async fn start(kind: Kind, services: &[(&str, String)]) -> anyhow::Result<Self> {
-        let listen = system::free_address();
+        let listen = testkit::free_address();
         let mut command = kind.command()?;
         command.env("LISTEN", &listen).envs(services.iter().map(|(name, url)| (name, url)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);

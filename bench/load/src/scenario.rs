@@ -112,6 +112,12 @@ impl Scenario {
         }
     }
 
+    /// Returns the number of rounds, where so many are wanted. One round of growth takes minutes, and shows
+    /// the differences between its cases.
+    pub fn rounds(self, wanted: usize) -> usize {
+        if self == Self::Growth { wanted.min(1) } else { wanted }
+    }
+
     /// Runs the scenario once against a program. The comparison of all counts is part of it.
     pub async fn run(self, bench: &Bench) -> anyhow::Result<Outcome> {
         match self {

@@ -63,6 +63,12 @@ pub async fn insert_accounts(auth: &Db, ids: &[Uuid]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Returns true while a message is PENDING.
+pub async fn has_pending(dialog_db: &Db) -> anyhow::Result<bool> {
+    let pending = query("select 1 as one from message where status = 'pending' limit 1");
+    Ok(pending.optional(dialog_db).await?.is_some())
+}
+
 /// Stores a message in one transaction of its own, which claims the key, numbers the
 /// dialog, inserts the message and appends to the outbox. No program takes part.
 pub async fn insert_message(dialog_db: &Db, dialog: Uuid, author: Uuid, text: &str) -> anyhow::Result<()> {

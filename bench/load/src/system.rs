@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use access::SigningKeys;
 use anyhow::{Context, bail, ensure};
 use db::Db;
 use rustix::process::{Pid, Signal, kill_process};
+use testkit::free_address;
 use tokio::{
     process::{Child, Command},
     time::{sleep, timeout},
@@ -63,8 +64,6 @@ type Settings = BTreeMap<&'static str, String>;
 
 /// A running system.
 pub struct System {
-    /// Kind of deployment.
-    pub kind: Kind,
     program: PathBuf,
     folder: PathBuf,
     settings: BTreeMap<&'static str, Settings>,
@@ -113,7 +112,7 @@ impl System {
         };
         let program = program.to_owned();
         let running = BTreeMap::new();
-        let mut system = Self { kind, program, folder, settings, running, engines, keys };
+        let mut system = Self { program, folder, settings, running, engines, keys };
         system.start_all()?;
         system.wait_until_ready().await?;
         Ok(system)
@@ -304,13 +303,6 @@ async fn run_once(program: &Path, command: &str, settings: &Settings) -> anyhow:
     let output = run.await.with_context(|| program.display().to_string())?;
     ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
-}
-
-/// Returns an address of this machine that nothing listens on. Another process may take it before it is
-/// used; the start then fails and can be repeated.
-pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    listener.map(|address| address.to_string()).expect("the loopback address has a free port")
 }
 
 fn address(text: &str) -> SocketAddr {

@@ -27,12 +27,16 @@ mod world;
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use machine::Machine;
 use result::{Results, Row};
 use scenario::{Bench, Scenario};
 use system::Kind;
+use tokio::signal::{
+    ctrl_c,
+    unix::{SignalKind, signal},
+};
 
 /// File descriptors: each socket and connection takes one.
 const OPEN_FILES: u64 = 65_536;
@@ -73,8 +77,19 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let mut stop = signal(SignalKind::terminate())?;
     let arguments = Arguments::parse();
     rlimit::increase_nofile_limit(OPEN_FILES)?;
+    // The programs under test end with the future that has started them.
+    tokio::select! {
+        done = run(arguments) => done,
+        _ = stop.recv() => bail!("stopped by SIGTERM"),
+        interrupted = ctrl_c() => interrupted.map_err(Into::into).and_then(|()| bail!("interrupted")),
+    }
+}
+
+/// Measures all chosen scenarios, then renders the report from these results and those of earlier runs.
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
     std::fs::create_dir_all(&arguments.folder)?;
     // The programs run in other folders.
     let folder = arguments.folder.canonicalize()?;

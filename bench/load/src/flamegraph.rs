@@ -42,8 +42,8 @@ impl Frame {
     }
 }
 
-/// Collects the stacks of `perf script -F comm,ip,sym`: a line with the thread's name, then the functions from the
-/// innermost on, indented, then an empty line.
+/// Collects the stacks of `perf script -F comm,ip,sym`: a line with the thread's name, then the functions
+/// from the innermost on, indented, then an empty line.
 fn collapse(text: &str) -> Frame {
     let mut root = Frame::default();
     for sample in text.split("\n\n") {
@@ -71,8 +71,9 @@ fn function(line: &str) -> String {
 fn draw(root: &Frame, title: &str) -> String {
     let height = MARGIN * 2.0 + ROW * (root.depth() as f64);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"monospace\" \
-         font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n<text x=\"8\" y=\"16\">{}: {} samples</text>\n",
+        "<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{height}' font-family='monospace' \
+         font-size='11'>\n<rect width='100%' height='100%' fill='#fff'/>\n\
+         <text x='8' y='16'>{}: {} samples</text>\n",
         escape(title),
         root.samples
     );
@@ -99,8 +100,9 @@ fn draw_callees(svg: &mut String, frame: &Frame, x: f64, y: f64, scale: f64, all
                 if letters < 4 { String::new() } else { name.chars().take(letters - 1).collect() };
             let _ = write!(
                 svg,
-                "<g><title>{} ({share:.2} %)</title><rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
-                 height=\"{:.1}\" fill=\"{}\" stroke=\"#fff\" stroke-width=\"0.4\"/><text x=\"{:.1}\" y=\"{:.1}\">{}</text></g>\n",
+                "<g><title>{} ({share:.2} %)</title><rect x='{x:.1}' y='{y:.1}' width='{width:.1}' \
+                 height='{:.1}' fill='{}' stroke='#fff' stroke-width='0.4'/>\
+                 <text x='{:.1}' y='{:.1}'>{}</text></g>\n",
                 escape(name),
                 ROW - 1.0,
                 colour(name),

@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn counts_are_read_and_stale_ones_are_refused() {
-        let answer = |stale| json!({"data": {"unread": {"total": 3, "stale": stale, "dialogs": [{"dialogId": "d", "unread": 3}]}}});
+        let rows = json!([{"dialogId": "d", "unread": 3}]);
+        let answer = |stale| json!({"data": {"unread": {"total": 3, "stale": stale, "dialogs": rows}}});
         let read = counts(answer(false).to_string().as_bytes()).unwrap();
         assert_eq!(read, Counts { total: 3, dialogs: [("d".to_owned(), 3)].into() });
         assert!(counts(answer(true).to_string().as_bytes()).is_err());

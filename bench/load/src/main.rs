@@ -23,7 +23,7 @@ mod schedule;
 mod socket;
 mod store;
 mod system;
-mod world;
+mod workload;
 
 use std::path::PathBuf;
 

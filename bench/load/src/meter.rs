@@ -65,12 +65,13 @@ impl Reading {
     /// Returns the costs since an earlier reading, shared by this many operations.
     pub fn cost_since(&self, before: &Self, operations: u64) -> Cost {
         let operations = operations.max(1) as f64;
-        let mut cpu_us: Vec<(String, f64)> = self
-            .cpu_s
-            .iter()
-            .zip(&before.cpu_s)
-            .map(|((name, after), (_, before))| (name.clone(), (after - before) * 1e6 / operations))
-            .collect();
+        let used = |(name, after): &(String, f64)| {
+            // A process that did not run before has used nothing.
+            let before =
+                before.cpu_s.iter().find(|(other, _)| other == name).map_or(0.0, |(_, before)| *before);
+            (name.clone(), (after - before) * 1e6 / operations)
+        };
+        let mut cpu_us: Vec<(String, f64)> = self.cpu_s.iter().map(used).collect();
         let generator = cpu_us.len() - 1;
         let total = cpu_us[..generator].iter().map(|(_, us)| us).sum();
         cpu_us.insert(generator, ("all".to_owned(), total));
@@ -110,4 +111,7 @@ fn costs_are_shared_by_the_operations_and_the_generator_is_apart() {
     assert_eq!(cost.cpu_us.iter().map(|(_, us)| *us).collect::<Vec<_>>(), [50_000.0, 50_000.0, 100_000.0]);
     assert_eq!((cost.switches, cost.statements), (20.0, Some((2.0, 1.0))));
     assert_eq!(cost.values().len(), 6);
+    let stopped = Reading { cpu_s: vec![(GENERATOR.to_owned(), 1.0)], switches: 0, statements: None };
+    let started = reading(1.5, 2.0, 300, 40).cost_since(&stopped, 1);
+    assert_eq!(started.cpu_us[0], ("tidings".to_owned(), 1_500_000.0), "a process that was started since");
 }

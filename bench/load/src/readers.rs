@@ -15,7 +15,7 @@ use crate::{
     oracle::UserIndex,
     socket::{Arrival, Socket, Subscribers},
     system::System,
-    world::{Acknowledged, World},
+    workload::{Acknowledged, Workload},
 };
 
 /// Sockets that connect at the same time.
@@ -54,13 +54,17 @@ pub struct Readers {
 impl Readers {
     /// Connects all of them. Fails if the first frame of one has another count than that of the
     /// acknowledged sends.
-    pub async fn subscribe(system: &System, world: &World, readers: Vec<Reader>) -> anyhow::Result<Self> {
+    pub async fn subscribe(
+        system: &System,
+        workload: &Workload,
+        readers: Vec<Reader>,
+    ) -> anyhow::Result<Self> {
         let (sender, arrivals) = unbounded_channel();
         let open = |(number, reader): (usize, Reader)| async move {
             let opened =
-                Socket::subscribe(system.gateway(reader.gateway), &world.users[reader.user].token).await;
+                Socket::subscribe(system.gateway(reader.gateway), &workload.users[reader.user].token).await;
             let (socket, first) = opened.with_context(|| format!("socket {number}"))?;
-            let head = world.oracle.lock().head(reader.dialog);
+            let head = workload.oracle.lock().head(reader.dialog);
             ensure!(first.total == head, "a reader begins with {} unread messages of {head}", first.total);
             anyhow::Ok((number, head, socket))
         };
@@ -78,8 +82,8 @@ impl Readers {
 
     /// Receives frames until every reader knows the newest message of its dialog. Returns them in the order
     /// of their arrival at each socket.
-    pub async fn wait_for_frames(&mut self, world: &World) -> anyhow::Result<Vec<Counted>> {
-        let head = |reader: &Reader| world.oracle.lock().head(reader.dialog);
+    pub async fn wait_for_frames(&mut self, workload: &Workload) -> anyhow::Result<Vec<Counted>> {
+        let head = |reader: &Reader| workload.oracle.lock().head(reader.dialog);
         let heads: Vec<u64> = self.readers.iter().map(head).collect();
         let mut behind = self.newest.iter().zip(&heads).filter(|(newest, head)| newest < head).count();
         let deadline = tokio::time::Instant::now() + LAST_FRAME_MAX;
@@ -89,7 +93,7 @@ impl Readers {
             let Arrival { socket, at, frame } = arrival.context("all sockets were closed")?;
             let [row] = &frame.changed[..] else { bail!("a frame without its row: {frame:?}") };
             let is_exact = row.unread == row.last_seq && frame.total == row.unread;
-            let dialog = &world.dialogs[self.readers[socket].dialog];
+            let dialog = &workload.dialogs[self.readers[socket].dialog];
             ensure!(is_exact && row.dialog_id == *dialog, "a wrong frame: {frame:?}");
             let newest = &mut self.newest[socket];
             behind -= usize::from(*newest < heads[socket] && row.last_seq >= heads[socket]);

@@ -16,13 +16,13 @@ pub const BEFORE: &str = "before";
 const HEAD: &str = "# Benchmarks
 
 Written by `make bench`; do not edit. `make help` lists the targets of the parts. The load generator
-([bench/load](../bench/load)) checks every answer and, at the end of every run, the counts of every user against those
-that follow from the acknowledged sends. A run with one difference fails and writes nothing here.
+([bench/load](../bench/load)) checks every answer and, at the end of every run, the counts of every user against
+those that follow from the acknowledged sends. A run with one difference fails and writes nothing here.
 
-The generator shares the machine with the system. Its CPU time is a column of its own and not part of *all*. CPU times
-are those of all threads and, for PostgreSQL, of all its processes. PostgreSQL runs without `fsync`
-(`deploy/engines/postgres.sh`). The rate limits are off; all other settings are the defaults. Values are medians over
-the rounds; the programs of a comparison take turns in every round.
+The generator shares the machine with the system. Its CPU time is a column of its own and not part of *all*. CPU
+times are those of all threads and, for PostgreSQL, of all its processes. PostgreSQL runs without `fsync`
+(`deploy/engines/postgres.sh`). The rate limits are off; all other settings are the defaults. Values are medians
+over the rounds; the programs of a comparison take turns in every round.
 ";
 
 /// Renders all results.
@@ -53,8 +53,8 @@ fn conditions(results: &Results) -> String {
     let machine = &results.machine;
     let rounds = results.rounds();
     let mut text = format!(
-        "{}, commit {}, {rounds} round{}. {} cores ({}), {} MiB of memory, Linux {}. Load average {} before and {} \
-         after the run.",
+        "{}, commit {}, {rounds} round{}. {} cores ({}), {} MiB of memory, Linux {}. Load average {} before \
+         and {} after the run.",
         machine.time,
         machine.commit,
         if rounds == 1 { "" } else { "s" },
@@ -192,8 +192,9 @@ mod tests {
             ("300/s", BEFORE, 0, &[("p50, ms", 8.0), ("refused", 0.0)]),
             ("300/s", NOW, 0, &[("p50, ms", 2.0), ("refused", 0.0)]),
         ]);
-        let expected = "| case | program | p50, ms | refused |\n|---|---|--:|--:|\n| 300/s | before | 8.00 | 0 |\n\
-                        | 300/s | now | 2.00 | 0 |\n| 300/s | now / before | 0.25 | – |\n";
+        let expected = "| case | program | p50, ms | refused |\n|---|---|--:|--:|\n\
+                        | 300/s | before | 8.00 | 0 |\n| 300/s | now | 2.00 | 0 |\n\
+                        | 300/s | now / before | 0.25 | – |\n";
         assert_eq!(render_table(&rows.medians("Latency")), expected);
     }
 

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use crate::{
     meter::Cost,
     system::{Kind, System},
-    world::World,
+    workload::Workload,
 };
 
 /// Name of the table with the costs of an operation.
@@ -169,10 +169,10 @@ impl Bench {
     pub async fn finish(
         &self,
         system: &mut System,
-        world: &World,
+        workload: &Workload,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
-        outcome.compared += world.compare().await?;
+        outcome.compared += workload.compare().await?;
         system.stop_all().await
     }
 }

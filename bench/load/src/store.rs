@@ -54,8 +54,11 @@ pub async fn insert_accounts(auth: &Db, ids: &[Uuid]) -> anyhow::Result<()> {
         let mut tx = auth.begin().await?;
         for id in some {
             let login = format!("b{}", &id.simple().to_string()[..31]);
-            let insert = "insert into account (id, login, name, name_lower, password_hash) values ($1, $2, $3, $4, '-')";
-            let insert = query(insert).bind(*id).bind(login.clone()).bind(login.clone()).bind(login);
+            let insert = query(
+                "insert into account (id, login, name, name_lower, password_hash)
+                values ($1, $2, $3, $4, '-')",
+            );
+            let insert = insert.bind(*id).bind(login.clone()).bind(login.clone()).bind(login);
             insert.execute(&mut tx).await.context("an account")?;
         }
         tx.commit().await?;
@@ -69,30 +72,34 @@ pub async fn has_pending(dialog_db: &Db) -> anyhow::Result<bool> {
     Ok(pending.optional(dialog_db).await?.is_some())
 }
 
-/// Stores a message in one transaction of its own, which claims the key, numbers the
-/// dialog, inserts the message and appends to the outbox. No program takes part.
+/// Stores a message in one transaction of its own, which claims the key, numbers the dialog, inserts the
+/// message and appends to the outbox. No program takes part.
 pub async fn insert_message(dialog_db: &Db, dialog: Uuid, author: Uuid, text: &str) -> anyhow::Result<()> {
     let id = Uuid::now_v7();
     let mut tx = dialog_db.begin().await?;
     let claim = query(
-        "insert into message_key (author_id, client_key, message_id, dialog_id, text_hash) values ($1, $2, $3, $4, $5)",
+        "insert into message_key (author_id, client_key, message_id, dialog_id, text_hash)
+        values ($1, $2, $3, $4, $5)",
     );
     let claim = claim.bind(author).bind(id.simple().to_string()).bind(id).bind(dialog).bind(vec![0_u8; 32]);
     claim.execute(&mut tx).await?;
     let number = query(
-        "update dialog set head_seq = head_seq + 1, version = version + 1 where id = $1 returning head_seq, version",
+        "update dialog set head_seq = head_seq + 1, version = version + 1 where id = $1
+        returning head_seq, version",
     );
     let row = number.bind(dialog).one(&mut tx).await?;
     let seq: i64 = row.get("head_seq")?;
     let version: i64 = row.get("version")?;
     let insert = query(
-        "insert into message (id, dialog_id, seq, author_id, text, transaction_id, changed_version, created_at_us)
+        "insert into message
+            (id, dialog_id, seq, author_id, text, transaction_id, changed_version, created_at_us)
         values ($1, $2, $3, $4, $5, $1, $6, 0)",
     );
     let insert = insert.bind(id).bind(dialog).bind(seq).bind(author).bind(text).bind(version);
     insert.execute(&mut tx).await?;
     let append = query(
-        "insert into outbox (event_id, topic, key, version, type, payload) values ($1, 'bench', $2, $3, 'bench', $4)",
+        "insert into outbox (event_id, topic, key, version, type, payload)
+        values ($1, 'bench', $2, $3, 'bench', $4)",
     );
     let append = append.bind(id).bind(dialog.to_string()).bind(version).bind(text.as_bytes().to_vec());
     append.execute(&mut tx).await?;
@@ -123,21 +130,22 @@ pub async fn fill_dialog(dialog_db: &Db, counter_db: &Db, stored: &Stored) -> an
     // The time in milliseconds comes first in an id, so that ids sort by time as those of real messages do.
     let insert = match dialog_db.dialect() {
         Dialect::Postgres => {
-            "insert into message (id, dialog_id, seq, author_id, text, status, transaction_id, changed_version, created_at_us)
-            select cast(lpad(to_hex($5 + n), 12, '0') || '7' || substr(md5(cast(random() as text)), 1, 19) as uuid), $1, $2 + n,
+            "insert into message (id, dialog_id, seq, author_id, text, status, transaction_id,
+                changed_version, created_at_us)
+            select cast(lpad(to_hex($5 + n), 12, '0') || '7' || substr(md5(cast(random() as text)), 1, 19)
+                    as uuid), $1, $2 + n,
                 $3, 'A message of sixty-four bytes, as people send them all day long.', 'committed',
                 gen_random_uuid(), $6 + 2 * n, ($5 + n) * 1000
             from generate_series(cast(1 as bigint), $4) as n"
         }
         Dialect::Sqlite => {
             "with recursive numbers(n) as (select 1 union all select n + 1 from numbers where n < $4)
-            insert into message (id, dialog_id, seq, author_id, text, status, transaction_id, changed_version, created_at_us)
-            select substr(printf('%012x', $5 + n), 1, 8) || '-' || substr(printf('%012x', $5 + n), 9) || '-7'
-                    || substr(lower(hex(randomblob(2))), 1, 3) || '-8' || substr(lower(hex(randomblob(2))), 1, 3)
-                    || '-' || lower(hex(randomblob(6))), $1, $2 + n,
+            insert into message (id, dialog_id, seq, author_id, text, status, transaction_id,
+                changed_version, created_at_us)
+            select substr(printf('%012x', $5 + n), 1, 8) || '-' || substr(printf('%012x', $5 + n), 9)
+                    || '-7000-8000-' || lower(hex(randomblob(6))), $1, $2 + n,
                 $3, 'A message of sixty-four bytes, as people send them all day long.', 'committed',
-                lower(hex(randomblob(4))) || '-' || lower(hex(randomblob(2))) || '-4' || substr(lower(hex(randomblob(2))), 1, 3)
-                    || '-8' || substr(lower(hex(randomblob(2))), 1, 3) || '-' || lower(hex(randomblob(6))),
+                lower(hex(randomblob(4))) || '-0000-4000-8000-' || lower(hex(randomblob(6))),
                 $6 + 2 * n, ($5 + n) * 1000
             from numbers where $4 > 0"
         }
@@ -146,8 +154,11 @@ pub async fn fill_dialog(dialog_db: &Db, counter_db: &Db, stored: &Stored) -> an
     let start_ms = jiff::Timestamp::now().as_millisecond() - stored.count - 1_000;
     let insert = query(insert).bind(stored.dialog).bind(stored.head).bind(stored.author).bind(stored.count);
     insert.bind(start_ms).bind(version).execute(&mut tx).await.context("messages")?;
-    let update = "update dialog set version = version + 2 * $2, head_seq = head_seq + $2, last_activity_us = $3 where id = $1";
-    let update = query(update).bind(stored.dialog).bind(stored.count).bind((start_ms + stored.count) * 1000);
+    let update = query(
+        "update dialog set version = version + 2 * $2, head_seq = head_seq + $2, last_activity_us = $3
+        where id = $1",
+    );
+    let update = update.bind(stored.dialog).bind(stored.count).bind((start_ms + stored.count) * 1000);
     update.execute(&mut tx).await?;
     tx.commit().await?;
     fill_counter(counter_db, stored).await
@@ -158,7 +169,8 @@ async fn fill_counter(counter_db: &Db, stored: &Stored) -> anyhow::Result<()> {
     let insert = match counter_db.dialect() {
         Dialect::Postgres => {
             "insert into ledger (dialog_id, seq, message_id, author_id, state)
-            select $1, $2 + n, gen_random_uuid(), $3, 'counted' from generate_series(cast(1 as bigint), $4) as n"
+            select $1, $2 + n, gen_random_uuid(), $3, 'counted'
+            from generate_series(cast(1 as bigint), $4) as n"
         }
         Dialect::Sqlite => {
             "with recursive numbers(n) as (select 1 union all select n + 1 from numbers where n < $4)
@@ -168,9 +180,10 @@ async fn fill_counter(counter_db: &Db, stored: &Stored) -> anyhow::Result<()> {
     };
     let insert = query(insert).bind(stored.dialog).bind(stored.head).bind(stored.author).bind(stored.count);
     insert.execute(&mut tx).await.context("ledger")?;
-    let applied =
-        "update dialog_applied set version = version + 2 * $2, last_seq = last_seq + $2 where dialog_id = $1";
-    query(applied).bind(stored.dialog).bind(stored.count).execute(&mut tx).await?;
+    let applied = query(
+        "update dialog_applied set version = version + 2 * $2, last_seq = last_seq + $2 where dialog_id = $1",
+    );
+    applied.bind(stored.dialog).bind(stored.count).execute(&mut tx).await?;
     let unread = "update member_counter set unread = unread + $3 where dialog_id = $1 and user_id = $2";
     query(unread).bind(stored.dialog).bind(stored.reader).bind(stored.count).execute(&mut tx).await?;
     let read = "update member_counter set read_seq = read_seq + $3 where dialog_id = $1 and user_id = $2";

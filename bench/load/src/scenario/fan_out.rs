@@ -10,13 +10,14 @@ use crate::{
     readers::{Reader, Readers},
     schedule::Schedule,
     system::System,
-    world::World,
+    workload::Workload,
 };
 
 /// Description in the report.
-pub const TEXT: &str = "Sockets at both gateways where there are two. *Frame* is the time from the intended start of \
-a send to the frame at each socket, *last frame* to the last of them. One user has 1,000 sockets with \
-`MAX_SOCKETS_PER_USER=1000`. 10,000 users are 10 groups of 1,000. The costs are those of one delivered frame.";
+pub const TEXT: &str = "Sockets at both gateways where there are two. *Frame* is the time from the \
+intended start of a send to the frame at each socket, *last frame* to the last of them. One user has \
+1,000 sockets with `MAX_SOCKETS_PER_USER=1000`. 10,000 users are 10 groups of 1,000. The costs are those \
+of one delivered frame.";
 
 /// Largest group.
 const GROUP: usize = 1_000;
@@ -42,10 +43,10 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         }
         let mut system = bench.start(&SETTINGS).await?;
         let users = dialogs.iter().map(Vec::len).sum();
-        let mut world = World::with_users(&system, users).await?;
-        world.add_dialogs(dialogs.clone()).await?;
+        let mut workload = Workload::with_users(&system, users).await?;
+        workload.add_dialogs(dialogs.clone()).await?;
         let readers = if users == 2 { sockets_of_one_user() } else { sockets_of_groups(&dialogs) };
-        deliver(&system, &Arc::new(world), readers, case, schedule, &mut outcome).await?;
+        deliver(&system, &Arc::new(workload), readers, case, schedule, &mut outcome).await?;
         system.stop_all().await?;
     }
     Ok(outcome)
@@ -66,21 +67,21 @@ fn sockets_of_groups(dialogs: &[Vec<usize>]) -> Vec<Reader> {
 
 async fn deliver(
     system: &System,
-    world: &Arc<World>,
+    workload: &Arc<Workload>,
     sockets: Vec<Reader>,
     case: &str,
     schedule: Schedule,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
-    let dialogs: Vec<usize> = (0..world.dialogs.len()).collect();
-    let mut readers = Readers::subscribe(system, world, sockets).await?;
+    let dialogs: Vec<usize> = (0..workload.dialogs.len()).collect();
+    let mut readers = Readers::subscribe(system, workload, sockets).await?;
     let pool = Pool::new(system.gateway(0), CONNECTIONS);
-    world.send_by_schedule(&pool, &dialogs, WARM_UP).await?;
-    readers.wait_for_frames(world).await?;
+    workload.send_by_schedule(&pool, &dialogs, WARM_UP).await?;
+    readers.wait_for_frames(workload).await?;
     let before = system.reading().await?;
-    let sends = world.send_by_schedule(&pool, &dialogs, schedule).await?;
-    let frames = readers.wait_for_frames(world).await?;
-    world.drain().await?;
+    let sends = workload.send_by_schedule(&pool, &dialogs, schedule).await?;
+    let frames = readers.wait_for_frames(workload).await?;
+    workload.drain().await?;
     let cost = system.reading().await?.cost_since(&before, frames.len() as u64);
     let latencies = readers.latencies(&sends, &frames)?;
     let last = latencies.iter().filter_map(|of_send| of_send.iter().max().copied());
@@ -89,6 +90,6 @@ async fn deliver(
     outcome.add("Latency", case, values);
     outcome.add_cost(case, &cost);
     drop(readers);
-    outcome.compared += world.compare().await?;
+    outcome.compared += workload.compare().await?;
     Ok(())
 }

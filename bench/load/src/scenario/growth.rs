@@ -15,13 +15,13 @@ use crate::{
     schedule::closed_loop,
     store::{self, Stored},
     system::System,
-    world::World,
+    workload::Workload,
 };
 
 /// Description in the report.
-pub const TEXT: &str = "100 direct dialogs with as many messages each, counted and unread. *Send* waits for the \
-response, *history* is the newest page of 20 messages, *counts* are all counts of a reader, *page* is a page of 20 \
-dialogs. 4 operations are in flight.";
+pub const TEXT: &str = "100 direct dialogs with as many messages each, counted and unread. *Send* waits \
+for the response, *history* is the newest page of 20 messages, *counts* are all counts of a reader, \
+*page* is a page of 20 dialogs. 4 operations are in flight.";
 
 const PAIRS: usize = 100;
 /// Stored messages of all dialogs together, in growing order.
@@ -50,44 +50,44 @@ const OPERATIONS: [(&str, Operation); 4] = [
 /// Runs the scenario once.
 pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let mut system = bench.start(&[]).await?;
-    let world = Arc::new(World::pairs(&system, PAIRS).await?);
+    let workload = Arc::new(Workload::pairs(&system, PAIRS).await?);
     let mut outcome = Outcome::default();
     for messages in MESSAGES {
         let case = format!("{messages} messages");
         if bench.skips(&case) {
             continue;
         }
-        fill(&mut system, &world, messages / PAIRS as u64).await?;
+        fill(&mut system, &workload, messages / PAIRS as u64).await?;
         let mut values = Vec::new();
         for (name, operation) in OPERATIONS {
-            let latencies = measure(&world, operation, Duration::from_secs(bench.seconds)).await?;
+            let latencies = measure(&workload, operation, Duration::from_secs(bench.seconds)).await?;
             let latencies = Latencies::of(latencies);
             values.push((format!("{name} p50, ms"), latencies.quantile_ms(0.5)));
             values.push((format!("{name} p99, ms"), latencies.quantile_ms(0.99)));
         }
         outcome.add("Latency", &case, values);
     }
-    bench.finish(&mut system, &world, &mut outcome).await?;
+    bench.finish(&mut system, &workload, &mut outcome).await?;
     Ok(outcome)
 }
 
 /// Stops the system, fills every dialog up to a number of messages, and starts it.
-async fn fill(system: &mut System, world: &World, each: u64) -> anyhow::Result<()> {
-    world.settle_doubts().await?;
+async fn fill(system: &mut System, workload: &Workload, each: u64) -> anyhow::Result<()> {
+    workload.settle_doubts().await?;
     system.stop_all().await?;
     let dialog_db = system.database("dialog", 2).await?;
     let counter_db = system.database("counter", 2).await?;
     for index in 0..PAIRS {
-        let head = world.oracle.lock().head(index);
+        let head = workload.oracle.lock().head(index);
         let stored = Stored {
-            dialog: world.dialogs[index].parse()?,
-            author: world.users[index].id.parse()?,
-            reader: world.users[index + PAIRS].id.parse()?,
+            dialog: workload.dialogs[index].parse()?,
+            author: workload.users[index].id.parse()?,
+            reader: workload.users[index + PAIRS].id.parse()?,
             head: head.cast_signed(),
             count: each.saturating_sub(head).cast_signed(),
         };
         store::fill_dialog(&dialog_db, &counter_db, &stored).await?;
-        let mut oracle = world.oracle.lock();
+        let mut oracle = workload.oracle.lock();
         (head + 1..=each).for_each(|seq| oracle.record(index, index, seq));
     }
     store::analyze(&dialog_db).await?;
@@ -101,19 +101,20 @@ async fn fill(system: &mut System, world: &World, each: u64) -> anyhow::Result<(
 
 /// Repeats an operation, over the dialogs in turn, and returns the latencies.
 async fn measure(
-    world: &Arc<World>,
+    workload: &Arc<Workload>,
     operation: Operation,
     duration: Duration,
 ) -> anyhow::Result<Vec<Duration>> {
-    let client = |number| Client { world: Arc::clone(world), operation, next: number, latencies: Vec::new() };
+    let client =
+        |number| Client { workload: Arc::clone(workload), operation, next: number, latencies: Vec::new() };
     let clients = closed_loop((0..IN_FLIGHT).map(client).collect(), duration, Client::step).await?;
-    world.settle_doubts().await?;
-    world.drain().await?;
+    workload.settle_doubts().await?;
+    workload.drain().await?;
     Ok(clients.into_iter().flat_map(|client| client.latencies).collect())
 }
 
 struct Client {
-    world: Arc<World>,
+    workload: Arc<Workload>,
     operation: Operation,
     next: usize,
     latencies: Vec<Duration>,
@@ -123,27 +124,29 @@ impl Client {
     async fn step(mut self) -> anyhow::Result<Self> {
         let dialog = self.next % PAIRS;
         self.next += IN_FLIGHT;
-        let head = self.world.oracle.lock().head(dialog);
+        let head = self.workload.oracle.lock().head(dialog);
         let reader = dialog + PAIRS;
         let started = Instant::now();
         match self.operation {
             Operation::Send => {
-                let send = self.world.new_send(dialog, dialog);
-                let answer = self.world.send(&send).await;
-                self.world.settle(send, answer);
+                let send = self.workload.new_send(dialog, dialog);
+                let answer = self.workload.send(&send).await;
+                self.workload.settle(send, answer);
             }
             Operation::History => {
-                let data =
-                    self.world.execute(reader, HISTORY, &json!({"id": self.world.dialogs[dialog]})).await?;
+                let data = self
+                    .workload
+                    .execute(reader, HISTORY, &json!({"id": self.workload.dialogs[dialog]}))
+                    .await?;
                 let nodes = data["dialog"]["messages"]["nodes"].as_array().map_or(&[][..], Vec::as_slice);
                 ensure!(nodes.last().is_some_and(|newest| newest["seq"] == head), "{data} without {head}");
             }
             Operation::Counts => {
-                let total = self.world.counts(reader).await?.total;
+                let total = self.workload.counts(reader).await?.total;
                 ensure!(total == head, "{total} instead of {head}");
             }
             Operation::Page => {
-                let data = self.world.execute(reader, DIALOGS, &json!({})).await?;
+                let data = self.workload.execute(reader, DIALOGS, &json!({})).await?;
                 let node = &data["dialogs"]["nodes"][0];
                 ensure!(node["unreadCount"] == head && node["lastMessage"]["seq"] == head, "{data}");
             }

@@ -8,12 +8,13 @@ use std::{
 use anyhow::ensure;
 
 use super::{Bench, Outcome};
-use crate::{connection::Pool, schedule::Schedule, system::Kind, system::System, world::World};
+use crate::{connection::Pool, schedule::Schedule, system::Kind, system::System, workload::Workload};
 
 /// Description in the report.
-pub const TEXT: &str = "The counter is stopped, messages are sent, and it is started again. *Counted* is the rate \
-from its readiness until every count is right, which includes a gateway's answer for each reader; *committed* ends \
-when the last message is COMMITTED. The costs are those of one message, from the start of the process.";
+pub const TEXT: &str = "The counter is stopped, messages are sent, and it is started again. *Counted* is \
+the rate from its readiness until every count is right, which includes a gateway's answer for each \
+reader; *committed* ends when the last message is COMMITTED. The costs are those of one message, from \
+the start of the process.";
 
 const PAIRS: usize = 256;
 const GROUPS: usize = 10;
@@ -48,24 +49,24 @@ async fn ingest(
     case: &str,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
-    let mut world = World::with_users(system, dialogs.iter().map(Vec::len).sum()).await?;
-    world.add_dialogs(dialogs).await?;
-    let world = Arc::new(world);
+    let mut workload = Workload::with_users(system, dialogs.iter().map(Vec::len).sum()).await?;
+    workload.add_dialogs(dialogs).await?;
+    let workload = Arc::new(workload);
     system.stop_process("counter").await?;
     let pool = Pool::new(system.gateway(0), CONNECTIONS);
-    let all: Vec<usize> = (0..world.dialogs.len()).collect();
-    let sends = world.send_by_schedule(&pool, &all, schedule).await?.len() as f64;
-    world.settle_doubts().await?;
+    let all: Vec<usize> = (0..workload.dialogs.len()).collect();
+    let sends = workload.send_by_schedule(&pool, &all, schedule).await?.len() as f64;
+    workload.settle_doubts().await?;
     let before = system.reading().await?;
     system.start_process("counter")?;
     system.wait_until_ready().await?;
     let ready = Instant::now();
-    world.wait_until_counted().await?;
+    workload.wait_until_counted().await?;
     let counted = ready.elapsed();
-    world.drain().await?;
+    workload.drain().await?;
     let committed = ready.elapsed();
     let cost = system.reading().await?.cost_since(&before, sends as u64);
-    let counts = world.oracle.lock().unread_sum() as f64;
+    let counts = workload.oracle.lock().unread_sum() as f64;
     outcome.add(
         "Rate",
         case,
@@ -77,6 +78,6 @@ async fn ingest(
         ],
     );
     outcome.add_cost(case, &cost);
-    outcome.compared += world.compare().await?;
+    outcome.compared += workload.compare().await?;
     Ok(())
 }

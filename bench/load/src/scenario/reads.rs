@@ -23,15 +23,16 @@ use crate::{
     peers::{self, Peer},
     schedule::{Schedule, closed_loop},
     system::{Kind, System},
-    world::World,
+    workload::Workload,
 };
 
 /// Description in the report.
-pub const TEXT: &str = "64 connections, one query at a time on each, by 8 signed-in users over both gateways where \
-there are two. *Page* is a page of 50 dialogs: title, participants, the newest message with its author, unread \
-count. The first answer of each user is checked in full, every other one must have the same bytes. The other servers \
-are single processes that call the same auth, dialog and counter, and give the same answers without the gateway's \
-limits, authentication, metrics and pushes. `{ __typename }` calls no service.";
+pub const TEXT: &str = "64 connections, one query at a time on each, by 8 signed-in users over both \
+gateways where there are two. *Page* is a page of 50 dialogs: title, participants, the newest message \
+with its author, unread count. The first answer of each user is checked in full, every other one must \
+have the same bytes. The other servers are single processes that call the same auth, dialog and counter, \
+and give the same answers without the gateway's limits, authentication, metrics and pushes. `{ \
+__typename }` calls no service.";
 
 /// Users that query.
 const VIEWERS: usize = 8;
@@ -59,39 +60,39 @@ type Expected = HashMap<(&'static str, usize), Value>;
 /// Runs the scenario once.
 pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let mut system = bench.start(&[]).await?;
-    let world = Arc::new(prepare(&system).await?);
+    let workload = Arc::new(prepare(&system).await?);
     let mut outcome = Outcome::default();
     let mut expected = Expected::new();
     let own = Target { name: None, addresses: system.gateways(), metered: None };
-    own.measure(bench, &system, &world, &mut expected, &mut outcome).await?;
+    own.measure(bench, &system, &workload, &mut expected, &mut outcome).await?;
     if bench.kind == Kind::Engines && bench.with_peers {
         for kind in peers::Kind::installed() {
             let peer = Peer::start(kind, &system.service_urls()).await?;
             let target =
                 Target { name: Some(kind.name()), addresses: vec![peer.address], metered: peer.metered() };
-            target.measure(bench, &system, &world, &mut expected, &mut outcome).await?;
+            target.measure(bench, &system, &workload, &mut expected, &mut outcome).await?;
             peer.stop().await?;
         }
     }
-    bench.finish(&mut system, &world, &mut outcome).await?;
+    bench.finish(&mut system, &workload, &mut outcome).await?;
     Ok(outcome)
 }
 
 /// Creates 50 dialogs of each viewer with two contacts, and one message by a contact in each.
-async fn prepare(system: &System) -> anyhow::Result<World> {
-    let mut world = World::with_users(system, VIEWERS + CONTACTS).await?;
+async fn prepare(system: &System) -> anyhow::Result<Workload> {
+    let mut workload = Workload::with_users(system, VIEWERS + CONTACTS).await?;
     let members = |index: usize| {
         let contact = |number: usize| VIEWERS + (index + number) % CONTACTS;
         vec![contact(0), contact(1), index % VIEWERS]
     };
-    world.add_dialogs((0..VIEWERS * PAGE).map(members).collect()).await?;
-    let world = Arc::new(world);
+    workload.add_dialogs((0..VIEWERS * PAGE).map(members).collect()).await?;
+    let workload = Arc::new(workload);
     let dialogs: Vec<usize> = (0..VIEWERS * PAGE).collect();
     let schedule = Schedule::once_each(&dialogs, PREPARATION_RATE);
-    world.send_by_schedule(&Pool::new(system.gateway(0), CONNECTIONS), &dialogs, schedule).await?;
-    world.settle_doubts().await?;
-    world.drain().await?;
-    Arc::into_inner(world).context("no send is left")
+    workload.send_by_schedule(&Pool::new(system.gateway(0), CONNECTIONS), &dialogs, schedule).await?;
+    workload.settle_doubts().await?;
+    workload.drain().await?;
+    Arc::into_inner(workload).context("no send is left")
 }
 
 /// Server that is measured.
@@ -107,7 +108,7 @@ impl Target {
         &self,
         bench: &Bench,
         system: &System,
-        world: &Arc<World>,
+        workload: &Arc<Workload>,
         expected: &mut Expected,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
@@ -118,16 +119,16 @@ impl Target {
             }
             let operation = graphql::operation(document, &json!({}));
             let answers = Arc::new(Answers { operation, first: Mutex::default() });
-            self.query(world, &answers, WARM_UP).await.context(case)?;
+            self.query(workload, &answers, WARM_UP).await.context(case)?;
             let before = system.reading_with(self.metered.as_slice()).await?;
             let started = Instant::now();
-            let latencies = self.query(world, &answers, duration).await.context(case)?;
+            let latencies = self.query(workload, &answers, duration).await.context(case)?;
             let elapsed = started.elapsed();
             let after = system.reading_with(self.metered.as_slice()).await?;
             let cost = after.cost_since(&before, latencies.len() as u64);
             for (viewer, answer) in answers.first.lock().iter() {
                 let data = graphql::data(answer)?;
-                check(case, &data, &world.users[*viewer].id)?;
+                check(case, &data, &workload.users[*viewer].id)?;
                 let first = expected.entry((case, *viewer)).or_insert_with(|| data.clone());
                 ensure!(*first == data, "{case}: {data} instead of {first}");
             }
@@ -143,7 +144,7 @@ impl Target {
     /// Queries for a time and returns the latencies.
     async fn query(
         &self,
-        world: &Arc<World>,
+        workload: &Arc<Workload>,
         answers: &Arc<Answers>,
         duration: Duration,
     ) -> anyhow::Result<Vec<Duration>> {
@@ -152,7 +153,7 @@ impl Target {
             clients.push(Client {
                 connection: Connection::open(self.addresses[number % self.addresses.len()]).await?,
                 viewer: number / 2 % VIEWERS,
-                world: Arc::clone(world),
+                workload: Arc::clone(workload),
                 answers: Arc::clone(answers),
                 latencies: Vec::new(),
             });
@@ -171,7 +172,7 @@ struct Answers {
 struct Client {
     connection: Connection,
     viewer: usize,
-    world: Arc<World>,
+    workload: Arc<Workload>,
     answers: Arc<Answers>,
     latencies: Vec<Duration>,
 }
@@ -179,7 +180,7 @@ struct Client {
 impl Client {
     async fn query(mut self) -> anyhow::Result<Self> {
         let started = Instant::now();
-        let token = &self.world.users[self.viewer].token;
+        let token = &self.workload.users[self.viewer].token;
         let answer = self.connection.post(token, self.answers.operation.clone()).await?;
         self.latencies.push(started.elapsed());
         let mut first = self.answers.first.lock();

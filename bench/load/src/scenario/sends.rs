@@ -12,15 +12,15 @@ use uuid::Uuid;
 use super::{Bench, Outcome};
 use crate::{
     connection::Connection, latency::Latencies, meter::Cost, schedule::closed_loop, store, system::System,
-    world::World,
+    workload::Workload,
 };
 
 /// Description in the report.
-pub const TEXT: &str = "256 direct dialogs and 16, 64 or 256 sends in flight, over both gateways where there are \
-two. A send counts when it is committed, so that all counts include it: the time ends with the last of them, not \
-with the last response. A refused send is repeated with its key afterwards, until it is acknowledged. *Raw inserts* \
-are the ceiling of the database alone: the same rows in dialog's tables, one transaction for each message, by the \
-generator itself and without any counting.";
+pub const TEXT: &str = "256 direct dialogs and 16, 64 or 256 sends in flight, over both gateways where \
+there are two. A send counts when it is committed, so that all counts include it: the time ends with the \
+last of them, not with the last response. A refused send is repeated with its key afterwards, until it \
+is acknowledged. *Raw inserts* are the ceiling of the database alone: the same rows in dialog's tables, \
+one transaction for each message, by the generator itself and without any counting.";
 
 const PAIRS: usize = 256;
 const IN_FLIGHT: [usize; 3] = [16, 64, 256];
@@ -35,15 +35,15 @@ const SEED: u64 = 13;
 /// Runs the scenario once.
 pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let mut system = bench.start(&[]).await?;
-    let world = Arc::new(World::pairs(&system, PAIRS).await?);
+    let workload = Arc::new(Workload::pairs(&system, PAIRS).await?);
     let mut outcome = Outcome::default();
-    flood(&system, &world, IN_FLIGHT[0], WARM_UP).await?;
+    flood(&system, &workload, IN_FLIGHT[0], WARM_UP).await?;
     for in_flight in IN_FLIGHT {
         let case = format!("{in_flight} in flight");
         if bench.skips(&case) {
             continue;
         }
-        let flood = flood(&system, &world, in_flight, Duration::from_secs(bench.seconds)).await?;
+        let flood = flood(&system, &workload, in_flight, Duration::from_secs(bench.seconds)).await?;
         let sent = flood.answers.len() as f64;
         let mut values = vec![
             ("committed and counted, 1/s".to_owned(), sent / flood.whole.as_secs_f64()),
@@ -55,10 +55,10 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         outcome.add("Rate", &case, values);
         outcome.add_cost(&case, &flood.cost);
     }
-    bench.finish(&mut system, &world, &mut outcome).await?;
+    bench.finish(&mut system, &workload, &mut outcome).await?;
     if bench.with_peers {
         for in_flight in IN_FLIGHT {
-            insert_raw(bench, &system, &world, in_flight, &mut outcome).await?;
+            insert_raw(bench, &system, &workload, in_flight, &mut outcome).await?;
         }
     }
     Ok(outcome)
@@ -68,14 +68,19 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
 async fn insert_raw(
     bench: &Bench,
     system: &System,
-    world: &World,
+    workload: &Workload,
     in_flight: usize,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
     let db = system.database("dialog", in_flight).await?;
     let writer = |number: usize| Writer {
         db: db.clone(),
-        dialogs: world.dialogs.iter().map(|id| id.parse()).collect::<Result<_, _>>().expect("ids are UUIDs"),
+        dialogs: workload
+            .dialogs
+            .iter()
+            .map(|id| id.parse())
+            .collect::<Result<_, _>>()
+            .expect("ids are UUIDs"),
         random: SmallRng::seed_from_u64(SEED + number as u64),
         answers: Vec::new(),
     };
@@ -123,7 +128,7 @@ struct Flood {
 struct Sender {
     connection: Option<Connection>,
     address: std::net::SocketAddr,
-    world: Arc<World>,
+    workload: Arc<Workload>,
     random: SmallRng,
     answers: Vec<Duration>,
 }
@@ -132,15 +137,15 @@ impl Sender {
     /// Sends one message to a random dialog. The connection is replaced after an error.
     async fn send(mut self) -> anyhow::Result<Self> {
         let dialog = self.random.random_range(0..PAIRS);
-        let send = self.world.new_send(dialog, dialog);
+        let send = self.workload.new_send(dialog, dialog);
         let started = Instant::now();
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => Connection::open(self.address).await?,
         };
-        let answer = connection.post(&self.world.users[dialog].token, self.world.encode(&send)).await;
+        let answer = connection.post(&self.workload.users[dialog].token, self.workload.encode(&send)).await;
         self.connection = answer.is_ok().then_some(connection);
-        if self.world.settle(send, answer).is_some() {
+        if self.workload.settle(send, answer).is_some() {
             self.answers.push(started.elapsed());
         }
         Ok(self)
@@ -149,14 +154,14 @@ impl Sender {
 
 async fn flood(
     system: &System,
-    world: &Arc<World>,
+    workload: &Arc<Workload>,
     in_flight: usize,
     duration: Duration,
 ) -> anyhow::Result<Flood> {
     let sender = |number: usize| Sender {
         connection: None,
         address: system.gateway(number % 2),
-        world: Arc::clone(world),
+        workload: Arc::clone(workload),
         random: SmallRng::seed_from_u64(SEED + number as u64),
         answers: Vec::new(),
     };
@@ -165,10 +170,10 @@ async fn flood(
     let senders = closed_loop((0..in_flight).map(sender).collect(), duration, Sender::send).await?;
     let sending = started.elapsed();
     let answers: Vec<Duration> = senders.into_iter().flat_map(|sender| sender.answers).collect();
-    world.drain().await?;
+    workload.drain().await?;
     let whole = started.elapsed();
     let cost = system.reading().await?.cost_since(&before, answers.len() as u64);
-    let refused = world.settle_doubts().await?;
-    world.drain().await?;
+    let refused = workload.settle_doubts().await?;
+    workload.drain().await?;
     Ok(Flood { answers, sending, whole, refused, cost })
 }

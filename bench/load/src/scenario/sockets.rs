@@ -9,14 +9,14 @@ use super::{Bench, Outcome};
 use crate::{
     socket::Socket,
     system::{Kind, System},
-    world::World,
+    workload::Workload,
 };
 
 /// Description in the report.
-pub const TEXT: &str = "Sockets with the subscription `unread`, each of a user of its own, at one gateway. *Memory* is \
-the growth of the resident memory of the process by each socket. The costs are those of one connection, from its \
-handshake to its first frame. `make bench-sockets` also runs the story test of memory that remains after sockets \
-close.";
+pub const TEXT: &str = "Sockets with the subscription `unread`, each of a user of its own, at one \
+gateway. *Memory* is the growth of the resident memory of the process by each socket. The costs are \
+those of one connection, from its handshake to its first frame. `make bench-sockets` also runs the story \
+test of memory that remains after sockets close.";
 
 const COUNTS: [usize; 3] = [1_000, 5_000, 19_000];
 const SETTINGS: [(&str, &str); 1] = [("MAX_CONNECTIONS", "19500")];
@@ -35,12 +35,12 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
             continue;
         }
         let mut system = bench.start(&SETTINGS).await?;
-        let world = World::with_users(&system, count.max(WARM_UP)).await?;
-        drop(connect(&system, &world, WARM_UP).await?);
+        let workload = Workload::with_users(&system, count.max(WARM_UP)).await?;
+        drop(connect(&system, &workload, WARM_UP).await?);
         let empty = resident_kb(&system)?;
         let before = system.reading().await?;
         let started = Instant::now();
-        let sockets = connect(&system, &world, count).await?;
+        let sockets = connect(&system, &workload, count).await?;
         let elapsed = started.elapsed();
         let cost = system.reading().await?.cost_since(&before, count as u64);
         let memory_kb = resident_kb(&system)?.saturating_sub(empty) as f64;
@@ -55,14 +55,14 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         );
         outcome.add_cost(&case, &cost);
         drop(sockets);
-        bench.finish(&mut system, &world, &mut outcome).await?;
+        bench.finish(&mut system, &workload, &mut outcome).await?;
     }
     Ok(outcome)
 }
 
-async fn connect(system: &System, world: &World, count: usize) -> anyhow::Result<Vec<Socket>> {
+async fn connect(system: &System, workload: &Workload, count: usize) -> anyhow::Result<Vec<Socket>> {
     let open = |user: usize| async move {
-        let (socket, first) = Socket::subscribe(system.gateway(0), &world.users[user].token).await?;
+        let (socket, first) = Socket::subscribe(system.gateway(0), &workload.users[user].token).await?;
         ensure!(first.total == 0, "a user without dialogs has {} unread messages", first.total);
         Ok(socket)
     };

@@ -7,9 +7,9 @@ use tokio::time::sleep;
 use super::{Bench, Outcome};
 
 /// Description in the report.
-pub const TEXT: &str = "*Start* is the time until every process answers 200 at `/readyz`, on existing databases; all \
-roles start at once. *Memory* is the resident memory after 3 s without requests, of all processes of the program \
-together. *File* is the size of the program.";
+pub const TEXT: &str = "*Start* is the time until every process answers 200 at `/readyz`, on existing \
+databases; all roles start at once. *Memory* is the resident memory after 3 s without requests, of all \
+processes of the program together. *File* is the size of the program.";
 
 const REST: Duration = Duration::from_secs(3);
 const STARTS: usize = 5;

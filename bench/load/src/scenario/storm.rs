@@ -14,13 +14,14 @@ use crate::{
     schedule::Schedule,
     socket::Socket,
     system::{Kind, System},
-    world::World,
+    workload::Workload,
 };
 
 /// Description in the report.
-pub const TEXT: &str = "2,000 users, each with an unread message and a socket. The process with the sockets is \
-stopped and started, and all clients connect again, 200 at the same time. *Ready* is the time from the handshake of a \
-client to its first frame, which must have its count. The costs are those of one client, with PostgreSQL's statements.";
+pub const TEXT: &str = "2,000 users, each with an unread message and a socket. The process with the \
+sockets is stopped and started, and all clients connect again, 200 at the same time. *Ready* is the time \
+from the handshake of a client to its first frame, which must have its count. The costs are those of one \
+client, with PostgreSQL's statements.";
 
 const PAIRS: usize = 2_000;
 /// Clients that connect at the same time.
@@ -29,13 +30,13 @@ const CONNECTING: usize = 200;
 /// Runs the scenario once.
 pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let mut system = bench.start(&[]).await?;
-    let world = Arc::new(World::pairs(&system, PAIRS).await?);
+    let workload = Arc::new(Workload::pairs(&system, PAIRS).await?);
     let pool = Pool::new(system.gateway(0), 32);
     let dialogs: Vec<usize> = (0..PAIRS).collect();
-    world.send_by_schedule(&pool, &dialogs, Schedule::once_each(&dialogs, 200)).await?;
-    world.settle_doubts().await?;
-    world.drain().await?;
-    drop(connect(&system, &world).await?);
+    workload.send_by_schedule(&pool, &dialogs, Schedule::once_each(&dialogs, 200)).await?;
+    workload.settle_doubts().await?;
+    workload.drain().await?;
+    drop(connect(&system, &workload).await?);
     let process = match bench.kind {
         Kind::Sqlite => "serve",
         Kind::Engines => "gateway2",
@@ -45,7 +46,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     system.wait_until_ready().await?;
     let before = system.reading().await?;
     let started = Instant::now();
-    let clients = connect(&system, &world).await?;
+    let clients = connect(&system, &workload).await?;
     let elapsed = started.elapsed();
     let cost = system.reading().await?.cost_since(&before, PAIRS as u64);
     let mut outcome = Outcome::default();
@@ -55,17 +56,17 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     outcome.add("Latency", case, values);
     outcome.add_cost(case, &cost);
     drop(clients);
-    bench.finish(&mut system, &world, &mut outcome).await?;
+    bench.finish(&mut system, &workload, &mut outcome).await?;
     Ok(outcome)
 }
 
 /// Connects a client of every reader and returns the time until its first frame.
-async fn connect(system: &System, world: &World) -> anyhow::Result<Vec<(Socket, Duration)>> {
+async fn connect(system: &System, workload: &Workload) -> anyhow::Result<Vec<(Socket, Duration)>> {
     let open = |dialog: usize| async move {
         let started = Instant::now();
         let (socket, first) =
-            Socket::subscribe(system.gateway(1), &world.users[dialog + PAIRS].token).await?;
-        let head = world.oracle.lock().head(dialog);
+            Socket::subscribe(system.gateway(1), &workload.users[dialog + PAIRS].token).await?;
+        let head = workload.oracle.lock().head(dialog);
         anyhow::ensure!(
             first.total == head,
             "a client begins with {} unread messages of {head}",

@@ -66,7 +66,7 @@ pub struct Acknowledged {
 }
 
 /// Everything that a scenario has created.
-pub struct World {
+pub struct Workload {
     /// Users by index.
     pub users: Vec<User>,
     /// Acknowledged sends.
@@ -79,7 +79,7 @@ pub struct World {
     dialog_db: Db,
 }
 
-impl World {
+impl Workload {
     /// Creates users without dialogs.
     pub async fn with_users(system: &System, count: usize) -> anyhow::Result<Self> {
         let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
@@ -104,9 +104,9 @@ impl World {
     /// Creates direct dialogs of two users each: of the users `i` and `i + pairs`, where the first is the
     /// author.
     pub async fn pairs(system: &System, pairs: usize) -> anyhow::Result<Self> {
-        let mut world = Self::with_users(system, 2 * pairs).await?;
-        world.add_dialogs((0..pairs).map(|author| vec![author, author + pairs]).collect()).await?;
-        Ok(world)
+        let mut workload = Self::with_users(system, 2 * pairs).await?;
+        workload.add_dialogs((0..pairs).map(|author| vec![author, author + pairs]).collect()).await?;
+        Ok(workload)
     }
 
     /// Creates dialogs of these users, each by its first, and waits until every participant has a counter.
@@ -194,13 +194,13 @@ impl World {
         let operation = |index: u64, intended| {
             let dialog = dialogs[index as usize % dialogs.len()];
             let author = authors[dialog];
-            let world = Arc::clone(self);
+            let workload = Arc::clone(self);
             let pool = pool.clone();
             async move {
-                let send = world.new_send(dialog, author);
-                let answer = pool.post(&world.users[author].token, world.encode(&send)).await;
+                let send = workload.new_send(dialog, author);
+                let answer = pool.post(&workload.users[author].token, workload.encode(&send)).await;
                 let answered = Instant::now();
-                let seq = world.settle(send, answer)?;
+                let seq = workload.settle(send, answer)?;
                 Some(Acknowledged { dialog, seq, intended, answered })
             }
         };
@@ -223,7 +223,7 @@ impl World {
     }
 
     /// Waits until no message is PENDING. A message is COMMITTED only after it was counted; a FAILED one is
-    /// found by [`World::compare`]. The question to the database costs less than queries would, so that it
+    /// found by [`Workload::compare`]. The question to the database costs less than queries would, so that it
     /// hardly adds to the costs of the sends.
     pub async fn drain(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + DRAIN_MAX;

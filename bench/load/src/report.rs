@@ -16,13 +16,14 @@ pub const BEFORE: &str = "before";
 const HEAD: &str = "# Benchmarks
 
 Written by `make bench`; do not edit. `make help` lists the targets of the parts. The load generator
-([bench/load](../bench/load)) checks every answer and, at the end of every run, the counts of every user against
-those that follow from the acknowledged sends. A run with one difference fails and writes nothing here.
+([bench/load](../bench/load)) checks every answer and, at the end of every run, the counts of every user
+against those that follow from the acknowledged sends. A run with one difference fails and writes nothing
+here.
 
-The generator shares the machine with the system. Its CPU time is a column of its own and not part of *all*. CPU
-times are those of all threads and, for PostgreSQL, of all its processes. PostgreSQL runs without `fsync`
-(`deploy/engines/postgres.sh`). The rate limits are off; all other settings are the defaults. Values are medians
-over the rounds; the programs of a comparison take turns in every round.
+The generator shares the machine with the system. Its CPU time is a column of its own and not part of *all*.
+CPU times are those of all threads and, for PostgreSQL, of all its processes. PostgreSQL runs without
+`fsync` (`deploy/engines/postgres.sh`). The rate limits are off; all other settings are the defaults. Values
+are medians over the rounds; the programs of a comparison take turns in every round.
 ";
 
 /// Renders all results.

@@ -98,11 +98,11 @@ fn draw_callees(svg: &mut String, frame: &Frame, x: f64, y: f64, scale: f64, all
             let letters = (width / LETTER) as usize;
             let label: String =
                 if letters < 4 { String::new() } else { name.chars().take(letters - 1).collect() };
-            let _ = write!(
+            let _ = writeln!(
                 svg,
                 "<g><title>{} ({share:.2} %)</title><rect x='{x:.1}' y='{y:.1}' width='{width:.1}' \
                  height='{:.1}' fill='{}' stroke='#fff' stroke-width='0.4'/>\
-                 <text x='{:.1}' y='{:.1}'>{}</text></g>\n",
+                 <text x='{:.1}' y='{:.1}'>{}</text></g>",
                 escape(name),
                 ROW - 1.0,
                 colour(name),

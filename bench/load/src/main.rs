@@ -164,6 +164,7 @@ async fn measure(
         }
     }
     let notes = vec![format!("Counts of {compared} users compared, 0 differences.")];
-    let (scenario, kind) = (scenario.name().to_owned(), kind.name().to_owned());
+    let scenario = scenario.name().to_owned();
+    let kind = kind.name().to_owned();
     Ok(Results { scenario, kind, machine, load_after: machine::load(), notes, rows })
 }

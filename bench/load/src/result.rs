@@ -130,9 +130,12 @@ fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 pub mod tests {
     use super::*;
 
-    /// Returns results with rows of `(case, program, round, [(name, value)])` in one table.
-    pub fn results(rows: &[(&str, &str, usize, &[(&str, f64)])]) -> Results {
-        let row = |(case, program, round, values): &(&str, &str, usize, &[(&str, f64)])| Row {
+    /// `(case, program, round, [(name, value)])`
+    type Values<'a> = (&'a str, &'a str, usize, &'a [(&'a str, f64)]);
+
+    /// Returns results with these rows in one table.
+    pub fn results(rows: &[Values<'_>]) -> Results {
+        let row = |(case, program, round, values): &Values<'_>| Row {
             table: "Latency".to_owned(),
             case: (*case).to_owned(),
             program: (*program).to_owned(),

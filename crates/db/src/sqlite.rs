@@ -145,8 +145,6 @@ async fn run(
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
-
     use futures_util::FutureExt;
     use rusqlite::{StatementStatus, config::DbConfig};
     use tempfile::TempDir;

@@ -35,7 +35,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Handler of a consumer.
 pub trait Apply: Send + Sync + 'static {
     /// Returns true if no user sees the effect of a record, such as one that only moves a version. It is
-    /// then applied with the records that follow, after at most [`PATIENCE`], because a transaction
+    /// then applied with the records that follow, after at most 250 ms, because a transaction
     /// costs the same for one record as for many.
     fn is_patient(&self, record: &Record) -> bool {
         let _ = record;

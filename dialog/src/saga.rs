@@ -78,8 +78,7 @@ pub(crate) enum InvalidReply {
 pub(crate) async fn settle(tx: &mut Tx, replies: &[Reply]) -> Result<Vec<Result<(), InvalidReply>>, Error> {
     // Lock first, then read the states: a state that was read before the lock could be outdated.
     let dialogs: BTreeSet<_> = replies.iter().map(|reply| reply.dialog_id).collect();
-    let locked = store::lock(tx, dialogs).await?;
-    let mut dialogs: BTreeMap<_, _> = locked.into_iter().map(|dialog| (dialog.id, dialog)).collect();
+    let mut dialogs = store::lock(tx, dialogs).await?;
     let mut states = store::saga::states(tx, replies.iter().map(|reply| reply.message_id)).await?;
     let mut transitions = Vec::new();
     let mut results = Vec::new();
@@ -89,7 +88,7 @@ pub(crate) async fn settle(tx: &mut Tx, replies: &[Reply]) -> Result<Vec<Result<
     }
     if !transitions.is_empty() {
         store::saga::apply(tx, &transitions).await?;
-        store::save_all(tx, dialogs.into_values().filter(|dialog| !dialog.is_unchanged())).await?;
+        store::save_all(tx, dialogs.into_values()).await?;
     }
     Ok(results)
 }

@@ -9,7 +9,7 @@ pub(crate) mod membership;
 pub(crate) mod message;
 pub(crate) mod saga;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use db::{Dialect, Error, Row, Tx, query};
 use events::outbox;
@@ -20,7 +20,10 @@ use uuid::Uuid;
 use crate::locked_dialog::LockedDialog;
 
 /// Locks dialogs in the order of their ids, which excludes deadlocks between writers. Omits unknown ids.
-pub(crate) async fn lock(tx: &mut Tx, ids: BTreeSet<DialogId>) -> Result<Vec<LockedDialog>, Error> {
+pub(crate) async fn lock(
+    tx: &mut Tx,
+    ids: BTreeSet<DialogId>,
+) -> Result<BTreeMap<DialogId, LockedDialog>, Error> {
     let lock = match tx.dialect() {
         // No row locks: SQLite has a single writer, which holds the whole database from its begin.
         Dialect::Sqlite => {
@@ -33,7 +36,7 @@ pub(crate) async fn lock(tx: &mut Tx, ids: BTreeSet<DialogId>) -> Result<Vec<Loc
         }
     };
     let rows = query(lock).bind(set(ids.into_iter().map(DialogId::uuid))).all(tx).await?;
-    rows.iter().map(locked_from_row).collect()
+    rows.iter().map(|row| locked_from_row(row).map(|dialog| (dialog.id, dialog))).collect()
 }
 
 /// Locks one dialog.
@@ -66,15 +69,15 @@ pub(crate) async fn save(tx: &mut Tx, mut dialog: LockedDialog) -> Result<(), Er
     outbox::append(tx, &dialog.take_events()).await
 }
 
-/// Writes locked dialogs with their versions, heads and activity, and appends their events to the
-/// outbox.
+/// Writes those of the locked dialogs that have events, with their versions, heads and activity, and
+/// appends the events to the outbox.
 pub(crate) async fn save_all(
     tx: &mut Tx,
     dialogs: impl IntoIterator<Item = LockedDialog>,
 ) -> Result<(), Error> {
     let mut rows = Vec::new();
     let mut events = Vec::new();
-    for mut dialog in dialogs {
+    for mut dialog in dialogs.into_iter().filter(|dialog| !dialog.is_unchanged()) {
         rows.push(json!({
             "id": dialog.id.uuid(),
             "version": dialog.version(),

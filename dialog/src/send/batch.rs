@@ -56,22 +56,23 @@ pub(super) async fn store(tx: &mut Tx, sends: &[Send]) -> Result<Vec<Outcome>, E
     let mut dialogs = BTreeMap::new();
     let mut authors = BTreeMap::new();
     if !ids.is_empty() {
-        dialogs.extend(store::lock(tx, ids).await?.into_iter().map(|dialog| (dialog.id, dialog)));
+        dialogs = store::lock(tx, ids).await?;
         authors = message::authors(tx, sends.iter().filter(is_new).map(authorship)).await?;
     }
     let mut outcomes = Vec::with_capacity(sends.len());
     for send in sends {
-        outcomes.push(match (repeated.contains(&send.new.id), authors.get(&send.new.id)) {
-            (true, _) => Outcome::Repeated,
-            (false, author) => number(send, author, &mut dialogs),
+        outcomes.push(if repeated.contains(&send.new.id) {
+            Outcome::Repeated
+        } else {
+            number(send, authors.get(&send.new.id), &mut dialogs)
         });
     }
-    let stored = sends.iter().zip(&outcomes).filter_map(|(_, outcome)| match outcome {
+    let stored = outcomes.iter().filter_map(|outcome| match outcome {
         Outcome::Stored(message) => Some(message),
         _ => None,
     });
     message::insert_all(tx, stored).await?;
-    store::save_all(tx, dialogs.into_values().filter(|dialog| !dialog.is_unchanged())).await?;
+    store::save_all(tx, dialogs.into_values()).await?;
     release_keys(tx, sends, &outcomes).await?;
     Ok(outcomes)
 }

@@ -58,7 +58,8 @@ impl Queue {
     /// Stores a send together with others. If the caller stops waiting, the send is stored nevertheless.
     ///
     /// # Errors
-    /// [`Error::Busy`] if too many sends wait, and none of them may be late; [`Error::Database`].
+    /// [`Error::Busy`] if too many sends wait, or the oldest waits too long; [`Error::Interrupted`] if the
+    /// storing task panicked; [`Error::Database`].
     pub(super) async fn store(&self, send: Send) -> Result<Outcome, Error> {
         let (answer, answered) = oneshot::channel();
         {

@@ -12,8 +12,8 @@ pub enum Error {
     /// operator's trigger. Repeating the statement cannot succeed.
     #[error("refused by the database: {0}")]
     Refused(String),
-    /// The database does not answer, is overloaded, or aborted this transaction because of others: try
-    /// again later.
+    /// The database does not answer, is overloaded or being restored, or aborted this transaction because
+    /// of others: try again later.
     #[error("the database is unavailable")]
     Unavailable(#[source] sqlx::Error),
     /// The URL is malformed or has another scheme.
@@ -48,6 +48,14 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+impl Error {
+    /// Returns the error of a row that must exist and does not. It is missing only while a backup is being
+    /// restored.
+    pub fn row_missing() -> Self {
+        Self::Unavailable(sqlx::Error::RowNotFound)
+    }
+}
+
 enum Class {
     Unique,
     Refused,
@@ -78,6 +86,8 @@ fn classify_sqlstate(state: &str) -> Class {
         // A standby, or a server that its host has made read-only because the disk is full; timeouts that
         // the server ends a session with.
         ("25006" | "25P03" | "25P04", _) => Class::Unavailable,
+        // A table is missing while a backup is being restored.
+        ("42P01", _) => Class::Unavailable,
         (_, Some("22")) => Class::Refused,
         // connection, resources (53100: disk full), operator intervention, system error (58030: I/O)
         (_, Some("08" | "53" | "57" | "58")) => Class::Unavailable,
@@ -169,7 +179,8 @@ mod tests {
             ("58030", "unavailable"),
             ("58P01", "unavailable"),
             ("08006", "unavailable"),
-            ("42P01", "bug"),
+            ("42P01", "unavailable"),
+            ("42703", "bug"),
             ("23502", "bug"),
             ("40002", "bug"),
         ] {

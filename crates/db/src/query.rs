@@ -81,6 +81,7 @@ impl Query {
     /// # Errors
     /// Every [`Error`] except [`Error::Url`] and [`Error::Migrate`].
     pub async fn execute(self, on: impl Into<Executor<'_>>) -> Result<u64, Error> {
+        count_statement();
         match on.into() {
             Executor::Tx(tx) => {
                 let statement = tx.statement(self.sql);
@@ -111,6 +112,7 @@ impl Query {
     /// # Errors
     /// As [`Query::execute`].
     pub async fn all(self, on: impl Into<Executor<'_>>) -> Result<Vec<Row>, Error> {
+        count_statement();
         match on.into() {
             Executor::Tx(tx) => {
                 let statement = tx.statement(self.sql);
@@ -140,12 +142,13 @@ impl Query {
         Ok(self.all(on).await?.into_iter().next())
     }
 
-    /// Executes the statement and returns the first row.
+    /// Executes the statement and returns the first row, which must exist.
     ///
     /// # Errors
-    /// [`Error::Bug`] if there are no rows; otherwise as [`Query::execute`].
+    /// [`Error::Unavailable`] if there are no rows ([`Error::row_missing`]); otherwise as
+    /// [`Query::execute`].
     pub async fn one(self, on: impl Into<Executor<'_>>) -> Result<Row, Error> {
-        self.optional(on).await?.ok_or(Error::Bug(sqlx::Error::RowNotFound))
+        self.optional(on).await?.ok_or_else(Error::row_missing)
     }
 
     async fn execute_postgres(
@@ -177,6 +180,10 @@ impl Query {
             Value::Rows(value) => query.bind(value.to_string()),
         })
     }
+}
+
+fn count_statement() {
+    metrics::counter!("database_statements_total").increment(1);
 }
 
 fn sqlite_rows(outcome: sqlite::Outcome) -> Vec<Row> {

@@ -118,6 +118,7 @@ impl Tx {
     }
 
     async fn finish(self, committed: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        metrics::counter!("database_commits_total").increment(1);
         match self.transaction {
             Transaction::Sqlite(tx) => tx.commit(&self.db.statement("commit"), committed).await,
             Transaction::Postgres(tx) => {

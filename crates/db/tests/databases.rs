@@ -184,6 +184,25 @@ async fn a_detached_write_completes_after_its_request_was_cancelled() {
     }
 }
 
+/// As while a backup is restored under a running process.
+#[tokio::test]
+async fn a_missing_row_or_table_is_unavailable() {
+    for test in databases(&[]).await {
+        let db = &test.db;
+        create_table(db, "create table t (n bigint)").await;
+        let select = || query("select n from t").one(db);
+        let missing = select().await;
+        assert!(matches!(missing, Err(Error::Unavailable(_))), "{}: {missing:?}", test.name);
+        create_table(db, "drop table t").await;
+        let missing = select().await;
+        match db.dialect() {
+            Dialect::Postgres => assert!(matches!(missing, Err(Error::Unavailable(_))), "{missing:?}"),
+            // A restore replaces the file while no process uses it.
+            Dialect::Sqlite => assert!(matches!(missing, Err(Error::Bug(_))), "{missing:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_commit_notifies_subscribers() {
     for test in databases(&[]).await {

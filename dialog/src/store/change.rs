@@ -182,7 +182,7 @@ pub(crate) async fn live(
     );
     let select = select.bind(dialog.uuid()).bind(set(messages.iter().map(|id| id.uuid())));
     let rows = select.bind(set(users.iter().map(|id| id.uuid()))).all(db).await?;
-    let first = rows.first().ok_or(Error::Bug(sqlx::Error::RowNotFound))?;
+    let first = rows.first().ok_or_else(Error::row_missing)?;
     let members: Option<String> = first.get("member_ids")?;
     let mut found = Live {
         epoch: first.get("epoch")?,

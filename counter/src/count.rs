@@ -2,7 +2,7 @@
 //! offsets in one transaction. An event that can never be applied becomes a dead letter and does not
 //! stop the others.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use db::Tx;
 use events::{Apply, BoxError, Headers, Loss, LossKind, Record};
@@ -19,6 +19,9 @@ use crate::{
 /// Name of the consumer, under which its offsets are stored.
 pub(crate) const CONSUMER: &str = "counter";
 
+/// Time that an event which changes no count waits for others.
+const MAX_DELAY: Duration = Duration::from_millis(250);
+
 /// Handler of the consumer.
 #[derive(Debug)]
 pub(crate) struct Handler {
@@ -26,13 +29,13 @@ pub(crate) struct Handler {
 }
 
 impl Apply for Handler {
-    /// These events change no count.
-    fn is_patient(&self, record: &Record) -> bool {
-        let kind = record.kind.as_str();
-        matches!(
-            kind,
+    /// Events that change no count may wait.
+    fn max_delay(&self, record: &Record) -> Duration {
+        let changes_a_count = !matches!(
+            record.kind.as_str(),
             "MessageCommitted" | "DialogRenamed" | "UserLoggedIn" | "UserRenamed" | "SessionRevoked"
-        )
+        );
+        if changes_a_count { Duration::ZERO } else { MAX_DELAY }
     }
 
     #[tracing::instrument(name = "counter.count", skip_all, fields(records = records.len()))]

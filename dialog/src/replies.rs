@@ -4,6 +4,8 @@
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
+use std::time::Duration;
+
 use db::Tx;
 use events::{Apply, BoxError, Event, Loss, LossKind, Record, outbox};
 use proto::{
@@ -22,14 +24,19 @@ use crate::{
 /// Consumer name: the key of the stored position in the log.
 pub(crate) const CONSUMER: &str = "dialog";
 
+/// Time that an event which does not concern dialogs waits for others.
+const IGNORED_MAX_DELAY: Duration = Duration::from_millis(250);
+/// Time that a reply waits for others. Authors see COMMITTED so much later.
+const REPLY_MAX_DELAY: Duration = Duration::from_millis(25);
+
 /// Handler of the counter's replies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReplyHandler;
 
 impl Apply for ReplyHandler {
-    /// Read pointers do not concern dialogs.
-    fn is_patient(&self, record: &Record) -> bool {
-        record.kind == "ReadMarked"
+    /// Read pointers do not concern dialogs. A reply changes the status of its message, not a count.
+    fn max_delay(&self, record: &Record) -> Duration {
+        if record.kind == "ReadMarked" { IGNORED_MAX_DELAY } else { REPLY_MAX_DELAY }
     }
 
     async fn apply(&self, tx: &mut Tx, records: &[Record]) -> Result<(), BoxError> {

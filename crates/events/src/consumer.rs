@@ -27,19 +27,16 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Maximum number of records per transaction.
 const BATCH_MAX: usize = 500;
-/// Time that patient records wait for others.
-const PATIENCE: Duration = Duration::from_millis(250);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// Handler of a consumer.
 pub trait Apply: Send + Sync + 'static {
-    /// Returns true if no user sees the effect of a record, such as one that only moves a version. It is
-    /// then applied with the records that follow, after at most 250 ms, because a transaction
-    /// costs the same for one record as for many.
-    fn is_patient(&self, record: &Record) -> bool {
+    /// Returns the time that a record may wait for others, to be applied with them: a transaction costs the
+    /// same for one record as for many. Zero, the default, for a record whose effect a user waits for.
+    fn max_delay(&self, record: &Record) -> Duration {
         let _ = record;
-        false
+        Duration::ZERO
     }
 
     /// Processes the records before the transaction starts, for effects outside the database that should

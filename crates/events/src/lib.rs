@@ -13,6 +13,7 @@ mod lease;
 mod local;
 mod offset;
 pub mod outbox;
+mod pace;
 mod record;
 mod relay;
 mod tail;

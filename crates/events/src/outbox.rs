@@ -11,6 +11,8 @@ use uuid::Uuid;
 
 use crate::{Event, Headers};
 
+/// Channel in which commits are announced that append events, in addition to the channels of their topics.
+pub(crate) const CHANNEL: &str = "outbox";
 /// Maximum number of events per insert statement.
 const CHUNK_MAX: usize = 500;
 /// Maximum size of the payloads per insert statement, unless a single event is larger. The rows are one
@@ -53,6 +55,9 @@ pub async fn append(tx: &mut Tx, events: &[Event]) -> Result<(), Error> {
     }
     for event in events {
         tx.announce(event.topic);
+    }
+    if !events.is_empty() {
+        tx.announce(CHANNEL);
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use crate::{
     kafka::{client::Context, wire},
     lease::Lease,
     outbox::{self, PendingEvent},
+    pace::Pace,
 };
 
 const LEASE: &str = "relay";
@@ -117,8 +118,8 @@ impl Relay {
         Ok(result?)
     }
 
-    /// Publishes batch after batch: immediately while there are events, else after a commit in this
-    /// process or a growing delay.
+    /// Publishes batch after batch: at the pace of [`Pace`] while there are events, else after a commit of
+    /// events in this process or a growing delay.
     async fn publish_pending(
         &self,
         producer: &FutureProducer<Context>,
@@ -126,10 +127,12 @@ impl Relay {
         shutdown: &CancellationToken,
         backoff: &mut Backoff,
     ) -> Result<(), TermError> {
-        let mut commits = self.db.commits();
+        let mut commits = self.db.announcements(outbox::CHANNEL);
+        let mut pace = Pace::default();
         let mut poll = Backoff::new(POLL_MIN, POLL_MAX);
         let mut published = Vec::new();
         while !shutdown.is_cancelled() || !published.is_empty() {
+            shutdown.run_until_cancelled(pace.wait()).await;
             commits.mark_unchanged();
             let pending = outbox::replace(&self.db, &published, BATCH_MAX).await?;
             published.clear();
@@ -148,6 +151,7 @@ impl Relay {
                 }
                 continue;
             }
+            pace.start();
             published = self.publish(producer, lease, &pending, shutdown).await?;
             poll.reset();
             backoff.reset();

@@ -4,7 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -17,13 +20,21 @@ use uuid::Uuid;
 const TOPIC: &str = "test.topic";
 const OTHER: &str = "test.other";
 
-/// Copies records into a table. If `fails` is set, every third call fails after writing.
+/// Copies records into a table. If `fails` is set, every third call fails after writing. Records with a
+/// version in `delays` may wait so long.
+#[derive(Default)]
 struct CopyHandler {
-    calls: AtomicUsize,
+    calls: Arc<AtomicUsize>,
     fails: bool,
+    delays: Vec<(i64, Duration)>,
 }
 
 impl Apply for CopyHandler {
+    fn max_delay(&self, record: &Record) -> Duration {
+        let delay = self.delays.iter().find(|(version, _)| *version == record.version);
+        delay.map_or(Duration::ZERO, |(_, delay)| *delay)
+    }
+
     async fn apply(&self, tx: &mut Tx, records: &[Record]) -> Result<(), BoxError> {
         for record in records {
             let insert = query("insert into copy (version, payload) values ($1, $2)");
@@ -73,7 +84,7 @@ fn log(producer: &Db) -> Log {
 }
 
 fn consumer(log: &Log, db: &Db, fails: bool) -> Consumer<CopyHandler> {
-    Consumer::new("copier", &[TOPIC], log, db, CopyHandler { calls: AtomicUsize::new(0), fails })
+    Consumer::new("copier", &[TOPIC], log, db, CopyHandler { fails, ..CopyHandler::default() })
 }
 
 #[tokio::test]
@@ -97,6 +108,32 @@ async fn each_event_is_applied_once_and_in_order_despite_failures() {
         .await;
     shutdown.cancel();
     resumed.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn records_that_may_wait_are_applied_with_the_next_one_or_after_their_delay() {
+    let producer = database().await;
+    let target = database().await;
+    let shutdown = CancellationToken::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let long = Duration::from_secs(3_600);
+    let delays = vec![(0, long), (1, long), (3, long), (4, Duration::from_millis(50))];
+    let handler = CopyHandler { calls: calls.clone(), fails: false, delays };
+    let consumer = Consumer::new("copier", &[TOPIC], &log(&producer.db), &target.db, handler);
+    let running = tokio::spawn(consumer.run(shutdown.clone()));
+    append(&producer.db, TOPIC, 0..1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    append(&producer.db, TOPIC, 1..2).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(calls.load(Relaxed), 0, "both wait");
+    append(&producer.db, TOPIC, 2..3).await;
+    eventually("the urgent record is applied", || async { copied(&target.db).await == [0, 1, 2] }).await;
+    assert_eq!(calls.load(Relaxed), 1);
+    append(&producer.db, TOPIC, 3..4).await;
+    append(&producer.db, TOPIC, 4..5).await;
+    eventually("the shortest delay ends", || async { copied(&target.db).await == [0, 1, 2, 3, 4] }).await;
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test]

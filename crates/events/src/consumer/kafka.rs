@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Apply, BACKOFF_MIN, BATCH_MAX, BoxError, Consumer, Duration, PATIENCE,
+    Apply, BACKOFF_MIN, BATCH_MAX, BoxError, Consumer, Duration,
     batch::{Batch, Failure, PartitionSlice},
     partition::Partition,
     set_lag,
@@ -30,6 +30,7 @@ use crate::{
         wire,
     },
     offset::Offset,
+    pace::Pace,
 };
 
 /// Size of the payloads at which a read stops.
@@ -57,8 +58,10 @@ struct Session<'a, A> {
     unassigned_since: Option<Instant>,
     /// The next batch is a retry if one is due, so that retries and new records alternate.
     retry_next: bool,
-    /// Time at which the buffered records are applied at the latest; `None` if there are none.
+    /// Time at which the buffered records are applied at the latest, as far as the pace permits; `None` if
+    /// there are none.
     due_at: Option<Instant>,
+    pace: Pace,
 }
 
 /// Result of a task.
@@ -100,6 +103,7 @@ pub(super) async fn session<A: Apply>(
         unassigned_since: Some(Instant::now()),
         retry_next: false,
         due_at: None,
+        pace: Pace::default(),
     };
     let result = session.run(shutdown, backoff).await;
     session.finish().await;
@@ -140,8 +144,11 @@ impl<A: Apply> Session<'_, A> {
             GroupEvent::Assigned(partitions) => {
                 let partitions = self.subscribed(&partitions);
                 tracing::info!(consumer = self.consumer.name, ?partitions, "partitions assigned");
-                self.assignment_pending = true;
                 self.unassigned_since = None;
+                if partitions.is_empty() {
+                    return;
+                }
+                self.assignment_pending = true;
                 let consumer = self.consumer;
                 let client = self.client.shared();
                 let resolve =
@@ -213,8 +220,7 @@ impl<A: Apply> Session<'_, A> {
                 continue;
             };
             let next = partition.offset.next;
-            let patience = if self.consumer.handler.is_patient(&record) { PATIENCE } else { Duration::ZERO };
-            let due_at = Instant::now() + patience;
+            let due_at = Instant::now() + self.consumer.handler.max_delay(&record);
             self.due_at = Some(self.due_at.map_or(due_at, |earlier| earlier.min(due_at)));
             if let Err(reason) = partition.push(record) {
                 let consumer = self.consumer.name;
@@ -272,7 +278,14 @@ impl<A: Apply> Session<'_, A> {
     /// Returns the time of the next batch: of the next retry, or of records that wait for others.
     fn next_batch_at(&self) -> Option<Instant> {
         let buffered = self.partitions.values().filter(|partition| !partition.is_empty());
-        buffered.filter_map(|partition| partition.retry_at().or(self.due_at)).min()
+        let due_at = self.due_at();
+        buffered.filter_map(|partition| partition.retry_at().or(due_at)).min()
+    }
+
+    /// Returns the time at which the buffered records are applied unless they are a retry.
+    fn due_at(&self) -> Option<Instant> {
+        let next_start = self.pace.next_start();
+        self.due_at.map(|due_at| next_start.map_or(due_at, |next_start| due_at.max(next_start)))
     }
 
     /// Starts the next batch unless one is running: all partitions without a failure together, or one
@@ -284,7 +297,7 @@ impl<A: Apply> Session<'_, A> {
         }
         let now = Instant::now();
         let buffered = || self.partitions.iter().filter(|(_, partition)| !partition.is_empty());
-        let is_due = self.due_at.is_some_and(|due_at| due_at <= now);
+        let is_due = self.due_at().is_some_and(|due_at| due_at <= now);
         let healthy = buffered().filter(|(_, buffer)| is_due && !buffer.is_in_doubt());
         let healthy: Vec<TopicPartition> = healthy.map(|(partition, _)| *partition).collect();
         let retries = buffered().filter_map(|(partition, buffer)| Some((buffer.retry_at()?, *partition)));
@@ -296,6 +309,7 @@ impl<A: Apply> Session<'_, A> {
         };
         self.retry_next = !in_doubt;
         self.applying = true;
+        self.pace.start();
         let consumer = self.consumer;
         let batch = self.take_batch(&partitions, in_doubt);
         let has_more = self.partitions.values().any(|partition| !partition.is_empty());
@@ -428,4 +442,31 @@ async fn read(client: &StreamConsumer<Context>, topics: &[&'static str]) -> Vec<
         results.push(result);
     }
     results
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Log, consumer::new_backoff};
+
+    struct Ignore;
+
+    impl Apply for Ignore {
+        async fn apply(&self, _: &mut db::Tx, _: &[Record]) -> Result<(), BoxError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_without_an_assignment_ends() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = db::Db::open_file(&folder.path().join("test.db")).await.expect("a database");
+        // No broker listens there, as none answers after a pause.
+        let kafka = Kafka::new("kafka://127.0.0.1:1", None).expect("a URL");
+        let consumer = Consumer::new("test", &["test.t"], &Log::Kafka(kafka.clone()), &db, Ignore);
+        let start = Instant::now();
+        let ended = session(&consumer, &kafka, &CancellationToken::new(), &mut new_backoff()).await;
+        assert_eq!(ended.unwrap_err().to_string(), "the group has assigned no partition in time");
+        assert!((ASSIGNMENT_TIMEOUT..ASSIGNMENT_TIMEOUT * 2).contains(&start.elapsed()));
+    }
 }

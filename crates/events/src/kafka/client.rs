@@ -29,7 +29,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) enum GroupEvent {
     /// Partitions were assigned. The receiver must answer with an incremental assignment that has their
-    /// start offsets.
+    /// start offsets. An empty list, for a member that gets nothing new, has been answered already.
     Assigned(Vec<(String, i32)>),
     /// Partitions were revoked. The callback has answered already.
     Revoked(Vec<(String, i32)>),
@@ -115,7 +115,8 @@ impl ConsumerContext for Context {
         let partitions: Vec<(String, i32)> =
             list.elements().iter().map(|found| (found.topic().to_owned(), found.partition())).collect();
         let answer = if cause == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            if !partitions.is_empty() && self.send(GroupEvent::Assigned(partitions)) {
+            let is_empty = partitions.is_empty();
+            if self.send(GroupEvent::Assigned(partitions)) && !is_empty {
                 return;
             }
             client.incremental_assign(list)
@@ -190,4 +191,50 @@ fn drop_on_thread<T: Send + Sync + 'static>(mut client: Arc<T>) -> oneshot::Rece
         let _ = sender.send(());
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{consumer::StreamConsumer, mocking::MockCluster};
+
+    use super::*;
+    use crate::Kafka;
+
+    /// Polls a member until the group assigns it partitions, answers, and returns their number.
+    async fn assigned(
+        (client, events): &mut (KafkaClient<StreamConsumer<Context>>, mpsc::UnboundedReceiver<GroupEvent>),
+    ) -> usize {
+        loop {
+            let event = tokio::select! {
+                _ = client.recv() => continue,
+                event = events.recv() => event.expect("the client exists"),
+            };
+            let GroupEvent::Assigned(partitions) = event else { continue };
+            let mut list = TopicPartitionList::new();
+            for (topic, number) in &partitions {
+                list.add_partition_offset(topic, *number, rdkafka::Offset::Beginning).unwrap();
+            }
+            if !partitions.is_empty() {
+                client.incremental_assign(&list).expect("the answer is accepted");
+            }
+            return partitions.len();
+        }
+    }
+
+    /// A member of a group with more members than partitions is not one that hears nothing.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_member_hears_that_the_group_assigns_nothing_to_it() {
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        mock.create_topic("test.group", 1, 1).expect("a topic");
+        let kafka = Kafka::new(&format!("kafka://{}", mock.bootstrap_servers()), None).expect("a URL");
+        let mut first = kafka.member("group", &["test.group"]).expect("a member");
+        assert_eq!(assigned(&mut first).await, 1);
+        let mut second = kafka.member("group", &["test.group"]).expect("a member");
+        let (_, of_second) = tokio::time::timeout(Duration::from_secs(60), async {
+            tokio::join!(assigned(&mut first), assigned(&mut second))
+        })
+        .await
+        .expect("both members hear of the new assignment");
+        assert_eq!(of_second, 0);
+    }
 }

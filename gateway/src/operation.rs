@@ -6,6 +6,7 @@
 
 pub mod coercion;
 mod complexity;
+pub mod concurrency_limit;
 pub mod document_cache;
 mod lexical;
 mod missing_rules;
@@ -34,6 +35,7 @@ use crate::{
     schema::{self, Schema, Scope, SignInLimiter, data_loader::Dispatcher},
     seen_versions::SeenVersions,
 };
+use concurrency_limit::ConcurrencyLimit;
 use document_cache::{DocumentCache, PreparedOperation};
 use persisted_queries::{PersistedQueries, TrustedDocuments};
 use request::{OperationKey, OperationRequest};
@@ -110,6 +112,7 @@ pub struct Pipeline {
     rate_limiter: RateLimiter,
     revoked: RevokedSessions,
     deadline: Duration,
+    queries: ConcurrencyLimit,
     /// Running mutations. They run to their end even if the client disconnects.
     writes: TaskTracker,
 }
@@ -138,6 +141,7 @@ impl Pipeline {
             rate_limiter,
             revoked,
             deadline: OPERATION_LIMIT,
+            queries: ConcurrencyLimit::default(),
             writes: TaskTracker::new(),
         }
     }
@@ -183,12 +187,16 @@ impl Pipeline {
         Ok(Admitted { document: normalized, kind, shape, operation_key, cost, address: client.address })
     }
 
-    /// Executes a query or a mutation. Every error of the response carries its code. Dropping the future
+    /// Executes a query or a mutation. Every error of the response carries its code; RATE_LIMITED if more
+    /// queries arrive than can be answered. Dropping the future
     /// cancels a query and its calls; a mutation runs to its end in a task of its own, so that a client
     /// that disconnects cannot cut it in half.
     pub async fn execute(&self, admitted: &Admitted, caller: Option<Caller>, call: Call) -> Response {
         if admitted.kind() != OperationType::Mutation {
-            return self.run(admitted, caller, call).await;
+            return match self.queries.acquire().await {
+                Ok(_permit) => self.run(admitted, caller, call).await,
+                Err(error) => failed(error, &call.request_id),
+            };
         }
         let pipeline = self.clone();
         let admitted = admitted.clone();

@@ -17,14 +17,18 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wake::Wake;
 
-use super::{Service, messages::frame::Change, retry::run_requests};
+use super::{
+    Service,
+    messages::frame::Change,
+    retry::{RequestLimits, run_requests},
+};
 
 /// Maximum dialogs whose changes are kept for one subscriber. RESET replaces more.
 const CHANGES_MAX: usize = 1_000;
 /// Maximum dialogs whose newest version is known for one user.
 const KNOWN_MAX: usize = 10_000;
-/// Maximum concurrent requests for participants.
-const REQUESTS_MAX: usize = 4;
+/// Limits of the requests for participants.
+const REQUEST_LIMITS: RequestLimits = RequestLimits { concurrency_max: 4, interval: Duration::ZERO };
 /// Deadline of one request for participants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -190,7 +194,7 @@ impl Hub {
                 .into_iter()
                 .for_each(|(dialog, version)| registry.queue_title(dialog, version));
         };
-        run_requests(REQUESTS_MAX, &self.0.queued, &shutdown, start, requeue).await;
+        run_requests(REQUEST_LIMITS, &self.0.queued, &shutdown, start, requeue).await;
     }
 
     /// Applies a new title to the participants of its dialog. Returns the dialog if they could not be

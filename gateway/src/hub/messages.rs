@@ -29,14 +29,14 @@ use wake::Wake;
 
 use super::{
     Service, StreamCaller,
-    retry::{run_requests, until_available},
+    retry::{RequestLimits, run_requests, until_available},
 };
 use crate::{connections::gauge::GaugeGuard, error::Error, version::Version};
 
 /// Maximum pending messages of one subscriber. A RESET replaces more.
 const PENDING_MAX: usize = 1000;
-/// Maximum concurrent requests, each for another dialog.
-const REQUESTS_MAX: usize = 16;
+/// Limits of the requests, each for another dialog.
+const REQUEST_LIMITS: RequestLimits = RequestLimits { concurrency_max: 16, interval: Duration::ZERO };
 /// Deadline of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum size of the replays of all subscriptions together, in kB. A subscription beyond it starts
@@ -161,7 +161,7 @@ impl Hub {
     pub async fn run(&self, shutdown: CancellationToken) {
         let start = || self.next_request().map(|request| self.fetch(request));
         let requeue = |dialogs: &mut BTreeSet<DialogId>| self.registry().queue.append(dialogs);
-        run_requests(REQUESTS_MAX, &self.0.queued, &shutdown, start, requeue).await;
+        run_requests(REQUEST_LIMITS, &self.0.queued, &shutdown, start, requeue).await;
     }
 
     /// Takes the whole replay budget, until the permit is dropped.

@@ -18,14 +18,24 @@ pub(crate) const fn backoff() -> Backoff {
     Backoff::new(Duration::from_millis(50), Duration::from_secs(1))
 }
 
-/// Sends requests until `shutdown`, at most `concurrency_max` at a time.
+/// Limits of the requests of a hub.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestLimits {
+    /// Maximum number of requests at a time.
+    pub(super) concurrency_max: usize,
+    /// Minimum time between the starts of two requests, in which the keys of the second one gather. Zero
+    /// for requests of one key.
+    pub(super) interval: Duration,
+}
+
+/// Sends requests until `shutdown`, within the limits.
 ///
 /// `start` takes keys from the queue and starts the next request; it returns `None` if the queue is
 /// empty, and is called again when `queued` is notified or a request has finished. A request returns the
 /// keys that it could not serve. They are passed to `requeue` after a backoff, which a request without
 /// such keys resets.
 pub(super) async fn run_requests<K, F>(
-    concurrency_max: usize,
+    limits: RequestLimits,
     queued: &Notify,
     shutdown: &CancellationToken,
     mut start: impl FnMut() -> Option<F>,
@@ -38,15 +48,20 @@ pub(super) async fn run_requests<K, F>(
     let mut failed = BTreeSet::new();
     let mut retry_at = Instant::now();
     let mut requests = FuturesUnordered::new();
+    let mut next_start = Instant::now();
     loop {
-        while requests.len() < concurrency_max
+        while requests.len() < limits.concurrency_max
+            && next_start <= Instant::now()
             && let Some(request) = start()
         {
             requests.push(request);
+            next_start = Instant::now() + limits.interval;
         }
+        let gathers = next_start > Instant::now();
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = queued.notified() => {}
+            () = tokio::time::sleep_until(next_start), if gathers => {}
             Some(unserved) = requests.next(), if !requests.is_empty() => {
                 if unserved.is_empty() {
                     backoff.reset();
@@ -96,7 +111,7 @@ mod tests {
 
     /// Serves the keys 1 to 3, one per request of 10 ms. The first `outages` requests fail. Returns the
     /// times in ms at which requests started.
-    async fn serve(concurrency_max: usize, outages: usize) -> Vec<u128> {
+    async fn serve(concurrency_max: usize, interval_ms: u64, outages: usize) -> Vec<u128> {
         let queue = Mutex::new(BTreeSet::from([1, 2, 3]));
         let started = Mutex::new(Vec::new());
         let shutdown = CancellationToken::new();
@@ -113,7 +128,8 @@ mod tests {
         };
         let requeue = |failed: &mut BTreeSet<i32>| queue.lock().append(failed);
         let queued = Notify::new();
-        let requests = run_requests(concurrency_max, &queued, &shutdown, start, requeue);
+        let limits = RequestLimits { concurrency_max, interval: Duration::from_millis(interval_ms) };
+        let requests = run_requests(limits, &queued, &shutdown, start, requeue);
         let _ended_by_timeout = tokio::time::timeout(Duration::from_secs(5), requests).await;
         assert!(queue.lock().is_empty(), "every key is served");
         started.into_inner()
@@ -121,8 +137,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_are_limited_and_failed_keys_are_retried_after_a_backoff() {
-        assert_eq!(serve(2, 0).await, [0, 0, 10]);
-        assert_eq!(serve(4, 3).await, [0, 0, 0, 60, 60, 60], "one delay of 50 ms for concurrent failures");
-        assert_eq!(serve(1, 2).await, [0, 10, 20, 60, 60 + 10]);
+        assert_eq!(serve(2, 0, 0).await, [0, 0, 10]);
+        assert_eq!(serve(4, 0, 3).await, [0, 0, 0, 60, 60, 60], "one delay of 50 ms for concurrent failures");
+        assert_eq!(serve(1, 0, 2).await, [0, 10, 20, 60, 60 + 10]);
+        assert_eq!(serve(4, 25, 0).await, [0, 25, 50], "keys gather between two requests");
+        assert_eq!(serve(1, 4, 0).await, [0, 10, 20]);
     }
 }

@@ -23,15 +23,20 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wake::Wake;
 
-use super::{Service, retry::run_requests};
+use super::{
+    Service,
+    retry::{RequestLimits, run_requests},
+};
 use crate::{connections::gauge::GaugeGuard, version::Version};
 
 /// Maximum changed rows kept for one subscriber. A snapshot replaces more.
 pub const ROWS_MAX: usize = 1000;
 /// Maximum users in one request for snapshots.
 const BATCH_MAX: usize = 200;
-/// Maximum concurrent requests for snapshots.
-const REQUESTS_MAX: usize = 4;
+/// Limits of the requests for snapshots. While many users subscribe, each waits for up to 25 ms, and many
+/// share a request.
+const REQUEST_LIMITS: RequestLimits =
+    RequestLimits { concurrency_max: 4, interval: Duration::from_millis(25) };
 /// Deadline of one request for snapshots.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -132,7 +137,7 @@ impl Hub {
     pub async fn run(&self, shutdown: CancellationToken) {
         let start = || self.next_batch().map(|batch| self.request(batch));
         let requeue = |users: &mut BTreeSet<UserId>| self.registry().queue.append(users);
-        run_requests(REQUESTS_MAX, &self.0.queued, &shutdown, start, requeue).await;
+        run_requests(REQUEST_LIMITS, &self.0.queued, &shutdown, start, requeue).await;
     }
 
     /// Takes the next users off the queue.

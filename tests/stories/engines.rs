@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::{
     answers,
     caller::Caller,
-    dialog_list, full_disk, gateways, kill, oracle, rate_limits, refusals,
+    costs, dialog_list, full_disk, gateways, kill, oracle, rate_limits, refusals,
     socket_client::SocketClient,
     stack::{ROLES, Stack, control_engine},
     story,
@@ -31,6 +31,11 @@ async fn counts_are_exact_with_clients_on_two_gateways() {
     dialog_list::run(&stack).await;
     answers::answers(&stack).await;
     answers::leaving(&stack).await;
+}
+
+#[tokio::test]
+async fn a_message_costs_few_statements() {
+    costs::a_message_costs_few_statements().await;
 }
 
 #[tokio::test]

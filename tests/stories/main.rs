@@ -17,6 +17,7 @@ mod balancer;
 mod cache;
 mod caller;
 mod caller_kind;
+mod costs;
 mod dialog_list;
 mod document_limits;
 mod endpoint;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http::{
-    Request,
+    Request, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use http_body_util::{BodyExt, Empty, Full};
@@ -36,6 +36,13 @@ impl Connection {
 
     /// Posts a GraphQL operation and returns the body of the answer, which has the status 200.
     pub async fn post(&mut self, token: &str, operation: Bytes) -> anyhow::Result<Bytes> {
+        let (status, body) = self.exchange(token, operation).await?;
+        ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
+        Ok(body)
+    }
+
+    /// Posts a GraphQL operation and returns the status and the body of the answer.
+    async fn exchange(&mut self, token: &str, operation: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = Request::post("/graphql")
             .header(HOST, &self.host)
             .header(CONTENT_TYPE, "application/json")
@@ -46,9 +53,7 @@ impl Connection {
             self.sender.ready().await?;
             let answer = self.sender.send_request(request).await?;
             let status = answer.status();
-            let body = answer.into_body().collect().await?.to_bytes();
-            ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
-            Ok(body)
+            anyhow::Ok((status, answer.into_body().collect().await?.to_bytes()))
         };
         timeout(TIMEOUT, exchange).await.context("no answer in time")?
     }
@@ -78,14 +83,22 @@ impl Pool {
         Self { address, idle: Arc::default(), places: Arc::new(Semaphore::new(connections_max)) }
     }
 
-    /// Posts a GraphQL operation on a free connection. A connection that failed is closed.
+    /// Posts a GraphQL operation on a free connection and returns the body of the answer, which has the
+    /// status 200. A connection that failed is closed.
     pub async fn post(&self, token: &str, operation: Bytes) -> anyhow::Result<Bytes> {
+        let (status, body) = self.exchange(token, operation).await?;
+        ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
+        Ok(body)
+    }
+
+    /// Posts a GraphQL operation on a free connection and returns the status and the body of the answer.
+    pub async fn exchange(&self, token: &str, operation: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let _place = self.places.acquire().await?;
         let mut connection = match self.take_idle() {
             Some(connection) => connection,
             None => Connection::open(self.address).await?,
         };
-        let answer = connection.post(token, operation).await?;
+        let answer = connection.exchange(token, operation).await?;
         self.idle.lock().push(connection);
         Ok(answer)
     }

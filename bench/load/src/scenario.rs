@@ -4,6 +4,7 @@ mod badge;
 mod fan_out;
 mod growth;
 mod ingest;
+mod overload;
 mod reads;
 mod sends;
 mod sockets;
@@ -30,6 +31,8 @@ pub enum Scenario {
     Sends,
     /// Queries a second.
     Reads,
+    /// More queries than can be answered.
+    Overload,
     /// One message to many sockets.
     FanOut,
     /// Start, memory at rest, size of the program.
@@ -46,10 +49,11 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Badge,
         Self::Sends,
         Self::Reads,
+        Self::Overload,
         Self::FanOut,
         Self::Start,
         Self::Ingest,
@@ -64,6 +68,7 @@ impl Scenario {
             Self::Badge => "badge",
             Self::Sends => "sends",
             Self::Reads => "reads",
+            Self::Overload => "overload",
             Self::FanOut => "fan-out",
             Self::Start => "start",
             Self::Ingest => "ingest",
@@ -79,6 +84,7 @@ impl Scenario {
             Self::Badge => "From a send to the badge",
             Self::Sends => "Sustained sends",
             Self::Reads => "Reads",
+            Self::Overload => "Overload",
             Self::FanOut => "Fan-out",
             Self::Start => "Start, memory and size",
             Self::Ingest => "Counting a full topic",
@@ -94,6 +100,7 @@ impl Scenario {
             Self::Badge => badge::TEXT,
             Self::Sends => sends::TEXT,
             Self::Reads => reads::TEXT,
+            Self::Overload => overload::TEXT,
             Self::FanOut => fan_out::TEXT,
             Self::Start => start::TEXT,
             Self::Ingest => ingest::TEXT,
@@ -124,6 +131,7 @@ impl Scenario {
             Self::Badge => badge::run(bench).await,
             Self::Sends => sends::run(bench).await,
             Self::Reads => reads::run(bench).await,
+            Self::Overload => overload::run(bench).await,
             Self::FanOut => fan_out::run(bench).await,
             Self::Start => start::run(bench).await,
             Self::Ingest => ingest::run(bench).await,

@@ -1,16 +1,14 @@
 //! Comparison of everything that says a count: what was acknowledged, dialog's tables, the counter's tables,
 //! GraphQL at both gateways, and the clients' folded states.
 
-use std::{
-    fmt::Write,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{findings::Rule, load::Load, system::System, tables::Tables, watcher::Watcher};
+use crate::caller::Caller;
 
 /// Time for outboxes and sagas to end without load.
 const REST_MAX: Duration = Duration::from_secs(90);
@@ -18,6 +16,8 @@ const REST_MAX: Duration = Duration::from_secs(90);
 const BEHIND_MAX: Duration = Duration::from_secs(5);
 /// Time for the cache to catch up: after an outage of Redis its writer retries every 5 s.
 const CACHE_MAX: Duration = Duration::from_secs(10);
+/// Root fields that a document may have.
+const ROOT_FIELDS_MAX: usize = 20;
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Time for a client to reconnect, with a 20 s timeout for a silent gateway, and to reach the state.
 const VIEW_MAX: Duration = Duration::from_secs(60);
@@ -173,17 +173,17 @@ async fn answers(load: &Load, tables: &Tables) -> usize {
             .map(|dialog| uuid(&dialog.id))
             .filter(|dialog| tables.participants(*dialog).contains(&user))
             .collect();
-        let document = counters_document(&dialogs, load.has_stale);
+        let documents = counters_documents(&dialogs, load.has_stale);
         for caller in &person.callers[..2] {
             loop {
-                let answer = caller.try_execute(&document, json!({}));
-                let answer =
-                    tokio::time::timeout(ANSWER_MAX, answer).await.ok().flatten().unwrap_or_default();
-                if !answer["errors"].is_null() || answer["data"].is_null() {
-                    load.findings.add(Rule::Refused, format!("counters of user {me} at rest: {answer}"));
-                    break;
-                }
-                let compared = compare(load, me, tables, &dialogs, &answer["data"]);
+                let data = match counters(caller, &documents).await {
+                    Ok(data) => data,
+                    Err(answer) => {
+                        load.findings.add(Rule::Refused, format!("counters of user {me} at rest: {answer}"));
+                        break;
+                    }
+                };
+                let compared = compare(load, me, tables, &dialogs, &data);
                 if !compared.wrong.is_empty() && started.elapsed() < CACHE_MAX {
                     {
                         let mut state = load.state.lock();
@@ -245,16 +245,33 @@ fn compare(load: &Load, me: usize, tables: &Tables, dialogs: &[Uuid], data: &Val
     compared
 }
 
-fn counters_document(dialogs: &[Uuid], has_stale: bool) -> String {
-    let stale = if has_stale { "stale" } else { "" };
-    let mut document =
-        format!("{{ unread {{ total version {stale} dialogs {{ dialogId unread readSeq {stale} }} }}");
-    for (number, dialog) in dialogs.iter().enumerate() {
-        let field = format!(" d{number}: dialogUnread(dialogId: \"{dialog}\") {{ unread readSeq {stale} }}");
-        document.write_str(&field).expect("a string takes any text");
+/// Executes the documents and returns their data together, or the first answer with an error.
+async fn counters(caller: &Caller, documents: &[String]) -> Result<Value, Value> {
+    let mut data = serde_json::Map::new();
+    for document in documents {
+        let answer = tokio::time::timeout(ANSWER_MAX, caller.try_execute(document, json!({}))).await;
+        let mut answer = answer.ok().flatten().unwrap_or_default();
+        match (answer["errors"].is_null(), answer["data"].take()) {
+            (true, Value::Object(part)) => data.extend(part),
+            (_, part) => {
+                answer["data"] = part;
+                return Err(answer);
+            }
+        }
     }
-    document.push_str(" }");
-    document
+    Ok(Value::Object(data))
+}
+
+/// Returns documents that ask for the counts of these dialogs, each with as many root fields as a document
+/// may have.
+fn counters_documents(dialogs: &[Uuid], has_stale: bool) -> Vec<String> {
+    let stale = if has_stale { "stale" } else { "" };
+    let unread = format!("unread {{ total version {stale} dialogs {{ dialogId unread readSeq {stale} }} }}");
+    let dialog = |(number, dialog): (usize, &Uuid)| {
+        format!("d{number}: dialogUnread(dialogId: \"{dialog}\") {{ unread readSeq {stale} }}")
+    };
+    let fields: Vec<String> = std::iter::once(unread).chain(dialogs.iter().enumerate().map(dialog)).collect();
+    fields.chunks(ROOT_FIELDS_MAX).map(|fields| format!("{{ {} }}", fields.join(" "))).collect()
 }
 
 /// A client's folded state reaches the server's version and equals its state.

@@ -35,7 +35,7 @@ and give the same answers without the gateway's limits, authentication, metrics 
 __typename }` calls no service.";
 
 /// Users that query.
-const VIEWERS: usize = 8;
+pub(super) const VIEWERS: usize = 8;
 /// Participants besides the viewers.
 const CONTACTS: usize = 40;
 /// Dialogs of each viewer: a page.
@@ -50,7 +50,9 @@ const QUERIES: [(&str, &str); 3] = [
     ("unread", "{ unread { total version dialogs(first: 100) { dialogId unread } } }"),
     ("page", PAGE_DOCUMENT),
 ];
-const PAGE_DOCUMENT: &str = "{ dialogs(first: 50) { nodes { id title direct unreadCount lastActivityAt
+/// Page of 50 dialogs.
+pub(super) const PAGE_DOCUMENT: &str =
+    "{ dialogs(first: 50) { nodes { id title direct unreadCount lastActivityAt
     participants { nodes { id login name } }
     lastMessage { id seq text status createdAt sender { id name } } } pageInfo { hasNextPage } } }";
 
@@ -79,7 +81,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
 }
 
 /// Creates 50 dialogs of each viewer with two contacts, and one message by a contact in each.
-async fn prepare(system: &System) -> anyhow::Result<Workload> {
+pub(super) async fn prepare(system: &System) -> anyhow::Result<Workload> {
     let mut workload = Workload::with_users(system, VIEWERS + CONTACTS).await?;
     let members = |index: usize| {
         let contact = |number: usize| VIEWERS + (index + number) % CONTACTS;

@@ -20,7 +20,7 @@ use crate::{
     history::history,
     list::list,
     membership,
-    page::{Cursor, Page, PageSize},
+    page::{Cursor, Page, PageSize, ParticipantsFirst},
     participants::{Participants, parse_invited},
     rename, send,
     store::{self, change::Changes},
@@ -91,7 +91,8 @@ impl Dialogs for App {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
         let (caller, _, request) = self.authenticate_user(request).await?;
         let after = request.after.as_ref().map_or(Ok(Cursor::START), Cursor::parse)?;
-        let page = list(&self.db, caller, PageSize::parse(request.first)?, after).await?;
+        let participants = ParticipantsFirst::parse(request.participants_first)?;
+        let page = list(&self.db, caller, PageSize::parse(request.first)?, after, participants).await?;
         Ok(Response::new(ListReply { dialogs: convert_all(page.dialogs), has_next: page.has_next }))
     }
 

@@ -6,7 +6,7 @@ use proto::UserId;
 use crate::{
     Error,
     dialog::Dialog,
-    page::{Cursor, PageSize},
+    page::{Cursor, PageSize, ParticipantsFirst},
     store,
 };
 
@@ -17,7 +17,7 @@ pub(crate) struct DialogPage {
     pub has_next: bool,
 }
 
-/// Returns the caller's dialogs after a cursor.
+/// Returns the caller's dialogs after a cursor, each with this many participants.
 ///
 /// # Errors
 /// [`Error::Database`].
@@ -27,8 +27,9 @@ pub(crate) async fn list(
     caller: UserId,
     first: PageSize,
     after: Cursor,
+    participants: ParticipantsFirst,
 ) -> Result<DialogPage, Error> {
-    let mut dialogs = store::dialog::list(db, caller, after, first.plus_one()).await?;
+    let mut dialogs = store::dialog::list(db, caller, after, first.plus_one(), participants).await?;
     let has_next = dialogs.len() > first.get();
     dialogs.truncate(first.get());
     Ok(DialogPage { dialogs, has_next })

@@ -4,7 +4,7 @@
 use proto::{DialogId, dialog as wire};
 use uuid::Uuid;
 
-use crate::Error;
+use crate::{Error, participants::PARTICIPANTS_MAX};
 
 /// Maximum number of entries per page.
 const SIZE_MAX: i32 = 100;
@@ -32,6 +32,27 @@ impl PageSize {
     /// Returns the number of rows to load: one more than the page, to learn if there is a next page.
     pub(crate) fn plus_one(self) -> i64 {
         self.0 + 1
+    }
+}
+
+/// Number of participants that a list names of each dialog: the first ones by id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ParticipantsFirst(i64);
+
+impl ParticipantsFirst {
+    /// Parses the number. All participants if it is absent.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is not 0 to 1,000.
+    pub(crate) fn parse(first: Option<i32>) -> Result<Self, Error> {
+        let first = first.map_or(Ok(PARTICIPANTS_MAX), usize::try_from);
+        let first = first.ok().filter(|first| *first <= PARTICIPANTS_MAX);
+        let first = first.and_then(|first| i64::try_from(first).ok());
+        first.map(Self).ok_or(Error::Invalid("a list names 0 to 1,000 participants of a dialog"))
+    }
+
+    pub(crate) fn get(self) -> i64 {
+        self.0
     }
 }
 
@@ -114,6 +135,16 @@ mod tests {
         }
         for size in [i32::MIN, -1, 0, 101, i32::MAX] {
             assert!(matches!(PageSize::parse(size), Err(Error::Invalid(_))), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_list_names_0_to_1_000_participants_or_all() {
+        for (first, expected) in [(None, 1_000), (Some(0), 0), (Some(21), 21), (Some(1_000), 1_000)] {
+            assert_eq!(ParticipantsFirst::parse(first).unwrap().get(), expected);
+        }
+        for first in [i32::MIN, -1, 1_001, i32::MAX] {
+            assert!(matches!(ParticipantsFirst::parse(Some(first)), Err(Error::Invalid(_))), "{first}");
         }
     }
 

@@ -311,7 +311,10 @@ async fn every_service_rejects_invalid_tokens() {
     let id = UserId::now().bytes();
     let requests = [
         ("tidings.auth.Auth/Users", auth::UsersRequest { ids: vec![id] }.encode_to_vec()),
-        ("tidings.dialog.Dialogs/List", dialog::ListRequest { first: 1, after: None }.encode_to_vec()),
+        (
+            "tidings.dialog.Dialogs/List",
+            dialog::ListRequest { first: 1, after: None, participants_first: None }.encode_to_vec(),
+        ),
         (
             "tidings.counter.Counters/Unread",
             counter::UnreadRequest { first: 1, at_least: None }.encode_to_vec(),

@@ -149,7 +149,7 @@ pub const TABLE: [Row; 34] = [
         dialog::LeaveRequest { dialog_id: targets.dialog.clone() }.encode_to_vec()
     }),
     row("tidings.dialog.Dialogs/List", USERS, |_| {
-        dialog::ListRequest { first: 1, after: None }.encode_to_vec()
+        dialog::ListRequest { first: 1, after: None, participants_first: None }.encode_to_vec()
     }),
     row("tidings.dialog.Dialogs/Get", VISIBLE_TO_PARTICIPANTS, |targets| {
         dialog::GetRequest { ids: vec![targets.dialog.clone()] }.encode_to_vec()

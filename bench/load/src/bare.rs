@@ -115,7 +115,9 @@ impl Query {
 
     /// Loads a page with everything, by one call to each service.
     async fn dialogs(&self, context: &Context<'_>, first: i32) -> Result<DialogConnection> {
-        let page = client!(DialogsClient, dialog, context).list(ListRequest { first, after: None }).await?;
+        let page = client!(DialogsClient, dialog, context)
+            .list(ListRequest { first, after: None, participants_first: None })
+            .await?;
         let page = page.into_inner();
         let ids: Vec<_> = page.dialogs.iter().map(|dialog| dialog.id.clone()).collect();
         let mut people: Vec<_> =

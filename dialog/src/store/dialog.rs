@@ -5,17 +5,26 @@ use db::{Db, Error, Executor, Row, Tx, query};
 use proto::{DialogId, UserId};
 
 use super::{message, set};
-use crate::{dialog::Dialog, locked_dialog::LockedDialog, page::Cursor, participants::Pair, text::Title};
+use crate::{
+    dialog::Dialog,
+    locked_dialog::LockedDialog,
+    page::{Cursor, ParticipantsFirst},
+    participants::Pair,
+    text::Title,
+};
 
 /// Expands to a query of the dialogs of a subquery, with their participants and the newest message that
-/// user `$1` may see.
+/// user `$1` may see. `limit` ends the query of one dialog's participants.
 macro_rules! dialogs {
-    ($subquery:literal) => {
+    ($subquery:literal, participants $limit:literal) => {
         concat!(
             "select d.id as own_id, d.title, d.direct, d.created_at_us as own_created_at_us,
                     d.last_activity_us,
                     (select string_agg(cast(p.user_id as text), ',' order by p.user_id)
-                     from membership p where p.dialog_id = d.id and not p.has_left) as participant_ids,
+                     from (select q.user_id from membership q where q.dialog_id = d.id and not q.has_left
+                           order by q.user_id ",
+            $limit,
+            ") as p) as participant_ids,
                     m.*
              from (",
             $subquery,
@@ -87,14 +96,22 @@ pub(crate) async fn versions(
 }
 
 /// Returns at most `limit` dialogs of a user after a cursor, newest activity first.
-pub(crate) async fn list(db: &Db, user: UserId, after: Cursor, limit: i64) -> Result<Vec<Dialog>, Error> {
+/// Each has at most this many participants.
+pub(crate) async fn list(
+    db: &Db,
+    user: UserId,
+    after: Cursor,
+    limit: i64,
+    participants: ParticipantsFirst,
+) -> Result<Vec<Dialog>, Error> {
     let select = query(dialogs!(
         "select d.* from membership p join dialog d on d.id = p.dialog_id
          where p.user_id = $1 and not p.has_left and (d.last_activity_us, d.id) < ($2, $3)
-         order by d.last_activity_us desc, d.id desc limit $4"
+         order by d.last_activity_us desc, d.id desc limit $4",
+        participants "limit $5"
     ));
-    let select =
-        select.bind(user.uuid()).bind(after.last_activity_us).bind(after.dialog_id.uuid()).bind(limit);
+    let select = select.bind(user.uuid()).bind(after.last_activity_us).bind(after.dialog_id.uuid());
+    let select = select.bind(limit).bind(participants.get());
     select.all(db).await?.iter().map(dialog_from_row).collect()
 }
 
@@ -106,7 +123,8 @@ pub(crate) async fn by_ids(
 ) -> Result<Vec<Dialog>, Error> {
     let select = query(dialogs!(
         "select d.* from membership p join dialog d on d.id = p.dialog_id
-         where p.user_id = $1 and not p.has_left and p.dialog_id in (select id from rows($2: id uuid) as r)"
+         where p.user_id = $1 and not p.has_left and p.dialog_id in (select id from rows($2: id uuid) as r)",
+        participants ""
     ));
     let rows = select.bind(user.uuid()).bind(set(ids.into_iter().map(DialogId::uuid))).all(on).await?;
     rows.iter().map(dialog_from_row).collect()

@@ -14,7 +14,7 @@ use crate::{
 async fn list(caller: &TestUser, first: i32, after: Option<&Dialog>) -> Result<ListReply, Status> {
     let after = after
         .map(|dialog| ListCursor { last_activity_us: dialog.last_activity_us, dialog_id: dialog.id.clone() });
-    Ok(caller.client().list(ListRequest { first, after }).await?.into_inner())
+    Ok(caller.client().list(ListRequest { first, after, participants_first: None }).await?.into_inner())
 }
 
 #[tokio::test]
@@ -131,13 +131,42 @@ async fn invalid_pages_and_ids_are_refused() {
         }
         for (last_activity_us, dialog_id) in [(-1, DialogId::now().bytes()), (1, vec![]), (1, vec![1; 17])] {
             let after = Some(ListCursor { last_activity_us, dialog_id });
-            assert_eq!(code(a.client().list(ListRequest { first: 1, after }).await), Code::InvalidArgument);
+            assert_eq!(
+                code(a.client().list(ListRequest { first: 1, after, participants_first: None }).await),
+                Code::InvalidArgument
+            );
         }
         let unknown_dialog =
             Some(ListCursor { last_activity_us: i64::MAX, dialog_id: DialogId::now().bytes() });
-        a.client().list(ListRequest { first: 1, after: unknown_dialog }).await.unwrap();
+        a.client()
+            .list(ListRequest { first: 1, after: unknown_dialog, participants_first: None })
+            .await
+            .unwrap();
         for ids in [vec![DialogId::now().bytes(); 1_001], vec![b"short".to_vec()]] {
             assert_eq!(code(a.client().get(GetRequest { ids }).await), Code::InvalidArgument);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_names_as_many_participants_as_requested() {
+    for fixture in fixtures().await {
+        let a = fixture.user();
+        let b = fixture.user();
+        let c = fixture.user();
+        let d = fixture.user();
+        let group = a.group(&[&b, &c, &d]).await;
+        c.client().leave(LeaveRequest { dialog_id: group.id.clone() }).await.unwrap();
+        let all = a.get(&group.id).await.unwrap().participant_ids;
+        assert_eq!(all.len(), 3, "{}", fixture.name);
+        for (participants_first, expected) in [(None, 3), (Some(0), 0), (Some(2), 2), (Some(1_000), 3)] {
+            let request = ListRequest { first: 1, after: None, participants_first };
+            let page = a.client().list(request).await.unwrap().into_inner();
+            assert_eq!(page.dialogs[0].participant_ids, all[..expected], "{}", fixture.name);
+        }
+        for refused in [-1, 1_001] {
+            let request = ListRequest { first: 1, after: None, participants_first: Some(refused) };
+            assert_eq!(code(a.client().list(request).await), Code::InvalidArgument, "{}", fixture.name);
         }
     }
 }

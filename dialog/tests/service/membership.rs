@@ -167,7 +167,11 @@ async fn assert_not_found(user: &TestUser, dialog: &[u8], message: &[u8]) -> Vec
     }
     let since = MessagesSinceRequest { dialog_id: dialog.to_vec(), since: None };
     refused(client.messages_since(since).await.unwrap_err());
-    let own = client.list(ListRequest { first: 100, after: None }).await.unwrap().into_inner();
+    let own = client
+        .list(ListRequest { first: 100, after: None, participants_first: None })
+        .await
+        .unwrap()
+        .into_inner();
     assert!(own.dialogs.is_empty() && !own.has_next);
     assert!(
         client.get(GetRequest { ids: vec![dialog.to_vec()] }).await.unwrap().into_inner().dialogs.is_empty()

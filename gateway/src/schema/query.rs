@@ -98,6 +98,7 @@ impl Query {
                 last_activity_us,
                 dialog_id: dialog.bytes(),
             }),
+            participants_first: None,
         };
         let reply = scope.peers().dialog(scope.call()).list(request).await?.into_inner();
         let dialogs = reply.dialogs.into_iter().map(|dialog| Dialog::try_from(dialog).map(Arc::new));

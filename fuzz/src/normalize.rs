@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn normalized(prepared: &PreparedOperation) -> anyhow::Result<Value> {
-    let DocumentOperations::Single(operation) = &prepared.document.operations else {
+    let DocumentOperations::Single(operation) = &prepared.document().operations else {
         anyhow::bail!("the document has one operation");
     };
     let fields = fields(&operation.node.selection_set.node)?;

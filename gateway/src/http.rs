@@ -4,6 +4,8 @@
 //! A request is authenticated and all its operations are admitted before the first one is executed. A
 //! malformed or rejected request has no effect.
 
+#[cfg(test)]
+mod allocation_tests;
 mod answer;
 #[cfg(test)]
 mod async_graphql_axum_tests;
@@ -27,7 +29,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use async_graphql_parser::types::OperationType;
 use axum::{
     Extension,
-    body::Body,
+    body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, HeaderValue, Method, Uri, header},
     response::Response,
@@ -63,8 +65,8 @@ const STREAM_TOKEN: &str = "x-graphql-event-stream-token";
 /// Header in which a reconnecting event source sends the cursor of the last event that it received.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// State of the HTTP handlers. Cheap to clone; clones share their state.
-#[derive(Clone)]
+/// State of the HTTP handlers. Shared behind one pointer, because the router clones it several times for each
+/// request.
 pub struct Endpoint {
     /// Admits and executes operations.
     pub pipeline: Pipeline,
@@ -88,7 +90,7 @@ struct RequestContext {
 
 /// Handles `POST /graphql`.
 pub async fn post(
-    State(endpoint): State<Endpoint>,
+    State(endpoint): State<Arc<Endpoint>>,
     Extension(call): Extension<Call>,
     Extension(Address(address)): Extension<Address>,
     headers: HeaderMap,
@@ -103,7 +105,7 @@ pub async fn post(
     let bytes = read_body(&headers, body).await?;
     let body = match format {
         BodyFormat::Json => request::parse(&bytes),
-        BodyFormat::Form => multipart_form::parse(&headers, bytes).await,
+        BodyFormat::Form => multipart_form::parse(&headers, bytes.to_vec()).await,
     };
     let body = body.map_err(|error| Answer::request_rejected(accepted.media(), error.into()))?;
     Ok(match body {
@@ -114,7 +116,7 @@ pub async fn post(
 
 /// Handles `GET /graphql`: queries and subscriptions only, so following a link changes nothing.
 pub async fn get(
-    State(endpoint): State<Endpoint>,
+    State(endpoint): State<Arc<Endpoint>>,
     Extension(call): Extension<Call>,
     Extension(Address(address)): Extension<Address>,
     headers: HeaderMap,
@@ -181,16 +183,17 @@ impl Endpoint {
                     Err(error) => return stream::rejected(accepted, error.into()),
                 };
                 let is_mutation = kind == OperationType::Mutation;
-                let response = self.pipeline.execute(&admitted, context.client.caller, context.call).await;
+                let executed = self.pipeline.answer(&admitted, context.client.caller, context.call).await;
+                let outcome = Outcome::from(executed);
                 let answers = self.connections.answers();
-                match (accepted, Rejection::limited(&response)) {
+                match (accepted, outcome.limited()) {
                     (Accepted::Stream(_), Some(limited)) => stream::rejected(accepted, limited),
                     (Accepted::Stream(format), None) => {
-                        let result = stream::single_result(format, &Outcome::Executed(response));
+                        let result = stream::single_result(format, outcome);
                         stream::charged(format, result, answers, reservation, is_mutation)
                     }
                     (Accepted::Single(..), _) => {
-                        Answer::executed(media, response).charged(answers, reservation, is_mutation)
+                        Answer::executed(media, outcome).charged(answers, reservation, is_mutation)
                     }
                 }
             }
@@ -233,12 +236,12 @@ impl Endpoint {
             let call = context.call.clone();
             async move {
                 match admitted {
-                    Ok(admitted) => Outcome::Executed(self.pipeline.execute(&admitted, caller, call).await),
+                    Ok(admitted) => self.pipeline.answer(&admitted, caller, call).await.into(),
                     Err(rejection) => Outcome::Rejected(rejection),
                 }
             }
         });
-        let answer = Answer::batch(media, &join_all(outcomes).await);
+        let answer = Answer::batch(media, join_all(outcomes).await);
         Ok(answer.charged(self.connections.answers(), reservation, is_mutation))
     }
 }
@@ -266,14 +269,14 @@ fn is_plain(headers: &HeaderMap) -> bool {
 
 /// Reads a body of at most [`BODY_MAX_BYTES`], counted after decompression, within [`BODY_TIMEOUT`]. A body
 /// with a larger `Content-Length` is rejected unread.
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Answer> {
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Answer> {
     let declared =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > BODY_MAX_BYTES as u64) {
         return Err(rejections::too_large());
     }
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX_BYTES).collect()).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes().to_vec()),
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(rejections::too_large()),
         Ok(Err(_)) => Err(rejections::broken_body()),
         Err(_) => Err(rejections::late_body()),

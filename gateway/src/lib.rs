@@ -129,7 +129,7 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct App {
     settings: Settings,
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
     sockets: Sockets,
     log_reader: LogReader,
     revocation: Revocation,
@@ -178,7 +178,7 @@ impl App {
             origins: settings.allowed_origins.clone(),
             connections: connections.clone(),
         });
-        let endpoint = Endpoint { pipeline, authenticator, subscriptions, connections };
+        let endpoint = Arc::new(Endpoint { pipeline, authenticator, subscriptions, connections });
         let log_reader = LogReader { hubs, revoked: revoked.clone(), component: readiness.register("log") };
         let revocation = Revocation { revoked, service, component: readiness.register("revoked sessions") };
         Self { settings, endpoint, sockets, log_reader, revocation, log, readiness }

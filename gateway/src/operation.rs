@@ -8,6 +8,7 @@ pub mod coercion;
 mod complexity;
 pub mod concurrency_limit;
 pub mod document_cache;
+mod known_costs;
 mod lexical;
 mod missing_rules;
 pub mod normalization;
@@ -18,7 +19,14 @@ pub mod response_shape;
 pub mod token_limits;
 pub mod validation;
 
-use std::{any::Any, fmt, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    fmt,
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_graphql::{PathSegment, Request, Response, ValidationMode};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
@@ -32,14 +40,17 @@ use crate::{
     client::{Client, caller::Caller, rate_limits::RateLimiter, revoked_sessions::RevokedSessions},
     error::{Code, Error, Rejection, set_codes},
     hub::Service,
-    schema::{self, Schema, Scope, SignInLimiter, data_loader::Dispatcher},
+    schema::{
+        self, Schema, Scope, SignInLimiter,
+        data_loader::Dispatcher,
+        plan::{Plan, Unplanned},
+    },
     seen_versions::SeenVersions,
 };
 use concurrency_limit::ConcurrencyLimit;
 use document_cache::{DocumentCache, PreparedOperation};
 use persisted_queries::{PersistedQueries, TrustedDocuments};
 use request::{OperationKey, OperationRequest};
-use response_shape::ResponseShape;
 
 /// Default deadline of an operation.
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(5);
@@ -55,44 +66,56 @@ pub const RECURSION_MAX: usize = 128;
 /// Admitted operation: parsed, valid, normalized and within all limits. Cheap to clone.
 #[derive(Clone)]
 pub struct Admitted {
-    document: Arc<ExecutableDocument>,
-    kind: OperationType,
-    shape: Arc<ResponseShape>,
-    operation_key: OperationKey,
-    cost: usize,
+    prepared: PreparedOperation,
+    text: Arc<str>,
+    operation_name: Option<String>,
+    operation_key: OnceLock<OperationKey>,
     address: IpAddr,
+}
+
+/// Response of an executed operation.
+pub enum Executed {
+    /// The whole response as JSON, with data and without errors.
+    Json(Vec<u8>),
+    /// A response that may have errors.
+    Response(Response),
 }
 
 impl fmt::Debug for Admitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admitted").field("kind", &self.kind).field("cost", &self.cost).finish_non_exhaustive()
+        f.debug_struct("Admitted")
+            .field("kind", &self.kind())
+            .field("cost", &self.cost())
+            .finish_non_exhaustive()
     }
 }
 
 impl Admitted {
     /// Returns the kind: query, mutation or subscription.
     pub fn kind(&self) -> OperationType {
-        self.kind
+        self.prepared.kind
     }
 
     /// Returns the maximum cost, in the units of the complexity limit.
     pub fn cost(&self) -> usize {
-        self.cost
+        self.prepared.cost
     }
 
     /// Returns the most bytes that the answer has, errors and introspection aside.
     pub fn answer_max_bytes(&self) -> usize {
-        answer_max_bytes(self.cost)
+        answer_max_bytes(self.cost())
     }
 
     /// Returns the document: one normalized operation without fragments and variables.
     pub fn document(&self) -> &ExecutableDocument {
-        &self.document
+        self.prepared.document()
     }
 
     /// Returns the key by which equal operations share results.
     pub fn operation_key(&self) -> &OperationKey {
-        &self.operation_key
+        let Self { prepared, text, operation_name, .. } = self;
+        let key = || OperationKey::new(text.clone(), operation_name.clone(), &prepared.variables);
+        self.operation_key.get_or_init(key)
     }
 }
 
@@ -181,10 +204,49 @@ impl Pipeline {
             panic::report("document", payload.as_ref());
             Rejection::of(Error::internal("the admission of a document panicked"), &call.request_id)
         })?;
-        let PreparedOperation { document: normalized, kind, shape, variables, cost } = prepared?;
+        let prepared = prepared?;
         self.persisted.cache(document).await;
-        let operation_key = OperationKey::new(text, name, &variables);
-        Ok(Admitted { document: normalized, kind, shape, operation_key, cost, address: client.address })
+        let operation_key = OnceLock::new();
+        Ok(Admitted { prepared, text, operation_name: name, operation_key, address: client.address })
+    }
+
+    /// Executes a query or a mutation, a query by its plan if it has one. Otherwise, and if the plan gives
+    /// up, like [`Pipeline::execute`].
+    pub async fn answer(&self, admitted: &Admitted, caller: Option<Caller>, call: Call) -> Executed {
+        match admitted.prepared.plan() {
+            Some(plan) if plan.is_constant() => {
+                count(admitted.kind());
+                Executed::Json(plan.constant())
+            }
+            // Without a caller every field of a plan fails.
+            Some(plan) if caller.is_some() => self.run_plan(plan, admitted, caller, call).await,
+            _ => Executed::Response(self.execute(admitted, caller, call).await),
+        }
+    }
+
+    async fn run_plan(
+        &self,
+        plan: &Plan,
+        admitted: &Admitted,
+        caller: Option<Caller>,
+        call: Call,
+    ) -> Executed {
+        count(admitted.kind());
+        let dispatcher = Dispatcher::default();
+        let request_id = call.request_id.clone();
+        let deadline = Instant::now() + self.deadline;
+        let scope = self.scope(caller, call.with_deadline(deadline - ANSWER_MARGIN), &dispatcher);
+        let work = async {
+            match plan.answer(&scope, &admitted.prepared.variables).await {
+                Ok(json) => Executed::Json(json),
+                Err(Unplanned) => {
+                    let response = self.schema.execute(self.request(admitted, scope)).await;
+                    Executed::Response(settled(admitted, response, &request_id))
+                }
+            }
+        };
+        let executed = guarded(deadline, dispatcher.run(work)).await;
+        executed.unwrap_or_else(|error| Executed::Response(failed(error, &request_id)))
     }
 
     /// Executes a query or a mutation. Every error of the response carries its code; RATE_LIMITED if more
@@ -209,13 +271,12 @@ impl Pipeline {
     }
 
     async fn run(&self, admitted: &Admitted, caller: Option<Caller>, call: Call) -> Response {
-        metrics::counter!("gateway_operations_total", "operation" => admitted.kind().to_string())
-            .increment(1);
+        count(admitted.kind());
         let dispatcher = Dispatcher::default();
         let request_id = call.request_id.clone();
         let deadline = Instant::now() + self.deadline;
-        let request =
-            self.request(admitted, caller, call.with_deadline(deadline - ANSWER_MARGIN), &dispatcher);
+        let scope = self.scope(caller, call.with_deadline(deadline - ANSWER_MARGIN), &dispatcher);
+        let request = self.request(admitted, scope);
         let work = dispatcher.run(self.schema.execute(request));
         let response = guarded(deadline, work).await.map(|response| settled(admitted, response, &request_id));
         response.unwrap_or_else(|error| failed(error, &request_id))
@@ -233,9 +294,8 @@ impl Pipeline {
         let dispatcher = Dispatcher::default();
         let request_id = call.request_id.clone();
         let deadline = Instant::now() + self.deadline;
-        let request = self
-            .request(admitted, caller, call.with_deadline(deadline - ANSWER_MARGIN), &dispatcher)
-            .data(input);
+        let scope = self.scope(caller, call.with_deadline(deadline - ANSWER_MARGIN), &dispatcher);
+        let request = self.request(admitted, scope).data(input);
         let mut stream = self.schema.execute_stream(request);
         let work = dispatcher.run(stream.next());
         match guarded(deadline, work).await {
@@ -244,19 +304,30 @@ impl Pipeline {
         }
     }
 
-    fn request(
-        &self,
-        admitted: &Admitted,
-        caller: Option<Caller>,
-        call: Call,
-        dispatcher: &Dispatcher,
-    ) -> Request {
-        let scope = Scope::new(caller, call, self.service.clone(), self.seen_versions.clone(), dispatcher);
+    fn scope(&self, caller: Option<Caller>, call: Call, dispatcher: &Dispatcher) -> Scope {
+        Scope::new(caller, call, self.service.clone(), self.seen_versions.clone(), dispatcher)
+    }
+
+    fn request(&self, admitted: &Admitted, scope: Scope) -> Request {
         let sign_ins = SignInLimiter { rate_limiter: self.rate_limiter.clone(), address: admitted.address };
-        let mut request = Request::new("").data(scope).data(sign_ins).data(admitted.shape.clone());
+        let mut request = Request::new("").data(scope).data(sign_ins).data(admitted.prepared.shape().clone());
         request = request.data(self.revoked.clone());
-        request.set_parsed_query(ExecutableDocument::clone(&admitted.document));
+        request.set_parsed_query(ExecutableDocument::clone(admitted.prepared.document()));
         request
+    }
+}
+
+/// Counts an operation that is executed.
+fn count(kind: OperationType) {
+    metrics::counter!("gateway_operations_total", "operation" => kind_name(kind)).increment(1);
+}
+
+/// Returns the name of a kind of operation in metrics and in the log.
+pub fn kind_name(kind: OperationType) -> &'static str {
+    match kind {
+        OperationType::Query => "query",
+        OperationType::Mutation => "mutation",
+        OperationType::Subscription => "subscription",
     }
 }
 
@@ -276,7 +347,7 @@ async fn guarded<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<
 /// errors.
 fn settled(admitted: &Admitted, mut response: Response, request_id: &RequestId) -> Response {
     let failed: Vec<&[PathSegment]> = response.errors.iter().map(|error| error.path.as_slice()).collect();
-    admitted.shape.correct(&mut response.data, &failed);
+    admitted.prepared.shape().correct(&mut response.data, &failed);
     set_codes(&mut response, request_id);
     response
 }

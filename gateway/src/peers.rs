@@ -1,6 +1,8 @@
 //! Clients of the services auth, dialog and counter. A client is created for each call and carries the
 //! call's context: deadline, request id, trace and authorization.
 
+use std::sync::Arc;
+
 use proto::{
     Peer, REQUEST_MAX_BYTES, RESPONSE_MAX_BYTES, auth::auth_client::AuthClient,
     counter::counters_client::CountersClient, dialog::dialogs_client::DialogsClient,
@@ -32,7 +34,11 @@ pub type PeerWithContext = InterceptedService<Peer, Call>;
 
 /// The services that the gateway calls. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Peers {
+pub struct Peers(Arc<Clients>);
+
+/// The clients of the services. A clone of one copies all its layers, so only a call makes one.
+#[derive(Debug)]
+struct Clients {
     auth: Peer,
     dialog: Peer,
     counter: Peer,
@@ -41,55 +47,56 @@ pub struct Peers {
 impl Peers {
     /// Creates the clients. Every call is logged and measured.
     pub fn new(auth: Peer, dialog: Peer, counter: Peer) -> Self {
-        Self {
+        Self(Arc::new(Clients {
             auth: observed("auth", auth),
             dialog: observed("dialog", dialog),
             counter: observed("counter", counter),
-        }
+        }))
     }
 
     /// Adds retries, hedging and a circuit breaker to each service. Budgets and breakers are per
     /// service, so a failing service does not affect calls to the others.
     #[must_use]
     pub fn resilient(self, settings: Settings) -> Self {
-        let around = |peer: Peer, target: Target| -> Peer { resilience::around(peer, target, settings) };
-        Self {
-            auth: around(self.auth, AUTH),
-            dialog: around(self.dialog, DIALOG),
-            counter: around(self.counter, COUNTER),
-        }
+        let around =
+            |peer: &Peer, target: Target| -> Peer { resilience::around(peer.clone(), target, settings) };
+        Self(Arc::new(Clients {
+            auth: around(&self.0.auth, AUTH),
+            dialog: around(&self.0.dialog, DIALOG),
+            counter: around(&self.0.counter, COUNTER),
+        }))
     }
 
     /// Adds the configured rate limit of calls to each service.
     #[must_use]
     pub fn limited(self, limits: &RateLimits) -> Self {
         let Some(rate) = limits.upstream.0 else { return self };
-        let limited = |name, peer| BoxCloneSyncService::new(UpstreamLimit::new(name, rate).layer(peer));
-        let Self { auth, dialog, counter } = self;
-        Self {
-            auth: limited("auth", auth),
-            dialog: limited("dialog", dialog),
-            counter: limited("counter", counter),
-        }
+        let limited =
+            |name, peer: &Peer| BoxCloneSyncService::new(UpstreamLimit::new(name, rate).layer(peer.clone()));
+        Self(Arc::new(Clients {
+            auth: limited("auth", &self.0.auth),
+            dialog: limited("dialog", &self.0.dialog),
+            counter: limited("counter", &self.0.counter),
+        }))
     }
 
     /// Creates a client of auth for one call.
     pub fn auth(&self, call: &Call) -> AuthClient<PeerWithContext> {
-        AuthClient::with_interceptor(self.auth.clone(), call.clone())
+        AuthClient::with_interceptor(self.0.auth.clone(), call.clone())
             .max_decoding_message_size(RESPONSE_MAX_BYTES)
             .max_encoding_message_size(REQUEST_MAX_BYTES)
     }
 
     /// Creates a client of dialog for one call.
     pub fn dialog(&self, call: &Call) -> DialogsClient<PeerWithContext> {
-        DialogsClient::with_interceptor(self.dialog.clone(), call.clone())
+        DialogsClient::with_interceptor(self.0.dialog.clone(), call.clone())
             .max_decoding_message_size(RESPONSE_MAX_BYTES)
             .max_encoding_message_size(REQUEST_MAX_BYTES)
     }
 
     /// Creates a client of counter for one call.
     pub fn counter(&self, call: &Call) -> CountersClient<PeerWithContext> {
-        CountersClient::with_interceptor(self.counter.clone(), call.clone())
+        CountersClient::with_interceptor(self.0.counter.clone(), call.clone())
             .max_decoding_message_size(RESPONSE_MAX_BYTES)
             .max_encoding_message_size(REQUEST_MAX_BYTES)
     }

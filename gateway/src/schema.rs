@@ -19,6 +19,7 @@ mod node;
 mod node_tests;
 mod nulled_fields;
 mod page;
+pub mod plan;
 mod query;
 #[cfg(test)]
 mod resolver_tests;
@@ -27,7 +28,7 @@ mod time;
 mod unread;
 mod user;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use async_graphql::{Context, SDLExportOptions, SchemaBuilder};
 use telemetry::Call;
@@ -55,7 +56,7 @@ pub use node::Node;
 pub use page::{DialogConnection, MessageConnection, UserConnection};
 pub use query::Query;
 #[cfg(test)]
-pub use resolver_tests::FULL_DIALOG_PAGE;
+pub use resolver_tests::{FULL_DIALOG_PAGE, all_services};
 pub use subscription::Subscription;
 pub use time::DateTime;
 pub use unread::{DialogUnread, MarkReadPayload, ReadState, Unread};
@@ -125,7 +126,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 /// The context that the resolvers of one operation share: the caller, the services and the loaders.
 pub struct Scope {
     caller: Option<Caller>,
-    source: Source,
+    source: Arc<Source>,
     entity_indexes: entity::EntityIndexes,
     nulled_fields: nulled_fields::NulledFields,
     /// The loaders of the operation.
@@ -142,11 +143,11 @@ impl Scope {
         dispatcher: &Dispatcher,
     ) -> Self {
         let call = match &caller {
-            Some(caller) => call.with_authorization(caller.authorization.newest().expose()),
+            Some(caller) => Call { authorization: Some(caller.authorization.newest()), ..call },
             None => call,
         };
         let user = caller.as_ref().map(|caller| caller.user);
-        let source = Source { service, call, caller: user, seen_versions };
+        let source = Arc::new(Source { service, call, caller: user, seen_versions });
         Self {
             caller,
             loaders: Loaders::new(dispatcher, &source),
@@ -200,11 +201,6 @@ impl Scope {
     /// vouches for the client's address.
     pub fn sign_in_call(&self) -> Call {
         self.service().authorize(self.call())
-    }
-
-    /// See [`Source::has_lost_version`].
-    pub async fn has_lost_version(&self, refusal: &tonic::Status) -> bool {
-        self.source.has_lost_version(refusal).await
     }
 
     /// Returns the newest versions that this gateway has sent to each user.

@@ -20,6 +20,7 @@ use crate::{
         held_answers::HeldAnswers,
     },
     error::{Code, Rejection},
+    operation::Executed,
 };
 
 use super::{
@@ -29,6 +30,8 @@ use super::{
 
 /// Outcome of one operation.
 pub enum Outcome {
+    /// The operation was executed without errors. Holds the whole response as JSON.
+    Json(Vec<u8>),
     /// The operation was executed, possibly with errors.
     Executed(async_graphql::Response),
     /// The operation was rejected before execution.
@@ -43,20 +46,17 @@ pub struct Answer {
     body: Vec<u8>,
 }
 
-/// JSON of an outcome.
+/// Response without data.
 #[derive(Serialize)]
-#[serde(untagged)]
-enum ResponseBody<'a> {
-    Response(&'a async_graphql::Response),
-    Errors { errors: &'a [ServerError] },
+struct Errors<'a> {
+    errors: &'a [ServerError],
 }
 
-impl<'a> From<&'a Outcome> for ResponseBody<'a> {
-    fn from(outcome: &'a Outcome) -> Self {
-        match outcome {
-            Outcome::Rejected(rejection) => Self::Errors { errors: rejection.errors() },
-            Outcome::Executed(response) if is_failure(response) => Self::Errors { errors: &response.errors },
-            Outcome::Executed(response) => Self::Response(response),
+impl From<Executed> for Outcome {
+    fn from(executed: Executed) -> Self {
+        match executed {
+            Executed::Json(json) => Self::Json(json),
+            Executed::Response(response) => Self::Executed(response),
         }
     }
 }
@@ -69,12 +69,13 @@ impl fmt::Debug for Answer {
 
 impl Answer {
     /// Creates the response of an executed operation. 429 if a rate limit inside the operation rejected it.
-    pub fn executed(media: MediaType, response: async_graphql::Response) -> Self {
-        if let Some(rejection) = Rejection::limited(&response) {
+    pub fn executed(media: MediaType, outcome: Outcome) -> Self {
+        if let Some(rejection) = outcome.limited() {
             return Self::request_rejected(media, rejection);
         }
-        let status = if is_failure(&response) { Code::Internal.status() } else { StatusCode::OK };
-        Self::new(media, status, &ResponseBody::from(&Outcome::Executed(response)))
+        let is_failure = matches!(&outcome, Outcome::Executed(response) if is_failure(response));
+        let status = if is_failure { Code::Internal.status() } else { StatusCode::OK };
+        Self::new(media, status, outcome.into_json())
     }
 
     /// Creates the response of an operation that was not admitted. As `application/json`, errors in the
@@ -104,13 +105,18 @@ impl Answer {
         let retry_after =
             rejection.retry_after_s().map(|wait_s| (header::RETRY_AFTER, HeaderValue::from(wait_s)));
         let extra_header = challenge.or(retry_after);
-        Self { extra_header, ..Self::new(media, status, &ResponseBody::from(&Outcome::Rejected(rejection))) }
+        Self { extra_header, ..Self::new(media, status, Outcome::Rejected(rejection).into_json()) }
     }
 
     /// Creates the response of a batch, a list in the order of its operations.
-    pub fn batch(media: MediaType, outcomes: &[Outcome]) -> Self {
-        let bodies: Vec<_> = outcomes.iter().map(ResponseBody::from).collect();
-        Self::new(media, StatusCode::OK, &bodies)
+    pub fn batch(media: MediaType, outcomes: Vec<Outcome>) -> Self {
+        let mut body = Vec::new();
+        for outcome in outcomes {
+            body.push(if body.is_empty() { b'[' } else { b',' });
+            body.append(&mut outcome.into_json());
+        }
+        body.push(b']');
+        Self::new(media, StatusCode::OK, body)
     }
 
     /// Creates the HTTP response of executed operations. Their answer is charged to its client until the
@@ -134,16 +140,34 @@ impl Answer {
         response
     }
 
-    fn new(media: MediaType, status: StatusCode, body: &impl Serialize) -> Self {
-        let body = serde_json::to_vec(body).expect("GraphQL responses serialize to JSON");
+    fn new(media: MediaType, status: StatusCode, body: Vec<u8>) -> Self {
         Self { media, status, extra_header: None, body }
     }
 }
 
 impl Outcome {
+    /// Returns the rejection of an operation that exceeded a rate limit during its execution.
+    pub fn limited(&self) -> Option<Rejection> {
+        match self {
+            Self::Executed(response) => Rejection::limited(response),
+            Self::Json(_) | Self::Rejected(_) => None,
+        }
+    }
+
     /// Serializes the outcome to JSON, the form of a stream's result.
-    pub fn json(&self) -> String {
-        serde_json::to_string(&ResponseBody::from(self)).expect("GraphQL responses serialize to JSON")
+    pub fn into_json(self) -> Vec<u8> {
+        let json = match &self {
+            Self::Json(_) => Ok(Vec::new()),
+            Self::Rejected(rejection) => serde_json::to_vec(&Errors { errors: rejection.errors() }),
+            Self::Executed(response) if is_failure(response) => {
+                serde_json::to_vec(&Errors { errors: &response.errors })
+            }
+            Self::Executed(response) => serde_json::to_vec(response),
+        };
+        match self {
+            Self::Json(json) => json,
+            _ => json.expect("GraphQL responses serialize to JSON"),
+        }
     }
 }
 

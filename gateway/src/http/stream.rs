@@ -82,15 +82,16 @@ pub fn rejected(accepted: Accepted, rejection: Rejection) -> Response {
     match accepted {
         Accepted::Single(media, _) => Answer::operation_rejected(media, rejection).into(),
         Accepted::Stream(format) if as_result => {
-            response(format, Body::from(single_result(format, &Outcome::Rejected(rejection))))
+            response(format, Body::from(single_result(format, Outcome::Rejected(rejection))))
         }
         Accepted::Stream(_) => Answer::operation_rejected(accepted.media(), rejection).into(),
     }
 }
 
 /// Returns a complete stream of one result.
-pub fn single_result(format: StreamFormat, outcome: &Outcome) -> String {
-    let payload = Payload { json: outcome.json().into(), cursor: None };
+pub fn single_result(format: StreamFormat, outcome: Outcome) -> String {
+    let json = String::from_utf8(outcome.into_json()).expect("JSON is UTF-8");
+    let payload = Payload { json: json.into(), cursor: None };
     [format.opening(), &format.next(&payload), format.complete()].concat()
 }
 
@@ -104,7 +105,7 @@ pub fn charged(
 ) -> Response {
     if !reservation.resize(stream.len()) && !is_mutation {
         let rejected = Outcome::Rejected(too_large_to_hold().into());
-        return response(format, Body::from(single_result(format, &rejected)));
+        return response(format, Body::from(single_result(format, rejected)));
     }
     response(format, answers.body(stream.into(), Some(reservation)))
 }

@@ -1,7 +1,10 @@
 //! Document cache: turns the text of a document into a normalized operation within all limits, and keeps
 //! it for the next request with the same text. The cache is bounded and shared by all clients.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use apollo_compiler::{
     ExecutableDocument, Name, Node, ast::VariableDefinition, executable::Operation, validation::Valid,
@@ -15,6 +18,7 @@ use moka::future::Cache;
 use super::{
     coercion,
     complexity::Complexity,
+    known_costs::KnownCosts,
     missing_rules,
     normalization::{NormalizedOperation, condition_variables, normalize},
     query_limits,
@@ -22,7 +26,10 @@ use super::{
     token_limits,
     validation::{Validator, select},
 };
-use crate::error::{Code, Error, Rejection};
+use crate::{
+    error::{Code, Error, Rejection},
+    schema::plan::Plan,
+};
 
 /// Capacity of the cache: total size of the document texts, in bytes. A document takes up to fifty times its
 /// text, so this is at most 100 MB of memory.
@@ -72,20 +79,41 @@ struct CachedOperation {
     operation: NormalizedOperation,
     /// Cost of the operation, `None` if it depends on variables.
     cost: Option<usize>,
+    /// Costs of an operation that depends on variables.
+    known_costs: KnownCosts,
+    /// Plan of the operation, `None` if only the resolvers execute it.
+    plan: Option<Plan>,
 }
 
 /// Operation of one request: normalized, with the values of its variables, and within all limits.
+#[derive(Clone)]
 pub struct PreparedOperation {
-    /// Document to execute.
-    pub document: Arc<ExecutorDocument>,
+    cached: Arc<CachedOperation>,
+    /// Document with the values of its variables, `None` until the resolvers need it.
+    document: OnceLock<Arc<ExecutorDocument>>,
     /// Kind of the operation: query, mutation or subscription.
     pub kind: OperationType,
-    /// Shape of the operation's responses.
-    pub shape: Arc<ResponseShape>,
     /// Values of the declared variables.
-    pub variables: Variables,
+    pub variables: Arc<Variables>,
     /// Maximum cost of the request.
     pub cost: usize,
+}
+
+impl PreparedOperation {
+    /// Returns the document that the resolvers execute.
+    pub fn document(&self) -> &Arc<ExecutorDocument> {
+        self.document.get_or_init(|| self.cached.operation.document(&self.variables))
+    }
+
+    /// Returns the shape of the operation's responses.
+    pub fn shape(&self) -> &Arc<ResponseShape> {
+        &self.cached.operation.shape
+    }
+
+    /// Returns the plan of the operation, `None` if only the resolvers execute it.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.cached.plan.as_ref()
+    }
 }
 
 impl fmt::Debug for PreparedOperation {
@@ -137,7 +165,7 @@ impl DocumentCache {
         };
         let variables = coercion::variables(self.validator.schema(), &document.variables, given)?;
         let operation = self.operation(&key, &document, &variables).await;
-        let prepared = self.prepared(&operation, variables)?;
+        let prepared = self.prepared(operation, variables)?;
         if cached.is_none() {
             self.documents.insert(key, document).await;
         }
@@ -194,22 +222,29 @@ impl DocumentCache {
     ) -> CachedOperation {
         let operation = normalize(self.validator.schema(), executable, operation, variables);
         let cost = (!operation.has_variables()).then(|| self.cost(&operation.document(variables)));
-        CachedOperation { operation, cost }
+        let plan = Plan::of(operation.unresolved());
+        CachedOperation { operation, cost, known_costs: KnownCosts::default(), plan }
     }
 
     /// Returns the operation of one request.
     fn prepared(
         &self,
-        cached: &CachedOperation,
+        cached: Arc<CachedOperation>,
         variables: Variables,
     ) -> Result<PreparedOperation, Rejection> {
-        let operation = &cached.operation;
-        let document = operation.document(&variables);
-        query_limits::check_entities(entity_count(&document))?;
-        let cost = cached.cost.unwrap_or_else(|| self.cost(&document));
-        check_cost(cost)?;
-        let shape = operation.shape.clone();
-        Ok(PreparedOperation { document, kind: operation.kind, shape, variables, cost })
+        let kind = cached.operation.kind;
+        let variables = Arc::new(variables);
+        let mut prepared =
+            PreparedOperation { cached, document: OnceLock::new(), kind, variables, cost: usize::MAX };
+        // A plan has no field `_entities`.
+        if prepared.plan().is_none() {
+            query_limits::check_entities(entity_count(prepared.document()))?;
+        }
+        let CachedOperation { cost, known_costs, .. } = &*prepared.cached;
+        let computed = || self.cost(prepared.document());
+        prepared.cost = cost.unwrap_or_else(|| known_costs.get(&prepared.variables, computed));
+        check_cost(prepared.cost)?;
+        Ok(prepared)
     }
 
     fn cost(&self, document: &ExecutorDocument) -> usize {

@@ -46,6 +46,11 @@ impl NormalizedOperation {
         Arc::new(document)
     }
 
+    /// Returns the document with its variables.
+    pub fn unresolved(&self) -> &executor::ExecutableDocument {
+        &self.document
+    }
+
     /// Returns true if the document depends on the values of variables.
     pub fn has_variables(&self) -> bool {
         self.has_variables

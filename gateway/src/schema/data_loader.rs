@@ -33,6 +33,7 @@ type Batch<K, V> = Shared<BoxFuture<'static, Result<Arc<HashMap<K, V>>, Error>>>
 /// Loads values by key for one operation. Cheap to clone; clones share their state.
 pub struct Loader<K, V> {
     dispatcher: Dispatcher,
+    batch_max: usize,
     fetch: Fetch<K, V>,
     state: Arc<Mutex<State<K, V>>>,
 }
@@ -56,18 +57,9 @@ where
         F: Fn(Vec<K>) -> W + Send + Sync + 'static,
         W: Future<Output = Found<K, V>> + Send + 'static,
     {
-        let fetch = Arc::new(fetch);
-        let split = move |keys: Vec<K>| {
-            let fetch = fetch.clone();
-            async move {
-                let chunks = keys.chunks(batch_max).map(|chunk| fetch(chunk.to_vec()));
-                let found = try_join_all(chunks).await?;
-                Ok(found.into_iter().flatten().collect())
-            }
-            .boxed()
-        };
         let state = State { collecting: None, requested: HashMap::new() };
-        Self { dispatcher: dispatcher.clone(), fetch: Arc::new(split), state: Arc::new(Mutex::new(state)) }
+        let fetch = Arc::new(move |keys: Vec<K>| fetch(keys).boxed());
+        Self { dispatcher: dispatcher.clone(), batch_max, fetch, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Loads the value of a key, `None` if it is absent.
@@ -86,6 +78,21 @@ where
     pub async fn load_all(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<V>, Error> {
         let values = try_join_all(keys.into_iter().map(|key| self.load(key))).await?;
         Ok(values.into_iter().flatten().collect())
+    }
+
+    /// Loads the values of several keys. Returns the batches that hold them.
+    ///
+    /// # Errors
+    /// The error of the first batch that failed.
+    pub async fn batches(&self, keys: impl Iterator<Item = K>) -> Result<Vec<Arc<HashMap<K, V>>>, Error> {
+        let mut batches: Vec<Batch<K, V>> = Vec::new();
+        for key in keys {
+            let batch = self.batch_of(&key);
+            if !batches.iter().any(|known| known.ptr_eq(&batch)) {
+                batches.push(batch);
+            }
+        }
+        try_join_all(batches).await
     }
 
     /// Clears the loaded values. Called before a write, so that later reads see its effect.
@@ -107,13 +114,19 @@ where
 
     /// Creates the batch that the next dispatch sends, with the keys collected until then.
     fn new_batch(&self) -> Batch<K, V> {
-        let dispatcher = self.dispatcher.clone();
-        let fetch = self.fetch.clone();
+        let Self { dispatcher, batch_max, fetch, .. } = self;
+        let (dispatcher, batch_max, fetch) = (dispatcher.clone(), *batch_max, fetch.clone());
         // The state owns its batches: a strong reference back would be a cycle that is never freed.
         let state = Arc::downgrade(&self.state);
         async move {
             dispatcher.dispatched().await;
-            fetch(take_keys(&state)).await.map(Arc::new)
+            let keys = take_keys(&state);
+            if keys.len() <= batch_max {
+                return fetch(keys).await.map(Arc::new);
+            }
+            let chunks = keys.chunks(batch_max).map(|chunk| fetch(chunk.to_vec()));
+            let found = try_join_all(chunks).await?;
+            Ok(Arc::new(found.into_iter().flatten().collect()))
         }
         .boxed()
         .shared()
@@ -122,7 +135,9 @@ where
 
 impl<K, V> Clone for Loader<K, V> {
     fn clone(&self) -> Self {
-        Self { dispatcher: self.dispatcher.clone(), fetch: self.fetch.clone(), state: self.state.clone() }
+        let Self { dispatcher, batch_max, fetch, state } = self;
+        let (dispatcher, fetch, state) = (dispatcher.clone(), fetch.clone(), state.clone());
+        Self { dispatcher, batch_max: *batch_max, fetch, state }
     }
 }
 

@@ -21,13 +21,13 @@ use super::{
 pub struct Dialog {
     /// The dialog's id.
     pub id: DialogId,
-    title: Option<String>,
-    direct: bool,
-    participants: Vec<UserId>,
-    created_at_us: i64,
+    pub(super) title: Option<String>,
+    pub(super) direct: bool,
+    pub(super) participants: Vec<UserId>,
+    pub(super) created_at_us: i64,
     /// The time of the newest message, or of the dialog's creation. Lists of dialogs are sorted by it.
     pub last_activity_us: i64,
-    last_message: Option<Message>,
+    pub(super) last_message: Option<Message>,
 }
 
 impl TryFrom<dialog::Dialog> for Dialog {
@@ -80,15 +80,12 @@ impl Dialog {
         #[graphql(desc = "The page size, 1 to 100.", default_with = "Some(PAGE_DEFAULT)")] first: Option<i32>,
         #[graphql(desc = "Returns the items after this cursor.")] after: Option<String>,
     ) -> Result<Option<UserConnection>, Error> {
+        let page = self.participants_page(first, after.as_deref())?;
+        let users = Scope::of(ctx).loaders.users.load_all(page.users.iter().copied()).await?;
         let parent = self.id.to_string();
         let list = List::new("participants", &parent);
-        let size = usize::try_from(page::size("first", first, PAGE_DEFAULT)?).unwrap_or_default();
-        let after = after.map(|cursor| list.position::<UserId>(&cursor)).transpose()?;
-        let start = after.map_or(0, |after| self.participants.partition_point(|id| *id <= after));
-        let rest = self.participants.get(start..).unwrap_or_default();
-        let users = Scope::of(ctx).loaders.users.load_all(rest.iter().take(size).copied()).await?;
         let cursor = |user: &User| list.cursor(&user.id);
-        Ok(Some(UserConnection::new(users, rest.len() > size, start > 0, cursor)))
+        Ok(Some(UserConnection::new(users, page.has_next, page.has_previous, cursor)))
     }
 
     /// The time of creation.
@@ -146,12 +143,11 @@ impl Dialog {
         last: Option<i32>,
         #[graphql(desc = "Returns the messages before this cursor. Requires `last`.")] before: Option<String>,
     ) -> Result<MessageConnection, Error> {
-        let parent = self.id.to_string();
-        let list = List::new("messages", &parent);
         let scope = Scope::of(ctx);
         // This is the only non-null field that needs another call: its failure nulls the parent,
         // possibly up to the root field, whose other work is then abandoned.
-        let page = history_page(self.id, &list, first, after, last, before)
+        let page = self
+            .history_page(first, after.as_deref(), last, before.as_deref())
             .inspect_err(|_| scope.nulled_fields.failed(ctx))?;
         let history =
             scope.loaders.history.load(page).await.and_then(|history| {
@@ -159,21 +155,74 @@ impl Dialog {
             });
         let history = history.inspect_err(|_| scope.nulled_fields.failed(ctx))?;
         let messages = history.messages.iter().map(Arc::clone).collect();
+        let parent = self.id.to_string();
+        let list = List::new("messages", &parent);
         let cursor = |message: &Message| list.cursor(&message.seq.to_string());
         Ok(MessageConnection::new(messages, history.has_next, history.has_previous, cursor))
+    }
+}
+
+/// A page of a dialog's participants.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ParticipantsPage<'a> {
+    /// The participants.
+    pub users: &'a [UserId],
+    /// True if there are participants after the page.
+    pub has_next: bool,
+    /// True if there are participants before the page.
+    pub has_previous: bool,
+}
+
+impl Dialog {
+    /// Returns the page of participants that the arguments of `participants` select.
+    ///
+    /// # Errors
+    /// BAD_USER_INPUT.
+    pub(super) fn participants_page(
+        &self,
+        first: Option<i32>,
+        after: Option<&str>,
+    ) -> Result<ParticipantsPage<'_>, Error> {
+        let size = usize::try_from(page::size("first", first, PAGE_DEFAULT)?).unwrap_or_default();
+        let position =
+            |cursor: &str| List::new("participants", &self.id.to_string()).position::<UserId>(cursor);
+        let after = after.map(position).transpose()?;
+        let start = after.map_or(0, |after| self.participants.partition_point(|id| *id <= after));
+        let rest = self.participants.get(start..).unwrap_or_default();
+        let users = rest.get(..size).unwrap_or(rest);
+        Ok(ParticipantsPage { users, has_next: rest.len() > size, has_previous: start > 0 })
+    }
+
+    /// Returns the page of messages that the arguments of `messages` select.
+    ///
+    /// # Errors
+    /// BAD_USER_INPUT.
+    pub(super) fn history_page(
+        &self,
+        first: Option<i32>,
+        after: Option<&str>,
+        last: Option<i32>,
+        before: Option<&str>,
+    ) -> Result<HistoryPage, Error> {
+        history_page(self.id, first, after, last, before)
+    }
+
+    /// Returns the cursor of the dialog in a list of dialogs.
+    pub(super) fn cursor(&self, list: &List<'_>) -> String {
+        list.cursor(&format!("{}:{}", self.last_activity_us, self.id))
     }
 }
 
 /// Parses the page arguments of `messages`.
 fn history_page(
     dialog: DialogId,
-    list: &List<'_>,
     first: Option<i32>,
-    after: Option<String>,
+    after: Option<&str>,
     last: Option<i32>,
-    before: Option<String>,
+    before: Option<&str>,
 ) -> Result<HistoryPage, Error> {
-    let seq = |cursor: Option<String>| cursor.map(|cursor| list.position::<i64>(&cursor)).transpose();
+    let position = |cursor: &str| List::new("messages", &dialog.to_string()).position::<i64>(cursor);
+    let seq = |cursor: Option<&str>| cursor.map(position).transpose();
     match (first, last) {
         (Some(_), Some(_)) => Err(Error::input("`first` and `last` exclude each other")),
         (Some(_), None) if before.is_some() => Err(Error::input("`before` goes with `last`")),
@@ -203,7 +252,7 @@ mod tests {
         let cursor = list.cursor("7");
         let foreign = List::new("messages", &DialogId::now().to_string()).cursor("7");
         let page = |first, after: Option<&str>, last, before: Option<&str>| {
-            history_page(dialog, &list, first, after.map(Into::into), last, before.map(Into::into))
+            history_page(dialog, first, after, last, before)
         };
         assert_eq!(
             page(None, None, None, None),

@@ -1,18 +1,22 @@
 //! The loaders of one operation. Each of them batches the calls of one RPC, so that a page of 50 dialogs
 //! with all their fields needs as many calls as a page of one.
 
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+use std::{collections::HashMap, hash::Hash, str::FromStr, sync::Arc};
+
+use futures_util::{FutureExt, future::join_all};
 
 use proto::{DialogId, MessageId, TransactionId, UserId, auth, counter, dialog};
 use telemetry::Call;
 use tonic::{Code, Status};
 
 use crate::{
+    error::Error,
     hub::Service,
     schema::data_loader::Dispatcher,
     schema::data_loader::{Found, Loader},
-    schema::{Dialog, DialogUnread, Message, ReadState, User},
+    schema::{Dialog, DialogUnread, Message, ReadState, Unread, User, cursor::List, page::PAGE_MAX},
     seen_versions::SeenVersions,
+    version::Version,
 };
 
 // Maximum keys of one call. The services reject more: the limits are those of their handlers.
@@ -34,6 +38,11 @@ pub struct Loaders {
     pub rows: Loader<DialogId, DialogUnread>,
     /// Loads pages of read receipts.
     pub read_states: Loader<ReadStatesPage, Vec<ReadState>>,
+    /// Loads pages of the caller's dialogs. Each page has its own call, and its own error.
+    pub lists: Loader<ListPage, Result<Arc<DialogPage>, Error>>,
+    /// Loads the caller's counters of all dialogs, at least as new as a version that the client gives. Each
+    /// version has its own call, and its own error.
+    pub unread: Loader<Option<Version>, Result<Arc<Unread>, Error>>,
 }
 
 /// The key of a message: its id or the id of its saga.
@@ -90,9 +99,67 @@ pub struct ReadStatesPage {
     pub after: Option<UserId>,
 }
 
+/// The arguments of a page of the caller's dialogs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ListPage {
+    /// The caller.
+    pub user: UserId,
+    /// The page size.
+    pub first: i32,
+    /// The exclusive start of the page.
+    pub after: Option<ListPosition>,
+    /// The number of participants that each dialog needs. `None` for all.
+    pub participants_first: Option<i32>,
+}
+
+/// The position of a dialog in the caller's list, as stored in a cursor: `last_activity_us:dialog_id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ListPosition {
+    /// The time of the dialog's newest message, or of its creation.
+    pub last_activity_us: i64,
+    /// The dialog.
+    pub dialog: DialogId,
+}
+
+impl ListPage {
+    /// Parses the arguments of a page.
+    ///
+    /// # Errors
+    /// BAD_USER_INPUT if the cursor does not belong to the caller's list.
+    pub fn parse(
+        user: UserId,
+        first: i32,
+        after: Option<&str>,
+        participants_first: Option<i32>,
+    ) -> Result<Self, Error> {
+        let position = |cursor| List::new("dialogs", &user.to_string()).position(cursor);
+        Ok(Self { user, first, after: after.map(position).transpose()?, participants_first })
+    }
+}
+
+impl FromStr for ListPosition {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let malformed = || Error::input("malformed position");
+        let (time, id) = text.split_once(':').ok_or_else(malformed)?;
+        let last_activity_us = time.parse().map_err(|_| malformed())?;
+        Ok(Self { last_activity_us, dialog: id.parse().map_err(|_| malformed())? })
+    }
+}
+
+/// A page of the caller's dialogs, newest activity first.
+#[derive(Debug)]
+pub struct DialogPage {
+    /// The dialogs.
+    pub dialogs: Vec<Arc<Dialog>>,
+    /// True if there are older dialogs.
+    pub has_next: bool,
+}
+
 impl Loaders {
     /// Creates the loaders of one operation.
-    pub fn new(dispatcher: &Dispatcher, source: &Source) -> Self {
+    pub fn new(dispatcher: &Dispatcher, source: &Arc<Source>) -> Self {
         Self {
             users: source.loader(dispatcher, USERS_MAX, Source::users),
             dialogs: source.loader(dispatcher, DIALOGS_MAX, Source::dialogs),
@@ -100,6 +167,8 @@ impl Loaders {
             history: source.loader(dispatcher, PAGES_MAX, Source::history),
             rows: source.loader(dispatcher, DIALOGS_MAX, Source::rows),
             read_states: source.loader(dispatcher, PAGES_MAX, Source::read_states),
+            lists: source.loader(dispatcher, PAGES_MAX, Source::lists),
+            unread: source.loader(dispatcher, PAGES_MAX, Source::unread),
         }
     }
 
@@ -111,11 +180,12 @@ impl Loaders {
         self.history.clear();
         self.rows.clear();
         self.read_states.clear();
+        self.lists.clear();
+        self.unread.clear();
     }
 }
 
 /// The services, called on behalf of an operation's caller.
-#[derive(Clone)]
 pub struct Source {
     /// The services.
     pub service: Service,
@@ -128,32 +198,37 @@ pub struct Source {
 }
 
 impl Source {
-    fn loader<K, V, F, W>(&self, dispatcher: &Dispatcher, batch_max: usize, fetch: F) -> Loader<K, V>
+    fn loader<K, V, F, W>(
+        self: &Arc<Self>,
+        dispatcher: &Dispatcher,
+        batch_max: usize,
+        fetch: F,
+    ) -> Loader<K, V>
     where
         K: Clone + Eq + Hash + Send + Sync + 'static,
         V: Clone + Send + Sync + 'static,
-        F: Fn(Self, Vec<K>) -> W + Send + Sync + 'static,
+        F: Fn(Arc<Self>, Vec<K>) -> W + Send + Sync + 'static,
         W: Future<Output = Found<K, V>> + Send + 'static,
     {
         let source = self.clone();
         Loader::new(dispatcher, batch_max, move |keys| fetch(source.clone(), keys))
     }
 
-    async fn users(self, ids: Vec<UserId>) -> Found<UserId, Arc<User>> {
+    async fn users(self: Arc<Self>, ids: Vec<UserId>) -> Found<UserId, Arc<User>> {
         let ids = ids.into_iter().map(UserId::bytes).collect();
         let reply = self.service.peers.auth(&self.call).users(auth::UsersRequest { ids }).await?.into_inner();
         let keyed = |user: auth::User| Ok((UserId::parse(&user.id)?, Arc::new(User::try_from(user)?)));
         reply.users.into_iter().map(keyed).collect()
     }
 
-    async fn dialogs(self, ids: Vec<DialogId>) -> Found<DialogId, Arc<Dialog>> {
+    async fn dialogs(self: Arc<Self>, ids: Vec<DialogId>) -> Found<DialogId, Arc<Dialog>> {
         let ids = ids.into_iter().map(DialogId::bytes).collect();
         let reply = self.service.peers.dialog(&self.call).get(dialog::GetRequest { ids }).await?.into_inner();
         let keyed = |dialog| Dialog::try_from(dialog).map(|dialog| (dialog.id, Arc::new(dialog)));
         reply.dialogs.into_iter().map(keyed).collect()
     }
 
-    async fn messages(self, keys: Vec<MessageKey>) -> Found<MessageKey, Arc<Message>> {
+    async fn messages(self: Arc<Self>, keys: Vec<MessageKey>) -> Found<MessageKey, Arc<Message>> {
         let mut request = dialog::MessagesRequest::default();
         for key in keys {
             match key {
@@ -173,7 +248,7 @@ impl Source {
         Ok(found)
     }
 
-    async fn history(self, pages: Vec<HistoryPage>) -> Found<HistoryPage, Arc<History>> {
+    async fn history(self: Arc<Self>, pages: Vec<HistoryPage>) -> Found<HistoryPage, Arc<History>> {
         let request = dialog::HistoryRequest { pages: pages.iter().map(HistoryPage::request).collect() };
         let reply = self.service.peers.dialog(&self.call).history(request).await?.into_inner();
         let keyed = |(page, reply): (HistoryPage, dialog::HistoryPageReply)| {
@@ -187,7 +262,7 @@ impl Source {
 
     /// Loads the caller's counters, at least as new as every frame and response that this gateway has
     /// sent to the caller.
-    async fn rows(self, ids: Vec<DialogId>) -> Found<DialogId, DialogUnread> {
+    async fn rows(self: Arc<Self>, ids: Vec<DialogId>) -> Found<DialogId, DialogUnread> {
         let request = counter::RowsRequest {
             dialog_ids: ids.into_iter().map(DialogId::bytes).collect(),
             at_least: self.caller.and_then(|user| self.seen_versions.get(user)).map(Into::into),
@@ -209,7 +284,7 @@ impl Source {
     /// Returns true if the counter service refused a version because its database has lost it in a
     /// restore, which it then recognises. Only a version that this gateway received from the service is
     /// reported, never one that the client sent.
-    pub async fn has_lost_version(&self, refusal: &Status) -> bool {
+    async fn has_lost_version(&self, refusal: &Status) -> bool {
         let Some(user) = self.caller.filter(|_| refusal.code() == Code::InvalidArgument) else {
             return false;
         };
@@ -218,7 +293,56 @@ impl Source {
         reported.is_ok_and(|epoch| epoch > seen.epoch)
     }
 
-    async fn read_states(self, pages: Vec<ReadStatesPage>) -> Found<ReadStatesPage, Vec<ReadState>> {
+    async fn lists(self: Arc<Self>, pages: Vec<ListPage>) -> Found<ListPage, Result<Arc<DialogPage>, Error>> {
+        let lists = pages.into_iter().map(|page| self.list(page).map(move |found| (page, found)));
+        Ok(join_all(lists).await.into_iter().collect())
+    }
+
+    async fn list(&self, page: ListPage) -> Result<Arc<DialogPage>, Error> {
+        let request = dialog::ListRequest {
+            first: page.first,
+            after: page.after.map(|ListPosition { last_activity_us, dialog }| dialog::ListCursor {
+                last_activity_us,
+                dialog_id: dialog.bytes(),
+            }),
+            participants_first: page.participants_first,
+        };
+        let reply = self.service.peers.dialog(&self.call).list(request).await?.into_inner();
+        let dialogs = reply.dialogs.into_iter().map(|dialog| Dialog::try_from(dialog).map(Arc::new));
+        Ok(Arc::new(DialogPage { dialogs: dialogs.collect::<Result<_, _>>()?, has_next: reply.has_next }))
+    }
+
+    async fn unread(
+        self: Arc<Self>,
+        versions: Vec<Option<Version>>,
+    ) -> Found<Option<Version>, Result<Arc<Unread>, Error>> {
+        let counters = versions
+            .into_iter()
+            .map(|version| self.counters(version).map(move |found| (version, found.map(Arc::new))));
+        Ok(join_all(counters).await.into_iter().collect())
+    }
+
+    /// Loads the caller's counters, at least as new as a version of the client, and as every frame and
+    /// response that this gateway has sent to the caller.
+    async fn counters(&self, at_least: Option<Version>) -> Result<Unread, Error> {
+        let user = self.caller.ok_or_else(Error::sign_in)?;
+        let at_least = at_least.max(self.seen_versions.get(user)).map(Into::into);
+        let request = counter::UnreadRequest { first: PAGE_MAX, at_least };
+        let reply = match self.service.peers.counter(&self.call).unread(request).await {
+            Err(status) if self.has_lost_version(&status).await => {
+                self.service.peers.counter(&self.call).unread(request).await?
+            }
+            reply => reply?,
+        };
+        let unread = Unread::try_from(reply.into_inner())?;
+        self.seen_versions.raise(user, unread.version);
+        Ok(unread)
+    }
+
+    async fn read_states(
+        self: Arc<Self>,
+        pages: Vec<ReadStatesPage>,
+    ) -> Found<ReadStatesPage, Vec<ReadState>> {
         let request =
             counter::ReadStatesRequest { pages: pages.iter().map(ReadStatesPage::request).collect() };
         let reply = self.service.peers.counter(&self.call).read_states(request).await?.into_inner();

@@ -20,6 +20,17 @@ pub enum MessageStatus {
     Failed,
 }
 
+impl MessageStatus {
+    /// Returns the name in the schema.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Committed => "COMMITTED",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
 /// A message in a dialog.
 #[derive(SimpleObject, Debug, Clone, PartialEq, Eq)]
 #[graphql(complex)]
@@ -49,7 +60,7 @@ pub struct Message {
     /// The time at which the message was deleted. Null if it was not deleted.
     pub deleted_at: Option<DateTime>,
     #[graphql(skip)]
-    sender: UserId,
+    pub(super) sender: UserId,
 }
 
 #[ComplexObject]

@@ -5,19 +5,20 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, Object};
 use futures_util::future::join_all;
-use proto::{DialogId, auth, counter, dialog};
+use proto::auth;
 
 use crate::{
-    error::{Code, Error},
+    error::Error,
     schema::cursor::List,
-    schema::loaders::MessageKey,
+    schema::loaders::{ListPage, MessageKey},
     version::Version,
 };
 
 use super::{
     Dialog, DialogConnection, DialogUnread, Message, Node, Scope, Unread, User, UserConnection,
     node::{self, NODES_MAX},
-    page::{self, PAGE_DEFAULT, PAGE_MAX},
+    page::{self, PAGE_DEFAULT},
+    plan,
 };
 
 /// The query root.
@@ -88,23 +89,18 @@ impl Query {
         #[graphql(desc = "Returns the items after this cursor.")] after: Option<String>,
     ) -> Result<Option<DialogConnection>, Error> {
         let scope = Scope::of(ctx);
-        let parent = scope.caller()?.user.to_string();
+        let user = scope.caller()?.user;
+        // The cursor before the size: the error of the first wrong argument is shown.
+        let participants = plan::participants_first(&ctx.item.node);
+        let page = ListPage::parse(user, first.unwrap_or(PAGE_DEFAULT), after.as_deref(), participants)?;
+        page::size("first", first, PAGE_DEFAULT)?;
+        let found = scope.loaders.lists.load(page).await?;
+        let found = found.ok_or_else(|| Error::internal("a page was not loaded"))??;
+        let parent = user.to_string();
         let list = List::new("dialogs", &parent);
-        let after = after.map(|cursor| list.position::<Position>(&cursor)).transpose()?;
-        let has_previous = after.is_some();
-        let request = dialog::ListRequest {
-            first: page::size("first", first, PAGE_DEFAULT)?,
-            after: after.map(|Position { last_activity_us, dialog }| dialog::ListCursor {
-                last_activity_us,
-                dialog_id: dialog.bytes(),
-            }),
-            participants_first: None,
-        };
-        let reply = scope.peers().dialog(scope.call()).list(request).await?.into_inner();
-        let dialogs = reply.dialogs.into_iter().map(|dialog| Dialog::try_from(dialog).map(Arc::new));
-        let dialogs = dialogs.collect::<Result<_, _>>()?;
-        let cursor = |dialog: &Dialog| list.cursor(&format!("{}:{}", dialog.last_activity_us, dialog.id));
-        Ok(Some(DialogConnection::new(dialogs, reply.has_next, has_previous, cursor)))
+        let cursor = |dialog: &Dialog| dialog.cursor(&list);
+        let has_previous = page.after.is_some();
+        Ok(Some(DialogConnection::new(found.dialogs.clone(), found.has_next, has_previous, cursor)))
     }
 
     /// The caller's counter of one dialog. Null if the caller is not a participant. Depends on the
@@ -169,22 +165,13 @@ impl Query {
             desc = "A version that the client received from another gateway. The result is at least as new."
         )]
         at_least: Option<String>,
-    ) -> Result<Option<Unread>, Error> {
+    ) -> Result<Option<Arc<Unread>>, Error> {
         let scope = Scope::of(ctx);
-        let user = scope.caller()?.user;
+        scope.caller()?;
         let at_least = at_least.map(|text| text.parse::<Version>()).transpose();
         let at_least = at_least.map_err(|_| Error::input("`atLeast` is not a version"))?;
-        let at_least = at_least.max(scope.seen_versions().get(user)).map(Into::into);
-        let request = counter::UnreadRequest { first: PAGE_MAX, at_least };
-        let reply = match scope.peers().counter(scope.call()).unread(request).await {
-            Err(status) if scope.has_lost_version(&status).await => {
-                scope.peers().counter(scope.call()).unread(request).await?
-            }
-            reply => reply?,
-        };
-        let unread = Unread::try_from(reply.into_inner())?;
-        scope.seen_versions().raise(user, unread.version);
-        Ok(Some(unread))
+        let unread = scope.loaders.unread.load(at_least).await?;
+        unread.ok_or_else(|| Error::internal("counters were not loaded"))?.map(Some)
     }
 
     #[graphql(entity)]
@@ -200,22 +187,5 @@ impl Query {
     #[graphql(entity)]
     async fn message_entity(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Arc<Message>>, Error> {
         self.message(ctx, Some(id), None).await
-    }
-}
-
-/// The position of a dialog in the caller's list, as stored in a cursor: `last_activity_us:dialog_id`.
-struct Position {
-    last_activity_us: i64,
-    dialog: DialogId,
-}
-
-impl std::str::FromStr for Position {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let malformed = || Error::new(Code::BadUserInput, "malformed position");
-        let (time, id) = text.split_once(':').ok_or_else(malformed)?;
-        let last_activity_us = time.parse().map_err(|_| malformed())?;
-        Ok(Self { last_activity_us, dialog: id.parse().map_err(|_| malformed())? })
     }
 }

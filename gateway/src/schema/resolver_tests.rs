@@ -47,7 +47,7 @@ pub(super) fn dialog_of(number: u128) -> dialog::Dialog {
 }
 
 /// Fake services that know every user and every counter, and the dialogs 1 to 1,000.
-pub(super) fn all_services(method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
+pub fn all_services(method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
     match method {
         "List" => {
             let first = decode::<dialog::ListRequest>(bytes).first;

@@ -1,5 +1,7 @@
 //! The scalar `DateTime`: RFC 3339 text outside, microseconds since the Unix epoch inside.
 
+use std::fmt;
+
 use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
 use jiff::Timestamp;
 
@@ -26,9 +28,15 @@ impl ScalarType for DateTime {
     }
 
     fn to_value(&self) -> Value {
+        Value::String(self.to_string())
+    }
+}
+
+impl fmt::Display for DateTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Only a corrupt row is outside the supported years; it must not make the whole response fail.
         let timestamp = Timestamp::from_microsecond(self.0).unwrap_or(Timestamp::UNIX_EPOCH);
-        Value::String(format!("{timestamp:.6}"))
+        write!(f, "{timestamp:.6}")
     }
 }
 

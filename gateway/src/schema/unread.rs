@@ -15,11 +15,22 @@ use super::{
 /// The caller's counters at one version.
 #[derive(Debug)]
 pub struct Unread {
-    total: i64,
+    pub(super) total: i64,
     /// The version of the counters.
     pub version: Version,
     rows: Vec<DialogUnread>,
-    stale: bool,
+    pub(super) stale: bool,
+}
+
+impl Unread {
+    /// Returns the first rows, [`PAGE_MAX`] by default.
+    ///
+    /// # Errors
+    /// BAD_USER_INPUT if the number is out of range.
+    pub(super) fn first(&self, first: Option<i32>) -> Result<&[DialogUnread], Error> {
+        let first = usize::try_from(page::size("first", first, PAGE_MAX)?).unwrap_or_default();
+        Ok(self.rows.get(..first).unwrap_or(&self.rows))
+    }
 }
 
 /// The caller's counter of one dialog.
@@ -123,8 +134,7 @@ impl Unread {
         #[graphql(desc = "The maximum number of dialogs, 1 to 100.", default_with = "Some(PAGE_MAX)")]
         first: Option<i32>,
     ) -> Result<Vec<DialogUnread>, Error> {
-        let first = usize::try_from(page::size("first", first, PAGE_MAX)?).unwrap_or_default();
-        Ok(self.rows.iter().take(first).copied().collect())
+        Ok(self.first(first)?.to_vec())
     }
 }
 

@@ -35,7 +35,7 @@ use crate::{
         revoked, until,
     },
     error::{Code, Error, Rejection},
-    operation::{Admitted, request::OperationRequest},
+    operation::{Admitted, Executed, kind_name, request::OperationRequest},
 };
 
 /// Longest time for the verification of a token.
@@ -393,24 +393,20 @@ async fn run(
 ) -> Result<AnswerJson, Rejection> {
     let budget = sockets.connections().answers().budget();
     let reservation = budget.reserve(Account::of(&client), admitted.answer_max_bytes()).await?;
-    let response = sockets.pipeline().execute(admitted, client.caller, call).await;
-    // A mutation that exceeds a rate limit is rejected like an operation that is not admitted.
-    if let Some(rejection) = Rejection::limited(&response) {
-        return Err(rejection);
-    }
-    let json = json(&response);
+    let json: Arc<str> = match sockets.pipeline().answer(admitted, client.caller, call).await {
+        Executed::Json(json) => String::from_utf8(json).expect("JSON is UTF-8").into(),
+        Executed::Response(response) => {
+            // A mutation that exceeds a rate limit is rejected like an operation that is not admitted.
+            if let Some(rejection) = Rejection::limited(&response) {
+                return Err(rejection);
+            }
+            json(&response)
+        }
+    };
     if !reservation.resize(json.len()) && admitted.kind() != OperationType::Mutation {
         return Err(too_large_to_hold().into());
     }
     Ok(AnswerJson::new(json, reservation))
-}
-
-fn kind_name(kind: OperationType) -> &'static str {
-    match kind {
-        OperationType::Query => "query",
-        OperationType::Mutation => "mutation",
-        OperationType::Subscription => "subscription",
-    }
 }
 
 fn rejected_event(errors: &[ServerError]) -> OperationEvent {

@@ -219,7 +219,10 @@ impl Pipeline {
                 Executed::Json(plan.constant())
             }
             // Without a caller every field of a plan fails.
-            Some(plan) if caller.is_some() => self.run_plan(plan, admitted, caller, call).await,
+            Some(plan) if caller.is_some() => match self.queries.acquire().await {
+                Ok(_permit) => self.run_plan(plan, admitted, caller, call).await,
+                Err(error) => Executed::Response(failed(error, &call.request_id)),
+            },
             _ => Executed::Response(self.execute(admitted, caller, call).await),
         }
     }
@@ -250,9 +253,8 @@ impl Pipeline {
     }
 
     /// Executes a query or a mutation. Every error of the response carries its code; RATE_LIMITED if more
-    /// queries arrive than can be answered. Dropping the future
-    /// cancels a query and its calls; a mutation runs to its end in a task of its own, so that a client
-    /// that disconnects cannot cut it in half.
+    /// queries arrive than can be answered. Dropping the future cancels a query and its calls; a mutation
+    /// runs to its end in a task of its own, so that a client that disconnects cannot cut it in half.
     pub async fn execute(&self, admitted: &Admitted, caller: Option<Caller>, call: Call) -> Response {
         if admitted.kind() != OperationType::Mutation {
             return match self.queries.acquire().await {

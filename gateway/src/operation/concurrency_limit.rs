@@ -172,7 +172,8 @@ mod tests {
         // The clock of the tests counts milliseconds.
         for tick in 0..seconds * 100 {
             for _ in 0..a_second / 100 {
-                let (limit, system) = (limit.clone(), system.clone());
+                let limit = limit.clone();
+                let system = system.clone();
                 queries.spawn(async move {
                     let start = Instant::now();
                     let Ok(_permit) = limit.acquire().await else { return Err(start.elapsed().as_millis()) };

@@ -114,8 +114,9 @@ where
 
     /// Creates the batch that the next dispatch sends, with the keys collected until then.
     fn new_batch(&self) -> Batch<K, V> {
-        let Self { dispatcher, batch_max, fetch, .. } = self;
-        let (dispatcher, batch_max, fetch) = (dispatcher.clone(), *batch_max, fetch.clone());
+        let dispatcher = self.dispatcher.clone();
+        let batch_max = self.batch_max;
+        let fetch = self.fetch.clone();
         // The state owns its batches: a strong reference back would be a cycle that is never freed.
         let state = Arc::downgrade(&self.state);
         async move {
@@ -135,9 +136,12 @@ where
 
 impl<K, V> Clone for Loader<K, V> {
     fn clone(&self) -> Self {
-        let Self { dispatcher, batch_max, fetch, state } = self;
-        let (dispatcher, fetch, state) = (dispatcher.clone(), fetch.clone(), state.clone());
-        Self { dispatcher, batch_max: *batch_max, fetch, state }
+        Self {
+            dispatcher: self.dispatcher.clone(),
+            batch_max: self.batch_max,
+            fetch: self.fetch.clone(),
+            state: self.state.clone(),
+        }
     }
 }
 

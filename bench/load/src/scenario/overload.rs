@@ -48,7 +48,8 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
         let latencies = answers.iter().filter(|answer| answer.is_whole == is_whole);
         latencies.map(|answer| answer.latency).collect::<Vec<_>>()
     };
-    let (answered, refused) = (of(&overload, true), of(&overload, false));
+    let answered = of(&overload, true);
+    let refused = of(&overload, false);
     let mut values = vec![
         ("capacity, 1/s".to_owned(), capacity),
         ("offered, 1/s".to_owned(), capacity * OVERLOAD),

@@ -243,7 +243,10 @@ pub(super) fn history_page(
     window: &Window,
 ) -> Result<HistoryPage, Unplanned> {
     let Window { first, after, last, before } = window;
-    let (first, last) = (first.int(variables)?, last.int(variables)?);
-    let (after, before) = (after.text(variables)?, before.text(variables)?);
-    Ok(dialog.history_page(first, after, last, before)?)
+    Ok(dialog.history_page(
+        first.int(variables)?,
+        after.text(variables)?,
+        last.int(variables)?,
+        before.text(variables)?,
+    )?)
 }

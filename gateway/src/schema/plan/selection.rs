@@ -260,7 +260,8 @@ impl Fields for DialogField {
 
     fn parse(field: &executor::Field) -> Option<Self> {
         let argument = |name| Argument::of(field, name);
-        let (first, after) = (argument("first"), argument("after"));
+        let first = argument("first");
+        let after = argument("after");
         Some(match field.name.node.as_str() {
             "id" => Self::Id,
             "title" => Self::Title,
@@ -364,7 +365,7 @@ impl Fields for ReadStateField {
 pub(super) enum ConnectionField<F> {
     Edges(Selection<EdgeField<F>>),
     Nodes(Selection<F>),
-    PageInfo(Selection<PageInfoField>),
+    PageInfo(Selection<PageBoundsField>),
 }
 
 impl<F: NodeFields> Fields for ConnectionField<F> {
@@ -435,16 +436,16 @@ impl<F: NodeFields> Fields for EdgeField<F> {
     }
 }
 
-/// Fields of `PageInfo`.
+/// Fields of the schema's `PageInfo`.
 #[derive(Debug)]
-pub(super) enum PageInfoField {
+pub(super) enum PageBoundsField {
     HasNextPage,
     HasPreviousPage,
     StartCursor,
     EndCursor,
 }
 
-impl Fields for PageInfoField {
+impl Fields for PageBoundsField {
     const TYPE: &'static str = "PageInfo";
 
     fn parse(field: &executor::Field) -> Option<Self> {

@@ -9,7 +9,7 @@ use super::{
     Root, Unplanned,
     loads::{Loads, history_page, read_states_page},
     selection::{
-        ConnectionField, DialogField, EdgeField, Fields, MessageField, PageInfoField, QueryField,
+        ConnectionField, DialogField, EdgeField, Fields, MessageField, PageBoundsField, QueryField,
         ReadStateField, RowField, Selection, UnreadField, UserField,
     },
 };
@@ -135,8 +135,8 @@ impl<'a> Writer<'a> {
                 });
             }
             DialogField::Participants { first, after, page } => {
-                let (first, after) = (first.int(self.variables)?, after.text(self.variables)?);
-                let found = dialog.participants_page(first, after)?;
+                let found =
+                    dialog.participants_page(first.int(self.variables)?, after.text(self.variables)?)?;
                 let users: Vec<_> = found.users.iter().filter_map(|id| self.loads.user(*id)).collect();
                 let items =
                     Items { items: &users, has_next: found.has_next, has_previous: found.has_previous };
@@ -161,8 +161,11 @@ impl<'a> Writer<'a> {
             DialogField::Messages { window, page } => {
                 let history = history_page(dialog, self.variables, window)?;
                 let history = self.loads.history_of(&history).ok_or(Unplanned)?;
-                let (has_next, has_previous) = (history.has_next, history.has_previous);
-                let items = Items { items: &history.messages, has_next, has_previous };
+                let items = Items {
+                    items: &history.messages,
+                    has_next: history.has_next,
+                    has_previous: history.has_previous,
+                };
                 let parent = dialog.id.to_string();
                 let list = List::new("messages", &parent);
                 return self.page(
@@ -250,10 +253,10 @@ impl<'a> Writer<'a> {
             }),
             ConnectionField::PageInfo(fields) => writer.object(fields, |writer, field| {
                 match field {
-                    PageInfoField::HasNextPage => writer.value(&items.has_next),
-                    PageInfoField::HasPreviousPage => writer.value(&items.has_previous),
-                    PageInfoField::StartCursor => writer.value(&items.items.first().map(cursor)),
-                    PageInfoField::EndCursor => writer.value(&items.items.last().map(cursor)),
+                    PageBoundsField::HasNextPage => writer.value(&items.has_next),
+                    PageBoundsField::HasPreviousPage => writer.value(&items.has_previous),
+                    PageBoundsField::StartCursor => writer.value(&items.items.first().map(cursor)),
+                    PageBoundsField::EndCursor => writer.value(&items.items.last().map(cursor)),
                 }
                 Ok(())
             }),

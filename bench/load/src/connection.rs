@@ -36,9 +36,7 @@ impl Connection {
 
     /// Posts a GraphQL operation and returns the body of the answer, which has the status 200.
     pub async fn post(&mut self, token: &str, operation: Bytes) -> anyhow::Result<Bytes> {
-        let (status, body) = self.exchange(token, operation).await?;
-        ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
-        Ok(body)
+        whole(self.exchange(token, operation).await?)
     }
 
     /// Posts a GraphQL operation and returns the status and the body of the answer.
@@ -57,6 +55,12 @@ impl Connection {
         };
         timeout(TIMEOUT, exchange).await.context("no answer in time")?
     }
+}
+
+/// Returns the body of an answer with the status 200.
+fn whole((status, body): (StatusCode, Bytes)) -> anyhow::Result<Bytes> {
+    ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
+    Ok(body)
 }
 
 /// Requests a path on a new connection and returns the status.
@@ -86,9 +90,7 @@ impl Pool {
     /// Posts a GraphQL operation on a free connection and returns the body of the answer, which has the
     /// status 200. A connection that failed is closed.
     pub async fn post(&self, token: &str, operation: Bytes) -> anyhow::Result<Bytes> {
-        let (status, body) = self.exchange(token, operation).await?;
-        ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
-        Ok(body)
+        whole(self.exchange(token, operation).await?)
     }
 
     /// Posts a GraphQL operation on a free connection and returns the status and the body of the answer.

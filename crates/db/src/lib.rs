@@ -185,8 +185,7 @@ impl Db {
         self.0.writes.spawn(write);
     }
 
-    /// Subscribes to the number of commits by this process. A reader of the outbox waits for its change
-    /// instead of polling.
+    /// Subscribes to the number of commits by this process, announced or not.
     pub fn commits(&self) -> watch::Receiver<u64> {
         self.0.signals.commits.subscribe()
     }

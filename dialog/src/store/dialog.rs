@@ -95,8 +95,8 @@ pub(crate) async fn versions(
     rows.iter().map(|row| Ok((DialogId::new(row.get("id")?), row.get("version")?))).collect()
 }
 
-/// Returns at most `limit` dialogs of a user after a cursor, newest activity first.
-/// Each has at most this many participants.
+/// Returns at most `limit` dialogs of a user after a cursor, newest activity first, each with at most this
+/// many participants.
 pub(crate) async fn list(
     db: &Db,
     user: UserId,

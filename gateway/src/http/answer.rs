@@ -156,18 +156,15 @@ impl Outcome {
 
     /// Serializes the outcome to JSON, the form of a stream's result.
     pub fn into_json(self) -> Vec<u8> {
-        let json = match &self {
-            Self::Json(_) => Ok(Vec::new()),
+        let json = match self {
+            Self::Json(json) => return json,
             Self::Rejected(rejection) => serde_json::to_vec(&Errors { errors: rejection.errors() }),
-            Self::Executed(response) if is_failure(response) => {
+            Self::Executed(response) if is_failure(&response) => {
                 serde_json::to_vec(&Errors { errors: &response.errors })
             }
-            Self::Executed(response) => serde_json::to_vec(response),
+            Self::Executed(response) => serde_json::to_vec(&response),
         };
-        match self {
-            Self::Json(json) => json,
-            _ => json.expect("GraphQL responses serialize to JSON"),
-        }
+        json.expect("GraphQL responses serialize to JSON")
     }
 }
 

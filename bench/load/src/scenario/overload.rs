@@ -14,7 +14,12 @@ use super::{
     reads::{PAGE_DOCUMENT, VIEWERS, prepare},
 };
 use crate::{
-    connection::Pool, graphql, latency::Latencies, schedule::Schedule, system::System, workload::Workload,
+    connection::Pool,
+    graphql,
+    latency::Latencies,
+    schedule::{Schedule, closed_loop},
+    system::System,
+    workload::Workload,
 };
 
 /// Description in the report.
@@ -24,7 +29,7 @@ refused, with RATE_LIMITED by the limit on queries or with UNAVAILABLE by the bu
 anything else fails the run, as does a refusal in the last part. Latencies count from the intended \
 start, so they include what the generator, which shares the machine, is late.";
 
-const IN_FLIGHT: usize = 64;
+const IN_FLIGHT: u64 = 64;
 const CONNECTIONS: usize = 4_096;
 /// Multiple of the capacity.
 const OVERLOAD: f64 = 4.0;
@@ -67,20 +72,17 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
 async fn capacity(system: &System, workload: &Arc<Workload>, duration: Duration) -> anyhow::Result<f64> {
     let queries = Queries::new(system, workload);
     let start = Instant::now();
-    let workers = (0..IN_FLIGHT).map(|worker| {
+    let query = move |(worker, answered): (u64, u32)| {
         let queries = queries.clone();
         async move {
-            let mut answered = 0_u32;
-            while start.elapsed() < duration {
-                let answer = queries.query(worker as u64, Instant::now()).await?;
-                ensure!(answer.is_whole, "refused with {IN_FLIGHT} in flight");
-                answered += 1;
-            }
-            anyhow::Ok(answered)
+            let answer = queries.query(worker, Instant::now()).await?;
+            ensure!(answer.is_whole, "refused with {IN_FLIGHT} in flight");
+            Ok((worker, answered + 1))
         }
-    });
-    let answered = futures_util::future::try_join_all(workers).await?;
-    Ok(f64::from(answered.iter().sum::<u32>()) / start.elapsed().as_secs_f64())
+    };
+    let workers = closed_loop((0..IN_FLIGHT).map(|worker| (worker, 0)).collect(), duration, query).await?;
+    let answered: u32 = workers.iter().map(|(_, answered)| answered).sum();
+    Ok(f64::from(answered) / start.elapsed().as_secs_f64())
 }
 
 /// Queries of the viewers, over all gateways.

@@ -1,4 +1,4 @@
-//! Binary `tidings`: one subcommand per role, plus `migrate`, `keygen` and `healthcheck`. It is the only
+//! Binary `tidings`: one subcommand per role, and commands for operators. It is the only
 //! crate that depends on the three services and the gateway: it parses the settings, connects to Postgres,
 //! Redis and Kafka (or opens SQLite files), and wires the services together.
 
@@ -12,6 +12,7 @@ mod http;
 #[cfg(test)]
 mod http_tests;
 mod keygen;
+mod maintenance;
 mod migrate;
 #[cfg(test)]
 mod operations_doc;
@@ -57,6 +58,9 @@ fn main() -> ExitCode {
             Command::Migrate(settings) => migrate::run(settings).await,
             Command::Keygen(settings) => keygen::run(&settings),
             Command::Healthcheck(settings) => return Ok(healthcheck::run(&settings)),
+            Command::Reconcile(settings) => return maintenance::reconcile(&settings).await,
+            Command::Rebuild(settings) => return maintenance::rebuild(&settings).await,
+            Command::Explain(settings) => return maintenance::explain(&settings).await,
         }
         .map(|()| ExitCode::SUCCESS)
     });

@@ -4,6 +4,7 @@
 
 mod engines;
 mod gateway;
+mod maintenance;
 mod parse;
 mod rate_limits;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 pub use self::{
     engines::{Databases, Kafka, Redis},
     gateway::Gateway,
+    maintenance::{Explain, Rebuild, Reconcile, System},
     tokens::{Keys, Tokens},
 };
 use self::{
@@ -65,6 +67,13 @@ pub enum Command {
     Keygen(Keygen),
     /// Check that a role on this machine is ready: exit status 0 if it is, 1 if not
     Healthcheck(Healthcheck),
+    /// Compare all unread counts with the messages, memberships and read pointers while the system runs:
+    /// exit status 0 if nothing differs, 1 if something does
+    Reconcile(Box<Reconcile>),
+    /// Make the unread counts again from the messages and memberships of dialog while the system runs
+    Rebuild(Box<Rebuild>),
+    /// Print the messages that a user's unread count in a dialog consists of
+    Explain(Box<Explain>),
 }
 
 /// Logging of every command.

@@ -10,7 +10,7 @@ const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Error of an operation.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// A value outside its limits; the text names the limit.
     #[error("{0}")]
     Invalid(&'static str),

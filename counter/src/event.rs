@@ -6,11 +6,14 @@
 
 use proto::{
     DialogId, MessageId, UserId,
-    dialog::{Change as DialogChange, MembershipChange, MessageChange, Status, change::Row},
+    dialog::{Change as DialogChange, Status, change::Row},
     events::{MessageSent, event::Kind},
 };
 
-use crate::kernel::{Change, Input, ledger::Message};
+use crate::{
+    derived::source::{Settlement, SourceMember, SourceMessage, SourceRow},
+    kernel::{Change, Input, Membership, ledger::Message},
+};
 
 /// Maximum of sequence numbers, versions and times: every value up to it is exact in a JSON number, and
 /// sums of a thousand values fit into 64 bits.
@@ -93,44 +96,64 @@ pub(crate) fn from_settle(event: &MessageSent) -> Result<Vec<Input>, InvalidEven
 /// # Errors
 /// [`InvalidEvent`] if a value is missing or outside its limits.
 pub(crate) fn from_change(dialog_id: DialogId, change: &DialogChange) -> Result<Vec<Input>, InvalidEvent> {
-    let version = positive(change.version, "version must be between 1 and 2^53")?;
-    let changes = match change.row.as_ref().ok_or(InvalidEvent("a change must have a row"))? {
-        Row::Message(row) => message_changes(row)?,
-        Row::Membership(row) => vec![membership_change(row, version)?],
+    let changes = match row(change)? {
+        SourceRow::Message(row) => {
+            let read = (row.read_up_to > 0)
+                .then_some(Change::Read { user_id: row.message.author_id, up_to: row.read_up_to });
+            row.changes().into_iter().chain(read).collect()
+        }
+        SourceRow::Member(user_id, member) => vec![member.change(user_id)],
     };
     Ok(changes.into_iter().map(|change| Input::Dialog { dialog_id, version: None, change }).collect())
 }
 
-/// A message that is pending and deleted gives two inputs. Its saga still waits for a reply, so it is
-/// sent too; the deletion comes first, so that it never counts.
-fn message_changes(row: &MessageChange) -> Result<Vec<Change>, InvalidEvent> {
-    let message = message(&row.message_id, row.seq, &row.sender_id)?;
-    let sent = Change::Sent(message, time(row.created_at_us)?);
-    let mut changes = match (row.status(), row.deleted) {
-        (Status::Failed, _) => vec![Change::Failed(message)],
-        (Status::Pending, true) => vec![Change::Deleted(message), sent],
-        (Status::Committed, true) => vec![Change::Deleted(message)],
-        (Status::Pending | Status::Committed, false) => vec![sent],
-        (Status::Unspecified, _) => return Err(InvalidEvent("a message must have a status")),
-    };
-    changes.extend(read_by_author(&row.sender_id, row.seq, row.read_up_to)?);
-    Ok(changes)
-}
-
-fn membership_change(row: &MembershipChange, version: i64) -> Result<Change, InvalidEvent> {
-    if row.left {
-        return Ok(Change::Left { user_id: UserId::parse(&row.user_id)?, version });
+/// Parses a changed row of the dialog service.
+///
+/// # Errors
+/// [`InvalidEvent`] if a value is missing or outside its limits.
+pub(crate) fn row(change: &DialogChange) -> Result<SourceRow, InvalidEvent> {
+    let version = positive(change.version, "version must be between 1 and 2^53")?;
+    match change.row.as_ref().ok_or(InvalidEvent("a change must have a row"))? {
+        Row::Message(row) => {
+            let deleted = row.deleted;
+            let settlement = match row.status() {
+                Status::Pending => Settlement::Pending { deleted },
+                Status::Committed => Settlement::Committed { deleted },
+                Status::Failed => Settlement::Failed,
+                Status::Unspecified => return Err(InvalidEvent("a message must have a status")),
+            };
+            read_by_author(&row.sender_id, row.seq, row.read_up_to)?;
+            Ok(SourceRow::Message(SourceMessage {
+                version,
+                message: message(&row.message_id, row.seq, &row.sender_id)?,
+                settlement,
+                at_us: time(row.created_at_us)?,
+                read_up_to: row.read_up_to,
+            }))
+        }
+        Row::Membership(row) => {
+            let user_id = UserId::parse(&row.user_id)?;
+            let membership = match row.left {
+                true => Membership::Left,
+                false => Membership::Joined(valid_joined_seq(row.joined_seq)?),
+            };
+            Ok(SourceRow::Member(user_id, SourceMember { version, membership }))
+        }
     }
-    joined(&row.user_id, version, row.joined_seq)
 }
 
 fn joined(user_id: &[u8], version: i64, joined_seq: i64) -> Result<Change, InvalidEvent> {
-    if !(0..=NUMBER_MAX).contains(&joined_seq) {
-        return Err(InvalidEvent("joined_seq must be between 0 and 2^53"));
-    }
+    let joined_seq = valid_joined_seq(joined_seq)?;
     Ok(Change::Joined { user_id: UserId::parse(user_id)?, version, joined_seq })
 }
 
+fn valid_joined_seq(joined_seq: i64) -> Result<i64, InvalidEvent> {
+    if (0..=NUMBER_MAX).contains(&joined_seq) {
+        Ok(joined_seq)
+    } else {
+        Err(InvalidEvent("joined_seq must be between 0 and 2^53"))
+    }
+}
 fn sent(event: &MessageSent) -> Result<Change, InvalidEvent> {
     let message = message(&event.message_id, event.seq, &event.sender_id)?;
     Ok(Change::Sent(message, time(event.created_at_us)?))
@@ -165,7 +188,10 @@ fn positive(number: i64, otherwise: &'static str) -> Result<i64, InvalidEvent> {
 
 #[cfg(test)]
 mod tests {
-    use proto::events::{Counted, MessageCommitted, ParticipantJoined, UserRenamed};
+    use proto::{
+        dialog::{MembershipChange, MessageChange},
+        events::{Counted, MessageCommitted, ParticipantJoined, UserRenamed},
+    };
 
     use super::*;
 

@@ -6,18 +6,13 @@ use std::collections::BTreeSet;
 
 use access::ServiceToken;
 use db::Db;
-use proto::{
-    DialogId, Peer,
-    dialog::{DialogVersionsRequest, dialogs_client::DialogsClient},
-};
-use telemetry::Call;
-use tokio::time::Instant;
+use proto::{DialogId, Peer};
 use uuid::Uuid;
 
-use crate::{Error, cache::loader::Loader, repair::CALL_TIMEOUT, store::cut};
+use crate::{Error, cache::loader::Loader, derived::source::versions, store::cut};
 
 /// Maximum number of dialogs in one call.
-const DIALOGS_MAX: usize = 5_000;
+const DIALOGS_MAX: i32 = 5_000;
 /// Maximum number of dialogs marked in one transaction, because their writers wait for it.
 const MARKED_MAX: usize = 200;
 
@@ -35,7 +30,7 @@ pub(crate) async fn heal(db: &Db, loader: &Loader, dialog: &Peer, token: &Servic
     let mut marked = 0;
     loop {
         // After the cuts were loaded, so that every event that they lost is in the versions.
-        let heads = versions(dialog, token, after).await?;
+        let heads = versions(dialog, token, after, DIALOGS_MAX).await?;
         let behind = cut::behind(db, &heads).await?;
         for dialogs in behind.chunks(MARKED_MAX) {
             if !db.detach(mark(db.clone(), cuts.clone(), dialogs.to_vec())).await? {
@@ -44,7 +39,7 @@ pub(crate) async fn heal(db: &Db, loader: &Loader, dialog: &Peer, token: &Servic
         }
         marked += behind.len();
         match heads.last() {
-            Some((last, _)) if heads.len() == DIALOGS_MAX => after = Some(*last),
+            Some((last, _)) if heads.len() == DIALOGS_MAX as usize => after = Some(*last),
             _ => break,
         }
     }
@@ -53,21 +48,6 @@ pub(crate) async fn heal(db: &Db, loader: &Loader, dialog: &Peer, token: &Servic
         tracing::info!(epoch, dialogs = marked, "dialogs that missed events of the log are known");
     }
     Ok(())
-}
-
-async fn versions(
-    dialog: &Peer,
-    token: &ServiceToken,
-    after: Option<DialogId>,
-) -> Result<Vec<(DialogId, i64)>, Error> {
-    let call = Call::new().with_authorization(&token.header()).with_deadline(Instant::now() + CALL_TIMEOUT);
-    let limit = i32::try_from(DIALOGS_MAX).expect("5,000 fits into an i32");
-    let request = DialogVersionsRequest { after_id: after.map(DialogId::bytes), limit };
-    let mut client = DialogsClient::with_interceptor(dialog.clone(), call)
-        .max_decoding_message_size(proto::RESPONSE_MAX_BYTES)
-        .max_encoding_message_size(proto::REQUEST_MAX_BYTES);
-    let reply = client.dialog_versions(request).await.map_err(Error::Dialog)?.into_inner();
-    reply.dialogs.iter().map(|each| Ok((DialogId::parse(&each.dialog_id)?, each.version))).collect()
 }
 
 async fn mark(db: Db, cuts: BTreeSet<Uuid>, heads: Vec<(DialogId, i64)>) -> Result<bool, Error> {

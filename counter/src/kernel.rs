@@ -380,8 +380,21 @@ impl Member {
     /// Sets `unread` by its definition (I1). An increment would not do: the pointers that decide have
     /// moved.
     fn recount(&mut self, user_id: UserId, ledger: &BTreeMap<i64, Entry>) {
-        let counted = ledger.iter().filter(|(_, entry)| entry.state == EntryState::Counted);
-        self.unread =
-            counted.filter(|(seq, entry)| self.counts(user_id, **seq, entry.author_id)).count() as i64;
+        self.unread = self.unread_messages(user_id, ledger).count() as i64;
+    }
+
+    /// Returns the messages that `unread` counts, by their `seq`.
+    pub fn unread_messages<'a>(
+        &self,
+        user_id: UserId,
+        ledger: &'a BTreeMap<i64, Entry>,
+    ) -> impl Iterator<Item = (i64, &'a Entry)> {
+        let member = self.clone();
+        ledger
+            .range(self.read_seq.saturating_add(1)..)
+            .filter(move |(seq, entry)| {
+                entry.state == EntryState::Counted && member.counts(user_id, **seq, entry.author_id)
+            })
+            .map(|(seq, entry)| (*seq, entry))
     }
 }

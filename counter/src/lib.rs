@@ -7,11 +7,13 @@
 mod cache;
 mod call;
 mod count;
+mod derived;
 mod error;
 pub mod event;
 mod grpc;
 mod heal;
 pub mod kernel;
+mod maintenance;
 mod publish;
 mod repair;
 mod restore;
@@ -27,9 +29,13 @@ use telemetry::readiness::Component;
 use tokio_util::sync::CancellationToken;
 
 use cache::loader::Loader;
-use error::Error;
 
 pub use cache::{Cache, CacheError};
+pub use derived::{Drift, Subject};
+pub use error::Error;
+pub use maintenance::{
+    Explanation, Findings, Maintenance, Progress, Rebuilt, Report, Selection, UnreadMessage,
+};
 
 /// Migrations of the counter's database, to be applied after those of `db` and `events`.
 pub static MIGRATIONS: db::Migrations = db::Migrations {
@@ -79,6 +85,8 @@ impl App {
         let topics = &[topic::AUTH, topic::DIALOG];
         let handler = count::Handler { loader: self.loader.clone() };
         let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, handler);
+        let maintenance = Maintenance::new(self.db.clone(), None, dialog.clone(), self.service_token.clone());
+        let scan = Box::pin(maintenance::scan::run(maintenance, shutdown.clone()));
         let repair = repair::Repair {
             db: self.db.clone(),
             loader: self.loader.clone(),
@@ -96,7 +104,7 @@ impl App {
         let cache = Box::pin(self.cache.run(&self.log, &self.db, shutdown.clone()));
         let repair = Box::pin(repair.run(shutdown.clone()));
         let restore = Box::pin(restore::watch(&self.db, &self.loader, shutdown.clone()));
-        let (stopped, (), (), ()) = tokio::join!(counting, cache, repair, restore);
+        let (stopped, (), (), (), ()) = tokio::join!(counting, cache, repair, restore, scan);
         stopped
     }
 

@@ -7,22 +7,16 @@ use std::time::Duration;
 use access::ServiceToken;
 use db::Db;
 use events::Headers;
-use proto::{
-    DialogId, Peer,
-    dead_letter::Origin,
-    dialog::{ChangesSinceReply, ChangesSinceRequest, dialogs_client::DialogsClient},
-    events::DeadLetter,
-    topic,
-};
+use proto::{DialogId, Peer, dead_letter::Origin, dialog::ChangesSinceReply, events::DeadLetter, topic};
 use resilience::Backoff;
-use telemetry::Call;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
     cache::loader::Loader,
-    count, event, heal,
+    count,
+    derived::source::{CHANGES_MAX, changes_since, service_call},
+    event, heal,
     kernel::{Change, Input, applied::Missing},
     publish, store,
 };
@@ -33,10 +27,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Maximum number of dialogs found by one search.
 const DIALOGS_MAX: i64 = 100;
-/// Maximum number of changes in one call.
-const CHANGES_MAX: i32 = 1_000;
-/// Timeout of one call.
-pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Position before all dialogs.
 const FIRST_PAGE: DialogId = DialogId::new(uuid::Uuid::nil());
@@ -121,19 +111,13 @@ impl Repair {
         let Some(first) = missing.first() else { return Ok(()) };
         let mut since = first - 1;
         loop {
-            let call = Call::new()
-                .with_authorization(&self.service_token.header())
-                .with_deadline(Instant::now() + CALL_TIMEOUT);
+            let call = service_call(&self.service_token);
             let headers = Headers::from(&call);
-            let request = ChangesSinceRequest { dialog_id: dialog_id.bytes(), since, limit: CHANGES_MAX };
-            let mut client = DialogsClient::with_interceptor(self.dialog.clone(), call)
-                .max_decoding_message_size(proto::RESPONSE_MAX_BYTES)
-                .max_encoding_message_size(proto::REQUEST_MAX_BYTES);
-            let reply = client.changes_since(request).await.map_err(Error::Dialog)?.into_inner();
+            let reply = changes_since(&self.dialog, call, dialog_id, since).await?;
             if reply.head < first {
                 return Err(Error::Behind { missing: first, head: reply.head });
             }
-            let last = reply.changes.len() < usize::try_from(CHANGES_MAX).expect("1,000 fits into a usize");
+            let last = reply.changes.len() < CHANGES_MAX as usize;
             let newest = reply.changes.iter().map(|change| change.version).max().unwrap_or(since);
             let head = reply.head;
             self.db.detach(apply(self.db.clone(), dialog_id, reply, last, headers)).await?;

@@ -24,6 +24,7 @@ mod anomaly_tests;
 mod apply;
 mod counters;
 pub(crate) mod cut;
+pub(crate) mod dialog_state;
 mod divergence;
 mod lock;
 mod query;

@@ -10,6 +10,7 @@ pub mod drain;
 pub(crate) mod gauge;
 pub mod held_answers;
 pub mod quota;
+mod room;
 
 use std::{
     future::pending,

@@ -45,8 +45,8 @@ pub struct Gateway {
     )]
     pub max_anonymous_sockets: u32,
     /// Memory for answers that clients have not read yet, in MiB, 8 to 65536; one user, or one address
-    /// without a user, has at most 8 of it. Without room an operation waits for 2 s and is then refused as
-    /// UNAVAILABLE
+    /// without a user, has at most 8 of it. Without room an operation waits, for 2 s at most, and is then
+    /// refused as UNAVAILABLE
     #[arg(
         long,
         env = "ANSWER_MEMORY_MIB",

@@ -53,6 +53,11 @@ impl Applied {
         }
     }
 
+    /// Returns true if the event of this version was applied.
+    pub fn has_applied(&self, version: i64) -> bool {
+        version <= self.version && !self.missing.contains(version)
+    }
+
     /// Records the `seq` of an applied message.
     pub fn record_message(&mut self, seq: i64) {
         self.last_seq = self.last_seq.max(seq);
@@ -79,10 +84,17 @@ impl Missing {
         self.0.is_empty()
     }
 
+    /// Returns true if this version is missing.
+    pub fn contains(&self, version: i64) -> bool {
+        self.position(version).is_some()
+    }
+
+    fn position(&self, version: i64) -> Option<usize> {
+        self.0.iter().position(|(from, to)| (*from..=*to).contains(&version))
+    }
+
     fn remove(&mut self, version: i64) {
-        let Some(index) = self.0.iter().position(|(from, to)| (*from..=*to).contains(&version)) else {
-            return;
-        };
+        let Some(index) = self.position(version) else { return };
         let (from, to) = self.0.remove(index);
         let rest = [(from, version - 1), (version + 1, to)];
         self.0.splice(index..index, rest.into_iter().filter(|(from, to)| from <= to));

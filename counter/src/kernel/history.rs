@@ -5,8 +5,11 @@ use proto::{DialogId, MessageId, UserId};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use uuid::Uuid;
 
-use super::{Change, Input, ledger::Message};
-use crate::store::REFUSAL_REASON;
+use super::{Change, Input, Membership, ledger::Message};
+use crate::{
+    derived::source::{Settlement, Source, SourceMember, SourceMessage},
+    store::REFUSAL_REASON,
+};
 
 /// Author whose messages the counter refuses in every history. A database constraint can express this
 /// rule too.
@@ -20,6 +23,8 @@ pub(crate) struct History {
     pub(crate) reordered: Vec<Input>,
     /// Two messages claim one `seq`. The first to arrive keeps it, so the order matters.
     pub(crate) diverges: bool,
+    /// State of each dialog at the dialog service.
+    pub(crate) sources: Vec<(DialogId, Source)>,
     /// The history has repairs. A repair closes the gaps of its time, so the order matters to `missing`.
     pub(crate) repairs: bool,
 }
@@ -59,6 +64,7 @@ pub(crate) fn random(seed: u64, scope: u64) -> History {
     let mut events: Vec<Input> = users.iter().copied().map(Input::Registered).collect();
     let mut diverges = false;
     let mut repairs = false;
+    let mut sources = Vec::new();
     for n in 0..rng.random_range(1..=2) {
         let mut dialog = SimulatedDialog::new(DialogId::new(id(2, n)), users.clone(), &mut rng);
         for _ in 0..rng.random_range(3..=9) {
@@ -68,6 +74,7 @@ pub(crate) fn random(seed: u64, scope: u64) -> History {
         if rng.random_bool(0.05) {
             diverges |= dialog.diverge(&mut events, &mut rng);
         }
+        sources.push((dialog.dialog_id, dialog.source()));
         let lost = *[0.0, 0.0, 0.15].choose(&mut rng).unwrap();
         let repeated = rng.random_range(0.0..0.4);
         for event in &dialog.log {
@@ -82,7 +89,7 @@ pub(crate) fn random(seed: u64, scope: u64) -> History {
     let transactions = group(reorder(&events, &mut rng), &mut rng);
     let mut reordered = events;
     shuffle(&mut reordered, 1_000.0, &mut rng);
-    History { transactions, reordered, diverges, repairs }
+    History { transactions, reordered, diverges, sources, repairs }
 }
 
 fn reorder(events: &[Input], rng: &mut SmallRng) -> Vec<Input> {
@@ -225,6 +232,32 @@ impl SimulatedDialog {
         let change = if rng.random_bool(0.5) { sent(message, each.at_us) } else { Change::Deleted(message) };
         events.push(Input::Dialog { dialog_id: self.dialog_id, version: None, change });
         true
+    }
+
+    /// State of the dialog at its last version.
+    fn source(&self) -> Source {
+        let mut source = Source { head: self.version(), ..Source::default() };
+        for each in &self.messages {
+            let deleted = each.deleted;
+            let settlement = match each.failed {
+                true => Settlement::Failed,
+                false if each.message.author_id == REFUSED_AUTHOR => Settlement::Pending { deleted },
+                false => Settlement::Committed { deleted },
+            };
+            let names = |input: &Input| match input {
+                Input::Dialog { change, .. } => change.message() == Some(&each.message),
+                Input::Registered(_) => false,
+            };
+            let version = self.log.iter().rposition(names).map_or(0, |index| index as i64 + 1);
+            let (message, at_us) = (each.message, each.at_us);
+            let row = SourceMessage { version, message, settlement, at_us, read_up_to: 0 };
+            source.messages.insert(message.seq, row);
+        }
+        for each in &self.memberships {
+            let membership = if each.joined { Membership::Joined(each.joined_seq) } else { Membership::Left };
+            source.members.insert(each.user_id, SourceMember { version: each.version, membership });
+        }
+        source
     }
 
     /// Changes that the dialog service returns for a repair from the first version.

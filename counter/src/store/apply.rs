@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use db::{Error, Tx, query};
-use proto::{DialogId, MessageId, UserId};
+use proto::{DialogId, UserId};
 use serde_json::{Value, json};
 
-use super::{Outcome, counters, lock};
+use super::{Outcome, counters, dialog_state, lock};
 use crate::kernel::{
     Change, FAILED_BEFORE, Input, SagaReply,
     applied::Applied,
@@ -193,18 +193,7 @@ pub(super) async fn load_ledger(
     );
     let rows = select.bind(Value::Array(keys)).all(tx).await?;
     rows.iter()
-        .map(|row| {
-            let state = match row.get::<Option<String>>("why")?.as_deref() {
-                None => EntryState::Counted,
-                Some("deleted") => EntryState::Void(VoidReason::Deleted),
-                Some(_) => EntryState::Void(VoidReason::Refused(
-                    row.get::<Option<String>>("reason")?.unwrap_or_default(),
-                )),
-            };
-            let message_id = MessageId::new(row.get("message_id")?);
-            let entry = Entry { message_id, author_id: UserId::new(row.get("author_id")?), state };
-            Ok(((DialogId::new(row.get("dialog_id")?), row.get("seq")?), entry))
-        })
+        .map(|row| Ok(((DialogId::new(row.get("dialog_id")?), row.get("seq")?), dialog_state::entry(row)?)))
         .collect()
 }
 
@@ -215,11 +204,7 @@ async fn write_ledger(tx: &mut Tx, changes: &Changes) -> Result<(), Error> {
         return Ok(());
     }
     let rows = changes.ledger.iter().map(|((dialog_id, seq), (entry, _))| {
-        let (state, why, reason) = match &entry.state {
-            EntryState::Counted => ("counted", None, None),
-            EntryState::Void(VoidReason::Deleted) => ("void", Some("deleted"), None),
-            EntryState::Void(VoidReason::Refused(reason)) => ("void", Some("refused"), Some(reason)),
-        };
+        let (state, why, reason) = dialog_state::entry_columns(entry);
         json!({
             "dialog_id": dialog_id.uuid(), "seq": seq, "message_id": entry.message_id.uuid(),
             "author_id": entry.author_id.uuid(), "state": state, "why": why, "reason": reason,

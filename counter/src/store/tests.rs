@@ -6,17 +6,15 @@ use std::collections::BTreeMap;
 
 use db::{Dialect, Tx, query};
 use events::Headers;
-use proto::{DialogId, MessageId, UserId, events::event::Kind};
+use proto::{DialogId, UserId, events::event::Kind};
 use testkit::TestDb;
 
-use super::{Epoch, transact};
+use super::{Epoch, dialog_state, transact};
 use crate::{
     MIGRATIONS,
     kernel::{
-        self, Change, Dialog, Effects, Input, Member, Membership, State,
-        applied::Applied,
+        self, Change, Effects, Input, State,
         history::{self, REFUSED_AUTHOR},
-        ledger::{Entry, EntryState, VoidReason},
     },
     publish,
 };
@@ -145,48 +143,11 @@ fn without_new_users(state: &State) -> State {
 /// Loads the tables as the kernel's state.
 pub(crate) async fn load_state(tx: &mut Tx) -> State {
     let mut state = State::default();
-    for row in query("select * from dialog_applied").all(&mut *tx).await.unwrap() {
-        let applied = Applied {
-            version: row.get("version").unwrap(),
-            last_seq: row.get("last_seq").unwrap(),
-            last_at_us: row.get("last_at_us").unwrap(),
-            missing: super::lock::parse_missing(&row.get::<String>("missing").unwrap()),
-        };
-        let dialog = Dialog { applied, ..Dialog::default() };
-        state.dialogs.insert(DialogId::new(row.get("dialog_id").unwrap()), dialog);
-    }
-    for row in query("select * from member_counter").all(&mut *tx).await.unwrap() {
-        let joined_seq: Option<i64> = row.get("joined_seq").unwrap();
-        let membership = match (joined_seq, row.get("has_left").unwrap()) {
-            (Some(joined_seq), false) => Membership::Joined(joined_seq),
-            (None, true) => Membership::Left,
-            (None, false) => Membership::Unknown,
-            (Some(_), true) => panic!("a member who has left has no joined_seq"),
-        };
-        let member = Member {
-            version: row.get("membership_version").unwrap(),
-            membership,
-            read_seq: row.get("read_seq").unwrap(),
-            unread: row.get("unread").unwrap(),
-        };
-        let dialog = state.dialogs.entry(DialogId::new(row.get("dialog_id").unwrap())).or_default();
-        dialog.members.insert(UserId::new(row.get("user_id").unwrap()), member);
-    }
-    for row in query("select * from ledger").all(&mut *tx).await.unwrap() {
-        let why: Option<String> = row.get("why").unwrap();
-        let entry_state = match why.as_deref() {
-            None => EntryState::Counted,
-            Some("deleted") => EntryState::Void(VoidReason::Deleted),
-            Some(_) => EntryState::Void(VoidReason::Refused(row.get("reason").unwrap())),
-        };
-        let entry = Entry {
-            message_id: MessageId::new(row.get("message_id").unwrap()),
-            author_id: UserId::new(row.get("author_id").unwrap()),
-            state: entry_state,
-        };
-        let dialog = state.dialogs.entry(DialogId::new(row.get("dialog_id").unwrap())).or_default();
-        dialog.ledger.insert(row.get("seq").unwrap(), entry);
-    }
+    let known = "select dialog_id from dialog_applied union select dialog_id from member_counter
+        union select dialog_id from ledger";
+    let known = query(known).all(&mut *tx).await.unwrap();
+    let known: Vec<DialogId> = known.iter().map(|row| DialogId::new(row.get("dialog_id").unwrap())).collect();
+    state.dialogs = dialog_state::load(tx, &known).await.unwrap();
     let users = query("select * from user_version where version > 0").all(tx).await.unwrap();
     let users =
         users.iter().map(|row| (UserId::new(row.get("user_id").unwrap()), row.get("version").unwrap()));

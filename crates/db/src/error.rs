@@ -22,6 +22,18 @@ pub enum Error {
     /// A schema migration failed.
     #[error("migration failed: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The database has not the migrations of this build. Numbers are those of the newest migration, 0 if
+    /// there is none.
+    #[error(
+        "the database is at migration {found} and this build at {expected}: {}",
+        if found < expected { "run `tidings migrate`, or start the service" } else { "use the newer build" }
+    )]
+    OtherVersion {
+        /// Newest migration of the database.
+        found: i64,
+        /// Newest migration of this build.
+        expected: i64,
+    },
     /// Programming error: an invalid statement, a wrong column type, or a constraint that the code does
     /// not expect.
     #[error("unexpected database error: {0}")]

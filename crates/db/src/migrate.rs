@@ -6,7 +6,7 @@ use sqlx::{
     migrate::{Migration, Migrator},
 };
 
-use crate::{Db, Dialect, Error, Pools};
+use crate::{Db, Dialect, Error, Pools, query};
 
 /// Migrations of one crate. The numbers are the same for SQLite and PostgreSQL.
 #[derive(Debug)]
@@ -31,11 +31,7 @@ impl Db {
     /// [`Error::Migrate`] if a migration fails, was changed after it was applied, or is unknown to this
     /// build.
     pub async fn migrate(&self, sets: &[&'static Migrations]) -> Result<(), Error> {
-        let migrator = |set: &'static Migrations| match self.dialect() {
-            Dialect::Sqlite => &set.sqlite,
-            Dialect::Postgres => &set.postgres,
-        };
-        let all: Vec<Migration> = sets.iter().flat_map(|set| migrator(set).iter().cloned()).collect();
+        let all: Vec<Migration> = sets.iter().flat_map(|set| self.migrator(set).iter().cloned()).collect();
         let migrator = Migrator::with_migrations(all);
         match &self.0.pools {
             Pools::Sqlite(sqlite) => {
@@ -46,5 +42,35 @@ impl Db {
             Pools::Postgres(pool) => migrator.run(pool).await?,
         }
         Ok(())
+    }
+
+    /// Checks that the newest migration of these sets is applied, and no newer one. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::OtherVersion`] if it is not; [`Error::Unavailable`].
+    pub async fn require_migrations(&self, sets: &[&'static Migrations]) -> Result<(), Error> {
+        let newest = |migrator: &Migrator| migrator.iter().map(|migration| migration.version).max();
+        let expected = sets.iter().filter_map(|set| newest(self.migrator(set))).max().unwrap_or(0);
+        let table = match self.dialect() {
+            Dialect::Sqlite => "select count(*) as tables from sqlite_schema where name = '_sqlx_migrations'",
+            Dialect::Postgres => {
+                "select count(*) as tables from pg_tables
+                 where tablename = '_sqlx_migrations' and schemaname = any(current_schemas(false))"
+            }
+        };
+        let found = if query(table).one(self).await?.get::<i64>("tables")? == 0 {
+            0
+        } else {
+            let newest = query("select coalesce(max(version), 0) as newest from _sqlx_migrations");
+            newest.one(self).await?.get("newest")?
+        };
+        if found == expected { Ok(()) } else { Err(Error::OtherVersion { found, expected }) }
+    }
+
+    fn migrator(&self, set: &'static Migrations) -> &'static Migrator {
+        match self.dialect() {
+            Dialect::Sqlite => &set.sqlite,
+            Dialect::Postgres => &set.postgres,
+        }
     }
 }

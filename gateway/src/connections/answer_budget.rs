@@ -3,27 +3,18 @@
 //!
 //! An operation reserves the greatest size that its answer can have and gives back what the answer does not
 //! need. An operation that finds no room waits for [`WAIT_MAX`] and is then rejected before it runs. The
-//! memory held by clients that read slowly, or nothing, is thereby bounded on every transport.
+//! memory held by clients that read slowly, or nothing, is thereby bounded on every transport. While an
+//! operation has waited for longer than [`OVERLOADED_ABOVE`](super::room::OVERLOADED_ABOVE), new ones are rejected at once.
 
 use std::{
-    collections::HashMap,
-    fmt,
-    net::IpAddr,
-    ops::Deref,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+    collections::HashMap, convert::Infallible, fmt, net::IpAddr, ops::Deref, sync::Arc, time::Duration,
 };
 
 use parking_lot::Mutex;
 use proto::UserId;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
+use super::room::{Room, units};
 use crate::{
     client::{Client, address::network},
     error::{Code, Error},
@@ -34,8 +25,8 @@ pub const CLIENT_MAX_BYTES: usize = 8 << 20;
 /// Longest wait of an operation for room in the budget. Longer than the time after which an answer that makes
 /// no progress is dropped while operations wait, so that such answers cannot keep others out.
 const WAIT_MAX: Duration = Duration::from_secs(2);
-/// Size of one permit. A semaphore counts permits in 32 bits, so bytes would limit the budget to 4 GB.
-const UNIT_BYTES: usize = 1024;
+/// Time after which a client that was rejected at once may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Client that the bytes of an answer are charged to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,62 +53,67 @@ pub struct AnswerBudget(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    process: Arc<Semaphore>,
-    process_units: usize,
-    /// Operations that wait for room in the budget of the process.
-    waiting: AtomicUsize,
+    process: Room,
     /// Room of the clients that hold or await a reservation, with the number of those reservations.
-    accounts: Mutex<HashMap<Account, (Arc<Semaphore>, usize)>>,
+    accounts: Mutex<HashMap<Account, (Arc<Room>, usize)>>,
 }
 
 impl AnswerBudget {
     /// Creates a budget of this many bytes for the process, at least [`CLIENT_MAX_BYTES`].
     pub fn new(process_max_bytes: usize) -> Self {
-        let process_units = units(process_max_bytes.max(CLIENT_MAX_BYTES));
-        Self(Arc::new(State {
-            process: Arc::new(Semaphore::new(process_units)),
-            process_units,
-            waiting: AtomicUsize::new(0),
-            accounts: Mutex::default(),
-        }))
+        let process = Room::new(process_max_bytes.max(CLIENT_MAX_BYTES));
+        Self(Arc::new(State { process, accounts: Mutex::default() }))
     }
 
     /// Reserves room for an answer before its operation runs. Waits for at most [`WAIT_MAX`].
     ///
     /// # Errors
-    /// UNAVAILABLE if the client, or the process, has no room in time.
+    /// RATE_LIMITED at once if the client, or the process, has no room and others wait for too long already;
+    /// UNAVAILABLE if there is no room in time.
     pub async fn reserve(&self, account: Account, bytes: usize) -> Result<Reservation, Error> {
-        timeout(WAIT_MAX, self.reserve_patiently(account, bytes)).await.map_err(|_| {
+        let admit = |room: &Room, units| match room.is_overloaded(units) {
+            false => Ok(()),
+            true => Err(Error::rate_limited(RETRY_AFTER)),
+        };
+        let reserved = timeout(WAIT_MAX, self.reserve_if(account, bytes, admit)).await;
+        reserved.unwrap_or_else(|_| Err(not_read_yet())).inspect_err(|_| {
             metrics::counter!("gateway_answers_refused_total").increment(1);
-            Error::new(Code::Unavailable, "too many answers have not been read yet, try again later")
         })
     }
 
     /// Like [`AnswerBudget::reserve`], and waits until there is room. For subscriptions, which send the
     /// newest state whenever they proceed. Reserves at most the whole budget of the client.
     pub async fn reserve_patiently(&self, account: Account, bytes: usize) -> Reservation {
-        let units = units(bytes).min(CLIENT_MAX_BYTES / UNIT_BYTES);
+        match self.reserve_if(account, bytes, |_, _| Ok::<_, Infallible>(())).await {
+            Ok(reservation) => reservation,
+        }
+    }
+
+    /// Reserves in both rooms, each if `admit` allows to wait there for this many units.
+    async fn reserve_if<E>(
+        &self,
+        account: Account,
+        bytes: usize,
+        admit: impl Fn(&Room, usize) -> Result<(), E>,
+    ) -> Result<Reservation, E> {
+        let units = units(bytes.min(CLIENT_MAX_BYTES));
         // The account before the process: a client without room of its own takes none from the others.
         let account = AccountRoom::open(self, account);
-        let own = acquire(&account.room, units).await;
-        let process = match try_acquire(&self.0.process, units) {
-            Some(permit) => permit,
-            None => {
-                let _waiting = Waiting::new(&self.0.waiting);
-                acquire(&self.0.process, units).await
-            }
-        };
-        Reservation(Mutex::new(Permits { own, process, account }))
+        admit(&account.room, units)?;
+        let own = account.room.acquire(units).await;
+        admit(&self.0.process, units)?;
+        let process = self.0.process.acquire(units).await;
+        Ok(Reservation(Mutex::new(Permits { own, process, account })))
     }
 
     /// Returns true while an operation waits for room in the budget of the process.
     pub fn is_exhausted(&self) -> bool {
-        self.0.waiting.load(Ordering::Relaxed) > 0
+        self.0.process.has_waiting()
     }
 
     /// Returns the bytes that are reserved in the process.
     pub fn reserved_bytes(&self) -> usize {
-        (self.0.process_units - self.0.process.available_permits()) * UNIT_BYTES
+        self.0.process.taken_bytes()
     }
 }
 
@@ -126,34 +122,8 @@ pub fn too_large_to_hold() -> Error {
     Error::new(Code::Unavailable, "there is no room for an answer of this size, try again later")
 }
 
-/// Converts bytes to permits, at least one.
-fn units(bytes: usize) -> usize {
-    bytes.div_ceil(UNIT_BYTES).max(1)
-}
-
-async fn acquire(room: &Arc<Semaphore>, units: usize) -> OwnedSemaphorePermit {
-    let units = u32::try_from(units).expect("a reservation is at most the budget of a client");
-    room.clone().acquire_many_owned(units).await.expect("the semaphore is never closed")
-}
-
-fn try_acquire(room: &Arc<Semaphore>, units: usize) -> Option<OwnedSemaphorePermit> {
-    room.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
-}
-
-/// Counts a waiting operation until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+fn not_read_yet() -> Error {
+    Error::new(Code::Unavailable, "too many answers have not been read yet, try again later")
 }
 
 /// Room of one client. The last one to be dropped removes the entry of the account.
@@ -161,13 +131,13 @@ impl Drop for Waiting<'_> {
 struct AccountRoom {
     budget: AnswerBudget,
     account: Account,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
 }
 
 impl AccountRoom {
     fn open(budget: &AnswerBudget, account: Account) -> Self {
         let mut accounts = budget.0.accounts.lock();
-        let new_room = || (Arc::new(Semaphore::new(CLIENT_MAX_BYTES / UNIT_BYTES)), 0);
+        let new_room = || (Arc::new(Room::new(CLIENT_MAX_BYTES)), 0);
         let (room, users) = accounts.entry(account).or_insert_with(new_room);
         *users += 1;
         Self { budget: budget.clone(), account, room: room.clone() }
@@ -216,8 +186,8 @@ impl Reservation {
             drop(permits.process.split(reserved - needed));
             return true;
         }
-        let own = try_acquire(&permits.account.room, needed - reserved);
-        let process = try_acquire(&permits.account.budget.0.process, needed - reserved);
+        let own = permits.account.room.try_acquire(needed - reserved);
+        let process = permits.account.budget.0.process.try_acquire(needed - reserved);
         let Some((own, process)) = own.zip(process) else { return false };
         permits.own.merge(own);
         permits.process.merge(process);
@@ -291,9 +261,12 @@ impl fmt::Debug for AnswerJson {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use tokio::task::unconstrained;
+    use tokio::{task::unconstrained, time::Instant};
 
-    use super::*;
+    use super::{
+        super::room::{OVERLOADED_ABOVE, UNIT_BYTES},
+        *,
+    };
 
     const MIB: usize = 1 << 20;
 
@@ -339,6 +312,28 @@ mod tests {
         held.pop();
         assert!(waiting.await.is_ok());
         assert!(!budget.is_exhausted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn operations_beyond_an_overloaded_room_are_refused_at_once() {
+        let budget = AnswerBudget::new(9 * MIB);
+        let ann = user();
+        // Once the room of a client is overloaded, once that of the process.
+        for (holder, waits) in [(ann, ann), (user(), user())] {
+            let held = budget.reserve(holder, 8 * MIB).await.expect("room");
+            let mut oldest = Box::pin(budget.reserve(waits, 2 * MIB));
+            let late = OVERLOADED_ABOVE + Duration::from_millis(1);
+            assert!(timeout(late, oldest.as_mut()).await.is_err(), "it waits");
+            let started = Instant::now();
+            assert_eq!(code(budget.reserve(waits, 2 * MIB).await).await, Code::RateLimited);
+            assert_eq!(started.elapsed(), Duration::ZERO);
+            let subscription = budget.reserve_patiently(waits, 2 * MIB);
+            assert!(timeout(WAIT_MAX - late * 2, subscription).await.is_err(), "a subscription waits");
+            assert_eq!(code(oldest.await).await, Code::Unavailable, "its time is over");
+            drop(held);
+            assert!(budget.reserve(waits, 2 * MIB).await.is_ok());
+        }
+        assert_eq!((budget.reserved_bytes(), budget.0.accounts.lock().len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,8 +25,7 @@ use crate::{
 /// Description in the report.
 pub const TEXT: &str = "The page of *Reads*, first with 64 in flight, which gives the capacity; then four \
 times as many a second, in an open loop; then half the capacity. A query is either answered in full or \
-refused, with RATE_LIMITED by the limit on queries or with UNAVAILABLE by the budget of answer bytes; \
-anything else fails the run, as does a refusal in the last part. Latencies count from the intended \
+refused with RATE_LIMITED; anything else fails the run, as does a refusal in the last part. Latencies count from the intended \
 start, so they include what the generator, which shares the machine, is late.";
 
 const IN_FLIGHT: u64 = 64;
@@ -128,8 +127,7 @@ impl Queries {
             let refusal: Value = serde_json::from_slice(&body)?;
             let extensions = &refusal["errors"][0]["extensions"];
             let is_limited = extensions["code"] == "RATE_LIMITED" && extensions["retryAfterMs"].is_u64();
-            let has_no_room = status == 503 && extensions["code"] == "UNAVAILABLE";
-            ensure!(status == 429 && is_limited || has_no_room, "{status}: {refusal}");
+            ensure!(status == 429 && is_limited, "{status}: {refusal}");
         }
         Ok(Answer { is_whole, latency })
     }

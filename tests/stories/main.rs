@@ -34,6 +34,7 @@ mod key_rotation;
 mod kill;
 mod log_recorder;
 mod login_floods;
+mod maintenance;
 mod old_protocol;
 mod operation_limits;
 mod oracle;

@@ -157,8 +157,9 @@ impl Pass<'_> {
                 self.findings.progress.messages += source.messages.len() as u64;
                 if comparison.in_flight > 0 || events_drift(dialog_id, source.head, &stored).is_some() {
                     self.behind.push(Behind { dialog_id, head: source.head });
+                } else {
+                    self.found(dialog_id, &comparison.drift, report).await?;
                 }
-                self.found(dialog_id, &comparison.drift, report).await?;
             }
             report(Report::Progress(self.findings.progress));
         }

@@ -1,0 +1,206 @@
+//! Commands of operators beside a running system: `reconcile`, `rebuild` and `explain`.
+
+use std::path::Path;
+
+use db::{Db, query};
+use serde_json::json;
+use testkit::eventually;
+use tokio::process::Command;
+
+use crate::{
+    app::{App, program},
+    caller::Caller,
+    oracle,
+    socket_client::SocketClient,
+};
+
+/// What a command has printed, and its exit status.
+struct Output {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Output {
+    /// Asserts the exit status and a line of the output.
+    #[track_caller]
+    fn assert(&self, status: i32, line: &str) {
+        let Self { stdout, stderr, .. } = self;
+        assert_eq!(self.status, status, "{stdout}{stderr}");
+        assert!(stdout.lines().chain(stderr.lines()).any(|each| each.contains(line)), "{stdout}{stderr}");
+    }
+}
+
+/// Runs a command with these settings, and with none of the environment of the tests.
+async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program());
+    command.args(arguments).env_remove("DATA_DIR").envs(settings.iter().copied());
+    let output = command.output().await.unwrap();
+    Output {
+        status: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+async fn run_in(folder: &Path, arguments: &[&str]) -> Output {
+    run(arguments, &[("DATA_DIR", folder.to_str().unwrap())]).await
+}
+
+/// Executes statements behind the back of the running system.
+async fn damage(db: &Db, statements: &[&'static str]) {
+    let mut tx = db.begin().await.unwrap();
+    for statement in statements {
+        assert!(query(statement).execute(&mut tx).await.unwrap() > 0, "{statement} must change something");
+    }
+    tx.commit().await.unwrap();
+}
+
+/// Kinds of damage, each with a line that `reconcile` prints about it.
+const DAMAGE: [(&str, &str); 4] = [
+    ("update member_counter set unread = unread + 3 where unread > 0", "drift of kind count: 1"),
+    ("delete from ledger where seq = 2", "drift of kind message: 1"),
+    ("update ledger set state = 'void', why = 'deleted' where seq = 1", "drift of kind message: 1"),
+    (
+        "update member_counter set joined_seq = 4 where read_seq = 0 and joined_seq = 0",
+        "drift of kind membership: 1",
+    ),
+];
+
+#[tokio::test]
+async fn drift_is_found_and_repaired_while_the_system_runs_and_live_clients_see_it() {
+    let app = App::start().await;
+    let ann = Caller::register(&app, "ann").await;
+    let bob = Caller::register(&app, "bob").await;
+    let dialog = ann.create_group(&[&bob], "two").await;
+    for number in 1..=5 {
+        ann.send(&dialog, &format!("message {number}")).await;
+    }
+    eventually("five messages are counted", || async { bob.total().await == 5 }).await;
+    let folder = app.folder.path();
+    let clean = run_in(folder, &["reconcile"]).await;
+    clean.assert(0, "drift: 0");
+    clean.assert(0, "compared 1 dialogs with 5 messages");
+    let counter = Db::open_file(&folder.join("counter.db")).await.unwrap();
+    for (number, (statement, line)) in DAMAGE.into_iter().enumerate() {
+        let mut phone = SocketClient::watch_unread(&bob, None).await;
+        phone.until_total(5).await;
+        damage(&counter, &[statement]).await;
+        run_in(folder, &["reconcile"]).await.assert(1, line);
+        run_in(folder, &["reconcile", "--user", &ann.id]).await.assert(1, line);
+        run_in(folder, &["reconcile", "--repair", "--dialog", &dialog]).await.assert(1, " repaired");
+        run_in(folder, &["reconcile"]).await.assert(0, "drift: 0");
+        let notes = query("select count(*) as notes from repaired_drift").one(&counter).await.unwrap();
+        assert!(notes.get::<i64>("notes").unwrap() > number as i64, "{statement} is noted");
+        // The next message is the sixth for a client that was connected all the time.
+        let message = ann.send(&dialog, "one more").await;
+        phone.until_total(6).await;
+        let delete = "mutation($id: ID!) { deleteMessage(id: $id) { id } }";
+        ann.data(delete, json!({"id": message["id"]})).await;
+        phone.until_total(5).await;
+    }
+    let (folder, _) = app.stop().await;
+    oracle::assert_databases_match_kernel(folder.path()).await;
+}
+
+#[tokio::test]
+async fn everything_derived_is_made_again_under_load() {
+    let app = App::start().await;
+    let ann = Caller::register(&app, "ann").await;
+    let bob = Caller::register(&app, "bob").await;
+    let mut dialogs = Vec::new();
+    for number in 0..4 {
+        dialogs.push(ann.create_group(&[&bob], &format!("group {number}")).await);
+    }
+    for dialog in &dialogs {
+        for number in 0..5 {
+            ann.send(dialog, &format!("message {number}")).await;
+        }
+    }
+    eventually("all are counted", || async { bob.total().await == 20 }).await;
+    bob.mark_read(&dialogs[0], None).await;
+    let folder = app.folder.path();
+    let counter = Db::open_file(&folder.join("counter.db")).await.unwrap();
+    damage(
+        &counter,
+        &[
+            "delete from ledger where seq > 1",
+            "update member_counter set unread = 77, joined_seq = 3",
+            "update dialog_applied set last_at_us = 0",
+        ],
+    )
+    .await;
+    let sends = async {
+        for number in 0..40 {
+            ann.send(&dialogs[number % 4], "in between").await;
+        }
+    };
+    let rebuild = run_in(folder, &["rebuild", "--all"]);
+    let ((), rebuilt) = tokio::join!(sends, rebuild);
+    rebuilt.assert(0, "rebuilt 4 dialogs");
+    eventually("the count is exact", || async { bob.total().await == 55 }).await;
+    run_in(folder, &["reconcile"]).await.assert(0, "drift: 0");
+
+    // A run that was killed goes on where it was.
+    let ids = query("select dialog_id from dialog_applied order by dialog_id").all(&counter).await.unwrap();
+    let third: uuid::Uuid = ids[2].get("dialog_id").unwrap();
+    let mut tx = counter.begin().await.unwrap();
+    let insert = "insert into rebuild_progress (last_dialog_id, dialogs, messages) values ($1, 3, 45)";
+    query(insert).bind(third).execute(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let rest = run_in(folder, &["rebuild", "--all"]).await;
+    rest.assert(0, "the rest of an interrupted run");
+    rest.assert(0, "rebuilt 4 dialogs with 60 messages");
+    run_in(folder, &["rebuild", "--dialog", &dialogs[1]]).await.assert(0, "differences mended: 0");
+
+    let explained = run_in(folder, &["explain", &bob.id, &dialogs[1]]).await;
+    explained.assert(0, "unread: 15");
+    assert_eq!(explained.stdout.lines().filter(|line| line.starts_with("seq ")).count(), 15);
+    let (folder, _) = app.stop().await;
+    oracle::assert_databases_match_kernel(folder.path()).await;
+}
+
+#[tokio::test]
+async fn bad_input_is_one_line_and_loses_nothing() {
+    let app = App::start().await;
+    let ann = Caller::register(&app, "ann").await;
+    let bob = Caller::register(&app, "bob").await;
+    let dialog = ann.create_group(&[&bob], "two").await;
+    ann.send(&dialog, "hello").await;
+    eventually("it is counted", || async { bob.total().await == 1 }).await;
+    let folder = app.folder.path().to_str().unwrap().to_owned();
+    let data = ("DATA_DIR", folder.as_str());
+    let nobody = "01234567-89ab-7cde-8f01-23456789abcd";
+    let postgres = ("COUNTER_DATABASE_URL", "postgres://postgres@127.0.0.1:1/counter");
+    let cases: [(&[&str], &[(&str, &str)], &str); 10] = [
+        (&["reconcile"], &[("DATA_DIR", "/nowhere")], "/nowhere/counter.db: there is no such file"),
+        (&["reconcile"], &[postgres], "COUNTER_DATABASE_URL: the database is unavailable"),
+        (&["reconcile"], &[("COUNTER_DATABASE_URL", "sqlite:x")], "SQLite is opened by DATA_DIR"),
+        (&["rebuild"], &[data], "--all"),
+        (&["rebuild", "--all", "--dialog", &dialog], &[data], "cannot be used with"),
+        (&["reconcile", "--user", "ann"], &[data], "not an id"),
+        (&["explain", &bob.id, nobody], &[data], "the counter does not know the user"),
+        (&["explain", nobody, &dialog], &[data], "the counter does not know the user"),
+        (&["reconcile"], &[data, ("DIALOG_URL", "http://127.0.0.1:1")], "SERVICE_TOKEN_FILE is not set"),
+        (&["reconcile"], &[data, ("DIALOG_URL", "localhost")], "SERVICE_TOKEN_FILE is not set"),
+    ];
+    for (arguments, settings, line) in cases {
+        let output = run(arguments, settings).await;
+        output.assert(2, line);
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    }
+    // Unknown dialogs have no messages, so nothing differs.
+    run_in(app.folder.path(), &["reconcile", "--dialog", nobody]).await.assert(0, "drift: 0");
+    run_in(app.folder.path(), &["rebuild", "--dialog", nobody]).await.assert(0, "differences mended: 0");
+    // Two at once do not disturb each other.
+    let [one, other] = [(); 2].map(|()| run_in(app.folder.path(), &["reconcile", "--repair"]));
+    let (one, other) = tokio::join!(one, other);
+    one.assert(0, "drift: 0");
+    other.assert(0, "drift: 0");
+    let (folder, _) = app.stop().await;
+    let counter = Db::open_file(&folder.path().join("counter.db")).await.unwrap();
+    damage(&counter, &["delete from _sqlx_migrations where version = 104"]).await;
+    counter.close().await;
+    let older = run_in(folder.path(), &["reconcile"]).await;
+    older.assert(2, "the database is at migration 103 and this build at 104: run `tidings migrate`");
+}

@@ -5,6 +5,8 @@
 mod connection_limit;
 mod discovery;
 mod engine;
+mod event_log;
+mod existing_database;
 mod file_descriptors;
 mod healthcheck;
 mod host;
@@ -61,6 +63,8 @@ fn main() -> ExitCode {
             Command::Reconcile(settings) => return maintenance::reconcile(&settings).await,
             Command::Rebuild(settings) => return maintenance::rebuild(&settings).await,
             Command::Explain(settings) => return maintenance::explain(&settings).await,
+            Command::Events(settings) => return event_log::run(&settings.command).await,
+            Command::Saga(settings) => return event_log::saga::run(&settings).await,
         }
         .map(|()| ExitCode::SUCCESS)
     });

@@ -6,20 +6,17 @@ mod progress;
 use std::{process::ExitCode, time::Duration};
 
 use access::ServiceToken;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use counter::{Drift, Findings, Maintenance, Report, Selection, Subject};
-use db::{Db, Migrations};
 use proto::Peer;
 
 use crate::{
-    discovery, engine, private_folder,
+    discovery, engine, existing_database,
     settings::{Explain, Rebuild, Reconcile, System},
     wiring,
 };
 use progress::ProgressLine;
 
-/// Maximum number of connections to each database.
-const CONNECTIONS_MAX: u32 = 4;
 /// Issuer of the tokens of users, none of which reaches a command.
 const NO_ISSUER: &str = "tidings";
 /// Maximum number of differences that are printed.
@@ -95,8 +92,8 @@ async fn open(settings: &System) -> anyhow::Result<Maintenance> {
         None => None,
     };
     let counter = match &settings.counter_database_url {
-        Some(url) => open_database("COUNTER_DATABASE_URL", url, &counter::MIGRATIONS).await?,
-        None => open_file(settings, private_folder::DATABASES[2], &counter::MIGRATIONS).await?,
+        Some(url) => existing_database::open("COUNTER_DATABASE_URL", url, &counter::MIGRATIONS).await?,
+        None => existing_database::counter(&settings.data_dir).await?,
     };
     let (dialog, token) = dialog(settings).await?;
     Ok(Maintenance::new(counter, cache, dialog, token))
@@ -114,9 +111,9 @@ async fn dialog(settings: &System) -> anyhow::Result<(Peer, ServiceToken)> {
         return Ok((peer, token));
     }
     let db = match (&settings.dialog_database_url, &settings.counter_database_url) {
-        (Some(url), _) => open_database("DIALOG_DATABASE_URL", url, &dialog::MIGRATIONS).await?,
+        (Some(url), _) => existing_database::open("DIALOG_DATABASE_URL", url, &dialog::MIGRATIONS).await?,
         (None, Some(_)) => bail!("neither DIALOG_URL nor DIALOG_DATABASE_URL is set"),
-        (None, None) => open_file(settings, private_folder::DATABASES[1], &dialog::MIGRATIONS).await?,
+        (None, None) => existing_database::dialog(&settings.data_dir).await?,
     };
     // Nobody but this process can call this service, and it has no users.
     let token = ServiceToken::generate();
@@ -125,30 +122,6 @@ async fn dialog(settings: &System) -> anyhow::Result<(Peer, ServiceToken)> {
     let settings = dialog::Settings { saga_deadline: Duration::MAX };
     let app = dialog::App::new(db, guard, nobody, settings);
     Ok((proto::local(app.server()), token))
-}
-
-async fn open_database(
-    setting: &'static str,
-    url: &str,
-    migrations: &'static Migrations,
-) -> anyhow::Result<Db> {
-    ensure!(!url.starts_with("sqlite:"), "{setting}: SQLite is opened by DATA_DIR");
-    let db = Db::open(url, CONNECTIONS_MAX).await.context(setting)?;
-    require_migrations(&db, migrations).await.context(setting)?;
-    Ok(db)
-}
-
-async fn open_file(settings: &System, name: &str, migrations: &'static Migrations) -> anyhow::Result<Db> {
-    let path = settings.data_dir.join(name);
-    let context = || format!("DATA_DIR: {}", path.display());
-    ensure!(path.is_file(), "{}: there is no such file", context());
-    let db = Db::open_file(&path).await.with_context(context)?;
-    require_migrations(&db, migrations).await.with_context(context)?;
-    Ok(db)
-}
-
-async fn require_migrations(db: &Db, migrations: &'static Migrations) -> Result<(), db::Error> {
-    db.require_migrations(&[&db::MIGRATIONS, &events::MIGRATIONS, migrations]).await
 }
 
 /// Output of a command: progress, and the first differences.

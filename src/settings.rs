@@ -3,6 +3,7 @@
 //! (`crate::operations_doc`).
 
 mod engines;
+mod events;
 mod gateway;
 mod maintenance;
 mod parse;
@@ -19,6 +20,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use self::{
     engines::{Databases, Kafka, Redis},
+    events::{Dead, EventLog, Events, EventsCommand, Follow, LogDatabases, Redrive, Saga, TopicName},
     gateway::Gateway,
     maintenance::{Explain, Rebuild, Reconcile, System},
     tokens::{Keys, Tokens},
@@ -74,6 +76,10 @@ pub enum Command {
     Rebuild(Box<Rebuild>),
     /// Print the messages that a user's unread count in a dialog consists of
     Explain(Box<Explain>),
+    /// Follow the event log, list dead letters and publish them again
+    Events(Events),
+    /// Print the path of a message from its storage to the clients, with times
+    Saga(Saga),
 }
 
 /// Logging of every command.

@@ -3,12 +3,12 @@
 
 use events::Headers;
 use proto::{
-    DialogId, UserId,
+    DialogId, MessageId, UserId,
     counter::{
         self as wire, LeaveReply, LeaveRequest, MarkReadReply, MarkReadRequest, ReadStatesPageReply,
         ReadStatesReply, ReadStatesRequest, RowsReply, RowsRequest, SeenReply, SeenRequest, SettleReply,
-        SettleRequest, SnapshotsReply, SnapshotsRequest, UnreadReply, UnreadRequest,
-        counters_server::Counters,
+        SettleRequest, SnapshotsReply, SnapshotsRequest, UnreadMessagesPageReply, UnreadMessagesReply,
+        UnreadMessagesRequest, UnreadReply, UnreadRequest, counters_server::Counters,
     },
 };
 use telemetry::Call;
@@ -23,6 +23,8 @@ use crate::{
 
 /// Maximum number of pages in one call.
 const PAGES_MAX: usize = 100;
+/// Maximum number of messages in a page of unread ones.
+const UNREAD_MESSAGES_MAX: i32 = 100;
 
 #[tonic::async_trait]
 impl Counters for App {
@@ -87,6 +89,22 @@ impl Counters for App {
             states: page.into_iter().flatten().map(state).collect(),
         };
         Ok(Response::new(ReadStatesReply { pages: states.into_iter().map(page).collect() }))
+    }
+
+    async fn unread_messages(
+        &self,
+        request: Request<UnreadMessagesRequest>,
+    ) -> Result<Response<UnreadMessagesReply>, Status> {
+        let user_id = self.caller(&request).await?;
+        let request = request.into_inner();
+        at_most(request.pages.len(), PAGES_MAX, "at most 100 pages at once")?;
+        let pages = request.pages.iter().map(unread_messages_page).collect::<Result<Vec<_>, _>>()?;
+        let pages = unread::messages(&self.db, user_id, &pages).await?;
+        let page = |page: unread::MessageIds| UnreadMessagesPageReply {
+            message_ids: page.ids.into_iter().map(MessageId::bytes).collect(),
+            has_next: page.has_next,
+        };
+        Ok(Response::new(UnreadMessagesReply { pages: pages.into_iter().map(page).collect() }))
     }
 
     async fn snapshots(
@@ -163,6 +181,17 @@ fn read_states_page(request: &wire::ReadStatesPage) -> Result<ReadStatesPage, Er
     let dialog_id = DialogId::parse(&request.dialog_id)?;
     let after = request.after_user_id.as_deref().map(UserId::parse).transpose()?;
     Ok(ReadStatesPage { dialog_id, first: page_size(request.first)? as i64, after })
+}
+
+fn unread_messages_page(request: &wire::UnreadMessagesPage) -> Result<unread::MessagesPage, Error> {
+    let dialog_id = DialogId::parse(&request.dialog_id)?;
+    if !(1..=UNREAD_MESSAGES_MAX).contains(&request.first) {
+        return Err(Error::Invalid("first is between 1 and 100"));
+    }
+    if !(0..=NUMBER_MAX).contains(&request.after_seq) {
+        return Err(Error::Invalid("a seq is between 0 and 2^53"));
+    }
+    Ok(unread::MessagesPage { dialog_id, first: request.first.into(), after: request.after_seq })
 }
 
 fn parse_version(wire: &wire::Version) -> Version {

@@ -44,7 +44,8 @@ use proto::{DialogId, UserId};
 pub(crate) use cut::Epoch;
 pub(crate) use divergence::displacements;
 pub(crate) use query::{
-    epoch, incomplete, memberships, read_states, row, rows, unread, unread_of_many, version, versions,
+    epoch, incomplete, memberships, read_states, row, rows, unread, unread_messages, unread_of_many, version,
+    versions,
 };
 
 use crate::{

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use db::Db;
-use proto::{DialogId, UserId};
+use proto::{DialogId, MessageId, UserId};
 
 use crate::{Error, cache::loader::Loader, store};
 
@@ -168,6 +168,46 @@ pub(crate) async fn snapshots(
             Snapshot { user_id: *user_id, unread, current }
         })
         .collect())
+}
+
+/// Request for a page of unread messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MessagesPage {
+    pub(crate) dialog_id: DialogId,
+    /// Page size.
+    pub(crate) first: i64,
+    /// Seq of the last message of the previous page.
+    pub(crate) after: i64,
+}
+
+/// Page of unread messages, by seq.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct MessageIds {
+    pub(crate) ids: Vec<MessageId>,
+    /// True if there are more.
+    pub(crate) has_next: bool,
+}
+
+/// Returns pages of the messages that the caller's counts consist of, in the order of the request.
+///
+/// # Errors
+/// [`Error::Database`].
+#[tracing::instrument(name = "counter.unread.messages", skip_all, fields(%user_id, pages = pages.len()))]
+pub(crate) async fn messages(
+    db: &Db,
+    user_id: UserId,
+    pages: &[MessagesPage],
+) -> Result<Vec<MessageIds>, Error> {
+    let mut answers = vec![MessageIds::default(); pages.len()];
+    for (index, id) in store::unread_messages(db, user_id, pages).await? {
+        let (Some(answer), Some(page)) = (answers.get_mut(index), pages.get(index)) else { continue };
+        // One more than the page was asked for.
+        answer.has_next = answer.ids.len() as i64 == page.first;
+        if !answer.has_next {
+            answer.ids.push(id);
+        }
+    }
+    Ok(answers)
 }
 
 /// Returns pages of read pointers in the order of the request; `None` for a dialog that the caller is

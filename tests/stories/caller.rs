@@ -106,7 +106,8 @@ impl Caller {
 
     /// Sends a message and returns it.
     pub async fn send(&self, dialog: &str, text: &str) -> Value {
-        let document = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq status } }";
+        let document = "mutation($input: SendMessageInput!) {
+            sendMessage(input: $input) { id seq status transactionId } }";
         let mut data = self.data(document, json!({"input": {"dialogId": dialog, "text": text}})).await;
         data["sendMessage"].take()
     }

@@ -106,7 +106,7 @@ const fn ends_sessions(row: Row) -> Row {
 }
 
 /// The table, with columns in the order of `CallerKind::ALL`.
-pub const TABLE: [Row; 34] = [
+pub const TABLE: [Row; 35] = [
     row("tidings.auth.Auth/Register", OPEN, |targets| {
         let login = format!("made{}", targets.number);
         auth::RegisterRequest { login, password: PASSWORD.to_owned(), ..Default::default() }.encode_to_vec()
@@ -208,6 +208,10 @@ pub const TABLE: [Row; 34] = [
         let page =
             counter::ReadStatesPage { dialog_id: targets.dialog.clone(), first: 1, after_user_id: None };
         counter::ReadStatesRequest { pages: vec![page] }.encode_to_vec()
+    }),
+    row("tidings.counter.Counters/UnreadMessages", VISIBLE_TO_PARTICIPANTS, |targets| {
+        let page = counter::UnreadMessagesPage { dialog_id: targets.dialog.clone(), first: 1, after_seq: 0 };
+        counter::UnreadMessagesRequest { pages: vec![page] }.encode_to_vec()
     }),
     row("tidings.counter.Counters/Snapshots", SERVICES, |targets| {
         let of = counter::SnapshotOf { user_id: targets.other_user.clone(), since: None };

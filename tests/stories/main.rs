@@ -23,6 +23,7 @@ mod document_limits;
 mod endpoint;
 mod engines;
 mod error_codes;
+mod event_log;
 mod forged_tokens;
 mod full_disk;
 mod gateways;

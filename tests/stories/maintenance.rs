@@ -12,19 +12,20 @@ use crate::{
     caller::Caller,
     oracle,
     socket_client::SocketClient,
+    stack::Stack,
 };
 
 /// What a command has printed, and its exit status.
-struct Output {
+pub struct Output {
     status: i32,
-    stdout: String,
+    pub stdout: String,
     stderr: String,
 }
 
 impl Output {
     /// Asserts the exit status and a line of the output.
     #[track_caller]
-    fn assert(&self, status: i32, line: &str) {
+    pub fn assert(&self, status: i32, line: &str) {
         let Self { stdout, stderr, .. } = self;
         assert_eq!(self.status, status, "{stdout}{stderr}");
         assert!(stdout.lines().chain(stderr.lines()).any(|each| each.contains(line)), "{stdout}{stderr}");
@@ -32,7 +33,7 @@ impl Output {
 }
 
 /// Runs a command with these settings, and with none of the environment of the tests.
-async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+pub async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     let mut command = Command::new(program());
     command.args(arguments).env_remove("DATA_DIR").envs(settings.iter().copied());
     let output = command.output().await.unwrap();
@@ -43,7 +44,7 @@ async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     }
 }
 
-async fn run_in(folder: &Path, arguments: &[&str]) -> Output {
+pub async fn run_in(folder: &Path, arguments: &[&str]) -> Output {
     run(arguments, &[("DATA_DIR", folder.to_str().unwrap())]).await
 }
 
@@ -203,4 +204,54 @@ async fn bad_input_is_one_line_and_loses_nothing() {
     counter.close().await;
     let older = run_in(folder.path(), &["reconcile"]).await;
     older.assert(2, "the database is at migration 103 and this build at 104: run `tidings migrate`");
+}
+
+/// On PostgreSQL, Kafka and Redis: the commands call dialog and compare the cache too.
+#[tokio::test]
+async fn engines_drift_is_found_and_repaired_also_in_the_cache() {
+    let Some(stack) = Stack::start(&[]).await else { return };
+    let settings = stack.command_settings();
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let ann = Caller::register(&stack, "ann").await;
+    let bob = Caller::register(&stack, "bob").await;
+    let dialog = ann.create_group(&[&bob], "two").await;
+    for number in 1..=5 {
+        ann.send(&dialog, &format!("message {number}")).await;
+    }
+    eventually("five messages are counted", || async { bob.total().await == 5 }).await;
+    let mut phone = SocketClient::watch_unread(&bob, None).await;
+    phone.until_total(5).await;
+    stack.wait_for_cache(&bob).await;
+    run(&["reconcile"], &settings).await.assert(0, "drift: 0");
+    let counter = stack.database("counter").await;
+    damage(&counter, &["update member_counter set unread = unread + 3 where unread > 0"]).await;
+    let found = run(&["reconcile"], &settings).await;
+    found.assert(1, "drift of kind count: 1");
+    found.assert(1, "drift of kind cache: 1");
+    run(&["reconcile", "--repair"], &settings).await.assert(1, " repaired");
+    run(&["reconcile"], &settings).await.assert(0, "drift: 0");
+    ann.send(&dialog, "one more").await;
+    phone.until_total(6).await;
+    damage(&counter, &["delete from ledger where seq > 2"]).await;
+    run(&["rebuild", "--all"], &settings).await.assert(0, "rebuilt 1 dialogs with 6 messages");
+    run(&["reconcile"], &settings).await.assert(0, "drift: 0");
+    let token = settings.iter().map(|(name, value)| match *name {
+        "SERVICE_TOKEN_FILE" => (*name, "/nowhere/token"),
+        _ => (*name, *value),
+    });
+    let token: Vec<(&str, &str)> = token.collect();
+    run(&["reconcile"], &token).await.assert(2, "SERVICE_TOKEN_FILE /nowhere/token");
+    let message = ann.send(&dialog, "seventh").await;
+    let transaction = message["transactionId"].as_str().unwrap();
+    eventually("the message is committed", || async {
+        run(&["saga", transaction], &settings).await.stdout.contains("COMMITTED")
+    })
+    .await;
+    let path = run(&["saga", transaction], &settings).await;
+    for line in
+        ["stored  ", "published  tidings.dialog/", "counter    counted", "Counted", "counts of 1 users"]
+    {
+        path.assert(0, line);
+    }
+    run(&["events", "dead"], &settings).await.assert(0, "dead letters: 0");
 }

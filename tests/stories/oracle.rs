@@ -29,9 +29,10 @@ pub async fn history(caller: &Caller, dialog: &str) -> Vec<Value> {
 }
 
 /// Waits until the caller's count equals the number of undeleted messages of others above the caller's
-/// read pointer. Holds for callers who have been in the dialog from the start.
+/// read pointer, and until `DialogUnread.messages` are exactly these messages. Holds for callers who have been in the dialog from the start.
 pub async fn assert_unread_is_exact(caller: &Caller, dialog: &str, history: &[Value]) {
-    let document = "query($id: ID!) { dialogUnread(dialogId: $id) { unread readSeq } }";
+    let document = "query($id: ID!) { dialogUnread(dialogId: $id) { unread readSeq
+        messages(first: 100) { nodes { id } } } }";
     eventually("the count is exact", || async {
         let data = caller.data(document, json!({"id": dialog})).await;
         let read_seq = data["dialogUnread"]["readSeq"].as_i64().unwrap();
@@ -40,7 +41,11 @@ pub async fn assert_unread_is_exact(caller: &Caller, dialog: &str, history: &[Va
                 && message["senderId"] != caller.id.as_str()
                 && message["deletedAt"].is_null()
         };
-        data["dialogUnread"]["unread"].as_u64().unwrap() == history.iter().filter(counts).count() as u64
+        let expected: Vec<&Value> = history.iter().filter(counts).map(|message| &message["id"]).collect();
+        let messages = data["dialogUnread"]["messages"]["nodes"].as_array().unwrap();
+        let is_explained =
+            messages.iter().map(|message| &message["id"]).eq(expected.iter().copied().take(100));
+        data["dialogUnread"]["unread"].as_u64().unwrap() == expected.len() as u64 && is_explained
     })
     .await;
 }

@@ -170,6 +170,21 @@ impl Stack {
         started.elapsed()
     }
 
+    /// Returns the settings with which an operator's command reaches this stack.
+    pub fn command_settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings: Vec<_> = [
+            ("auth", "AUTH_DATABASE_URL"),
+            ("dialog", "DIALOG_DATABASE_URL"),
+            ("counter", "COUNTER_DATABASE_URL"),
+        ]
+        .map(|(role, setting)| (setting, self.databases[role].clone()))
+        .into();
+        for setting in ["DIALOG_URL", "SERVICE_TOKEN_FILE", "KAFKA_URL", "REDIS_URL"] {
+            settings.extend(self.settings["gateway1"].get(setting).map(|value| (setting, value.clone())));
+        }
+        settings
+    }
+
     /// Returns the process id of a role; `None` while it does not run.
     pub fn process_id(&self, role: &str) -> Option<u32> {
         self.children.get(role)?.id()

@@ -2,7 +2,7 @@
 //! rows belong to that version.
 
 use db::{Db, Error, Row, Tx, query};
-use proto::{DialogId, UserId};
+use proto::{DialogId, MessageId, UserId};
 use serde_json::{Value, json};
 
 use super::{Epoch, lock};
@@ -173,6 +173,39 @@ pub(crate) async fn read_states(
         .map(|row| {
             let index = usize::try_from(row.get::<i64>("place")?).unwrap_or(usize::MAX);
             Ok((index, UserId::new(row.get("user_id")?), row.get("read_seq")?))
+        })
+        .collect()
+}
+
+/// Returns pages of the messages that a user's counts consist of, sorted by page and seq, each with the
+/// index of its page; one message more than the page has room for, if there is one.
+pub(crate) async fn unread_messages(
+    db: &Db,
+    user_id: UserId,
+    pages: &[unread::MessagesPage],
+) -> Result<Vec<(usize, MessageId)>, Error> {
+    let select = query(
+        "select place, message_id from (
+             select r.place, r.size, l.message_id,
+                 row_number() over (partition by r.place order by l.seq) as number
+             from rows($2: place bigint, dialog_id uuid, size bigint, above bigint) as r
+             join member_counter m on m.user_id = $1 and m.dialog_id = r.dialog_id
+             join ledger l on l.dialog_id = r.dialog_id and l.seq > r.above and l.seq > m.read_seq
+                 and l.seq > m.joined_seq
+             where m.joined_seq is not null and not m.has_left and l.state = 'counted' and l.author_id <> $1
+         ) as ranked
+         where number <= size order by place, number",
+    );
+    let pages = pages.iter().enumerate().map(|(index, page)| {
+        json!({
+            "place": index, "dialog_id": page.dialog_id.uuid(), "size": page.first + 1, "above": page.after,
+        })
+    });
+    let rows = select.bind(user_id.uuid()).bind(Value::Array(pages.collect())).all(db).await?;
+    rows.iter()
+        .map(|row| {
+            let index = usize::try_from(row.get::<i64>("place")?).unwrap_or(usize::MAX);
+            Ok((index, MessageId::new(row.get("message_id")?)))
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 //! clients in [`client`].
 
 pub(crate) mod client;
+mod range;
 pub(crate) mod settings;
 mod tail;
 mod topics;

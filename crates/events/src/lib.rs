@@ -47,6 +47,24 @@ impl Log {
             Self::Kafka(kafka) => kafka.tail(topics).await,
         }
     }
+
+    /// Reads the records of topics that were written at `since_us` or later, microseconds since the Unix
+    /// epoch, up to the end of the log at the time of this call. The records of a key are in order. Stops
+    /// when `visit` returns false.
+    ///
+    /// # Errors
+    /// [`Error::Database`] or [`Error::Kafka`] if the log cannot be read or a topic does not exist.
+    pub async fn read(
+        &self,
+        topics: &[&'static str],
+        since_us: i64,
+        visit: impl FnMut(Record) -> bool + Send,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Local(local) => Ok(local.read_since(topics, since_us, visit).await?),
+            Self::Kafka(kafka) => kafka.read(topics, since_us, visit).await,
+        }
+    }
 }
 
 /// Migrations of the tables `outbox`, `consumer_offset` and `lease`.

@@ -20,6 +20,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 const PRUNE_BATCH_MAX: u64 = 1_000;
 /// Retention of events that every consumer has applied, for operators who inspect the last day.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Maximum number of records that a bounded read loads at a time.
+const READ_MAX: i64 = 1_000;
 /// Interval at which an idle reader polls, in addition to being woken by commits: another process, such as
 /// an operator's, announces nothing.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -121,6 +123,31 @@ impl Local {
         if !consumers.iter().any(|known| (known.consumer, known.topic) == (consumer, topic)) {
             consumers.push(Registration { consumer, topic, db: db.clone() });
         }
+    }
+
+    /// Reads the records of topics that were written at `since_us` or later, topic by topic, up to their
+    /// present ends. Stops when `visit` returns false.
+    pub(crate) async fn read_since(
+        &self,
+        topics: &[&'static str],
+        since_us: i64,
+        mut visit: impl FnMut(Record) -> bool + Send,
+    ) -> Result<(), Error> {
+        for topic in topics {
+            let (low, high) = self.watermarks(topic).await?;
+            let mut from = low;
+            while from < high {
+                let records = self.read(topic, from, READ_MAX).await?;
+                let Some(last) = records.last() else { break };
+                from = last.offset + 1;
+                for record in records {
+                    if record.offset < high && record.created_at_us >= since_us && !visit(record) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn producer(&self, topic: &str) -> &Db {

@@ -38,6 +38,8 @@ pub struct Loaders {
     pub rows: Loader<DialogId, DialogUnread>,
     /// Loads pages of read receipts.
     pub read_states: Loader<ReadStatesPage, Vec<ReadState>>,
+    /// Loads pages of the messages that the caller has not read.
+    pub unread_messages: Loader<UnreadMessagesPage, UnreadMessages>,
     /// Loads pages of the caller's dialogs. Each page has its own call, and its own error.
     pub lists: Loader<ListPage, Result<Arc<DialogPage>, Error>>,
     /// Loads the caller's counters of all dialogs, at least as new as a version that the client gives. Each
@@ -97,6 +99,26 @@ pub struct ReadStatesPage {
     pub first: i32,
     /// The exclusive start of the page.
     pub after: Option<UserId>,
+}
+
+/// A page of the messages of a dialog that the caller has not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UnreadMessagesPage {
+    /// The dialog.
+    pub dialog: DialogId,
+    /// The page size.
+    pub first: i32,
+    /// The exclusive start of the page; 0 for the first one.
+    pub after: i64,
+}
+
+/// The ids of unread messages, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadMessages {
+    /// The messages.
+    pub ids: Vec<MessageId>,
+    /// True if there are newer ones.
+    pub has_next: bool,
 }
 
 /// The arguments of a page of the caller's dialogs.
@@ -167,6 +189,7 @@ impl Loaders {
             history: source.loader(dispatcher, PAGES_MAX, Source::history),
             rows: source.loader(dispatcher, DIALOGS_MAX, Source::rows),
             read_states: source.loader(dispatcher, PAGES_MAX, Source::read_states),
+            unread_messages: source.loader(dispatcher, PAGES_MAX, Source::unread_messages),
             lists: source.loader(dispatcher, PAGES_MAX, Source::lists),
             unread: source.loader(dispatcher, PAGES_MAX, Source::unread),
         }
@@ -180,6 +203,7 @@ impl Loaders {
         self.history.clear();
         self.rows.clear();
         self.read_states.clear();
+        self.unread_messages.clear();
         self.lists.clear();
         self.unread.clear();
     }
@@ -349,6 +373,26 @@ impl Source {
         let keyed = |(page, reply): (ReadStatesPage, counter::ReadStatesPageReply)| {
             let states = reply.states.into_iter().map(ReadState::try_from).collect::<Result<_, _>>()?;
             Ok((page, states))
+        };
+        pages.into_iter().zip(reply.pages).map(keyed).collect()
+    }
+}
+
+impl Source {
+    async fn unread_messages(
+        self: Arc<Self>,
+        pages: Vec<UnreadMessagesPage>,
+    ) -> Found<UnreadMessagesPage, UnreadMessages> {
+        let page = |page: &UnreadMessagesPage| counter::UnreadMessagesPage {
+            dialog_id: page.dialog.bytes(),
+            first: page.first,
+            after_seq: page.after,
+        };
+        let request = counter::UnreadMessagesRequest { pages: pages.iter().map(page).collect() };
+        let reply = self.service.peers.counter(&self.call).unread_messages(request).await?.into_inner();
+        let keyed = |(page, reply): (UnreadMessagesPage, counter::UnreadMessagesPageReply)| {
+            let ids = MessageId::parse_all(&reply.message_ids)?;
+            Ok((page, UnreadMessages { ids, has_next: reply.has_next }))
         };
         pages.into_iter().zip(reply.pages).map(keyed).collect()
     }

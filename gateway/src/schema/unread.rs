@@ -8,8 +8,10 @@ use proto::{DialogId, UserId, counter};
 use crate::{error::Error, version::Version};
 
 use super::{
-    Dialog, Scope, User,
-    page::{self, PAGE_MAX},
+    Dialog, Message, MessageConnection, Scope, User,
+    cursor::List,
+    loaders::{MessageKey, UnreadMessagesPage},
+    page::{self, PAGE_DEFAULT, PAGE_MAX},
 };
 
 /// The caller's counters at one version.
@@ -154,6 +156,28 @@ impl DialogUnread {
     /// The number of messages by other participants that the caller has not read.
     async fn unread(&self) -> i64 {
         self.unread
+    }
+
+    /// Exactly the messages that `unread` counts, oldest first. Null with an UNAVAILABLE error while the
+    /// counter service or the dialog service is unavailable.
+    #[graphql(complexity = "page::cost(first, PAGE_DEFAULT, child_complexity)")]
+    async fn messages(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The page size, 1 to 100.", default_with = "Some(PAGE_DEFAULT)")] first: Option<i32>,
+        #[graphql(desc = "Returns the items after this cursor.")] after: Option<String>,
+    ) -> Result<Option<MessageConnection>, Error> {
+        let parent = self.dialog.to_string();
+        let list = List::new("unread", &parent);
+        let first = page::size("first", first, PAGE_DEFAULT)?;
+        let after = after.map(|cursor| list.position::<i64>(&cursor)).transpose()?.unwrap_or(0);
+        let loaders = &Scope::of(ctx).loaders;
+        let page = UnreadMessagesPage { dialog: self.dialog, first, after };
+        let Some(unread) = loaders.unread_messages.load(page).await? else { return Ok(None) };
+        let keys = unread.ids.iter().map(|id| MessageKey::Id(*id));
+        let messages = loaders.messages.load_all(keys).await?;
+        let cursor = |message: &Message| list.cursor(&message.seq.to_string());
+        Ok(Some(MessageConnection::new(messages, unread.has_next, after > 0, cursor)))
     }
 
     /// The `Message.seq` of the newest message that the caller has read; 0 if none. It never decreases.

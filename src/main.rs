@@ -20,6 +20,7 @@ mod migrate;
 mod operations_doc;
 mod private_folder;
 mod process;
+mod progress;
 mod roles;
 mod serve;
 mod settings;

@@ -1,21 +1,20 @@
 //! Maintenance commands: `tidings reconcile`, `rebuild` and `explain`. They work beside a running system,
 //! and migrate nothing.
 
-mod progress;
-
 use std::{process::ExitCode, time::Duration};
 
 use access::ServiceToken;
 use anyhow::{Context, bail};
 use counter::{Drift, Findings, Maintenance, Report, Selection, Subject};
+use db::Db;
 use proto::Peer;
 
 use crate::{
     discovery, engine, existing_database,
+    progress::ProgressLine,
     settings::{Explain, Rebuild, Reconcile, System},
     wiring,
 };
-use progress::ProgressLine;
 
 /// Issuer of the tokens of users, none of which reaches a command.
 const NO_ISSUER: &str = "tidings";
@@ -50,12 +49,21 @@ pub async fn reconcile(settings: &Reconcile) -> anyhow::Result<ExitCode> {
 #[expect(clippy::print_stdout, reason = "the output of the command")]
 pub async fn rebuild(settings: &Rebuild) -> anyhow::Result<ExitCode> {
     let maintenance = open(&settings.system).await?;
+    let dialog =
+        if settings.forget_positions { Some(dialog_database(&settings.system).await?) } else { None };
     let mut output = Output::new("rebuilt");
     let rebuilt = maintenance.rebuild(settings.dialog, |report| output.show(&report)).await;
     let rebuilt = rebuilt.context("rebuild")?;
     output.finish();
     let continued = if rebuilt.continued { ", the rest of an interrupted run" } else { "" };
     println!("differences mended: {}{continued}", rebuilt.drift);
+    if let Some(dialog) = dialog {
+        let mut tx = dialog.begin().await.context("rebuild")?;
+        events::forget_positions(&mut tx).await.context("rebuild")?;
+        tx.commit().await.context("rebuild")?;
+        maintenance.forget_positions().await.context("rebuild")?;
+        println!("the consumers of dialog and counter start at the beginning of the log");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -66,7 +74,8 @@ pub async fn rebuild(settings: &Rebuild) -> anyhow::Result<ExitCode> {
 #[expect(clippy::print_stdout, reason = "the output of the command")]
 pub async fn explain(settings: &Explain) -> anyhow::Result<ExitCode> {
     let maintenance = open(&settings.system).await?;
-    let (user, dialog) = (settings.user, settings.dialog);
+    let user = settings.user;
+    let dialog = settings.dialog;
     let Some(explanation) = maintenance.explain(user, dialog).await.context("explain")? else {
         bail!("the counter does not know the user {user} in the dialog {dialog}");
     };
@@ -110,18 +119,22 @@ async fn dialog(settings: &System) -> anyhow::Result<(Peer, ServiceToken)> {
         tokio::spawn(discovery.run(tokio_util::sync::CancellationToken::new()));
         return Ok((peer, token));
     }
-    let db = match (&settings.dialog_database_url, &settings.counter_database_url) {
-        (Some(url), _) => existing_database::open("DIALOG_DATABASE_URL", url, &dialog::MIGRATIONS).await?,
-        (None, Some(_)) => bail!("neither DIALOG_URL nor DIALOG_DATABASE_URL is set"),
-        (None, None) => existing_database::dialog(&settings.data_dir).await?,
-    };
-    // Nobody but this process can call this service, and it has no users.
+    let db = dialog_database(settings).await?;
+    // Only this process can call this service, and it has no users.
     let token = ServiceToken::generate();
-    let (nobody, _) = discovery::connect("AUTH_URL", "http://127.0.0.1:1")?;
-    let guard = wiring::guard(&nobody, &token, NO_ISSUER);
+    let (no_auth, _) = discovery::connect("AUTH_URL", "http://127.0.0.1:1")?;
+    let guard = wiring::guard(&no_auth, &token, NO_ISSUER);
     let settings = dialog::Settings { saga_deadline: Duration::MAX };
-    let app = dialog::App::new(db, guard, nobody, settings);
+    let app = dialog::App::new(db, guard, no_auth, settings);
     Ok((proto::local(app.server()), token))
+}
+
+async fn dialog_database(settings: &System) -> anyhow::Result<Db> {
+    match (&settings.dialog_database_url, &settings.counter_database_url) {
+        (Some(url), _) => existing_database::open("DIALOG_DATABASE_URL", url, &dialog::MIGRATIONS).await,
+        (None, Some(_)) => bail!("neither DIALOG_URL nor DIALOG_DATABASE_URL is set"),
+        (None, None) => existing_database::dialog(&settings.data_dir).await,
+    }
 }
 
 /// Output of a command: progress, and the first differences.

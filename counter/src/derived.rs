@@ -68,7 +68,8 @@ pub(crate) fn derive(dialog_id: DialogId, source: &Source, stored: &Dialog) -> D
         dialog.members.insert(*user_id, kept);
     }
     for message in source.messages.values() {
-        let (seq, author_id) = (message.message.seq, message.message.author_id);
+        let seq = message.message.seq;
+        let author_id = message.message.author_id;
         if message.read_up_to > 0 {
             let author = dialog.members.entry(author_id).or_default();
             author.read_seq = author.read_seq.max(message.read_up_to);

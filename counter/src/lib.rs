@@ -24,7 +24,7 @@ mod unread;
 use access::{Guard, ServiceToken};
 use db::Db;
 use events::{Consumer, Log, Stopped};
-use proto::{Peer, counter::counters_server::CountersServer, topic};
+use proto::{DialogId, MessageId, Peer, counter::counters_server::CountersServer, topic};
 use telemetry::readiness::Component;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,18 @@ pub struct App {
     loader: Loader,
     guard: Guard,
     service_token: ServiceToken,
+}
+
+/// Returns the message that has a `seq` in the ledger, and its state: counted, refused or deleted.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn ledger_entry(
+    db: &Db,
+    dialog_id: DialogId,
+    seq: i64,
+) -> Result<Option<(MessageId, String)>, db::Error> {
+    store::maintenance::entry(db, dialog_id, seq).await
 }
 
 impl App {
@@ -86,7 +98,7 @@ impl App {
         let handler = count::Handler { loader: self.loader.clone() };
         let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, handler);
         let maintenance = Maintenance::new(self.db.clone(), None, dialog.clone(), self.service_token.clone());
-        let scan = Box::pin(maintenance::scan::run(maintenance, shutdown.clone()));
+        let comparison = Box::pin(maintenance::background::run(maintenance, shutdown.clone()));
         let repair = repair::Repair {
             db: self.db.clone(),
             loader: self.loader.clone(),
@@ -104,7 +116,7 @@ impl App {
         let cache = Box::pin(self.cache.run(&self.log, &self.db, shutdown.clone()));
         let repair = Box::pin(repair.run(shutdown.clone()));
         let restore = Box::pin(restore::watch(&self.db, &self.loader, shutdown.clone()));
-        let (stopped, (), (), (), ()) = tokio::join!(counting, cache, repair, restore, scan);
+        let (stopped, (), (), (), ()) = tokio::join!(counting, cache, repair, restore, comparison);
         stopped
     }
 

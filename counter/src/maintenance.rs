@@ -1,11 +1,11 @@
 //! Maintenance: the commands with which an operator checks, repairs and explains the derived state while
 //! the system runs. They work on the counter's database and ask the dialog service for its rows.
 
+pub(crate) mod background;
 mod explain;
 mod known_dialogs;
 mod rebuild;
 mod reconcile;
-pub(crate) mod scan;
 
 use access::ServiceToken;
 use db::Db;
@@ -18,6 +18,7 @@ pub use reconcile::{Findings, Selection};
 use crate::{
     Cache, Error,
     derived::{Drift, Source},
+    store::cut,
 };
 
 /// Maintenance of one counter database. Cheap to clone.
@@ -73,6 +74,18 @@ impl Maintenance {
         report: impl FnMut(Report<'_>),
     ) -> Result<Rebuilt, Error> {
         rebuild::run(self, dialog_id, report).await
+    }
+
+    /// Forgets how far the consumers of this database have read the log, and raises the epoch: for a log
+    /// that was lost or replaced. Call it after a rebuild of all dialogs.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn forget_positions(&self) -> Result<(), Error> {
+        let mut tx = self.db.begin().await?;
+        cut::raise_epoch(&mut tx).await?;
+        events::forget_positions(&mut tx).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Returns the messages that a user's count in a dialog consists of; `None` if the counter does not

@@ -27,6 +27,7 @@ pub(crate) mod cut;
 pub(crate) mod dialog_state;
 mod divergence;
 mod lock;
+pub(crate) mod maintenance;
 mod query;
 #[cfg(test)]
 mod race_tests;

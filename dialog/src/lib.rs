@@ -32,12 +32,13 @@ use std::time::Duration;
 use access::{Guard, ServiceToken};
 use db::Db;
 use events::{Consumer, Log, Stopped};
-use proto::{Peer, dialog::dialogs_server::DialogsServer, topic};
+use proto::{Peer, TransactionId, dialog::dialogs_server::DialogsServer, topic};
 use telemetry::{grpc::client_layer, readiness::Component};
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
 pub use error::Error;
+pub use store::saga::StoredMessage;
 
 /// Migrations of the dialog database. Run them with the migrations of `db` and `events`.
 pub static MIGRATIONS: db::Migrations = db::Migrations {
@@ -50,6 +51,14 @@ pub static MIGRATIONS: db::Migrations = db::Migrations {
 pub struct Settings {
     /// Time after which the sweeper asks the counter about a message that is still PENDING.
     pub saga_deadline: Duration,
+}
+
+/// Returns the message of a saga.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn stored_message(db: &Db, transaction: TransactionId) -> Result<Option<StoredMessage>, db::Error> {
+    store::saga::stored_message(db, transaction).await
 }
 
 /// Dialog service. Cheap to clone; clones share their state.

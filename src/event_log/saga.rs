@@ -3,10 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use db::{Db, Row, query};
-use events::Record;
+use dialog::StoredMessage as Message;
+use events::{Record, outbox};
 use proto::{
-    DialogId, MessageId, TransactionId,
     events::{UnreadChanged, event::Kind},
     topic,
 };
@@ -16,17 +15,6 @@ use crate::settings::{Saga, TopicName};
 
 /// Clocks of several databases may differ by this: events are searched from so long before the message on.
 const CLOCK_SKEW_US: i64 = 60_000_000;
-
-/// Stored message.
-struct Message {
-    id: MessageId,
-    dialog_id: DialogId,
-    seq: i64,
-    status: String,
-    failure_reason: Option<String>,
-    created_at_us: i64,
-    is_deleted: bool,
-}
 
 /// Events of the message in the log.
 #[derive(Default)]
@@ -46,7 +34,7 @@ struct Path {
 pub async fn run(settings: &Saga) -> anyhow::Result<ExitCode> {
     let dialog = producer(TopicName::Dialog, &settings.log, &settings.databases).await?;
     let counter = producer(TopicName::Counter, &settings.log, &settings.databases).await?;
-    let Some(message) = message(&dialog, settings.transaction).await? else {
+    let Some(message) = dialog::stored_message(&dialog, settings.transaction).await? else {
         bail!("there is no message with the transaction id {}", settings.transaction);
     };
     let Message { id, dialog_id, seq, created_at_us, .. } = &message;
@@ -64,13 +52,14 @@ pub async fn run(settings: &Saga) -> anyhow::Result<ExitCode> {
     let position = |record: &Record| format!("{}/{}@{}", record.topic, record.partition, record.offset);
     match &path.sent {
         Some(record) => println!("published  {}", position(record)),
-        None if is_waiting(&dialog, settings.transaction).await? => {
+        None if outbox::holds(&dialog, settings.transaction.uuid()).await? => {
             println!("published  not yet: in the outbox")
         }
         None => println!("published  no longer in the log"),
     }
-    match entry(&counter, &message).await? {
-        Some(state) => println!("counter    {state}"),
+    match counter::ledger_entry(&counter, *dialog_id, *seq).await? {
+        Some((known, state)) if known == *id => println!("counter    {state}"),
+        Some((known, _)) => println!("counter    has the message {known} at this seq"),
         None => println!("counter    has no entry"),
     }
     match &path.answered {
@@ -125,42 +114,4 @@ fn counts(event: &UnreadChanged, message: &Message) -> bool {
     let grew = event.rows.iter().filter(|row| *row.dialog_id == *message.dialog_id.bytes());
     let mut grew = grew.filter(|row| row.unread > row.was);
     grew.any(|row| row.last_seq >= message.seq && row.last_seq - (row.unread - row.was) < message.seq)
-}
-
-async fn message(db: &Db, transaction: TransactionId) -> anyhow::Result<Option<Message>> {
-    let select = query(
-        "select id, dialog_id, seq, status, failure_reason, created_at_us, deleted_at_us is not null as deleted
-         from message where transaction_id = $1",
-    );
-    let row = select.bind(transaction.uuid()).optional(db).await?;
-    let decode = |row: Row| {
-        Ok::<_, db::Error>(Message {
-            id: MessageId::new(row.get("id")?),
-            dialog_id: DialogId::new(row.get("dialog_id")?),
-            seq: row.get("seq")?,
-            status: row.get("status")?,
-            failure_reason: row.get("failure_reason")?,
-            created_at_us: row.get("created_at_us")?,
-            is_deleted: row.get("deleted")?,
-        })
-    };
-    Ok(row.map(decode).transpose()?)
-}
-
-/// Returns true while the event waits in the outbox. Its id is the transaction id.
-async fn is_waiting(db: &Db, transaction: TransactionId) -> anyhow::Result<bool> {
-    let select = query("select id from outbox where event_id = $1").bind(transaction.uuid());
-    Ok(select.optional(db).await?.is_some())
-}
-
-/// Describes the ledger entry of the message.
-async fn entry(db: &Db, message: &Message) -> anyhow::Result<Option<String>> {
-    let select = query("select state, why, message_id from ledger where dialog_id = $1 and seq = $2");
-    let row = select.bind(message.dialog_id.uuid()).bind(message.seq).optional(db).await?;
-    let Some(row) = row else { return Ok(None) };
-    if MessageId::new(row.get("message_id")?) != message.id {
-        return Ok(Some("counts another message with this seq".to_owned()));
-    }
-    let why: Option<String> = row.get("why")?;
-    Ok(Some(why.unwrap_or(row.get("state")?)))
 }

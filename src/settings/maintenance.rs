@@ -55,6 +55,10 @@ pub struct Rebuild {
     /// Make the counts of this dialog again
     #[arg(long, value_name = "ID")]
     pub dialog: Option<DialogId>,
+    /// Also let the consumers of dialog and counter start at the beginning of the event log: after topics
+    /// were lost or recreated. Requires the databases of both, and that both services are stopped
+    #[arg(long, conflicts_with = "dialog")]
+    pub forget_positions: bool,
     #[command(flatten)]
     pub system: System,
 }

@@ -10,9 +10,9 @@ use tokio::process::Command;
 use crate::{
     app::{App, program},
     caller::Caller,
-    oracle,
+    oracle, restore,
     socket_client::SocketClient,
-    stack::Stack,
+    stack::{Stack, control_engine},
 };
 
 /// What a command has printed, and its exit status.
@@ -161,6 +161,9 @@ async fn everything_derived_is_made_again_under_load() {
     oracle::assert_databases_match_kernel(folder.path()).await;
 }
 
+/// Arguments, settings, and a part of the line on standard error.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+
 #[tokio::test]
 async fn bad_input_is_one_line_and_loses_nothing() {
     let app = App::start().await;
@@ -171,17 +174,17 @@ async fn bad_input_is_one_line_and_loses_nothing() {
     eventually("it is counted", || async { bob.total().await == 1 }).await;
     let folder = app.folder.path().to_str().unwrap().to_owned();
     let data = ("DATA_DIR", folder.as_str());
-    let nobody = "01234567-89ab-7cde-8f01-23456789abcd";
+    let unknown = "01234567-89ab-7cde-8f01-23456789abcd";
     let postgres = ("COUNTER_DATABASE_URL", "postgres://postgres@127.0.0.1:1/counter");
-    let cases: [(&[&str], &[(&str, &str)], &str); 10] = [
+    let cases: [Case<'_>; 10] = [
         (&["reconcile"], &[("DATA_DIR", "/nowhere")], "/nowhere/counter.db: there is no such file"),
         (&["reconcile"], &[postgres], "COUNTER_DATABASE_URL: the database is unavailable"),
         (&["reconcile"], &[("COUNTER_DATABASE_URL", "sqlite:x")], "SQLite is opened by DATA_DIR"),
         (&["rebuild"], &[data], "--all"),
         (&["rebuild", "--all", "--dialog", &dialog], &[data], "cannot be used with"),
         (&["reconcile", "--user", "ann"], &[data], "not an id"),
-        (&["explain", &bob.id, nobody], &[data], "the counter does not know the user"),
-        (&["explain", nobody, &dialog], &[data], "the counter does not know the user"),
+        (&["explain", &bob.id, unknown], &[data], "the counter does not know the user"),
+        (&["explain", unknown, &dialog], &[data], "the counter does not know the user"),
         (&["reconcile"], &[data, ("DIALOG_URL", "http://127.0.0.1:1")], "SERVICE_TOKEN_FILE is not set"),
         (&["reconcile"], &[data, ("DIALOG_URL", "localhost")], "SERVICE_TOKEN_FILE is not set"),
     ];
@@ -191,8 +194,8 @@ async fn bad_input_is_one_line_and_loses_nothing() {
         assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
     }
     // Unknown dialogs have no messages, so nothing differs.
-    run_in(app.folder.path(), &["reconcile", "--dialog", nobody]).await.assert(0, "drift: 0");
-    run_in(app.folder.path(), &["rebuild", "--dialog", nobody]).await.assert(0, "differences mended: 0");
+    run_in(app.folder.path(), &["reconcile", "--dialog", unknown]).await.assert(0, "drift: 0");
+    run_in(app.folder.path(), &["rebuild", "--dialog", unknown]).await.assert(0, "differences mended: 0");
     // Two at once do not disturb each other.
     let [one, other] = [(); 2].map(|()| run_in(app.folder.path(), &["reconcile", "--repair"]));
     let (one, other) = tokio::join!(one, other);
@@ -254,4 +257,107 @@ async fn engines_drift_is_found_and_repaired_also_in_the_cache() {
         path.assert(0, line);
     }
     run(&["events", "dead"], &settings).await.assert(0, "dead letters: 0");
+}
+
+async fn assert_reconciled(stack: &Stack) {
+    let settings = stack.command_settings();
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    // It waits for events in flight itself.
+    run(&["reconcile"], &settings).await.assert(0, "drift: 0");
+}
+
+/// Runs a command while the dialog service is stopped: it reads the database instead.
+async fn without_dialog(stack: &Stack, arguments: &[&str]) -> Output {
+    let settings = stack.command_settings();
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .filter(|(name, _)| *name != "DIALOG_URL")
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    run(arguments, &settings).await
+}
+
+#[tokio::test]
+async fn engines_a_restored_dialog_database_is_the_truth_after_a_rebuild() {
+    let Some(mut stack) = Stack::start(&[]).await else { return };
+    let ann = Caller::register(&stack, "ann").await;
+    let bob = Caller::register(&stack, "bob").await;
+    let dialog = ann.create_group(&[&bob], "two").await;
+    for _ in 0..4 {
+        ann.send(&dialog, "kept").await;
+    }
+    eventually("four are counted", || async { bob.total().await == 4 }).await;
+    bob.mark_read(&dialog, None).await;
+    ann.send(&dialog, "kept and unread").await;
+    let url = stack.databases["dialog"].clone();
+    let dump = tempfile::NamedTempFile::new().unwrap();
+    restore::run("pg_dump", &["-Fc", "--dbname", &url, "--file", dump.path().to_str().unwrap()]).await;
+    for _ in 0..3 {
+        ann.send(&dialog, "lost").await;
+    }
+    eventually("all are counted", || async { bob.total().await == 4 }).await;
+    let mut phone = SocketClient::watch_unread(&bob, None).await;
+    phone.until_total(4).await;
+    stack.stop("dialog").await;
+    // Counter goes on, and applies every event of the past that is lost now.
+    let counter = stack.database("counter").await;
+    eventually("counter has applied the whole log", || async {
+        let ends = restore::watermarks(stack.kafka_url()).await;
+        let select = "select partition, next_offset from consumer_offset
+            where consumer = 'counter' and topic = 'tidings.dialog'";
+        let offsets = query(select).all(&counter).await.unwrap();
+        offsets.iter().all(|row| {
+            let partition = i32::try_from(row.get::<i64>("partition").unwrap()).unwrap();
+            row.get::<i64>("next_offset").unwrap() == ends[&partition]
+        })
+    })
+    .await;
+    restore::restore_database(&url, dump.path()).await;
+    without_dialog(&stack, &["rebuild", "--all"]).await.assert(0, "rebuilt 1 dialogs with 5 messages");
+    stack.start_role("dialog");
+    stack.wait_until_ready().await;
+    phone.until_total(1).await;
+    assert_reconciled(&stack).await;
+    ann.send(&dialog, "takes the number of a lost one").await;
+    phone.until_total(2).await;
+    assert_reconciled(&stack).await;
+}
+
+#[tokio::test]
+async fn engines_a_topic_that_was_lost_leaves_no_drift_after_a_rebuild() {
+    let Some(mut stack) = Stack::start(&[]).await else { return };
+    let ann = Caller::register(&stack, "ann").await;
+    let bob = Caller::register(&stack, "bob").await;
+    let dialog = ann.create_group(&[&bob], "two").await;
+    ann.send(&dialog, "counted").await;
+    eventually("it is counted", || async { bob.total().await == 1 }).await;
+    // These reach Kafka and no consumer.
+    stack.stop("counter").await;
+    for _ in 0..3 {
+        ann.send(&dialog, "lost on the way").await;
+    }
+    let dialog_db = stack.database("dialog").await;
+    eventually("Kafka has them", || async {
+        let pending = query("select count(*) as n from outbox").one(&dialog_db).await.unwrap();
+        pending.get::<i64>("n").unwrap() == 0
+    })
+    .await;
+    stack.stop("dialog").await;
+    control_engine("wipe", "kafka").await;
+    control_engine("start", "kafka").await;
+    let settings = stack.command_settings();
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    run(&["migrate"], &settings).await.assert(0, "");
+    let rebuilt = without_dialog(&stack, &["rebuild", "--all", "--forget-positions"]).await;
+    rebuilt.assert(0, "rebuilt 1 dialogs with 4 messages");
+    rebuilt.assert(0, "the consumers of dialog and counter start at the beginning of the log");
+    stack.start_role("counter");
+    stack.start_role("dialog");
+    stack.wait_until_ready().await;
+    eventually("all four are counted", || async { bob.total().await == 4 }).await;
+    assert_reconciled(&stack).await;
+    ann.send(&dialog, "after it").await;
+    let mut phone = SocketClient::watch_unread(&bob, None).await;
+    phone.until_total(5).await;
+    assert_reconciled(&stack).await;
 }

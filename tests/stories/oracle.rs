@@ -29,7 +29,8 @@ pub async fn history(caller: &Caller, dialog: &str) -> Vec<Value> {
 }
 
 /// Waits until the caller's count equals the number of undeleted messages of others above the caller's
-/// read pointer, and until `DialogUnread.messages` are exactly these messages. Holds for callers who have been in the dialog from the start.
+/// read pointer, and until `DialogUnread.messages` are exactly these messages. Holds for callers who have
+/// been in the dialog from the start.
 pub async fn assert_unread_is_exact(caller: &Caller, dialog: &str, history: &[Value]) {
     let document = "query($id: ID!) { dialogUnread(dialogId: $id) { unread readSeq
         messages(first: 100) { nodes { id } } } }";

@@ -81,12 +81,7 @@ async fn a_restored_counter_begins_an_epoch_and_open_sockets_end_exact() {
     let mut lost = people.lose_a_past(&stack).await;
 
     stack.stop("counter").await;
-    let name = url.rsplit_once('/').unwrap().1;
-    let admin = Db::open(&std::env::var("TEST_POSTGRES_URL").unwrap(), 1).await.unwrap();
-    let text = |sql: String| Box::leak(sql.into_boxed_str()) as &'static str;
-    query(text(format!("drop database {name} with (force)"))).execute(&admin).await.unwrap();
-    query(text(format!("create database {name}"))).execute(&admin).await.unwrap();
-    run("pg_restore", &["--dbname", &url, dump.path().to_str().unwrap()]).await;
+    restore_database(&url, dump.path()).await;
     stack.start_role("counter");
     people.ends_exact(&stack, &mut lost).await;
 }
@@ -191,7 +186,17 @@ impl People {
     }
 }
 
-async fn run(program: &str, arguments: &[&str]) {
+/// Replaces a PostgreSQL database by a dump.
+pub async fn restore_database(url: &str, dump: &Path) {
+    let name = url.rsplit_once('/').unwrap().1;
+    let admin = Db::open(&std::env::var("TEST_POSTGRES_URL").unwrap(), 1).await.unwrap();
+    let text = |sql: String| Box::leak(sql.into_boxed_str()) as &'static str;
+    query(text(format!("drop database {name} with (force)"))).execute(&admin).await.unwrap();
+    query(text(format!("create database {name}"))).execute(&admin).await.unwrap();
+    run("pg_restore", &["--dbname", url, dump.to_str().unwrap()]).await;
+}
+
+pub async fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().await.unwrap();
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -289,7 +294,7 @@ async fn cut_the_log(stack: &Stack, a: &Caller, c: &Caller, dialogs: &[String]) 
 }
 
 /// Returns the end of each partition of `tidings.dialog`.
-async fn watermarks(kafka: &str) -> BTreeMap<i32, i64> {
+pub async fn watermarks(kafka: &str) -> BTreeMap<i32, i64> {
     let brokers = kafka.trim_start_matches("kafka://").to_owned();
     tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();

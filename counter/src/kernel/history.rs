@@ -249,8 +249,8 @@ impl SimulatedDialog {
                 Input::Registered(_) => false,
             };
             let version = self.log.iter().rposition(names).map_or(0, |index| index as i64 + 1);
-            let (message, at_us) = (each.message, each.at_us);
-            let row = SourceMessage { version, message, settlement, at_us, read_up_to: 0 };
+            let message = each.message;
+            let row = SourceMessage { version, message, settlement, at_us: each.at_us, read_up_to: 0 };
             source.messages.insert(message.seq, row);
         }
         for each in &self.memberships {

@@ -1,10 +1,9 @@
 //! All dialogs that the dialog service or the counter knows, page by page in the order of their ids.
 
-use db::{Db, query};
 use proto::DialogId;
 
 use super::Maintenance;
-use crate::{Error, derived::source};
+use crate::{Error, derived::source, store};
 
 /// Maximum number of dialogs that each side contributes to a page.
 const PAGE_MAX: usize = 1_000;
@@ -22,7 +21,7 @@ pub(super) struct Page {
 pub(super) async fn page(maintenance: &Maintenance, after: Option<DialogId>) -> Result<Page, Error> {
     let Maintenance { db, dialog, service_token, .. } = maintenance;
     let heads = source::versions(dialog, service_token, after, PAGE_MAX as i32).await?;
-    let counted = counted(db, after).await?;
+    let counted = store::maintenance::dialogs_after(db, after, PAGE_MAX as i64).await?;
     // A full list ends the page: what comes after its last dialog is not known.
     let full = |len: usize, last: Option<DialogId>| last.filter(|_| len == PAGE_MAX);
     let ends =
@@ -38,26 +37,4 @@ pub(super) async fn page(maintenance: &Maintenance, after: Option<DialogId>) -> 
     dialogs.extend(unknown);
     dialogs.sort_unstable();
     Ok(Page { dialogs, next })
-}
-
-/// Returns dialogs that the counter knows, after this one.
-async fn counted(db: &Db, after: Option<DialogId>) -> Result<Vec<DialogId>, Error> {
-    let select =
-        query("select dialog_id from dialog_applied where dialog_id > $1 order by dialog_id limit $2");
-    let after = after.map_or(uuid::Uuid::nil(), DialogId::uuid);
-    let rows = select.bind(after).bind(PAGE_MAX as i64).all(db).await?;
-    Ok(rows.iter().map(|row| row.get("dialog_id").map(DialogId::new)).collect::<Result<_, _>>()?)
-}
-
-/// Returns the number of dialogs that the counter knows, for reports of progress.
-pub(super) async fn count(db: &Db) -> Result<u64, Error> {
-    let row = query("select count(*) as dialogs from dialog_applied").one(db).await?;
-    Ok(u64::try_from(row.get::<i64>("dialogs")?).unwrap_or_default())
-}
-
-/// Returns the dialogs of a user that the counter knows.
-pub(super) async fn of_user(db: &Db, user_id: proto::UserId) -> Result<Vec<DialogId>, Error> {
-    let select = query("select dialog_id from member_counter where user_id = $1 order by dialog_id");
-    let rows = select.bind(user_id.uuid()).all(db).await?;
-    Ok(rows.iter().map(|row| row.get("dialog_id").map(DialogId::new)).collect::<Result<_, _>>()?)
 }

@@ -1,17 +1,19 @@
 //! Rebuild: makes the derived state of dialogs again from the dialog service, while events are applied.
 
-use db::{Db, query};
+use db::Db;
 use events::Headers;
-use proto::{DialogId, UserId};
-use serde_json::{Value, json};
-use uuid::Uuid;
+use proto::DialogId;
 
 use super::{Maintenance, Progress, Report, known_dialogs};
 use crate::{
     Error,
-    derived::{Drift, Source, Subject},
-    publish, store,
-    store::dialog_state::{Replacement, replace},
+    derived::{Drift, Source},
+    publish,
+    store::{
+        self,
+        dialog_state::{Replacement, replace},
+        maintenance as maintenance_store,
+    },
 };
 
 /// Result of a rebuild.
@@ -39,26 +41,26 @@ pub(super) async fn run(
     }
     let db = &maintenance.db;
     let mut after = None;
-    if let Some((last, progress)) = load_progress(db).await? {
+    if let Some((last, progress)) = maintenance_store::load_progress(db).await? {
         rebuilt = Rebuilt { progress, drift: 0, continued: true };
         after = Some(last);
     }
-    rebuilt.progress.known_dialogs = known_dialogs::count(db).await?;
+    rebuilt.progress.known_dialogs = maintenance_store::dialog_count(db).await?;
     loop {
         let page = known_dialogs::page(maintenance, after).await?;
         for (number, (dialog_id, _)) in page.dialogs.iter().enumerate() {
             one(maintenance, *dialog_id, &mut rebuilt, &mut report).await?;
             if number % PROGRESS_INTERVAL == PROGRESS_INTERVAL - 1 {
-                save_progress(db, *dialog_id, &rebuilt.progress).await?;
+                maintenance_store::save_progress(db, *dialog_id, &rebuilt.progress).await?;
                 report(Report::Progress(rebuilt.progress));
             }
         }
         report(Report::Progress(rebuilt.progress));
         let Some(next) = page.next else { break };
-        save_progress(db, next, &rebuilt.progress).await?;
+        maintenance_store::save_progress(db, next, &rebuilt.progress).await?;
         after = Some(next);
     }
-    clear_progress(db).await?;
+    maintenance_store::clear_progress(db).await?;
     Ok(rebuilt)
 }
 
@@ -123,64 +125,8 @@ async fn attempt(
         return Ok((source, outcome));
     };
     let epoch = store::epoch(&mut tx).await?;
-    note(&mut tx, &drift).await?;
+    maintenance_store::note(&mut tx, &drift).await?;
     publish::append(&mut tx, epoch, effects.clone(), Vec::new(), |_, _| Headers::default()).await?;
     tx.commit().await?;
     Ok((source, Replacement::Done { effects, drift }))
-}
-
-/// Notes what differed, in the transaction that mends it.
-async fn note(tx: &mut db::Tx, drift: &[Drift]) -> Result<(), Error> {
-    if drift.is_empty() {
-        return Ok(());
-    }
-    let rows = drift.iter().map(|drift| {
-        let (user_id, seq) = match drift.subject {
-            Subject::Count(user_id) | Subject::Membership(user_id) | Subject::Cache(user_id) => {
-                (Some(user_id), None)
-            }
-            Subject::Message(seq) => (None, Some(seq)),
-            Subject::Events => (None, None),
-        };
-        json!({
-            "id": Uuid::now_v7(), "dialog_id": drift.dialog_id.uuid(), "kind": drift.subject.kind(),
-            "user_id": user_id.map(UserId::uuid), "seq": seq, "stored": drift.stored,
-            "expected": drift.expected,
-        })
-    });
-    let insert = query(
-        "insert into repaired_drift
-             (id, dialog_id, kind, user_id, seq, stored, expected, repaired_at_us)
-         select r.id, r.dialog_id, r.kind, r.user_id, r.seq, r.stored, r.expected, clock.now_us
-         from rows($1: id uuid, dialog_id uuid, kind text, user_id uuid, seq bigint, stored text, \
-                       expected text) as r cross join clock",
-    );
-    insert.bind(Value::Array(rows.collect())).execute(tx).await?;
-    Ok(())
-}
-
-async fn load_progress(db: &Db) -> Result<Option<(DialogId, Progress)>, Error> {
-    let row = query("select last_dialog_id, dialogs, messages from rebuild_progress").optional(db).await?;
-    let Some(row) = row else { return Ok(None) };
-    let number = |name| row.get::<i64>(name).map(|number| u64::try_from(number).unwrap_or_default());
-    let progress = Progress { dialogs: number("dialogs")?, messages: number("messages")?, known_dialogs: 0 };
-    Ok(Some((DialogId::new(row.get("last_dialog_id")?), progress)))
-}
-
-async fn save_progress(db: &Db, last: DialogId, progress: &Progress) -> Result<(), Error> {
-    let mut tx = db.begin().await?;
-    let upsert = query(
-        "insert into rebuild_progress (last_dialog_id, dialogs, messages) values ($1, $2, $3)
-         on conflict (only_one) do update set last_dialog_id = excluded.last_dialog_id,
-             dialogs = excluded.dialogs, messages = excluded.messages",
-    );
-    let upsert = upsert.bind(last.uuid()).bind(progress.dialogs as i64).bind(progress.messages as i64);
-    upsert.execute(&mut tx).await?;
-    Ok(tx.commit().await?)
-}
-
-async fn clear_progress(db: &Db) -> Result<(), Error> {
-    let mut tx = db.begin().await?;
-    query("delete from rebuild_progress").execute(&mut tx).await?;
-    Ok(tx.commit().await?)
 }

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use db::{Db, query};
 use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream};
 use proto::{DialogId, UserId};
 use tokio::time::{Instant, sleep};
@@ -87,12 +86,12 @@ pub(super) async fn run(
     match selection {
         Selection::Dialog(dialog_id) => pass.dialogs(&[dialog_id], &mut report).await?,
         Selection::User(user_id) => {
-            let dialogs = known_dialogs::of_user(db, user_id).await?;
+            let dialogs = store::maintenance::dialogs_of(db, user_id).await?;
             pass.findings.progress.known_dialogs = dialogs.len() as u64;
             pass.dialogs(&dialogs, &mut report).await?;
         }
         Selection::All => {
-            pass.findings.progress.known_dialogs = known_dialogs::count(db).await?;
+            pass.findings.progress.known_dialogs = store::maintenance::dialog_count(db).await?;
             let mut after = None;
             loop {
                 let page = known_dialogs::page(maintenance, after).await?;
@@ -230,7 +229,7 @@ impl Pass<'_> {
         loop {
             let users = match user {
                 Some(user_id) => vec![user_id],
-                None => users(&self.maintenance.db, after).await?,
+                None => store::maintenance::users_after(&self.maintenance.db, after, USERS_MAX).await?,
             };
             for user_id in &users {
                 self.cached_user(cache, *user_id, report).await?;
@@ -279,10 +278,4 @@ impl Pass<'_> {
         }
         Ok(())
     }
-}
-
-async fn users(db: &Db, after: uuid::Uuid) -> Result<Vec<UserId>, Error> {
-    let select = query("select user_id from user_version where user_id > $1 order by user_id limit $2");
-    let rows = select.bind(after).bind(USERS_MAX).all(db).await?;
-    Ok(rows.iter().map(|row| row.get("user_id").map(UserId::new)).collect::<Result<_, _>>()?)
 }

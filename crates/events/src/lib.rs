@@ -22,7 +22,7 @@ pub use consumer::{Apply, BoxError, Consumer, Loss, LossKind};
 pub use error::Error;
 pub use kafka::{Kafka, Topic};
 pub use local::{Local, UnconsumedTopic};
-pub use offset::{Mismatch, Stopped};
+pub use offset::{Mismatch, Stopped, forget_positions};
 pub use record::{Event, Headers, Record};
 pub use relay::Relay;
 pub use tail::{Tail, TailBatch};

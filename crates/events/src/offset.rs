@@ -117,6 +117,15 @@ pub(crate) async fn create(
     Ok(Offset { next, last_event_id: None })
 }
 
+/// Deletes the positions of all consumers of a database, which then start at the beginning of the log: for
+/// a log that was lost or replaced, once the state was made again. Returns their number.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn forget_positions(tx: &mut Tx) -> Result<u64, Error> {
+    query("delete from consumer_offset").execute(tx).await
+}
+
 /// Moves the offset of a partition over records that are not applied, or stores the first one. Returns
 /// `false` if another process has moved it, in which case the caller must roll back.
 pub(crate) async fn reset(

@@ -143,6 +143,16 @@ fn decode(row: &Row) -> Result<PendingEvent, Error> {
     })
 }
 
+/// Returns true while an event waits in the outbox: in Kafka until it is published, in the local log until
+/// it is pruned.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn holds(db: &Db, event_id: Uuid) -> Result<bool, Error> {
+    let select = query("select id from outbox where event_id = $1 limit 1").bind(event_id);
+    Ok(select.optional(db).await?.is_some())
+}
+
 /// Pending events of an outbox.
 pub(crate) struct Backlog {
     pub(crate) events: i64,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use db::{Db, Dialect, Error, Tx, query};
-use proto::{DialogId, MessageId, UserId};
+use proto::{DialogId, MessageId, TransactionId, UserId};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -19,6 +19,47 @@ pub(crate) struct SagaState {
     pub status: Status,
     /// Time since the message was stored, in microseconds.
     pub age_us: i64,
+}
+
+/// Message of a saga, as an operator sees it: without the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// Message.
+    pub id: MessageId,
+    /// Dialog of the message.
+    pub dialog_id: DialogId,
+    /// Sequence number in the dialog.
+    pub seq: i64,
+    /// State of the saga: pending, committed or failed.
+    pub status: String,
+    /// Reason of a failure.
+    pub failure_reason: Option<String>,
+    /// Time of storage in microseconds since the Unix epoch.
+    pub created_at_us: i64,
+    /// True if the message was deleted.
+    pub is_deleted: bool,
+}
+
+/// Returns the message of a saga.
+pub(crate) async fn stored_message(
+    db: &Db,
+    transaction: TransactionId,
+) -> Result<Option<StoredMessage>, Error> {
+    let select = query(
+        "select id, dialog_id, seq, status, failure_reason, created_at_us,
+             deleted_at_us is not null as deleted
+         from message where transaction_id = $1",
+    );
+    let Some(row) = select.bind(transaction.uuid()).optional(db).await? else { return Ok(None) };
+    Ok(Some(StoredMessage {
+        id: MessageId::new(row.get("id")?),
+        dialog_id: DialogId::new(row.get("dialog_id")?),
+        seq: row.get("seq")?,
+        status: row.get("status")?,
+        failure_reason: row.get("failure_reason")?,
+        created_at_us: row.get("created_at_us")?,
+        is_deleted: row.get("deleted")?,
+    }))
 }
 
 /// Returns the states of messages. Requires the locks of their dialogs. Omits unknown ids.

@@ -25,8 +25,8 @@ use crate::{
 /// Description in the report.
 pub const TEXT: &str = "The page of *Reads*, first with 64 in flight, which gives the capacity; then four \
 times as many a second, in an open loop; then half the capacity. A query is either answered in full or \
-refused with RATE_LIMITED; anything else fails the run, as does a refusal in the last part. Latencies count from the intended \
-start, so they include what the generator, which shares the machine, is late.";
+refused with RATE_LIMITED; anything else fails the run, as does a refusal in the last part. Latencies \
+count from the intended start, so they include what the generator, which shares the machine, is late.";
 
 const IN_FLIGHT: u64 = 64;
 const CONNECTIONS: usize = 4_096;

@@ -164,10 +164,12 @@ impl Tail {
         });
         let watermarks: Vec<(i64, i64)> = watermarks.await?;
         let mut list = TopicPartitionList::new();
+        let mut is_replaced = false;
         for ((TopicPartition { topic, number }, next), (low, high)) in self.next.iter_mut().zip(watermarks) {
             if *next == i64::MAX {
                 *next = high;
             } else if *next < low || *next > high {
+                is_replaced |= *next > high;
                 let position = *next;
                 tracing::warn!(
                     topic,
@@ -181,6 +183,11 @@ impl Tail {
                 self.skipped = true;
             }
             list.add_partition_offset(topic, *number, Offset::Offset(*next))?;
+        }
+        if is_replaced {
+            // The topic was recreated. The present client would ask its partitions as those of the former
+            // topic, in vain, until it loads the metadata again after minutes.
+            self.client = new_client(&self.kafka)?;
         }
         self.client.assign(&list)?;
         self.needs_realign = false;

@@ -15,7 +15,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 const BAR_WIDTH: u64 = 30;
 
 /// Line that shows progress.
-pub(super) struct ProgressLine {
+pub struct ProgressLine {
     verb: &'static str,
     is_terminal: bool,
     start: Instant,
@@ -26,7 +26,7 @@ pub(super) struct ProgressLine {
 
 impl ProgressLine {
     /// Creates the line. `verb` says what has happened to the dialogs.
-    pub(super) fn new(verb: &'static str) -> Self {
+    pub fn new(verb: &'static str) -> Self {
         let start = Instant::now();
         let is_terminal = io::stdout().is_terminal();
         Self { verb, is_terminal, start, shown_at: start, progress: Progress::default(), is_drawn: false }
@@ -34,7 +34,7 @@ impl ProgressLine {
 
     /// Shows progress, if the last time is long enough ago.
     #[expect(clippy::print_stdout, reason = "the output of the command")]
-    pub(super) fn show(&mut self, progress: Progress) {
+    pub fn show(&mut self, progress: Progress) {
         self.progress = progress;
         let interval = if self.is_terminal { DRAW_INTERVAL } else { LINE_INTERVAL };
         if self.shown_at.elapsed() < interval {
@@ -52,7 +52,7 @@ impl ProgressLine {
 
     /// Removes the bar, so that another line can be printed in its place.
     #[expect(clippy::print_stdout, reason = "the output of the command")]
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         if self.is_drawn {
             print!("\r\x1b[K");
             self.is_drawn = false;
@@ -61,7 +61,7 @@ impl ProgressLine {
 
     /// Prints the final line.
     #[expect(clippy::print_stdout, reason = "the output of the command")]
-    pub(super) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.clear();
         println!("{}", self.text());
     }

@@ -1,4 +1,4 @@
-//! Background scan: a slow reconciliation that never ends, for metrics and alarms. It repairs nothing.
+//! Background comparison: a slow reconciliation that never ends, for metrics and alarms. It repairs nothing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +9,7 @@ use super::{
     Maintenance, known_dialogs,
     reconcile::{CHUNK, compare_chunk},
 };
-use crate::{Error, derived::Drift};
+use crate::{Error, derived::Drift, store};
 
 /// Delay before each pass.
 const PASS_DELAY: Duration = Duration::from_secs(60);
@@ -18,7 +18,7 @@ const PASS_LENGTH: Duration = Duration::from_secs(3_600);
 /// Bounds of the delay between two chunks of dialogs.
 const CHUNK_DELAY_MIN: Duration = Duration::from_millis(20);
 const CHUNK_DELAY_MAX: Duration = Duration::from_secs(1);
-/// Kinds of drift that the scan can find.
+/// Kinds of drift that it can find.
 const KINDS: [&str; 3] = ["count", "message", "membership"];
 
 /// Compares all dialogs again and again until shutdown.
@@ -35,13 +35,13 @@ pub(crate) async fn run(maintenance: Maintenance, shutdown: CancellationToken) {
                 metrics::gauge!("counter_drift_checked_timestamp_seconds")
                     .set(now.unwrap_or_default().as_secs_f64());
             }
-            Some(Err(error)) => tracing::warn!(%error, "the scan for drift was interrupted"),
+            Some(Err(error)) => tracing::warn!(%error, "the background comparison was interrupted"),
         }
     }
 }
 
 async fn pass(maintenance: &Maintenance) -> Result<BTreeMap<&'static str, u32>, Error> {
-    let chunks = known_dialogs::count(&maintenance.db).await?.div_ceil(CHUNK as u64).max(1);
+    let chunks = store::maintenance::dialog_count(&maintenance.db).await?.div_ceil(CHUNK as u64).max(1);
     let chunks = u32::try_from(chunks).unwrap_or(u32::MAX);
     let delay = (PASS_LENGTH / chunks).clamp(CHUNK_DELAY_MIN, CHUNK_DELAY_MAX);
     let mut found = BTreeMap::new();

@@ -10,7 +10,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks soak bench bench-sends bench-reads bench-fanout bench-growth bench-latency bench-logins bench-sockets stack stack-down test-stack test-containers env up upgrade down logs
+.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks prove soak bench bench-sends bench-reads bench-fanout bench-growth bench-latency bench-rebuild bench-logins bench-sockets stack stack-down test-stack test-containers env up upgrade down logs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -115,11 +115,18 @@ bench-fanout: ## measure one message to many sockets, and a reconnect storm (set
 bench-growth: ## measure with 1,000 to 1,000,000 stored messages (settings as of bench)
 	@$(BENCH) growth
 
+bench-rebuild: engines ## measure rebuild and reconcile of 1,000,000 messages in 10,000 dialogs (DIALOGS, MESSAGES)
+	@[ -n "$$TIDINGS_PROGRAM" ] || $(CARGO) build --release $(LOCKED)
+	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; bench/rebuild
+
 bench-latency: engines ## measure the time from sendMessage to the frame at another gateway, optimised, on the engines
 	@CARGO="$(CARGO)" bench/latency $(LOCKED)
 
 attacks: ## run every known attack ATTACKS (100) times against an optimised process and report refusal, time and memory
 	@CARGO="$(CARGO)" bench/attacks $(LOCKED)
+
+prove: engines ## prove exactness: a million histories, SQL = kernel, planted faults, a crash at every failpoint (HISTORIES; 15 minutes)
+	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; CARGO="$(CARGO)" tests/prove $(LOCKED)
 
 soak: ## run the mixed load with injected faults for MINUTES (2) and compare all counts (SEED, FAULTS; see docs/exactness.md)
 	@CARGO="$(CARGO)" bench/soak $(LOCKED)

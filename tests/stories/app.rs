@@ -2,6 +2,7 @@
 
 use std::{
     ops::Deref,
+    os::unix::process::ExitStatusExt,
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,6 +17,9 @@ use tokio::{
 };
 
 use crate::endpoint::Endpoint;
+
+/// Signal that ends a process at a failpoint.
+pub const SIGABRT: i32 = 6;
 
 /// A running `tidings serve`.
 pub struct App {
@@ -105,6 +109,15 @@ impl App {
     /// Kills the process with SIGKILL and returns its data folder.
     pub async fn kill(mut self) -> TempDir {
         self.child.kill().await.unwrap();
+        self.folder
+    }
+
+    /// Waits until the process crashes at the failpoint that it was started with. Returns the data folder.
+    pub async fn crash(mut self) -> TempDir {
+        let status = timeout(Duration::from_secs(60), self.child.wait()).await;
+        let status =
+            status.expect("a crash at the failpoint: is the program built with failpoints?").unwrap();
+        assert_eq!(status.signal(), Some(SIGABRT), "exit status at a failpoint: {status}");
         self.folder
     }
 

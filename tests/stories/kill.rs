@@ -17,6 +17,11 @@ use crate::{
 };
 
 const KILLS: u64 = 50;
+/// Number of crashes of one process at each failpoint.
+const CRASHES_EACH: usize = 10;
+/// Failpoints of a role: around commits, publications, deletions from the outbox, and stored offsets.
+const FAILPOINTS: [&str; 7] =
+    ["commit", "committed", "publish", "acknowledged", "deleted", "offsets", "offsets_stored"];
 pub const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
 const READ: &str = "mutation($input: MarkReadInput!) { markRead(input: $input) { total } }";
 const DELETE: &str = "mutation($id: ID!) { deleteMessage(id: $id) { deletedAt } }";
@@ -126,6 +131,89 @@ pub async fn roles_are_killed_under_load(stack: &mut Stack, kills_each: usize) {
     let messages = acknowledged.lock().len();
     println!("{kills} kills of roles, {messages} messages acknowledged, each stored once and counted");
     oracle::assert_engines_match_kernel(stack, &log).await;
+}
+
+/// Ends one process at each failpoint, several times, under the same load. Requires a program with the feature
+/// `failpoints`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "requires a program with failpoints (make prove)"]
+async fn a_crash_at_any_commit_of_one_process_loses_and_doubles_nothing() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut app = App::start().await;
+    let mut callers = Vec::new();
+    for login in ["ann", "bob", "cleo"] {
+        callers.push(Caller::register(&app, login).await);
+    }
+    let dialogs = Arc::new(vec![
+        callers[0].create_group(&[&callers[1], &callers[2]], "all").await,
+        callers[1].create_group(&[&callers[2]], "two").await,
+    ]);
+    let acknowledged = Sent::default();
+    let mut crashes = 0;
+    for point in ["commit", "committed"] {
+        for _ in 0..CRASHES_EACH {
+            // The first commits are those of the start.
+            let failpoint = format!("{point}:{}", random.random_range(5..80));
+            let (folder, _) = app.stop().await;
+            app = App::start_in(folder, &[("FAILPOINT", &failpoint)]).await;
+            callers = callers.iter().map(|caller| caller.at(&app)).collect();
+            let load = load(&callers, &dialogs, &acknowledged, random.random());
+            let folder = app.crash().await;
+            load.abort_all_and_wait().await;
+            crashes += 1;
+            app = App::start_in(folder, &[]).await;
+            callers = callers.iter().map(|caller| caller.at(&app)).collect();
+        }
+    }
+    retry_unacknowledged(&callers, &dialogs, &acknowledged).await;
+    assert_acknowledged_are_stored_once(&callers, &dialogs, &acknowledged).await;
+    println!("{crashes} crashes at failpoints, {} messages acknowledged", acknowledged.lock().len());
+    let (folder, _) = app.stop().await;
+    oracle::assert_databases_match_kernel(folder.path()).await;
+}
+
+/// The same for the roles on PostgreSQL, Redis and Kafka, at each failpoint of the relay and the consumer too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "requires a program with failpoints (make prove)"]
+async fn engines_a_crash_at_any_failpoint_of_a_role_loses_and_doubles_nothing() {
+    let Some(mut stack) = Stack::start(&[]).await else { return };
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let log = LogRecorder::start(stack.kafka_url()).await;
+    let mut callers = Vec::new();
+    for login in ["ann", "bob", "cleo"] {
+        callers.push(Caller::register(&stack, login).await);
+    }
+    let dialogs = Arc::new(vec![
+        callers[0].create_group(&[&callers[1], &callers[2]], "all").await,
+        callers[1].create_group(&[&callers[2]], "two").await,
+    ]);
+    let acknowledged = Sent::default();
+    let mut crashes = 0;
+    for role in ["dialog", "counter"] {
+        for point in FAILPOINTS {
+            for _ in 0..2 {
+                stack.stop(role).await;
+                stack.set(role, "FAILPOINT", &format!("{point}:{}", random.random_range(1..12)));
+                stack.start_role(role);
+                stack.wait_until_ready().await;
+                let load = load(&callers, &dialogs, &acknowledged, random.random());
+                stack.crash(role).await;
+                load.abort_all_and_wait().await;
+                crashes += 1;
+                stack.set(role, "FAILPOINT", "");
+                stack.start_role(role);
+                stack.wait_until_ready().await;
+            }
+        }
+    }
+    retry_unacknowledged(&callers, &dialogs, &acknowledged).await;
+    assert_acknowledged_are_stored_once(&callers, &dialogs, &acknowledged).await;
+    println!("{crashes} crashes at failpoints, {} messages acknowledged", acknowledged.lock().len());
+    oracle::assert_engines_match_kernel(&stack, &log).await;
 }
 
 /// Tasks that generate load.

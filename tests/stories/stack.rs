@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     ops::Deref,
+    os::unix::process::ExitStatusExt,
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
@@ -18,7 +19,11 @@ use tokio::{
     sync::{Mutex, MutexGuard},
 };
 
-use crate::{app::program, caller::Caller, endpoint::Endpoint};
+use crate::{
+    app::{SIGABRT, program},
+    caller::Caller,
+    endpoint::Endpoint,
+};
 
 /// Roles that a stack runs. The digit distinguishes the two gateways.
 pub const ROLES: [&str; 5] = ["auth", "dialog", "counter", "gateway1", "gateway2"];
@@ -158,6 +163,15 @@ impl Stack {
     /// Kills a role with SIGKILL.
     pub async fn kill(&mut self, role: &'static str) {
         self.children.remove(role).unwrap().kill().await.unwrap();
+    }
+
+    /// Waits until a role crashes at the failpoint that it was started with.
+    pub async fn crash(&mut self, role: &'static str) {
+        let mut child = self.children.remove(role).unwrap();
+        let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await;
+        let status =
+            status.expect("a crash at the failpoint: is the program built with failpoints?").unwrap();
+        assert_eq!(status.signal(), Some(SIGABRT), "exit status at a failpoint: {status}");
     }
 
     /// Stops a role with SIGTERM. Returns the time until it exited successfully.

@@ -7,11 +7,17 @@ use std::{
 
 use super::{Membership, State, apply, history, invariants, transact};
 
-/// Number of histories that `cargo test` runs.
+/// Number of histories that `cargo test` runs; `HISTORIES` in the environment is another one.
 const HISTORIES: u64 = 100_000;
+
+fn number_of_histories() -> u64 {
+    let number = std::env::var("HISTORIES").ok().map(|text| text.parse().expect("HISTORIES is a number"));
+    number.unwrap_or(HISTORIES)
+}
 
 #[test]
 fn a_hundred_thousand_histories_keep_every_invariant() {
+    let histories = number_of_histories();
     let next = AtomicU64::new(0);
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let transactions: usize = thread::scope(|scope| {
@@ -19,7 +25,7 @@ fn a_hundred_thousand_histories_keep_every_invariant() {
             let mut transactions = 0;
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= HISTORIES {
+                if seed >= histories {
                     return transactions;
                 }
                 let history = history::random(seed, 1);
@@ -36,7 +42,7 @@ fn a_hundred_thousand_histories_keep_every_invariant() {
             .sum()
     });
     assert!(
-        transactions as u64 > HISTORIES * 10,
+        transactions as u64 > histories * 10,
         "the histories are too short to test anything: {transactions} transactions"
     );
 }

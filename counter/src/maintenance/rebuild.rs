@@ -124,6 +124,11 @@ async fn attempt(
         tx.rollback().await?;
         return Ok((source, outcome));
     };
+    if source.head == 0 && drift.is_empty() {
+        // Neither service knows the dialog: not even its row that was locked is kept.
+        tx.rollback().await?;
+        return Ok((source, Replacement::Done { effects, drift }));
+    }
     let epoch = store::epoch(&mut tx).await?;
     maintenance_store::note(&mut tx, &drift).await?;
     publish::append(&mut tx, epoch, effects.clone(), Vec::new(), |_, _| Headers::default()).await?;

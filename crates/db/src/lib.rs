@@ -8,6 +8,7 @@
 
 mod database_file;
 mod error;
+pub mod failpoint;
 mod migrate;
 mod query;
 mod rows;

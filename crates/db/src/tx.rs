@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 use sqlx::Postgres;
 use tokio::sync::watch;
 
-use crate::{Db, Dialect, Error, query, sqlite, statements::Statement};
+use crate::{Db, Dialect, Error, failpoint, query, sqlite, statements::Statement};
 
 /// Open transaction. Dropping it without a commit rolls it back.
 #[derive(Debug)]
@@ -119,14 +119,16 @@ impl Tx {
 
     async fn finish(self, committed: impl FnOnce() + Send + 'static) -> Result<(), Error> {
         metrics::counter!("database_commits_total").increment(1);
+        failpoint::pass("commit");
         match self.transaction {
-            Transaction::Sqlite(tx) => tx.commit(&self.db.statement("commit"), committed).await,
+            Transaction::Sqlite(tx) => tx.commit(&self.db.statement("commit"), committed).await?,
             Transaction::Postgres(tx) => {
                 tx.commit().await?;
                 committed();
-                Ok(())
             }
         }
+        failpoint::pass("committed");
+        Ok(())
     }
 
     /// Rolls the transaction back now. On PostgreSQL, dropping it does so only when the connection is used

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use db::Db;
+use db::{Db, failpoint};
 use futures_util::future::join_all;
 use rdkafka::{
     error::KafkaError,
@@ -135,6 +135,9 @@ impl Relay {
             shutdown.run_until_cancelled(pace.wait()).await;
             commits.mark_unchanged();
             let pending = outbox::replace(&self.db, &published, BATCH_MAX).await?;
+            if !published.is_empty() {
+                failpoint::pass("deleted");
+            }
             published.clear();
             if shutdown.is_cancelled() {
                 break;
@@ -152,7 +155,9 @@ impl Relay {
                 continue;
             }
             pace.start();
+            failpoint::pass("publish");
             published = self.publish(producer, lease, &pending, shutdown).await?;
+            failpoint::pass("acknowledged");
             poll.reset();
             backoff.reset();
         }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use db::failpoint;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rdkafka::{
     Message, Offset as KafkaOffset, TopicPartitionList,
@@ -377,10 +378,12 @@ impl<A: Apply> Session<'_, A> {
                 list.add_partition_offset(topic, number, KafkaOffset::Offset(slice.to.next))?;
             }
         }
+        failpoint::pass("offsets");
         if let Err(error) = self.client.store_offsets(&list) {
             // A partition was revoked in the meantime. Its next owner stores the offset.
             tracing::debug!(consumer = self.consumer.name, %error, "storing offsets failed");
         }
+        failpoint::pass("offsets_stored");
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use testkit::eventually;
 use crate::{
     app::App,
     caller::Caller,
+    endpoint::Endpoint,
     log_recorder::LogRecorder,
     oracle,
     socket_client::SocketClient,
@@ -64,14 +65,8 @@ async fn fifty_kills_under_load_lose_and_double_nothing() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut app = App::start().await;
-    let mut callers = Vec::new();
-    for login in ["ann", "bob", "cleo"] {
-        callers.push(Caller::register(&app, login).await);
-    }
-    let dialogs = Arc::new(vec![
-        callers[0].create_group(&[&callers[1], &callers[2]], "all").await,
-        callers[1].create_group(&[&callers[2]], "two").await,
-    ]);
+    let mut callers = register([&app, &app, &app]).await;
+    let dialogs = create_dialogs(&callers).await;
     let acknowledged = Sent::default();
     let mut view = View::default();
     for round in 0..KILLS {
@@ -103,15 +98,8 @@ pub async fn roles_are_killed_under_load(stack: &mut Stack, kills_each: usize) {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let log = LogRecorder::start(stack.kafka_url()).await;
-    let mut callers = Vec::new();
-    for (number, login) in ["ann", "bob", "cleo"].into_iter().enumerate() {
-        let endpoint = if number == 1 { stack.second_gateway() } else { (**stack).clone() };
-        callers.push(Caller::register(&endpoint, login).await);
-    }
-    let dialogs = Arc::new(vec![
-        callers[0].create_group(&[&callers[1], &callers[2]], "all").await,
-        callers[1].create_group(&[&callers[2]], "two").await,
-    ]);
+    let callers = register([&**stack, &stack.second_gateway(), &**stack]).await;
+    let dialogs = create_dialogs(&callers).await;
     let acknowledged = Sent::default();
     for round in 0..kills_each * ROLES.len() {
         let role = ROLES[round % ROLES.len()];
@@ -142,20 +130,14 @@ async fn a_crash_at_any_commit_of_one_process_loses_and_doubles_nothing() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut app = App::start().await;
-    let mut callers = Vec::new();
-    for login in ["ann", "bob", "cleo"] {
-        callers.push(Caller::register(&app, login).await);
-    }
-    let dialogs = Arc::new(vec![
-        callers[0].create_group(&[&callers[1], &callers[2]], "all").await,
-        callers[1].create_group(&[&callers[2]], "two").await,
-    ]);
+    let mut callers = register([&app, &app, &app]).await;
+    let dialogs = create_dialogs(&callers).await;
     let acknowledged = Sent::default();
     let mut crashes = 0;
     for point in ["commit", "committed"] {
         for _ in 0..CRASHES_EACH {
-            // The first commits are those of the start.
-            let failpoint = format!("{point}:{}", random.random_range(5..80));
+            // The first commits are those of the start, and of events that the crash before left over.
+            let failpoint = format!("{point}:{}", random.random_range(40..120));
             let (folder, _) = app.stop().await;
             app = App::start_in(folder, &[("FAILPOINT", &failpoint)]).await;
             callers = callers.iter().map(|caller| caller.at(&app)).collect();
@@ -183,14 +165,8 @@ async fn engines_a_crash_at_any_failpoint_of_a_role_loses_and_doubles_nothing() 
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let log = LogRecorder::start(stack.kafka_url()).await;
-    let mut callers = Vec::new();
-    for login in ["ann", "bob", "cleo"] {
-        callers.push(Caller::register(&stack, login).await);
-    }
-    let dialogs = Arc::new(vec![
-        callers[0].create_group(&[&callers[1], &callers[2]], "all").await,
-        callers[1].create_group(&[&callers[2]], "two").await,
-    ]);
+    let callers = register([&stack, &stack, &stack]).await;
+    let dialogs = create_dialogs(&callers).await;
     let acknowledged = Sent::default();
     let mut crashes = 0;
     for role in ["dialog", "counter"] {
@@ -199,10 +175,17 @@ async fn engines_a_crash_at_any_failpoint_of_a_role_loses_and_doubles_nothing() 
                 stack.stop(role).await;
                 stack.set(role, "FAILPOINT", &format!("{point}:{}", random.random_range(1..12)));
                 stack.start_role(role);
-                stack.wait_until_ready().await;
-                let load = load(&callers, &dialogs, &acknowledged, random.random());
+                // Some crash while they start, with what the crash before left over.
+                for _ in 0..12 {
+                    if stack.has_crashed_or_is_ready(role).await {
+                        break;
+                    }
+                    // The load ends when a call is not answered, here also before a failpoint is passed.
+                    let load = load(&callers, &dialogs, &acknowledged, random.random());
+                    stack.crashes_within(role, Duration::from_secs(5)).await;
+                    load.abort_all_and_wait().await;
+                }
                 stack.crash(role).await;
-                load.abort_all_and_wait().await;
                 crashes += 1;
                 stack.set(role, "FAILPOINT", "");
                 stack.start_role(role);
@@ -214,6 +197,23 @@ async fn engines_a_crash_at_any_failpoint_of_a_role_loses_and_doubles_nothing() 
     assert_acknowledged_are_stored_once(&callers, &dialogs, &acknowledged).await;
     println!("{crashes} crashes at failpoints, {} messages acknowledged", acknowledged.lock().len());
     oracle::assert_engines_match_kernel(&stack, &log).await;
+}
+
+/// Registers three users, each at an endpoint.
+async fn register(endpoints: [&Endpoint; 3]) -> Vec<Caller> {
+    let mut callers = Vec::new();
+    for (endpoint, login) in endpoints.into_iter().zip(["ann", "bob", "cleo"]) {
+        callers.push(Caller::register(endpoint, login).await);
+    }
+    callers
+}
+
+/// Creates a dialog of all three, and one of the last two.
+async fn create_dialogs(callers: &[Caller]) -> Arc<Vec<String>> {
+    Arc::new(vec![
+        callers[0].create_group(&[&callers[1], &callers[2]], "all").await,
+        callers[1].create_group(&[&callers[2]], "two").await,
+    ])
 }
 
 /// Tasks that generate load.

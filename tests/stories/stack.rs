@@ -165,6 +165,24 @@ impl Stack {
         self.children.remove(role).unwrap().kill().await.unwrap();
     }
 
+    /// Waits until every role is ready, and returns false; or true if this role has crashed.
+    pub async fn has_crashed_or_is_ready(&mut self, role: &'static str) -> bool {
+        for _ in 0..600 {
+            if self.crashes_within(role, Duration::from_millis(100)).await {
+                return true;
+            }
+            if self.is_ready().await {
+                return false;
+            }
+        }
+        panic!("{role} neither crashed nor became ready within a minute");
+    }
+
+    /// Waits for a role to crash. Returns false if it does not in time.
+    pub async fn crashes_within(&mut self, role: &'static str, time: Duration) -> bool {
+        tokio::time::timeout(time, self.children.get_mut(role).unwrap().wait()).await.is_ok()
+    }
+
     /// Waits until a role crashes at the failpoint that it was started with.
     pub async fn crash(&mut self, role: &'static str) {
         let mut child = self.children.remove(role).unwrap();

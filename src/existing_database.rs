@@ -33,7 +33,7 @@ pub async fn auth(data_dir: &Path) -> anyhow::Result<Db> {
 /// Opens the SQLite database of dialog in `DATA_DIR`.
 ///
 /// # Errors
-/// As [`auth`].
+/// As [`auth()`].
 pub async fn dialog(data_dir: &Path) -> anyhow::Result<Db> {
     open_file(data_dir, private_folder::DATABASES[1], &::dialog::MIGRATIONS).await
 }
@@ -41,7 +41,7 @@ pub async fn dialog(data_dir: &Path) -> anyhow::Result<Db> {
 /// Opens the SQLite database of counter in `DATA_DIR`.
 ///
 /// # Errors
-/// As [`auth`].
+/// As [`auth()`].
 pub async fn counter(data_dir: &Path) -> anyhow::Result<Db> {
     open_file(data_dir, private_folder::DATABASES[2], &::counter::MIGRATIONS).await
 }

@@ -121,8 +121,8 @@ pub async fn roles_are_killed_under_load(stack: &mut Stack, kills_each: usize) {
     oracle::assert_engines_match_kernel(stack, &log).await;
 }
 
-/// Ends one process at each failpoint, several times, under the same load. Requires a program with the feature
-/// `failpoints`.
+/// Ends one process at each failpoint, several times, under the same load. Requires a program with the
+/// feature `failpoints`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "requires a program with failpoints (make prove)"]
 async fn a_crash_at_any_commit_of_one_process_loses_and_doubles_nothing() {
@@ -156,7 +156,8 @@ async fn a_crash_at_any_commit_of_one_process_loses_and_doubles_nothing() {
     oracle::assert_databases_match_kernel(folder.path()).await;
 }
 
-/// The same for the roles on PostgreSQL, Redis and Kafka, at each failpoint of the relay and the consumer too.
+/// The same for the roles on PostgreSQL, Redis and Kafka, at each failpoint of the relay and the consumer
+/// too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "requires a program with failpoints (make prove)"]
 async fn engines_a_crash_at_any_failpoint_of_a_role_loses_and_doubles_nothing() {

@@ -385,15 +385,14 @@ impl Member {
 
     /// Returns the messages that `unread` counts, by their `seq`.
     pub fn unread_messages<'a>(
-        &self,
+        &'a self,
         user_id: UserId,
         ledger: &'a BTreeMap<i64, Entry>,
     ) -> impl Iterator<Item = (i64, &'a Entry)> {
-        let member = self.clone();
         ledger
             .range(self.read_seq.saturating_add(1)..)
             .filter(move |(seq, entry)| {
-                entry.state == EntryState::Counted && member.counts(user_id, **seq, entry.author_id)
+                entry.state == EntryState::Counted && self.counts(user_id, **seq, entry.author_id)
             })
             .map(|(seq, entry)| (*seq, entry))
     }

@@ -48,7 +48,7 @@ async fn pass(maintenance: &Maintenance) -> Result<BTreeMap<&'static str, u32>, 
     let mut after = None;
     loop {
         let page = known_dialogs::page(maintenance, after).await?;
-        let dialogs: Vec<DialogId> = page.dialogs.into_iter().map(|(id, _)| id).collect();
+        let dialogs: Vec<DialogId> = page.dialogs.into_iter().collect();
         for chunk in dialogs.chunks(CHUNK) {
             for (_, _, _, comparison) in compare_chunk(maintenance, chunk).await? {
                 for drift in &comparison.drift {

@@ -1,5 +1,7 @@
 //! All dialogs that the dialog service or the counter knows, page by page in the order of their ids.
 
+use std::collections::BTreeSet;
+
 use proto::DialogId;
 
 use super::Maintenance;
@@ -11,8 +13,8 @@ const PAGE_MAX: usize = 1_000;
 /// Page of dialogs.
 #[derive(Debug)]
 pub(super) struct Page {
-    /// Dialogs with their versions at the dialog service; 0 if it does not know the dialog.
-    pub(super) dialogs: Vec<(DialogId, i64)>,
+    /// Dialogs by id.
+    pub(super) dialogs: BTreeSet<DialogId>,
     /// Position of the next page; `None` after the last one.
     pub(super) next: Option<DialogId>,
 }
@@ -27,14 +29,7 @@ pub(super) async fn page(maintenance: &Maintenance, after: Option<DialogId>) -> 
     let ends =
         [full(heads.len(), heads.last().map(|(id, _)| *id)), full(counted.len(), counted.last().copied())];
     let next = ends.into_iter().flatten().min();
-    let is_within = |id: &DialogId| next.is_none_or(|next| *id <= next);
-    let mut dialogs: Vec<(DialogId, i64)> = heads.into_iter().filter(|(id, _)| is_within(id)).collect();
-    let unknown = counted.into_iter().filter(is_within);
-    let unknown: Vec<(DialogId, i64)> = unknown
-        .filter(|id| dialogs.binary_search_by_key(id, |(id, _)| *id).is_err())
-        .map(|id| (id, 0))
-        .collect();
-    dialogs.extend(unknown);
-    dialogs.sort_unstable();
+    let known = heads.into_iter().map(|(id, _)| id).chain(counted);
+    let dialogs = known.filter(|id| next.is_none_or(|next| *id <= next)).collect();
     Ok(Page { dialogs, next })
 }

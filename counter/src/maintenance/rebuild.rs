@@ -48,7 +48,7 @@ pub(super) async fn run(
     rebuilt.progress.known_dialogs = maintenance_store::dialog_count(db).await?;
     loop {
         let page = known_dialogs::page(maintenance, after).await?;
-        for (number, (dialog_id, _)) in page.dialogs.iter().enumerate() {
+        for (number, dialog_id) in page.dialogs.iter().enumerate() {
             one(maintenance, *dialog_id, &mut rebuilt, &mut report).await?;
             if number % PROGRESS_INTERVAL == PROGRESS_INTERVAL - 1 {
                 maintenance_store::save_progress(db, *dialog_id, &rebuilt.progress).await?;

@@ -95,7 +95,7 @@ pub(super) async fn run(
             let mut after = None;
             loop {
                 let page = known_dialogs::page(maintenance, after).await?;
-                let dialogs: Vec<DialogId> = page.dialogs.into_iter().map(|(id, _)| id).collect();
+                let dialogs: Vec<DialogId> = page.dialogs.into_iter().collect();
                 pass.dialogs(&dialogs, &mut report).await?;
                 let Some(next) = page.next else { break };
                 after = Some(next);
@@ -250,7 +250,7 @@ impl Pass<'_> {
         let Some(cached) = cache.get(user_id).await else { return Ok(()) };
         let mut tx = self.maintenance.db.snapshot().await?;
         let head = store::version(&mut tx, user_id).await?;
-        let rows = store::unread_of_many(&mut tx, &[user_id], ROWS_MAX as i64 + 1).await?;
+        let rows = store::unread(&mut tx, user_id, ROWS_MAX as i64 + 1).await?;
         tx.rollback().await?;
         // A cache at another version is only late.
         if cached.version != head.version || rows.len() > ROWS_MAX {
@@ -258,7 +258,7 @@ impl Pass<'_> {
         }
         self.findings.cached_users += 1;
         let stored: BTreeMap<DialogId, i64> =
-            rows.into_iter().map(|(_, row)| (row.dialog_id, row.unread)).collect();
+            rows.into_iter().map(|row| (row.dialog_id, row.unread)).collect();
         let cached: BTreeMap<DialogId, i64> =
             cached.rows.iter().filter(|row| row.unread > 0).map(|row| (row.dialog_id, row.unread)).collect();
         let dialogs: BTreeSet<DialogId> = stored.keys().chain(cached.keys()).copied().collect();

@@ -10,7 +10,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks prove soak bench bench-sends bench-reads bench-fanout bench-growth bench-latency bench-rebuild bench-logins bench-sockets stack stack-down test-stack test-containers env up upgrade down logs
+.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks prove faults soak bench bench-sends bench-reads bench-fanout bench-growth bench-latency bench-rebuild bench-logins bench-sockets stack stack-down test-stack test-containers env up upgrade down logs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -127,6 +127,9 @@ attacks: ## run every known attack ATTACKS (100) times against an optimised proc
 
 prove: engines ## prove exactness: a million histories, SQL = kernel, planted faults, a crash at every failpoint (HISTORIES; 15 minutes)
 	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; CARGO="$(CARGO)" tests/prove $(LOCKED)
+
+faults: ## run the mixed load under every fault, with at least 50 kills on the engines and 300 of one process (MINUTES=15, SEED)
+	@CARGO="$(CARGO)" tests/faults $(LOCKED)
 
 soak: ## run the mixed load with injected faults for MINUTES (2) and compare all counts (SEED, FAULTS; see docs/exactness.md)
 	@CARGO="$(CARGO)" bench/soak $(LOCKED)

@@ -18,7 +18,7 @@ use telemetry::{Readiness, readiness::Component};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    process::{Process, stop_signal},
+    process::{Process, StopSignals},
     settings,
 };
 
@@ -52,18 +52,19 @@ pub fn topics() -> Vec<Topic> {
 /// # Errors
 /// Fails if the URL is malformed, a migration fails, or a signal arrives while the database is unavailable.
 pub async fn open(
+    signals: &mut StopSignals,
     setting: &'static str,
     url: &str,
     direct_url: Option<&str>,
     migrations: &'static Migrations,
 ) -> anyhow::Result<Db> {
-    let direct = connect(setting, || Db::open(direct_url.unwrap_or(url), CONNECTIONS_MAX)).await?;
+    let direct = connect(signals, setting, || Db::open(direct_url.unwrap_or(url), CONNECTIONS_MAX)).await?;
     migrate(setting, &direct, migrations).await?;
     match direct_url {
         None => Ok(direct),
         Some(_) => {
             direct.close().await;
-            connect(setting, || Db::open(url, CONNECTIONS_MAX)).await
+            connect(signals, setting, || Db::open(url, CONNECTIONS_MAX)).await
         }
     }
 }
@@ -87,7 +88,11 @@ async fn migrate(name: &str, db: &Db, migrations: &'static Migrations) -> anyhow
 
 /// Connects, and retries every second while the database is unavailable. Fails on any other error and on
 /// a stop signal.
-async fn connect<F>(setting: &'static str, open: impl Fn() -> F) -> anyhow::Result<Db>
+async fn connect<F>(
+    signals: &mut StopSignals,
+    setting: &'static str,
+    open: impl Fn() -> F,
+) -> anyhow::Result<Db>
 where
     F: Future<Output = Result<Db, db::Error>>,
 {
@@ -97,7 +102,7 @@ where
             Err(db::Error::Unavailable(error)) => tracing::warn!(setting, %error, "waiting for the database"),
             Err(error) => return Err(error).context(setting),
         }
-        pause(setting).await?;
+        pause(signals, setting).await?;
     }
 }
 
@@ -105,21 +110,18 @@ where
 ///
 /// # Errors
 /// Fails if a stop signal arrives first.
-pub async fn wait_for_kafka(kafka: &Kafka) -> anyhow::Result<()> {
+pub async fn wait_for_kafka(signals: &mut StopSignals, kafka: &Kafka) -> anyhow::Result<()> {
     while let Err(error) = kafka.ping().await {
         tracing::warn!(setting = "KAFKA_URL", %error, "waiting for Kafka");
-        pause("KAFKA_URL").await?;
+        pause(signals, "KAFKA_URL").await?;
     }
     Ok(())
 }
 
-async fn pause(setting: &str) -> anyhow::Result<()> {
+async fn pause(signals: &mut StopSignals, setting: &str) -> anyhow::Result<()> {
     tokio::select! {
         () = tokio::time::sleep(CHECK_INTERVAL) => Ok(()),
-        signal = stop_signal() => {
-            signal?;
-            bail!("signal received while waiting for {setting}");
-        }
+        () = signals.next() => bail!("signal received while waiting for {setting}"),
     }
 }
 

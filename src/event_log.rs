@@ -14,7 +14,7 @@ use proto::topic;
 
 use crate::{
     existing_database,
-    process::stop_signal,
+    process::StopSignals,
     settings::{EventLog, EventsCommand, Follow, LogDatabases, TopicName},
 };
 use line::Line;
@@ -41,11 +41,12 @@ async fn follow(settings: &Follow) -> anyhow::Result<ExitCode> {
         topics => topics.iter().map(|topic| topic.name()).collect(),
     };
     let mut tail = open(&settings.log).await?.tail(&topics).await.context("the event log")?;
+    let mut signals = StopSignals::catch()?;
     let is_selected = |record: &&Record| settings.key.as_deref().is_none_or(|key| key == record.key);
     loop {
         let batch = tokio::select! {
             batch = tail.next() => batch.context("the event log")?,
-            signal = stop_signal() => return signal.map(|()| ExitCode::SUCCESS),
+            () = signals.next() => return Ok(ExitCode::SUCCESS),
         };
         if batch.skipped {
             println!("# the log no longer had the next events; some may be missing here");

@@ -2,7 +2,13 @@
 //! task that panics or returns early ends the whole process, so that a supervisor restarts it instead of
 //! it running without that task.
 
-use std::{future::Future, io::ErrorKind, net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    future::Future,
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    time::Duration,
+};
 
 use anyhow::Context;
 use axum::{
@@ -14,7 +20,7 @@ use futures_util::FutureExt;
 use telemetry::{Readiness, grpc::server_layer, panic, readiness::Component};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
@@ -65,6 +71,8 @@ pub struct Process {
     pub shutdown: CancellationToken,
     /// State of every component, as reported by `/readyz`.
     pub readiness: Readiness,
+    /// Signals since the start. One that arrives before the process is ready stops it when it is.
+    pub signals: StopSignals,
     /// Component that is ready once all others are registered. Without it, `/readyz` would answer
     /// "ready" while only some components exist.
     start: Component,
@@ -74,19 +82,21 @@ pub struct Process {
 }
 
 impl Process {
-    /// Raises the limit on open files and starts the operations port, which reports "starting" from here
-    /// on. Returns the process and the port's address.
+    /// Catches signals, raises the limit on open files and starts the operations port, which reports
+    /// "starting" from here on. Returns the process and the port's address.
     ///
     /// # Errors
-    /// Fails if the address cannot be bound.
+    /// Fails if signals cannot be caught or the address cannot be bound.
     pub async fn start(ops: SocketAddr) -> anyhow::Result<(Self, SocketAddr)> {
+        let signals = StopSignals::catch()?;
         let descriptors = file_descriptors::raise_limit();
         let listener = listen("OPS_LISTEN", ops).await?;
         let address = listener.local_addr()?;
         let shutdown = CancellationToken::new();
         let readiness = Readiness::new();
         let start = readiness.register("start");
-        let mut process = Self { shutdown, readiness, start, tasks: JoinSet::new(), descriptors };
+        let tasks = JoinSet::new();
+        let mut process = Self { shutdown, readiness, signals, start, tasks, descriptors };
         let router = telemetry::ops::router(process.readiness.clone());
         process.serve_http(listener, router, PortLimits::OPERATIONS);
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
@@ -156,58 +166,54 @@ impl Process {
     /// within the drain window plus 10 s. A second signal ends the wait immediately.
     ///
     /// # Errors
-    /// [`TaskFailure`] when a task panicked or ended early; an I/O error when signals cannot be received.
+    /// [`TaskFailure`] when a task panicked or ended early.
     pub async fn run_until_stopped(
         mut self,
         databases: &[&Db],
         drain_window: Duration,
     ) -> anyhow::Result<()> {
         self.start.ready();
-        let mut failure = self.wait_for_stop().await?;
+        let mut failure = self.wait_for_stop().await;
         self.shutdown.cancel();
+        let Self { tasks, signals, .. } = &mut self;
         tokio::select! {
-            joined = timeout(drain_window + SHUTDOWN_GRACE, self.join(databases)) => match joined {
+            joined = timeout(drain_window + SHUTDOWN_GRACE, join(tasks, databases)) => match joined {
                 Ok(panicked) => failure = failure.or(panicked),
                 Err(_) => tracing::warn!("shutdown timed out, the remaining tasks are aborted"),
             },
-            second_signal = stop_signal() => {
-                second_signal?;
-                tracing::warn!("second signal received, exiting immediately");
-            }
+            () = signals.next() => tracing::warn!("second signal received, exiting immediately"),
         }
         failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     /// Waits for a signal, which returns `None`, or for the end of a task.
-    async fn wait_for_stop(&mut self) -> anyhow::Result<Option<TaskFailure>> {
+    async fn wait_for_stop(&mut self) -> Option<TaskFailure> {
         tokio::select! {
-            signal = stop_signal() => {
-                signal?;
+            () = self.signals.next() => {
                 tracing::info!("signal received, shutting down; a second signal exits immediately");
-                Ok(None)
+                None
             }
             Some(ended) = self.tasks.join_next() => {
                 let failure = ended.map_or_else(TaskFailure::Panicked, |()| TaskFailure::Ended);
                 tracing::error!(error = %failure, "shutting down");
-                Ok(Some(failure))
+                Some(failure)
             }
         }
     }
+}
 
-    /// Waits for every task, then closes the databases: a task may write until its end. Returns the
-    /// first panic.
-    async fn join(&mut self, databases: &[&Db]) -> Option<TaskFailure> {
-        let mut failure = None;
-        while let Some(ended) = self.tasks.join_next().await {
-            if let Err(error) = ended {
-                failure.get_or_insert(TaskFailure::Panicked(error));
-            }
+/// Waits for every task, then closes the databases: a task may write until its end. Returns the first panic.
+async fn join(tasks: &mut JoinSet<()>, databases: &[&Db]) -> Option<TaskFailure> {
+    let mut failure = None;
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            failure.get_or_insert(TaskFailure::Panicked(error));
         }
-        for db in databases {
-            db.close().await;
-        }
-        failure
     }
+    for db in databases {
+        db.close().await;
+    }
+    failure
 }
 
 /// Binds a TCP listener. A port in use is tried again for 10 s: it may belong to the process that this one
@@ -231,17 +237,30 @@ pub async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpLis
     }
 }
 
-/// Waits for SIGINT or SIGTERM.
-///
-/// # Errors
-/// Fails if the signal handlers cannot be installed.
-pub async fn stop_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
+/// SIGINT and SIGTERM. They do not end the process by themselves once they are caught, and each that arrives
+/// from then on is returned, also if it arrives before it is waited for.
+#[derive(Debug)]
+pub struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// Catches signals from here on.
+    ///
+    /// # Errors
+    /// Fails if the signal handlers cannot be installed.
+    pub fn catch() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
-    Ok(())
+
+    /// Waits for the next signal.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -252,8 +271,34 @@ mod tests {
         Process::start("127.0.0.1:0".parse().unwrap()).await.unwrap()
     }
 
+    /// Held by tests that a signal of another one would disturb.
+    static SIGNALS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+    #[tokio::test]
+    async fn a_signal_during_the_start_stops_the_process_when_it_is_ready() {
+        let _alone = SIGNALS.lock().await;
+        let (mut process, _) = process().await;
+        let shutdown = process.shutdown.clone();
+        process.spawn(async move { shutdown.cancelled().await });
+        testkit::signal(std::process::id(), "-TERM");
+        let stopped = timeout(Duration::from_secs(5), process.run_until_stopped(&[], Duration::from_secs(1)));
+        stopped.await.expect("the signal was not lost").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_signal_ends_the_wait_for_a_database_although_it_arrived_before() {
+        let _alone = SIGNALS.lock().await;
+        let mut signals = StopSignals::catch().unwrap();
+        testkit::signal(std::process::id(), "-INT");
+        let url = "postgres://postgres@127.0.0.1:1/auth";
+        let opened = crate::engine::open(&mut signals, "DATABASE_URL", url, None, &auth::MIGRATIONS);
+        let error = timeout(Duration::from_secs(5), opened).await.expect("it does not wait").unwrap_err();
+        assert_eq!(error.to_string(), "signal received while waiting for DATABASE_URL");
+    }
+
     #[tokio::test]
     async fn a_task_that_panics_or_returns_early_stops_the_others_and_is_the_error_of_the_process() {
+        let _alone = SIGNALS.lock().await;
         let recorder = telemetry::recorder::install();
         for (panics, message) in [(true, "a background task panicked"), (false, "ended unexpectedly")] {
             let (mut process, _) = process().await;

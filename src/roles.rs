@@ -147,7 +147,8 @@ async fn start(
     let listener = listen("LISTEN", settings.listen.unwrap_or_else(|| loopback(port))).await?;
     let (mut process, _) = Process::start(settings.ops_listen.unwrap_or_else(|| loopback(ops_port))).await?;
     let direct_url = settings.database_direct_url.as_deref();
-    let db = engine::open("DATABASE_URL", &settings.database_url, direct_url, migrations).await?;
+    let signals = &mut process.signals;
+    let db = engine::open(signals, "DATABASE_URL", &settings.database_url, direct_url, migrations).await?;
     let outboxes = [(name, &db)];
     let log =
         engine::event_log(Some(&settings.cluster.kafka_url), settings.instance.as_deref(), &outboxes, &[])?;

@@ -15,7 +15,7 @@ use tower::Layer;
 
 use crate::{
     engine, keygen, private_folder,
-    process::{Process, listen},
+    process::{Process, StopSignals, listen},
     settings::{Databases, Serve},
     wiring,
 };
@@ -36,7 +36,8 @@ pub async fn run(settings: Serve, log_format: log::Format) -> anyhow::Result<()>
     let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
     let (mut process, ops_address) = Process::start(settings.ops_listen).await?;
-    let [auth_db, dialog_db, counter_db] = open_databases(&settings.data_dir, &settings.databases).await?;
+    let opened = open_databases(&mut process.signals, &settings.data_dir, &settings.databases);
+    let [auth_db, dialog_db, counter_db] = opened.await?;
     let outboxes = [
         (topic::AUTH, &auth_db),
         (topic::DIALOG, &dialog_db),
@@ -92,13 +93,17 @@ pub async fn run(settings: Serve, log_format: log::Format) -> anyhow::Result<()>
 }
 
 /// Opens the databases of auth, dialog and counter.
-async fn open_databases(data_dir: &Path, settings: &Databases) -> anyhow::Result<[Db; 3]> {
+async fn open_databases(
+    signals: &mut StopSignals,
+    data_dir: &Path,
+    settings: &Databases,
+) -> anyhow::Result<[Db; 3]> {
     let urls = (&settings.auth_database_url, &settings.dialog_database_url, &settings.counter_database_url);
     if let (Some(auth), Some(dialog), Some(counter)) = urls {
         return Ok([
-            engine::open("AUTH_DATABASE_URL", auth, None, &auth::MIGRATIONS).await?,
-            engine::open("DIALOG_DATABASE_URL", dialog, None, &dialog::MIGRATIONS).await?,
-            engine::open("COUNTER_DATABASE_URL", counter, None, &counter::MIGRATIONS).await?,
+            engine::open(signals, "AUTH_DATABASE_URL", auth, None, &auth::MIGRATIONS).await?,
+            engine::open(signals, "DIALOG_DATABASE_URL", dialog, None, &dialog::MIGRATIONS).await?,
+            engine::open(signals, "COUNTER_DATABASE_URL", counter, None, &counter::MIGRATIONS).await?,
         ]);
     }
     let [auth, dialog, counter] = private_folder::DATABASES;

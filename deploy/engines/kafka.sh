@@ -7,6 +7,10 @@ kafka_jars=${KAFKA_JARS:-$root/target/engines/kafka-jars}
 # makes a long-running broker use two to three times as much CPU.
 kafka_jvm=${KAFKA_JVM:--XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:CICompilerCount=1}
 
+# KAFKA_PROXY_PORT: for a proxy of the tests at this port. The broker has a second listener at the next port, which announces the
+# proxy's port to its clients.
+kafka_proxy_port=${KAFKA_PROXY_PORT:-}
+
 kafka_url() { printf 'kafka://127.0.0.1:%s\n' "$kafka_port"; }
 
 kafka_install() {
@@ -29,17 +33,22 @@ kafka_classpath() {
 }
 
 kafka_make() {
-    local dir=$engines_dir/kafka
+    local dir=$engines_dir/kafka proxied= announced= protocol=
     rm -rf "$dir"
     mkdir -p "$dir"
+    if [ -n "$kafka_proxy_port" ]; then
+        proxied="PROXIED://127.0.0.1:$((kafka_proxy_port + 1)),"
+        announced=",PROXIED://127.0.0.1:$kafka_proxy_port"
+        protocol=",PROXIED:PLAINTEXT"
+    fi
     cat >"$dir/server.properties" <<CONF
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$kafka_controller_port
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:$kafka_port,CONTROLLER://127.0.0.1:$kafka_controller_port
-advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:$kafka_port,${proxied}CONTROLLER://127.0.0.1:$kafka_controller_port
+advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port$announced
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT$protocol
 log.dirs=$dir/log
 auto.create.topics.enable=false
 num.network.threads=2

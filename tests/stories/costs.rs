@@ -1,7 +1,7 @@
 //! Costs that do not depend on the speed of the machine: statements, transactions and context switches for
-//! a message, alone and among many, and statements for many sockets that connect again at once. Each bound
-//! is a measured value with a margin for a busy machine, on which fewer messages share a transaction and more
-//! of the regular checks fall into the same time.
+//! a message, alone and among many, statements for many sockets that connect again at once, and memory of a
+//! socket. Each bound is a measured value with a margin for a busy machine, on which fewer messages share a
+//! transaction and more of the regular checks fall into the same time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -207,6 +207,32 @@ async fn sockets_that_connect_again_at_once_cost_few_statements() {
     let statements = app.metric("database_statements_total").await - before;
     println!("{SOCKETS} sockets of {USERS} users: {statements} statements");
     assert!(statements <= 250.0, "{statements} statements");
+    assert_eq!(sockets.len(), SOCKETS);
+    app.stop().await;
+}
+
+/// Memory of the process for each socket with a subscription. An optimised program needs less.
+#[tokio::test]
+async fn a_socket_costs_little_memory() {
+    const SOCKETS: usize = 1_000;
+    const BYTES_MAX: u64 = 20_000;
+    let app = App::start_with(&[("MAX_SOCKETS_PER_USER", "10000")]).await;
+    let user = Caller::register(&app, "user").await;
+    let open = async |count: usize| -> Vec<SocketClient> {
+        let sockets = stream::iter(0..count).map(|_| async {
+            let mut socket = SocketClient::watch_unread(&user, None).await;
+            socket.frame("u", "unread").await;
+            socket
+        });
+        sockets.buffer_unordered(32).collect().await
+    };
+    // The first sockets also pay for threads, buffers and caches.
+    let warm_up = open(SOCKETS / 5).await;
+    let before = app.resident_bytes();
+    let sockets = open(SOCKETS).await;
+    let each = app.resident_bytes().saturating_sub(before) / SOCKETS as u64;
+    println!("{each} bytes for each of {SOCKETS} sockets, {} before them", warm_up.len());
+    assert!(each <= BYTES_MAX, "{each} bytes for a socket");
     assert_eq!(sockets.len(), SOCKETS);
     app.stop().await;
 }

@@ -43,6 +43,7 @@ mod permissions;
 mod permissions_table;
 mod ports;
 mod private_folder;
+mod proxy;
 mod rate_limits;
 mod raw_http;
 mod refusals;

@@ -1,6 +1,6 @@
 //! Commands of operators beside a running system: `reconcile`, `rebuild` and `explain`.
 
-use std::path::Path;
+use std::{path::Path, process::Stdio};
 
 use db::{Db, query};
 use serde_json::json;
@@ -142,21 +142,49 @@ async fn everything_derived_is_made_again_under_load() {
     eventually("the count is exact", || async { bob.total().await == 55 }).await;
     run_in(folder, &["reconcile"]).await.assert(0, "drift: 0");
 
-    // A run that was killed goes on where it was.
-    let ids = query("select dialog_id from dialog_applied order by dialog_id").all(&counter).await.unwrap();
-    let third: uuid::Uuid = ids[2].get("dialog_id").unwrap();
-    let mut tx = counter.begin().await.unwrap();
-    let insert = "insert into rebuild_progress (last_dialog_id, dialogs, messages) values ($1, 3, 45)";
-    query(insert).bind(third).execute(&mut tx).await.unwrap();
-    tx.commit().await.unwrap();
-    let rest = run_in(folder, &["rebuild", "--all"]).await;
-    rest.assert(0, "the rest of an interrupted run");
-    rest.assert(0, "rebuilt 4 dialogs with 60 messages");
     run_in(folder, &["rebuild", "--dialog", &dialogs[1]]).await.assert(0, "differences mended: 0");
 
     let explained = run_in(folder, &["explain", &bob.id, &dialogs[1]]).await;
     explained.assert(0, "unread: 15");
     assert_eq!(explained.stdout.lines().filter(|line| line.starts_with("seq ")).count(), 15);
+    let (folder, _) = app.stop().await;
+    oracle::assert_databases_match_kernel(folder.path()).await;
+}
+
+#[tokio::test]
+async fn a_rebuild_that_was_killed_goes_on_where_it_was() {
+    const DIALOGS: usize = 160;
+    let app = App::start().await;
+    let ann = Caller::register(&app, "ann").await;
+    let bob = Caller::register(&app, "bob").await;
+    for number in 0..DIALOGS {
+        let dialog = ann.create_group(&[&bob], &format!("group {number}")).await;
+        ann.send(&dialog, "hello").await;
+    }
+    eventually("all are counted", || async { bob.total().await == DIALOGS as i64 }).await;
+    let folder = app.folder.path();
+    let counter = Db::open_file(&folder.join("counter.db")).await.unwrap();
+    damage(&counter, &["update member_counter set unread = 77"]).await;
+    let mut command = Command::new(program());
+    command.args(["rebuild", "--all"]).env("DATA_DIR", folder).stdout(Stdio::null()).kill_on_drop(true);
+    let mut rebuild = command.spawn().unwrap();
+    let done = async || {
+        let row = query("select dialogs from rebuild_progress").optional(&counter).await.unwrap();
+        row.map_or(0, |row| row.get::<i64>("dialogs").unwrap())
+    };
+    while done().await == 0 {
+        assert!(rebuild.try_wait().unwrap().is_none(), "it ended before its first stored position");
+    }
+    rebuild.kill().await.unwrap();
+    let done = done().await;
+    println!("killed after {done} of {DIALOGS} dialogs");
+    assert!((1..DIALOGS as i64).contains(&done), "{done}");
+    run_in(folder, &["reconcile"]).await.assert(1, "drift of kind count: ");
+    let rest = run_in(folder, &["rebuild", "--all"]).await;
+    rest.assert(0, "the rest of an interrupted run");
+    rest.assert(0, &format!("rebuilt {DIALOGS} dialogs with {DIALOGS} messages"));
+    run_in(folder, &["reconcile"]).await.assert(0, "drift: 0");
+    assert_eq!(bob.total().await, DIALOGS as i64);
     let (folder, _) = app.stop().await;
     oracle::assert_databases_match_kernel(folder.path()).await;
 }

@@ -3,9 +3,11 @@
 //! dialog's tables, the counter's tables, both gateways and the clients' folded states. `bench/soak` runs it.
 //!
 //! Settings: `MINUTES` (2), `SEED` (random), `FAULTS` (all, see [`schedule::Kind`]), `USERS` (24), `DIALOGS`
-//! (24), `OPERATIONS_A_SECOND` (20), `SOAK_ON` (`engines`, or `sqlite` for one process), `SOAK_DISK` (folder
+//! (24), `OPERATIONS_A_SECOND` (20), `KILLS_EACH` (1: one or several roles at the same time; more: so many
+//! kills one after another in each fault of this kind), `KAFKA_PROXY_PORT` (see [`crate::proxy`]), `SOAK_ON` (`engines`, or `sqlite` for one process), `SOAK_DISK` (folder
 //! on a small disk), `SOAK_LOGS` (folder for the roles' logs after a violation).
 
+mod event_log;
 mod exactness;
 mod faults;
 mod findings;
@@ -60,6 +62,7 @@ struct Settings {
     users: usize,
     dialogs: usize,
     operations_a_second: f64,
+    kills_each: usize,
     disk: Option<PathBuf>,
     /// One process on SQLite instead of all roles on the engines.
     sqlite: bool,
@@ -87,6 +90,7 @@ impl Settings {
             users: setting("USERS", 24),
             dialogs: setting("DIALOGS", 24),
             operations_a_second: setting("OPERATIONS_A_SECOND", 20.0),
+            kills_each: setting("KILLS_EACH", 1),
             disk,
             sqlite: match setting("SOAK_ON", "engines".to_owned()).as_str() {
                 "engines" => false,
@@ -166,7 +170,16 @@ async fn use_disk(settings: &Settings) {
 impl Soak {
     /// Registers the users and creates the dialogs.
     async fn prepare(mut settings: Settings, system: System, folder: tempfile::TempDir) -> Self {
-        settings.kinds.retain(|kind| system.has(*kind));
+        settings.kinds.retain(|kind| {
+            let exists = system.has(*kind);
+            if !exists && !settings.sqlite {
+                println!(
+                    "skipped: {} (KAFKA_PROXY_PORT is not set, or libfaketime not installed)",
+                    kind.name()
+                );
+            }
+            exists
+        });
         let mut people = Vec::new();
         for number in 0..settings.users + 2 {
             people.push(register(&system, number).await);
@@ -217,8 +230,8 @@ impl Soak {
         tokio::time::sleep(WARM_UP).await;
         self.pause_and_compare().await;
         self.usage = Some(usage(&self.system));
-        let mut schedule =
-            Schedule::new(&self.settings.kinds, self.system.roles(), self.settings.seed, self.settings.time);
+        let Settings { kinds, seed, time, kills_each, .. } = &self.settings;
+        let mut schedule = Schedule::new(kinds, self.system.roles(), *seed, *time, *kills_each);
         loop {
             let (calm, fault) = schedule.next();
             if self.started.elapsed() + calm + fault.hold() > self.settings.time {
@@ -253,7 +266,7 @@ impl Soak {
         }
         let healed_after = self.probe.heal(&self.load, &self.system, &what).await;
         println!("{:>6.0} s  healed after {healed_after:.1?}", self.started.elapsed().as_secs_f64());
-        self.faults.push(Injected { what, at, healed_after });
+        self.faults.push(Injected { what, at, kills: fault.kills(), healed_after });
         healed_after.is_some()
     }
 

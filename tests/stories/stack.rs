@@ -23,6 +23,7 @@ use crate::{
     app::{SIGABRT, program},
     caller::Caller,
     endpoint::Endpoint,
+    proxy::Links,
 };
 
 /// Roles that a stack runs. The digit distinguishes the two gateways.
@@ -40,6 +41,7 @@ pub struct Stack {
     settings: BTreeMap<&'static str, Settings>,
     children: BTreeMap<&'static str, Child>,
     engines: Engines,
+    links: Option<Links>,
 }
 
 /// The engines with an empty log, exclusively for one test.
@@ -85,11 +87,27 @@ impl Stack {
         Some(Self::start_on(engines, databases, extra).await)
     }
 
+    /// Starts every role, each of whose connections passes a proxy. Requires `KAFKA_PROXY_PORT`.
+    pub async fn start_with_links(extra: &[(&'static str, &str)]) -> Option<Self> {
+        let engines = Engines::fresh().await?;
+        let databases = databases(&engines.postgres).await;
+        Some(Self::start_linked(engines, databases, extra, true).await)
+    }
+
     /// Starts every role on these engines and new databases.
     pub async fn start_on(
         engines: Engines,
         databases: BTreeMap<&'static str, String>,
         extra: &[(&'static str, &str)],
+    ) -> Self {
+        Self::start_linked(engines, databases, extra, false).await
+    }
+
+    async fn start_linked(
+        engines: Engines,
+        databases: BTreeMap<&'static str, String>,
+        extra: &[(&'static str, &str)],
+        through_proxies: bool,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut common: Settings = Settings::from([
@@ -122,8 +140,9 @@ impl Stack {
         let at = |role: &str| format!("http://{}", settings[role]["LISTEN"]);
         let login_suffix = format!("_{:06x}", rand::random::<u32>() & 0xff_ffff);
         let endpoint = Endpoint { url: at("gateway1"), second_url: at("gateway2"), login_suffix };
+        let links = if through_proxies { Some(route(&engines, &mut settings).await) } else { None };
         let children = BTreeMap::new();
-        let mut stack = Self { endpoint, databases, folder, settings, children, engines };
+        let mut stack = Self { endpoint, databases, folder, settings, children, engines, links };
         for role in ROLES {
             stack.start_role(role);
         }
@@ -139,6 +158,11 @@ impl Stack {
     /// Returns the URL of the Postgres server.
     pub fn postgres(&self) -> &str {
         &self.engines.postgres
+    }
+
+    /// Returns the proxies of the roles' connections, if the stack has them.
+    pub fn links(&self) -> Option<&Links> {
+        self.links.as_ref()
     }
 
     /// Returns the URL of a role's readiness.
@@ -370,6 +394,31 @@ async fn run_once(command: &str, folder: &Path, settings: &Settings) {
     }
     let output = run.output().await.unwrap();
     assert!(output.status.success(), "tidings {command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Starts proxies in front of the engines and the services, and leads every role through them.
+async fn route(engines: &Engines, settings: &mut BTreeMap<&'static str, Settings>) -> Links {
+    let address = |url: &str| {
+        let authority = url.split("://").last().and_then(|rest| rest.split('/').next());
+        authority.and_then(|authority| authority.rsplit('@').next()).expect("a URL has a host").to_owned()
+    };
+    let mut upstreams =
+        BTreeMap::from([("postgres", address(&engines.postgres)), ("kafka", address(&engines.kafka))]);
+    if let Some(redis) = settings["counter"].get("REDIS_URL") {
+        upstreams.insert("redis", address(redis));
+    }
+    for role in ["auth", "dialog", "counter"] {
+        upstreams.insert(role, settings[role]["LISTEN"].clone());
+    }
+    let links = Links::start(upstreams).await;
+    for role in settings.values_mut() {
+        for (name, value) in role.iter_mut() {
+            if name.ends_with("_URL") {
+                *value = links.route(value);
+            }
+        }
+    }
+    links
 }
 
 /// Returns the settings of every role, with free ports.

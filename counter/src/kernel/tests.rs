@@ -72,3 +72,16 @@ fn random_histories_contain_every_kind_of_disturbance() {
     }
     assert!(seen.iter().all(|count| *count > 20), "of 2,000 histories, by kind: {seen:?}");
 }
+
+/// Applies the transactions of one history `REPEAT` times, for a count of its instructions
+/// (`tests/instructions`).
+#[test]
+#[ignore = "measured by tests/instructions"]
+fn one_history() {
+    let history = history::random(7, 1);
+    let repeat: u32 = std::env::var("REPEAT").expect("REPEAT is set").parse().expect("a number");
+    for _ in 0..repeat {
+        let mut state = State::default();
+        history.transactions.iter().for_each(|inputs| drop(transact(&mut state, inputs)));
+    }
+}

@@ -189,26 +189,14 @@ impl Pass<'_> {
         let mut behind = std::mem::take(&mut self.behind);
         loop {
             let is_late = Instant::now() >= deadline;
-            let mut still = Vec::new();
-            for chunk in behind.chunks(CHUNK) {
-                let heads: BTreeMap<DialogId, i64> =
-                    chunk.iter().map(|each| (each.dialog_id, each.head)).collect();
-                let ids: Vec<DialogId> = heads.keys().copied().collect();
-                for (dialog_id, _, stored, comparison) in compare_chunk(self.maintenance, &ids).await? {
-                    // Up to the version that was seen first: a busy dialog is always a little behind.
-                    let head = heads[&dialog_id];
-                    match events_drift(dialog_id, head, &stored) {
-                        Some(_) if !is_late => still.push(Behind { dialog_id, head }),
-                        Some(drift) => {
-                            let drift: Vec<Drift> = [drift].into_iter().chain(comparison.drift).collect();
-                            self.found(dialog_id, &drift, report).await?;
-                        }
-                        None => {
-                            self.findings.in_flight += comparison.in_flight as u64;
-                            self.found(dialog_id, &comparison.drift, report).await?;
-                        }
-                    }
-                }
+            let heads: Vec<(DialogId, i64)> = behind.iter().map(|each| (each.dialog_id, each.head)).collect();
+            let unapplied = store::cut::behind(&self.maintenance.db, &heads).await?;
+            let unapplied: BTreeSet<DialogId> =
+                unapplied.into_iter().map(|(dialog_id, _)| dialog_id).collect();
+            let (mut still, applied): (Vec<Behind>, Vec<Behind>) =
+                behind.into_iter().partition(|each| !is_late && unapplied.contains(&each.dialog_id));
+            for chunk in applied.chunks(CHUNK) {
+                still.extend(self.compare_again(chunk, is_late, report).await?);
             }
             behind = still;
             if behind.is_empty() {
@@ -216,6 +204,34 @@ impl Pass<'_> {
             }
             sleep(CATCH_UP_INTERVAL).await;
         }
+    }
+
+    /// Compares dialogs again. Returns those that must be waited for, unless it is too late.
+    async fn compare_again(
+        &mut self,
+        behind: &[Behind],
+        is_late: bool,
+        report: &mut impl FnMut(Report<'_>),
+    ) -> Result<Vec<Behind>, Error> {
+        let heads: BTreeMap<DialogId, i64> = behind.iter().map(|each| (each.dialog_id, each.head)).collect();
+        let ids: Vec<DialogId> = heads.keys().copied().collect();
+        let mut still = Vec::new();
+        for (dialog_id, _, stored, comparison) in compare_chunk(self.maintenance, &ids).await? {
+            // Up to the version that was seen first: a busy dialog is always a little behind.
+            let head = heads[&dialog_id];
+            match events_drift(dialog_id, head, &stored) {
+                Some(_) if !is_late => still.push(Behind { dialog_id, head }),
+                Some(drift) => {
+                    let drift: Vec<Drift> = [drift].into_iter().chain(comparison.drift).collect();
+                    self.found(dialog_id, &drift, report).await?;
+                }
+                None => {
+                    self.findings.in_flight += comparison.in_flight as u64;
+                    self.found(dialog_id, &comparison.drift, report).await?;
+                }
+            }
+        }
+        Ok(still)
     }
 
     /// Compares cached rows with the database at the same version, of one user or of all.

@@ -122,17 +122,21 @@ pub(crate) fn key_id(token: &str) -> Result<String, Rejection> {
 pub(crate) fn verify(token: &str, key: &FoundKey, issuer: &str, now_s: i64) -> Result<Verified, Rejection> {
     let decoded = jsonwebtoken::decode::<Claims>(token, &key.decoding, &signature_only());
     let claims = decoded.map_err(|_| Rejection::Invalid)?.claims;
-    let latest_start_s = now_s.saturating_add(CLOCK_AHEAD_S);
-    let starts_at_s = claims.nbf.map_or(claims.iat, |nbf| nbf.max(claims.iat));
     let for_us = claims.iss == issuer && claims.aud == AUDIENCE;
-    if !for_us || starts_at_s > latest_start_s || claims.exp.saturating_sub(claims.iat) > LIFETIME_MAX_S {
+    // The time of issue is not compared with the clock: with a clock that is behind the issuer's, every new
+    // token would be refused.
+    let lifetime_s = claims.exp.saturating_sub(claims.iat);
+    let valid_from_s = claims.nbf.map_or(i64::MIN, |nbf| nbf.saturating_sub(CLOCK_AHEAD_S));
+    if !for_us || lifetime_s > LIFETIME_MAX_S || valid_from_s > now_s {
         return Err(Rejection::Invalid);
     }
     if claims.exp <= now_s {
         return Err(Rejection::Expired);
     }
+    if lifetime_s <= 0 {
+        return Err(Rejection::Invalid);
+    }
     let caller = Caller { user: claims.sub, session: claims.sid, expires_at_s: claims.exp };
-    let valid_from_s = starts_at_s.saturating_sub(CLOCK_AHEAD_S);
     Ok(Verified { caller, valid_from_s, keys_revision: key.keys_revision })
 }
 
@@ -235,10 +239,20 @@ mod tests {
         assert_eq!(issuer.with(|claims| claims.exp = NOW_S - 1).await, Err(Rejection::Expired));
         assert_eq!(issuer.with(|claims| claims.exp = NOW_S).await, Err(Rejection::Expired));
         assert!(issuer.with(|claims| claims.exp = NOW_S + 1).await.is_ok());
-        assert_eq!(issuer.with(|claims| claims.iat = NOW_S + 61).await, Err(Rejection::Invalid));
-        assert!(issuer.with(|claims| claims.iat = NOW_S + 60).await.is_ok());
+        assert_eq!(issuer.with(|claims| claims.nbf = Some(NOW_S + 61)).await, Err(Rejection::Invalid));
+        assert!(issuer.with(|claims| claims.nbf = Some(NOW_S + 60)).await.is_ok());
         let forged = issuer.with(|claims| (claims.exp, claims.iss) = (NOW_S - 1, "other".to_owned())).await;
         assert_eq!(forged, Err(Rejection::Invalid), "only otherwise valid tokens are reported as expired");
+    }
+
+    #[tokio::test]
+    async fn a_clock_behind_the_issuers_makes_a_token_live_longer_and_refuses_none() {
+        let issuer = Issuer::new();
+        let hour = 3_600;
+        let later = |claims: &mut Claims| (claims.iat, claims.exp) = (NOW_S + hour, NOW_S + hour + 300);
+        assert!(issuer.with(later).await.is_ok());
+        let never = |claims: &mut Claims| claims.iat = claims.exp;
+        assert_eq!(issuer.with(never).await, Err(Rejection::Invalid), "it never was valid");
     }
 
     #[tokio::test]

@@ -93,3 +93,14 @@ fn a_request_allocates_within_its_bound() {
     let within = measured.iter().zip(bounds).all(|((_, measured), (_, bound))| *measured <= bound);
     assert!(within, "{measured:?} exceed {bounds:?}");
 }
+
+/// Sends the smallest query `REPEAT` times, for a count of its instructions (`tests/instructions`).
+#[test]
+#[ignore = "measured by tests/instructions"]
+fn smallest_queries() {
+    let fixture = Fixture::new();
+    let repeat: u32 = std::env::var("REPEAT").expect("REPEAT is set").parse().expect("a number");
+    for _ in 0..repeat {
+        fixture.send(fixture.request("{ __typename }"));
+    }
+}

@@ -7,18 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions},
-    client::DefaultClientContext,
-};
 use tokio::{process::Command, time::sleep};
 
-use super::{findings::Findings, log_out::LogOuts, schedule::Fault, system::System};
-use crate::stack::{Stack, control_engine};
+use super::{event_log, findings::Findings, log_out::LogOuts, schedule::Fault, system::System};
+use crate::{
+    proxy::Traffic,
+    stack::{Stack, control_engine},
+};
 
-/// Time for a request of the administration of Kafka.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A restore may be chosen as the victim of a deadlock with the running counter.
 const RESTORE_ATTEMPTS: usize = 10;
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -67,10 +63,50 @@ impl Faults<'_> {
                 remove_file(file).unwrap();
             }
             Fault::Restore { hold, running } => return Some(self.restore(*hold, *running).await),
-            Fault::Cut { hold } => cut(self.system, *hold).await,
+            Fault::Cut { hold } => event_log::cut(self.stack(), *hold).await,
             Fault::LogOut { verb, hold } => self.log_outs_without_log(verb, *hold).await,
+            Fault::Kills { roles } => {
+                for (role, between) in roles {
+                    self.kill(&[role], Duration::ZERO).await;
+                    sleep(*between).await;
+                }
+            }
+            Fault::Network { link, traffic, hold } => {
+                let links = self.stack().links().expect("the schedule has this fault only with proxies");
+                links.set(link, *traffic);
+                sleep(*hold).await;
+                links.set(link, Traffic::Forwarded);
+            }
+            Fault::Repeat { hold } => event_log::repeat(self.stack().kafka_url(), *hold).await,
+            Fault::Replay { role } => event_log::replay(self.stack(), role).await,
+            Fault::Clock { role, hold } => self.set_clock_back(role, *hold).await,
         }
         None
+    }
+
+    /// Returns the stack on the engines, which some faults require.
+    fn stack(&mut self) -> &mut Stack {
+        match self.system {
+            System::Stack(engines) => &mut engines.stack,
+            System::One(_) => unreachable!("the schedule has this fault only on the engines"),
+        }
+    }
+
+    /// Starts a role again with its clock an hour behind, and later with the right one.
+    async fn set_clock_back(&mut self, role: &'static str, hold: Duration) {
+        let library = fake_clock().expect("the schedule has this fault only with the library");
+        let stack = self.stack();
+        for (library, offset) in [(library.to_str().expect("a path in UTF-8"), "-1h"), ("", "")] {
+            stack.kill(role).await;
+            stack.set(role, "LD_PRELOAD", library);
+            stack.set(role, "FAKETIME", offset);
+            // Timeouts and intervals follow the monotonic clock, which no one sets.
+            stack.set(role, "FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            stack.start_role(role);
+            if !library.is_empty() {
+                sleep(hold).await;
+            }
+        }
     }
 
     async fn kill(&mut self, roles: &[&'static str], hold: Duration) {
@@ -163,13 +199,11 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// Stops the counter, and deletes the log up to its end before it starts again.
-async fn cut(system: &mut System, hold: Duration) {
-    let System::Stack(engines) = system else { unreachable!("one process has no log to cut") };
-    engines.stack.kill("counter").await;
-    sleep(hold).await;
-    delete_records(engines.stack.kafka_url(), proto::topic::DIALOG).await;
-    engines.stack.start_role("counter");
+/// Returns the library that fakes the clock of a process, if it is installed (`libfaketime`).
+pub fn fake_clock() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
+    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    libraries.find(|library| library.exists())
 }
 
 /// Ends what a verb of one.sh has done.
@@ -196,18 +230,4 @@ fn fill(disk: &Path) -> PathBuf {
         while file.write_all(&vec![0; bytes]).is_ok() {}
     }
     path
-}
-
-/// Deletes all records of a topic.
-async fn delete_records(kafka_url: &str, topic: &str) {
-    let brokers = kafka_url.trim_start_matches("kafka://");
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-    let metadata = admin.inner().fetch_metadata(Some(topic), ADMIN_TIMEOUT).unwrap();
-    let mut list = TopicPartitionList::new();
-    for partition in metadata.topics()[0].partitions() {
-        list.add_partition_offset(topic, partition.id(), Offset::End).unwrap();
-    }
-    let options = AdminOptions::new().operation_timeout(Some(ADMIN_TIMEOUT));
-    admin.delete_records(&list, &options).await.unwrap();
 }

@@ -9,6 +9,8 @@ pub struct Injected {
     pub what: String,
     /// Time from the start of the run.
     pub at: Duration,
+    /// Number of processes killed with SIGKILL.
+    pub kills: usize,
     /// Time from its end until the system worked again; `None` if it did not.
     pub healed_after: Option<Duration>,
 }
@@ -77,10 +79,11 @@ impl Report<'_> {
         let connections: usize =
             self.watchers.iter().map(|(_, watcher)| watcher.watched.lock().connections).sum();
         println!(
-            "\n{:.0} s, {messages} messages acknowledged, {} faults; {} clients received {frames} frames \
-             over {connections} sockets",
+            "\n{:.0} s, {messages} messages acknowledged, {} faults, {} kills; {} clients received {frames} \
+             frames over {connections} sockets",
             self.time.as_secs_f64(),
             self.faults.len(),
+            self.faults.iter().map(|fault| fault.kills).sum::<usize>(),
             self.watchers.len()
         );
         println!(

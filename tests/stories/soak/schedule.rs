@@ -9,6 +9,8 @@ use rand::{
     seq::{IndexedRandom, SliceRandom},
 };
 
+use crate::proxy::{Links, Traffic};
+
 /// Runs shorter than this use short outages.
 const LONG_RUN_MIN: Duration = Duration::from_secs(600);
 
@@ -24,10 +26,14 @@ pub enum Kind {
     Restore,
     Cut,
     LogOut,
+    Network,
+    Repeat,
+    Replay,
+    Clock,
 }
 
 impl Kind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Kill,
         Self::Pause,
         Self::Redis,
@@ -37,6 +43,10 @@ impl Kind {
         Self::Restore,
         Self::Cut,
         Self::LogOut,
+        Self::Network,
+        Self::Repeat,
+        Self::Replay,
+        Self::Clock,
     ];
 
     pub fn name(self) -> &'static str {
@@ -50,6 +60,10 @@ impl Kind {
             Self::Restore => "restore",
             Self::Cut => "cut",
             Self::LogOut => "logout",
+            Self::Network => "network",
+            Self::Repeat => "repeat",
+            Self::Replay => "replay",
+            Self::Clock => "clock",
         }
     }
 
@@ -71,6 +85,8 @@ impl Kind {
 pub enum Fault {
     /// SIGKILL of roles at the same time, and a restart after `hold`.
     Kill { roles: Vec<&'static str>, hold: Duration },
+    /// SIGKILL of one role after another, each of which starts again at once, with a time of load between.
+    Kills { roles: Vec<(&'static str, Duration)> },
     /// SIGSTOP of a role for longer than the relay's lease (5 s), or than a consumer's session (15 s).
     Pause { role: &'static str, hold: Duration },
     /// Redis flushed, and stopped or paused where there is a verb.
@@ -87,6 +103,14 @@ pub enum Fault {
     Cut { hold: Duration },
     /// Log-outs while Kafka is stopped, killed or paused.
     LogOut { verb: &'static str, hold: Duration },
+    /// The connections of all roles to an engine or a service cut, or half-open: nothing arrives any more.
+    Network { link: &'static str, traffic: Traffic, hold: Duration },
+    /// Every event written to the log three times.
+    Repeat { hold: Duration },
+    /// The whole log delivered again to the consumers of a role.
+    Replay { role: &'static str },
+    /// The clock of a role an hour behind.
+    Clock { role: &'static str, hold: Duration },
 }
 
 impl Fault {
@@ -100,7 +124,23 @@ impl Fault {
             | Self::Disk { hold }
             | Self::Restore { hold, .. }
             | Self::Cut { hold }
-            | Self::LogOut { hold, .. } => *hold,
+            | Self::LogOut { hold, .. }
+            | Self::Network { hold, .. }
+            | Self::Repeat { hold }
+            | Self::Clock { hold, .. } => *hold,
+            Self::Kills { roles } => roles.iter().map(|(_, between)| *between).sum(),
+            Self::Replay { .. } => Duration::ZERO,
+        }
+    }
+
+    /// Returns the number of processes that are killed with SIGKILL.
+    pub fn kills(&self) -> usize {
+        match self {
+            Self::Kill { roles, .. } => roles.len(),
+            Self::Kills { roles } => roles.len(),
+            Self::Restore { running: false, .. } | Self::Cut { .. } | Self::Replay { .. } => 1,
+            Self::Clock { .. } => 2,
+            _ => 0,
         }
     }
 
@@ -121,6 +161,14 @@ impl Fault {
             }
             Self::Cut { .. } => format!("log cut, counter stopped for {seconds:.1} s"),
             Self::LogOut { verb, .. } => format!("log-outs for {seconds:.1} s, kafka {verb} if there is one"),
+            Self::Kills { roles } => format!("kill {} times, one role after another", roles.len()),
+            Self::Network { link, traffic: Traffic::Cut, .. } => {
+                format!("connections to {link} cut for {seconds:.1} s")
+            }
+            Self::Network { link, .. } => format!("connections to {link} half-open for {seconds:.1} s"),
+            Self::Repeat { .. } => format!("every event three times for {seconds:.1} s"),
+            Self::Replay { role } => format!("whole log again to {role}"),
+            Self::Clock { role, .. } => format!("clock of {role} an hour behind for {seconds:.1} s"),
         }
     }
 }
@@ -132,13 +180,22 @@ pub struct Schedule {
     random: StdRng,
     round: Vec<Kind>,
     long: bool,
+    /// Number of kills, one after another, in each fault of this kind; 1 means one at the same time.
+    kills_each: usize,
 }
 
 impl Schedule {
-    pub fn new(kinds: &[Kind], roles: &'static [&'static str], seed: u64, time: Duration) -> Self {
+    pub fn new(
+        kinds: &[Kind],
+        roles: &'static [&'static str],
+        seed: u64,
+        time: Duration,
+        kills_each: usize,
+    ) -> Self {
         assert!(!kinds.is_empty(), "FAULTS names no fault");
         let random = StdRng::seed_from_u64(seed);
-        Self { kinds: kinds.to_vec(), roles, random, round: Vec::new(), long: time >= LONG_RUN_MIN }
+        let long = time >= LONG_RUN_MIN;
+        Self { kinds: kinds.to_vec(), roles, random, round: Vec::new(), long, kills_each }
     }
 
     /// Returns the time of undisturbed load before the next fault, and the fault.
@@ -157,6 +214,13 @@ impl Schedule {
 
     fn draw(&mut self, kind: Kind) -> Fault {
         match kind {
+            Kind::Kill if self.kills_each > 1 => {
+                let roles = (0..self.kills_each).map(|_| {
+                    let between = self.random.random_range(0.05..1.0);
+                    (self.choose(self.roles), Duration::from_secs_f64(between))
+                });
+                Fault::Kills { roles: roles.collect() }
+            }
             Kind::Kill => {
                 let count = self.choose(&[1, 1, 1, 1, 2, 2, self.roles.len()]);
                 let mut roles = self.roles.to_vec();
@@ -181,6 +245,17 @@ impl Schedule {
             },
             Kind::Cut => Fault::Cut { hold: self.between((10.0, 40.0), (4.0, 6.0)) },
             Kind::LogOut => Fault::LogOut { verb: self.verb(), hold: self.between((15.0, 60.0), (4.0, 6.0)) },
+            Kind::Network => Fault::Network {
+                link: self.choose(&Links::NAMES),
+                traffic: self.choose(&[Traffic::Cut, Traffic::HalfOpen]),
+                hold: self.between((5.0, 40.0), (3.0, 7.0)),
+            },
+            Kind::Repeat => Fault::Repeat { hold: self.between((10.0, 40.0), (4.0, 7.0)) },
+            Kind::Replay => Fault::Replay { role: self.choose(&["dialog", "counter"]) },
+            Kind::Clock => Fault::Clock {
+                role: self.choose(&["dialog", "counter", "gateway1"]),
+                hold: self.between((10.0, 40.0), (4.0, 7.0)),
+            },
         }
     }
 
@@ -202,7 +277,7 @@ impl Schedule {
 #[test]
 fn a_seed_reproduces_the_schedule() {
     let draw = |seed| {
-        let mut schedule = Schedule::new(&Kind::ALL, &["a", "b"], seed, Duration::from_secs(3_600));
+        let mut schedule = Schedule::new(&Kind::ALL, &["a", "b"], seed, Duration::from_secs(3_600), 1);
         (0..30).map(|_| schedule.next()).collect::<Vec<_>>()
     };
     assert_eq!(draw(7), draw(7));
@@ -211,8 +286,15 @@ fn a_seed_reproduces_the_schedule() {
 
 #[test]
 fn every_round_has_every_kind() {
-    let mut schedule = Schedule::new(&Kind::ALL, &["a", "b"], 7, Duration::from_secs(120));
+    let mut schedule = Schedule::new(&Kind::ALL, &["a", "b"], 7, Duration::from_secs(120), 1);
     let round: Vec<String> = (0..=Kind::ALL.len()).map(|_| schedule.next().1.describe()).collect();
     let of = |word: &str| round.iter().filter(|line| line.starts_with(word)).count();
     assert_eq!((of("kill"), of("restore"), of("log cut"), of("log-outs"), of("disk")), (2, 1, 1, 1, 1));
+}
+
+#[test]
+fn kills_one_after_another_are_as_many_as_asked_for() {
+    let mut schedule = Schedule::new(&[Kind::Kill], &["a", "b"], 7, Duration::from_secs(120), 12);
+    let (_, fault) = schedule.next();
+    assert_eq!((fault.kills(), fault.describe()), (12, "kill 12 times, one role after another".to_owned()));
 }

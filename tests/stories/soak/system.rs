@@ -12,7 +12,7 @@ use db::{Db, Error, query};
 use proto::topic;
 use testkit::free_address;
 
-use super::{schedule::Kind, tables::Databases};
+use super::{faults::fake_clock, schedule::Kind, tables::Databases};
 use crate::{
     app::App,
     balancer::Balancer,
@@ -52,7 +52,10 @@ pub struct OneProcess {
 impl System {
     /// Starts every role on the engines.
     pub async fn start_stack(settings: &[(&'static str, &str)]) -> Self {
-        let stack = Stack::start(settings).await.expect("the engines run");
+        let has_proxies = std::env::var_os("KAFKA_PROXY_PORT").is_some();
+        let started =
+            if has_proxies { Stack::start_with_links(settings).await } else { Stack::start(settings).await };
+        let stack = started.expect("the engines run");
         let balancer = Balancer::in_front_of(&stack).await.expect("HAProxy is installed");
         let log = LogRecorder::start_on(stack.kafka_url(), &[topic::DEAD]).await;
         Self::Stack(Box::new(Engines { stack, balancer, log }))
@@ -82,8 +85,13 @@ impl System {
 
     /// Returns true if this kind of fault exists here.
     pub fn has(&self, kind: Kind) -> bool {
-        matches!(self, Self::Stack(..))
-            || matches!(kind, Kind::Kill | Kind::Pause | Kind::Disk | Kind::Restore | Kind::LogOut)
+        match (self, kind) {
+            (_, Kind::Kill | Kind::Pause | Kind::Disk | Kind::Restore | Kind::LogOut) => true,
+            (Self::Stack(engines), Kind::Network) => engines.stack.links().is_some(),
+            (Self::Stack(_), Kind::Clock) => fake_clock().is_some(),
+            (Self::Stack(_), _) => true,
+            (Self::One(_), _) => false,
+        }
     }
 
     /// Returns the addresses of both gateways.

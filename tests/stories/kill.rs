@@ -18,7 +18,8 @@ use crate::{
 };
 
 const KILLS: u64 = 50;
-/// Number of crashes of one process at each failpoint.
+/// Number of crashes of one process at each failpoint; `CRASHES_EACH` in the environment is another one. A
+/// role crashes a fifth as often at each of its failpoints, of which there are more.
 const CRASHES_EACH: usize = 10;
 /// Failpoints of a role: around commits, publications, deletions from the outbox, and stored offsets.
 const FAILPOINTS: [&str; 7] =
@@ -26,6 +27,11 @@ const FAILPOINTS: [&str; 7] =
 pub const SEND: &str = "mutation($input: SendMessageInput!) { sendMessage(input: $input) { id seq } }";
 const READ: &str = "mutation($input: MarkReadInput!) { markRead(input: $input) { total } }";
 const DELETE: &str = "mutation($id: ID!) { deleteMessage(id: $id) { deletedAt } }";
+
+fn crashes_each() -> usize {
+    let number = std::env::var("CRASHES_EACH").ok().map(|text| text.parse().expect("CRASHES_EACH: a number"));
+    number.unwrap_or(CRASHES_EACH)
+}
 
 /// Sent messages by client key: the acknowledged id and seq, `None` before the acknowledgement.
 type Sent = Arc<Mutex<BTreeMap<Key, Option<(String, i64)>>>>;
@@ -135,7 +141,7 @@ async fn a_crash_at_any_commit_of_one_process_loses_and_doubles_nothing() {
     let acknowledged = Sent::default();
     let mut crashes = 0;
     for point in ["commit", "committed"] {
-        for _ in 0..CRASHES_EACH {
+        for _ in 0..crashes_each() {
             // The first commits are those of the start, and of events that the crash before left over.
             let failpoint = format!("{point}:{}", random.random_range(40..120));
             let (folder, _) = app.stop().await;
@@ -172,7 +178,7 @@ async fn engines_a_crash_at_any_failpoint_of_a_role_loses_and_doubles_nothing() 
     let mut crashes = 0;
     for role in ["dialog", "counter"] {
         for point in FAILPOINTS {
-            for _ in 0..2 {
+            for _ in 0..crashes_each().div_ceil(5) {
                 stack.stop(role).await;
                 stack.set(role, "FAILPOINT", &format!("{point}:{}", random.random_range(1..12)));
                 stack.start_role(role);

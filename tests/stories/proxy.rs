@@ -74,7 +74,7 @@ async fn forward(mut client: TcpStream, upstream: String, mut traffic: watch::Re
             _ = traffic.wait_for(|traffic| *traffic != Traffic::Forwarded) => {}
         }
     }
-    // Both sockets stay open meanwhile. An error means that the proxy has ended.
+    // Both sockets stay open until then. An error means that the proxy has ended.
     drop(traffic.wait_for(|traffic| *traffic != Traffic::HalfOpen).await);
     drop((client, server));
 }

@@ -26,6 +26,8 @@ mod counters;
 pub(crate) mod cut;
 pub(crate) mod dialog_state;
 mod divergence;
+#[cfg(test)]
+mod fault_tests;
 mod lock;
 pub(crate) mod maintenance;
 mod query;

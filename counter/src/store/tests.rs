@@ -24,7 +24,7 @@ const EPOCH: Epoch = Epoch { number: 1, is_cut: false };
 /// Number of histories that run on every kind of database.
 const HISTORIES: u64 = 2_000;
 /// Number of histories that share a database.
-const GROUP: u64 = 50;
+pub(super) const GROUP: u64 = 50;
 
 /// Creates an empty database of every kind with all tables.
 pub(crate) async fn databases() -> Vec<TestDb> {
@@ -32,7 +32,7 @@ pub(crate) async fn databases() -> Vec<TestDb> {
 }
 
 /// Creates databases with a constraint that refuses to count messages of [`REFUSED_AUTHOR`].
-async fn databases_with_refusals() -> Vec<TestDb> {
+pub(super) async fn databases_with_refusals() -> Vec<TestDb> {
     let databases = databases().await;
     for test in &databases {
         let mut tx = test.db.begin().await.unwrap();
@@ -63,7 +63,8 @@ fn two_thousand_histories_give_the_same_state_as_the_kernel() {
             runtime.block_on(async move {
                 for group in groups {
                     for test in databases_with_refusals().await {
-                        run(&test, group * GROUP..(group + 1) * GROUP).await;
+                        let compared = compare(&test, group * GROUP..(group + 1) * GROUP).await;
+                        compared.unwrap_or_else(|difference| panic!("{difference}"));
                     }
                 }
             });
@@ -75,8 +76,8 @@ fn two_thousand_histories_give_the_same_state_as_the_kernel() {
 }
 
 /// Runs histories concurrently: their first transactions as one transaction, then their second ones, and
-/// so on.
-async fn run(test: &TestDb, seeds: std::ops::Range<u64>) {
+/// so on. Fails at the first difference from the kernel.
+pub(super) async fn compare(test: &TestDb, seeds: std::ops::Range<u64>) -> Result<(), String> {
     let histories: Vec<Vec<Vec<Input>>> =
         seeds.clone().map(|seed| history::random(seed, seed + 1).transactions).collect();
     let longest = histories.iter().map(Vec::len).max().unwrap_or(0);
@@ -91,16 +92,20 @@ async fn run(test: &TestDb, seeds: std::ops::Range<u64>) {
             let context = format!("{}, seeds {seeds:?}, transaction {round}", test.name);
             let expected = kernel::transact(&mut state, &inputs);
             let mut tx = test.db.begin().await.unwrap();
-            let outcome = transact(&mut tx, &as_sent(&inputs)).await.unwrap();
-            assert_eq!(outcome.effects, expected, "{context}");
-            publish::append(&mut tx, EPOCH, outcome.effects, Vec::new(), |_, _| Headers::default())
-                .await
-                .unwrap();
-            assert_eq!(published(&mut tx, &mut last_outbox_id).await, events_of(expected), "{context}");
-            assert_eq!(load_state(&mut tx).await, without_new_users(&state), "{context}");
+            let outcome = transact(&mut tx, &as_sent(&inputs)).await;
+            let effects = outcome.map_err(|error| format!("{context}: {error}"))?.effects;
+            same(&effects, &expected, &context)?;
+            publish::append(&mut tx, EPOCH, effects, Vec::new(), |_, _| Headers::default()).await.unwrap();
+            same(&published(&mut tx, &mut last_outbox_id).await, &events_of(expected), &context)?;
+            same(&load_state(&mut tx).await, &without_new_users(&state), &context)?;
             tx.commit().await.unwrap();
         }
     }
+    Ok(())
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(stored: &T, expected: &T, context: &str) -> Result<(), String> {
+    if stored == expected { Ok(()) } else { Err(format!("{context}: {stored:#?}\nexpected {expected:#?}")) }
 }
 
 /// Replaces refusals with sent messages: the kernel gets the refusal as an input, the store finds it by

@@ -129,6 +129,13 @@ impl Db {
         }
     }
 
+    /// Replaces a part of every statement that this database executes from here on, for tests that must find
+    /// the fault.
+    #[cfg(feature = "planted-faults")]
+    pub fn plant_fault(&self, rule: &'static str, replacement: &'static str) {
+        self.0.statements.plant(rule, replacement);
+    }
+
     /// Begins a write transaction: READ COMMITTED on PostgreSQL, `begin immediate` on SQLite, whose
     /// deferred transactions fail when they start to write after another writer. Call it inside
     /// [`Db::detach`] if the request can be cancelled.

@@ -23,7 +23,19 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// Statements that a database has executed, by the address of their text, which is a constant.
 #[derive(Debug, Default)]
-pub(crate) struct Statements(RwLock<HashMap<(usize, usize), Arc<Statement>>>);
+pub(crate) struct Statements {
+    known: RwLock<HashMap<(usize, usize), Arc<Statement>>>,
+    #[cfg(feature = "planted-faults")]
+    planted: RwLock<Option<Planted>>,
+}
+
+/// Fault that a test has planted: a part of a statement, and what replaces it.
+#[cfg(feature = "planted-faults")]
+#[derive(Debug, Clone, Copy)]
+struct Planted {
+    rule: &'static str,
+    replacement: &'static str,
+}
 
 /// Statement in the dialect of its database.
 #[derive(Debug)]
@@ -40,12 +52,31 @@ impl Statements {
     /// Returns a statement, and expands it at its first execution.
     pub(crate) fn get(&self, sql: &'static str, dialect: Dialect) -> Arc<Statement> {
         let key = (sql.as_ptr().addr(), sql.len());
-        if let Some(known) = self.0.read().get(&key) {
+        if let Some(known) = self.known.read().get(&key) {
             return Arc::clone(known);
         }
+        #[cfg(feature = "planted-faults")]
+        let sql = self.with_fault(sql);
         let text = rows::expand(sql, dialect).into();
         let statement = Statement { text, row_ns: AtomicU64::new(UNKNOWN), columns: RwLock::default() };
-        Arc::clone(self.0.write().entry(key).or_insert(Arc::new(statement)))
+        Arc::clone(self.known.write().entry(key).or_insert(Arc::new(statement)))
+    }
+
+    /// Replaces a part of every statement that is executed from here on.
+    #[cfg(feature = "planted-faults")]
+    pub(crate) fn plant(&self, rule: &'static str, replacement: &'static str) {
+        *self.planted.write() = Some(Planted { rule, replacement });
+        self.known.write().clear();
+    }
+
+    #[cfg(feature = "planted-faults")]
+    fn with_fault(&self, sql: &'static str) -> &'static str {
+        match *self.planted.read() {
+            Some(Planted { rule, replacement }) if sql.contains(rule) => {
+                Box::leak(sql.replace(rule, replacement).into_boxed_str())
+            }
+            _ => sql,
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! when its reader takes it, from the newest state.
 
 mod entry;
+#[cfg(test)]
+mod fault_tests;
 pub mod frame;
 #[cfg(test)]
 mod histories;

@@ -15,6 +15,7 @@ use wake::Wake;
 
 use super::{
     entry::Entry,
+    fault_tests::Fault,
     frame::{Change, ChangedRow, Frame, Kind, Row, Snapshot},
 };
 use crate::version::Version;
@@ -151,10 +152,11 @@ struct Simulation {
     replies: Vec<(u64, Snapshot)>,
     last_id: u64,
     rows_max: usize,
+    fault: Option<Fault>,
 }
 
 impl Simulation {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, fault: Option<Fault>) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let server = Server::new(&mut rng);
         let rows_max = *[3, 8, 1000].get(rng.random_range(0..3)).expect("the index is in range");
@@ -167,6 +169,7 @@ impl Simulation {
             replies: Vec::new(),
             last_id: 0,
             rows_max,
+            fault,
         }
     }
 
@@ -182,7 +185,8 @@ impl Simulation {
         let wake = Wake::new();
         let is_slow = self.rng.random_bool(0.3);
         let entry = self.entry.get_or_insert_with(|| Entry::new(self.rows_max));
-        entry.register(self.last_id, since, wake.clone());
+        let trusted = since.filter(|_| self.fault == Some(Fault::ResumeTrusted)).map(|_| version);
+        entry.register(self.last_id, trusted.or(since), wake.clone());
         let client = Client { wake, since, version: None, rows: Rows::new(), total: 0, is_slow };
         self.clients.insert(self.last_id, client);
     }
@@ -222,9 +226,15 @@ impl Simulation {
             _ => {}
         }
         for change in taken {
-            if let Some(entry) = &mut self.entry {
-                entry.apply(change);
-            }
+            self.apply(change);
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        let Some(entry) = &mut self.entry else { return };
+        match self.fault {
+            Some(fault) => entry.apply(fault.change(change, entry.version())),
+            None => entry.apply(change),
         }
     }
 
@@ -233,7 +243,9 @@ impl Simulation {
         self.last_id += 1;
         let since = entry.start_request(self.last_id);
         if self.rng.random_bool(0.2) {
-            entry.fail_request(self.last_id);
+            if self.fault != Some(Fault::FailureForgotten) {
+                entry.fail_request(self.last_id);
+            }
         } else {
             self.replies.push((self.last_id, self.server.snapshot(since)));
         }
@@ -291,9 +303,7 @@ impl Simulation {
             self.deliver();
         }
         let last = self.server.step(&mut self.rng);
-        if let Some(entry) = &mut self.entry {
-            entry.apply(last);
-        }
+        self.apply(last);
         for _ in 0..200 {
             self.request();
             self.reply();
@@ -304,8 +314,8 @@ impl Simulation {
     }
 }
 
-fn run(seed: u64) {
-    let mut simulation = Simulation::new(seed);
+pub(super) fn run(seed: u64, fault: Option<Fault>) {
+    let mut simulation = Simulation::new(seed, fault);
     for _ in 0..simulation.rng.random_range(5..120) {
         simulation.step();
     }
@@ -325,7 +335,7 @@ fn run(seed: u64) {
 #[test]
 fn every_subscriber_ends_equal_to_the_server_in_any_history() {
     for seed in 0..10_000 {
-        if std::panic::catch_unwind(|| run(seed)).is_err() {
+        if std::panic::catch_unwind(|| run(seed, None)).is_err() {
             panic!("seed {seed}");
         }
     }

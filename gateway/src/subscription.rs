@@ -5,6 +5,8 @@
 //! ([`result_cache`]).
 
 #[cfg(test)]
+mod allocation_tests;
+#[cfg(test)]
 mod dialog_tests;
 pub mod log_reader;
 pub mod resolver_input;

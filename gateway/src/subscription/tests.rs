@@ -24,14 +24,14 @@ use crate::{
     testing::{FakeServices, RunningGateway, SocketClient},
 };
 
-const UNREAD: &str = "subscription($since: String) { \
+pub(super) const UNREAD: &str = "subscription($since: String) { \
     unread(since: $since) { kind version previousVersion total changed { dialogId unread } } }";
 
-fn row(dialog: DialogId, unread: i64) -> counter::Row {
+pub(super) fn row(dialog: DialogId, unread: i64) -> counter::Row {
     counter::Row { dialog_id: dialog.bytes(), unread, read_seq: 0, last_seq: unread, stale: false }
 }
 
-fn changed(user: UserId, version: i64, dialog: DialogId, unread: i64, was: i64) -> Kind {
+pub(super) fn changed(user: UserId, version: i64, dialog: DialogId, unread: i64, was: i64) -> Kind {
     let row = events::UnreadRow {
         dialog_id: dialog.bytes(),
         unread,

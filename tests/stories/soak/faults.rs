@@ -92,7 +92,8 @@ impl Faults<'_> {
         }
     }
 
-    /// Starts a role again with its clock an hour behind, and later with the right one.
+    /// Starts a role again with its clock an hour behind, and later with the right one. The Kafka client uses
+    /// much CPU time until then: the library does not know the function by which it waits until a time.
     async fn set_clock_back(&mut self, role: &'static str, hold: Duration) {
         let library = fake_clock().expect("the schedule has this fault only with the library");
         let stack = self.stack();

@@ -12,7 +12,7 @@ use rand::{
 use crate::proxy::{Links, Traffic};
 
 /// Runs shorter than this use short outages.
-const LONG_RUN_MIN: Duration = Duration::from_secs(600);
+const LONG_RUN_MIN: Duration = Duration::from_secs(1_200);
 
 /// Kind of fault, as named in `FAULTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

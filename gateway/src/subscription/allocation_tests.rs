@@ -13,7 +13,7 @@ const FEW: u64 = 5;
 const MANY: u64 = 20;
 const FRAMES: u64 = 30;
 /// Some tenth above what was measured.
-const ALLOCATIONS_MAX: u64 = 40;
+const ALLOCATIONS_MAX: u64 = 15;
 
 /// Returns the allocations while every socket of a user receives [`FRAMES`] frames.
 fn allocations(sockets: u64) -> u64 {

@@ -145,7 +145,7 @@ impl Cache {
 /// Decodes the payload of a record into a change of one user's rows. Returns `None` for other events, and
 /// for invalid values, which only a newer build writes. An entry that misses a change becomes a stub at
 /// the user's next change, because the versions then have a gap.
-fn parse_delta(payload: &[u8]) -> Option<(UserId, Delta)> {
+pub fn parse_delta(payload: &[u8]) -> Option<(UserId, Delta)> {
     let Some(Kind::UnreadChanged(event)) = Kind::decode(payload) else { return None };
     let within_limit = |number: i64| (0..=NUMBER_MAX).contains(&number);
     if ![event.epoch, event.version, event.previous].into_iter().all(within_limit) {

@@ -73,7 +73,7 @@ use ledger::{Entry, EntryState, Message, VoidReason};
 pub const FAILED_BEFORE: &str = "the message has failed before";
 
 /// Complete state of the counter.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct State {
     /// Dialogs by id.
     pub dialogs: BTreeMap<DialogId, Dialog>,
@@ -82,7 +82,7 @@ pub struct State {
 }
 
 /// State of one dialog.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Dialog {
     /// Ledger entries by `seq`.
     pub ledger: BTreeMap<i64, Entry>,
@@ -93,7 +93,7 @@ pub struct Dialog {
 }
 
 /// A user's counts in one dialog.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Member {
     /// Dialog version of the newest membership change applied; older changes are ignored.
     pub version: i64,
@@ -107,7 +107,7 @@ pub struct Member {
 }
 
 /// Membership of a user in a dialog.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Membership {
     /// The user has read, but the join has not been applied yet. No message counts.
     #[default]

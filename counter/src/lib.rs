@@ -37,6 +37,21 @@ pub use maintenance::{
     Explanation, Findings, Maintenance, Progress, Rebuilt, Report, Selection, UnreadMessage,
 };
 
+/// Rules without I/O, for the model of the saga (tests/saga_model) only.
+#[doc(hidden)]
+pub mod rules {
+    pub use crate::{
+        cache::{
+            entry::{Delta, Entry},
+            parse_delta,
+        },
+        publish::{saga_reply, unread_changed},
+        settle::{Outcome, Request},
+        store::Epoch,
+        unread::{Row, Unread, Version},
+    };
+}
+
 /// Migrations of the counter's database, to be applied after those of `db` and `events`.
 pub static MIGRATIONS: db::Migrations = db::Migrations {
     sqlite: sqlx::migrate!("./migrations/sqlite"),

@@ -78,7 +78,7 @@ pub(crate) fn event(topic: &'static str, key: String, version: i64, kind: Kind, 
 }
 
 /// Encodes the reply to a message's saga.
-pub(crate) fn saga_reply(reply: SagaReply) -> Kind {
+pub fn saga_reply(reply: SagaReply) -> Kind {
     let dialog_id = reply.dialog_id.bytes();
     let message_id = reply.message_id.bytes();
     let seq = reply.seq;
@@ -98,7 +98,7 @@ pub(crate) fn read_marked(mark: &ReadMark) -> Kind {
 }
 
 /// Encodes a change of a user's counts.
-pub(crate) fn unread_changed(epoch: Epoch, change: UnreadChange) -> Kind {
+pub fn unread_changed(epoch: Epoch, change: UnreadChange) -> Kind {
     let rows = change.rows.into_iter().map(|row| UnreadRow {
         dialog_id: row.dialog_id.bytes(),
         unread: row.unread,

@@ -14,8 +14,9 @@ use proto::{
 };
 
 use crate::{
-    Error, count, event,
-    kernel::{Input, ledger::Divergence},
+    Error, count,
+    event::{self, InvalidEvent},
+    kernel::{Effects, Input, ledger::Divergence},
     publish, store,
 };
 
@@ -25,8 +26,8 @@ const DIVERGENCE_REASON: &str = "another message has its number in the dialog";
 const INVALID_REASON: &str = "the message is invalid";
 
 /// Outcome of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Outcome {
     /// The message is counted, or was deleted.
     Counted,
     /// The message was refused for this reason.
@@ -72,47 +73,73 @@ async fn write(db: Db, messages: Vec<MessageSent>, headers: Headers) -> Result<V
 }
 
 async fn apply(db: &Db, messages: &[MessageSent], headers: &Headers) -> Result<Vec<Outcome>, Error> {
-    let mut inputs = Vec::new();
-    let mut origins = Vec::new();
-    let mut outcomes = vec![Outcome::Unknown; messages.len()];
-    let mut dead_letters = Vec::new();
-    for (number, message) in messages.iter().enumerate() {
-        match event::from_settle(message) {
-            Ok(decoded) => {
-                origins.extend(std::iter::repeat_n(number, decoded.len()));
-                inputs.extend(decoded);
-            }
-            Err(invalid) => {
-                dead_letters.push((dead_letter(message, &invalid), headers.clone()));
-                outcomes[number] = Outcome::Refused(INVALID_REASON.to_owned());
-            }
-        }
-    }
+    let request = Request::decode(messages);
     let mut tx = db.begin().await?;
-    let mut outcome = store::transact(&mut tx, &inputs).await?;
-    // The replies answer this call; they are not published too.
-    let replies = std::mem::take(&mut outcome.effects.replies).into_iter();
-    let replies: HashMap<MessageId, Option<String>> =
-        replies.map(|reply| (reply.message_id, reply.refused)).collect();
-    let divergent = outcome.dead_letters.iter().map(|index| &messages[origins[*index]]);
-    dead_letters.extend(divergent.map(|message| (dead_letter(message, &Divergence), headers.clone())));
-    let displaced = store::displacements(&mut tx, &inputs, &outcome.effects.divergences).await?;
-    for index in &outcome.effects.divergences {
-        outcomes[origins[*index]] = Outcome::Refused(DIVERGENCE_REASON.to_owned());
-    }
+    let store::Outcome { mut effects, dead_letters } = store::transact(&mut tx, &request.inputs).await?;
+    let outcomes = request.outcomes(&mut effects);
+    let divergent =
+        dead_letters.iter().map(|index| dead_letter(&messages[request.origins[*index]], &Divergence));
+    let invalid = request.invalid.iter().map(|(index, error)| dead_letter(&messages[*index], error));
+    let dead_letters = invalid.chain(divergent).map(|letter| (letter, headers.clone())).collect();
+    let displaced = store::displacements(&mut tx, &request.inputs, &effects.divergences).await?;
     let epoch = store::epoch(&mut tx).await?;
-    publish::append(&mut tx, epoch, outcome.effects, dead_letters, |_, _| headers.clone()).await?;
+    publish::append(&mut tx, epoch, effects, dead_letters, |_, _| headers.clone()).await?;
     tx.commit().await?;
     displace(db, &displaced, headers).await?;
-    for (message, outcome) in messages.iter().zip(&mut outcomes) {
-        let id = MessageId::parse(&message.message_id);
-        match id.ok().and_then(|id| replies.get(&id)) {
-            Some(None) => *outcome = Outcome::Counted,
-            Some(Some(reason)) => *outcome = Outcome::Refused(reason.clone()),
-            None => {}
-        }
-    }
     Ok(outcomes)
+}
+
+/// Messages of a call, and the inputs of the kernel that they stand for.
+#[derive(Debug)]
+pub struct Request<'a> {
+    messages: &'a [MessageSent],
+    /// Inputs of the transaction.
+    pub inputs: Vec<Input>,
+    /// Index of the message of each input.
+    origins: Vec<usize>,
+    /// Messages with a value outside its limits, by index. They have no inputs.
+    invalid: Vec<(usize, InvalidEvent)>,
+}
+
+impl<'a> Request<'a> {
+    /// Decodes the messages of a call.
+    pub fn decode(messages: &'a [MessageSent]) -> Self {
+        let mut request = Self { messages, inputs: Vec::new(), origins: Vec::new(), invalid: Vec::new() };
+        for (index, message) in messages.iter().enumerate() {
+            match event::from_settle(message) {
+                Ok(decoded) => {
+                    request.origins.extend(std::iter::repeat_n(index, decoded.len()));
+                    request.inputs.extend(decoded);
+                }
+                Err(invalid) => request.invalid.push((index, invalid)),
+            }
+        }
+        request
+    }
+
+    /// Returns the outcomes of the messages in their order, from the effects of the transaction. Takes the
+    /// replies out of the effects: they answer the call and are not published too.
+    pub fn outcomes(&self, effects: &mut Effects) -> Vec<Outcome> {
+        let mut outcomes = vec![Outcome::Unknown; self.messages.len()];
+        for (index, _) in &self.invalid {
+            outcomes[*index] = Outcome::Refused(INVALID_REASON.to_owned());
+        }
+        for input in &effects.divergences {
+            outcomes[self.origins[*input]] = Outcome::Refused(DIVERGENCE_REASON.to_owned());
+        }
+        let replies = std::mem::take(&mut effects.replies).into_iter();
+        let replies: HashMap<MessageId, Option<String>> =
+            replies.map(|reply| (reply.message_id, reply.refused)).collect();
+        for (message, outcome) in self.messages.iter().zip(&mut outcomes) {
+            let id = MessageId::parse(&message.message_id);
+            match id.ok().and_then(|id| replies.get(&id)) {
+                Some(None) => *outcome = Outcome::Counted,
+                Some(Some(reason)) => *outcome = Outcome::Refused(reason.clone()),
+                None => {}
+            }
+        }
+        outcomes
+    }
 }
 
 /// Voids messages of the ledger whose numbers the dialog service has given to others.

@@ -44,7 +44,7 @@ use std::{
 use db::Tx;
 use proto::{DialogId, UserId};
 
-pub(crate) use cut::Epoch;
+pub use cut::Epoch;
 pub(crate) use divergence::displacements;
 pub(crate) use query::{
     epoch, incomplete, memberships, read_states, row, rows, unread, unread_messages, unread_of_many, version,

@@ -13,25 +13,27 @@ use crate::{Error, cache::loader::Loader, store};
 pub(crate) const ROWS_MAX: usize = 1_000;
 
 /// Version of a user's counts. Versions are ordered by epoch, then by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Version {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub struct Version {
     /// Raised when the past is replaced, for example by a restore.
-    pub(crate) epoch: i64,
+    pub epoch: i64,
     /// Incremented by every transaction that changes the user's counts.
-    pub(crate) number: i64,
+    pub number: i64,
 }
 
 /// A user's counts in one dialog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Row {
-    pub(crate) dialog_id: DialogId,
-    pub(crate) unread: i64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Row {
+    /// The dialog.
+    pub dialog_id: DialogId,
+    /// Number of unread messages.
+    pub unread: i64,
     /// Read pointer, inclusive.
-    pub(crate) read_seq: i64,
+    pub read_seq: i64,
     /// Newest message that the counter has seen; it may be ahead of `version` in an answer.
-    pub(crate) last_seq: i64,
+    pub last_seq: i64,
     /// True if events of the dialog are missing, so that the numbers may be wrong.
-    pub(crate) stale: bool,
+    pub stale: bool,
 }
 
 /// Version and total of a user's counts.
@@ -45,17 +47,18 @@ pub(crate) struct Head {
 }
 
 /// A user's unread counts, complete or the first rows of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unread {
-    pub(crate) version: Version,
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Unread {
+    /// Version of these counts.
+    pub version: Version,
     /// Exact sum over all dialogs, including those that are not in `rows`.
-    pub(crate) total: i64,
+    pub total: i64,
     /// Dialogs with unread messages, newest activity first.
-    pub(crate) rows: Vec<Row>,
+    pub rows: Vec<Row>,
     /// True if more dialogs have unread messages.
-    pub(crate) truncated: bool,
+    pub truncated: bool,
     /// True if events of one of the user's dialogs are missing, so that the total may be wrong.
-    pub(crate) stale: bool,
+    pub stale: bool,
 }
 
 /// A user's counts for a subscription.

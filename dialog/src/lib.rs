@@ -40,6 +40,17 @@ use tower::Layer;
 pub use error::Error;
 pub use store::saga::StoredMessage;
 
+/// Rules without I/O, for the model of the saga (tests/saga_model) only.
+#[doc(hidden)]
+pub mod rules {
+    pub use crate::{
+        locked_dialog::LockedDialog,
+        message::Status,
+        saga::{InvalidReply, Outcome, Reply, transition},
+        store::saga::{SagaState, Transition},
+    };
+}
+
 /// Migrations of the dialog database. Run them with the migrations of `db` and `events`.
 pub static MIGRATIONS: db::Migrations = db::Migrations {
     sqlite: sqlx::migrate!("./migrations/sqlite"),

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 /// Locked dialog. [`crate::store::save`] and [`crate::store::save_all`] write the recorded events.
 #[derive(Debug)]
-pub(crate) struct LockedDialog {
+pub struct LockedDialog {
+    /// The dialog.
     pub id: DialogId,
     /// True for the one dialog of two users without a title.
     pub direct: bool,
@@ -22,28 +23,22 @@ pub(crate) struct LockedDialog {
 
 impl LockedDialog {
     /// Creates the dialog from the values of its locked row.
-    pub(crate) fn new(
-        id: DialogId,
-        direct: bool,
-        version: i64,
-        head_seq: i64,
-        last_activity_us: i64,
-    ) -> Self {
+    pub fn new(id: DialogId, direct: bool, version: i64, head_seq: i64, last_activity_us: i64) -> Self {
         Self { id, direct, head_seq, last_activity_us, version, events: Vec::new() }
     }
 
     /// Returns the version after the events recorded so far.
-    pub(crate) fn version(&self) -> i64 {
+    pub fn version(&self) -> i64 {
         self.version
     }
 
     /// Returns the version of the next event.
-    pub(crate) fn next_version(&self) -> i64 {
+    pub fn next_version(&self) -> i64 {
         self.version + 1
     }
 
     /// Records an event, which carries the version from [`LockedDialog::next_version`].
-    pub(crate) fn record(&mut self, kind: Kind, cause: &Headers) {
+    pub fn record(&mut self, kind: Kind, cause: &Headers) {
         self.record_as(Uuid::now_v7(), kind, cause);
     }
 
@@ -67,7 +62,7 @@ impl LockedDialog {
     }
 
     /// Takes the recorded events, in order.
-    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+    pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
     }
 }

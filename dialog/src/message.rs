@@ -5,8 +5,8 @@ use std::fmt;
 use proto::{DialogId, MessageId, TransactionId, UserId, dialog as wire};
 
 /// Saga status. Moves once, from pending to committed or failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
     /// Stored, and not yet confirmed by the counter.
     Pending,
     /// Stored and counted.

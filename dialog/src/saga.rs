@@ -24,8 +24,8 @@ use crate::{
 const REASON_MAX: usize = 500;
 
 /// Outcome of a message at the counter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Outcome {
     /// Counted, or deleted before it was counted.
     Counted,
     /// Refused, with the reason.
@@ -50,10 +50,14 @@ impl Outcome {
 
 /// Reply of the counter about one message.
 #[derive(Debug, Clone)]
-pub(crate) struct Reply {
+pub struct Reply {
+    /// Dialog of the message.
     pub dialog_id: DialogId,
+    /// Sequence number of the message.
     pub seq: i64,
+    /// The message.
     pub message_id: MessageId,
+    /// Outcome of the message.
     pub outcome: Outcome,
     /// Headers of the request that caused the reply, for the event that follows from it.
     pub cause: Headers,
@@ -62,7 +66,7 @@ pub(crate) struct Reply {
 /// Inconsistency between a reply and the stored message. A retry cannot resolve it, so it is reported to
 /// operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidReply {
+pub enum InvalidReply {
     /// No message has this id.
     #[error("there is no such message")]
     UnknownMessage,
@@ -96,7 +100,7 @@ pub(crate) async fn settle(tx: &mut Tx, replies: &[Reply]) -> Result<Vec<Result<
 /// Returns the transition that a reply causes and records its event, or `None` for a repeated reply.
 /// Updates `states`, so that a second reply for the same message within the batch is compared with the
 /// new status.
-fn transition(
+pub fn transition(
     reply: &Reply,
     states: &mut HashMap<MessageId, SagaState>,
     dialogs: &mut BTreeMap<DialogId, LockedDialog>,

@@ -69,7 +69,8 @@ pub use operation::{
 };
 pub use peers::Peers;
 
-/// Parsers of hostile input, for the fuzz targets only.
+/// Parsers of hostile input and the hubs, for the fuzz targets and the model of the saga
+/// (tests/saga_model) only.
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::{

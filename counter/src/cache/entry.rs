@@ -15,22 +15,29 @@ use proto::{
 use crate::unread::{ROWS_MAX, Row, Unread, Version};
 
 /// Cache entry of one user.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Entry {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Entry {
     /// No rows. Only the fill with this ticket may replace the stub, and only with rows of `min_version`
     /// or later.
-    Stub { ticket: Option<u64>, min_version: Version },
+    Stub {
+        /// Fill that may replace the stub.
+        ticket: Option<u64>,
+        /// Newest version known of the user.
+        min_version: Version,
+    },
     /// All unread rows of the user at their version.
     Filled(Arc<Unread>),
 }
 
 /// Change of a user's rows between two consecutive versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Delta {
-    pub(crate) version: Version,
-    pub(crate) previous: Version,
+pub struct Delta {
+    /// Version after the change.
+    pub version: Version,
+    /// Version before the change.
+    pub previous: Version,
     /// Changed rows, newest activity first, each with its unread count before the change.
-    pub(crate) rows: Vec<(Row, i64)>,
+    pub rows: Vec<(Row, i64)>,
 }
 
 impl TryFrom<&UnreadChanged> for Delta {
@@ -50,7 +57,7 @@ impl TryFrom<&UnreadChanged> for Delta {
 
 impl Entry {
     /// Returns the cached rows, if any.
-    pub(crate) fn unread(&self) -> Option<Unread> {
+    pub fn unread(&self) -> Option<Unread> {
         match self {
             Self::Stub { .. } => None,
             Self::Filled(unread) => Some(Unread::clone(unread)),
@@ -67,7 +74,7 @@ impl Entry {
 
     /// Replaces any entry with a stub for the fill with this ticket. The stub keeps the newest version
     /// known.
-    pub(crate) fn miss(entry: Option<&Self>, ticket: u64) -> Self {
+    pub fn miss(entry: Option<&Self>, ticket: u64) -> Self {
         let min_version = match entry {
             None => Version::default(),
             Some(Self::Stub { min_version, .. }) => *min_version,
@@ -78,7 +85,7 @@ impl Entry {
 
     /// Returns the entry with rows from the database, if this is the stub of that fill and no newer
     /// version has been seen since. Returns `None` for no change.
-    pub(crate) fn fill(&self, ticket: u64, unread: &Unread) -> Option<Self> {
+    pub fn fill(&self, ticket: u64, unread: &Unread) -> Option<Self> {
         match self {
             Self::Stub { ticket: Some(expected), min_version }
                 if *expected == ticket && *min_version <= unread.version =>
@@ -92,7 +99,7 @@ impl Entry {
     /// Returns the entry after a delta, or `None` for no change. A delta at or below the entry's version
     /// is a repetition; one that does not follow the entry's version directly makes it a stub, because a
     /// delta in between is missing.
-    pub(crate) fn apply(&self, delta: &Delta) -> Option<Self> {
+    pub fn apply(&self, delta: &Delta) -> Option<Self> {
         match self {
             Self::Stub { ticket, min_version } if delta.version > *min_version => {
                 Some(Self::Stub { ticket: *ticket, min_version: delta.version })

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 const RANGES_MAX: usize = 64;
 
 /// Versions of a dialog that were applied.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Applied {
     /// Newest version seen.
     pub version: i64,
@@ -25,7 +25,7 @@ pub struct Applied {
 }
 
 /// Missing versions as inclusive ranges, ascending and not adjacent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Missing(pub(super) Vec<(i64, i64)>);
 
 impl Applied {

@@ -23,7 +23,7 @@ pub struct Message {
 }
 
 /// Ledger entry of one message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Message that has this `seq`. The first message applied keeps it.
     pub message_id: MessageId,
@@ -34,7 +34,7 @@ pub struct Entry {
 }
 
 /// State of a ledger entry. [`EntryState::Void`] is final.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum EntryState {
     /// The message counts for every member who has not read it.
     Counted,
@@ -43,7 +43,7 @@ pub enum EntryState {
 }
 
 /// Reason of a void entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum VoidReason {
     /// The counter refused the message for this reason, which its author sees; the message becomes
     /// FAILED.

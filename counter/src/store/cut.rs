@@ -20,11 +20,11 @@ use crate::{publish, unread::Version};
 
 /// Epoch of versions, with the state that all users share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Epoch {
+pub struct Epoch {
     /// Raised when the past is replaced.
-    pub(crate) number: i64,
+    pub number: i64,
     /// True while the log is cut and the dialogs that missed events are not known yet.
-    pub(crate) is_cut: bool,
+    pub is_cut: bool,
 }
 
 /// Waits until no other transaction has a version of the epoch that it has not committed, and keeps new

@@ -12,10 +12,14 @@ use crate::message::{Message, Status};
 
 /// Stored values of a message that a reply is compared with.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SagaState {
+pub struct SagaState {
+    /// Dialog of the message.
     pub dialog_id: DialogId,
+    /// Sequence number of the message.
     pub seq: i64,
+    /// Author of the message.
     pub author_id: UserId,
+    /// Status of the message.
     pub status: Status,
     /// Time since the message was stored, in microseconds.
     pub age_us: i64,
@@ -87,7 +91,8 @@ pub(crate) async fn states(
 
 /// Transition of a pending message to its final status.
 #[derive(Debug, Clone)]
-pub(crate) struct Transition {
+pub struct Transition {
+    /// The message.
     pub id: MessageId,
     /// Version of the dialog after the transition.
     pub version: i64,

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use entry::Entry;
+pub use entry::Entry;
 use frame::{Change, Frame, Snapshot};
 use parking_lot::{Mutex, MutexGuard};
 use proto::{InvalidId, UserId, counter, events::UnreadChanged};

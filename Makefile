@@ -125,7 +125,7 @@ bench-latency: engines ## measure the time from sendMessage to the frame at anot
 attacks: ## run every known attack ATTACKS (100) times against an optimised process and report refusal, time and memory
 	@CARGO="$(CARGO)" bench/attacks $(LOCKED)
 
-prove: engines ## prove exactness: a million histories, SQL = kernel, planted faults, a crash at every failpoint (HISTORIES; 15 minutes)
+prove: engines ## prove exactness: a million histories, SQL = kernel, planted faults, a model of the saga, a crash at every failpoint (HISTORIES; 15 minutes)
 	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; CARGO="$(CARGO)" tests/prove $(LOCKED)
 
 faults: ## run the mixed load under every fault, with at least 50 kills on the engines and 300 of one process (MINUTES=15, SEED)

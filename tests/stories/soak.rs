@@ -5,8 +5,8 @@
 //! Settings: `MINUTES` (2), `SEED` (random), `FAULTS` (all, see [`schedule::Kind`]), `USERS` (24), `DIALOGS`
 //! (24), `OPERATIONS_A_SECOND` (20), `KILLS_EACH` (1: one or several roles at the same time; more: so many
 //! kills one after another in each fault of this kind), `KAFKA_PROXY_PORT` (see [`crate::proxy`]), `SOAK_ON`
-//! (`engines`, or `sqlite` for one process), `SOAK_DISK` (folder on a small disk), `SOAK_LOGS` (folder for the
-//! roles' logs after a violation).
+//! (`engines`, or `sqlite` for one process), `SOAK_DISK` (folder on a small disk), `SOAK_LOGS` (folder for
+//! the roles' logs after a violation).
 
 mod event_log;
 mod exactness;

@@ -6,7 +6,7 @@ use events::{Event, Headers};
 use proto::{DialogId, events::event::Kind, topic};
 use uuid::Uuid;
 
-/// Locked dialog. [`crate::store::save`] and [`crate::store::save_all`] write the recorded events.
+/// Locked dialog. `save` and `save_all` of the store write the recorded events.
 #[derive(Debug)]
 pub struct LockedDialog {
     /// The dialog.

@@ -12,8 +12,8 @@ use crate::testing::{RunningGateway, SocketClient};
 const FEW: u64 = 5;
 const MANY: u64 = 20;
 const FRAMES: u64 = 30;
-/// Some tenth above what was measured.
-const ALLOCATIONS_MAX: u64 = 15;
+/// Measured: 13 to 16, by the order in which the tasks run.
+const ALLOCATIONS_MAX: u64 = 20;
 
 /// Returns the allocations while every socket of a user receives [`FRAMES`] frames.
 fn allocations(sockets: u64) -> u64 {

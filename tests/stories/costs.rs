@@ -171,8 +171,8 @@ pub async fn a_message_costs_few_statements() {
         ])
     };
     let bounds = [
-        Bound { cost: "statements", alone: 65.0, at_once: 9.0 },
-        Bound { cost: "commits", alone: 9.0, at_once: 1.0 },
+        Bound { cost: "statements", alone: 45.0, at_once: 5.0 },
+        Bound { cost: "commits", alone: 6.5, at_once: 0.7 },
     ];
     assert_costs(&stack, costs, &bounds).await;
 }

@@ -14,7 +14,7 @@ const WIDTH: f64 = 1_600.0;
 const ROW: f64 = 17.0;
 const MARGIN: f64 = 24.0;
 /// Narrower frames are not drawn.
-const NARROWEST: f64 = 0.3;
+const NARROWEST: f64 = 1.5;
 /// Width of a letter.
 const LETTER: f64 = 6.6;
 

@@ -187,23 +187,27 @@ impl Pass<'_> {
     async fn catch_up(&mut self, report: &mut impl FnMut(Report<'_>)) -> Result<(), Error> {
         let deadline = Instant::now() + CATCH_UP_TIMEOUT;
         let mut behind = std::mem::take(&mut self.behind);
-        loop {
+        while !behind.is_empty() {
             let is_late = Instant::now() >= deadline;
-            let heads: Vec<(DialogId, i64)> = behind.iter().map(|each| (each.dialog_id, each.head)).collect();
-            let unapplied = store::cut::behind(&self.maintenance.db, &heads).await?;
-            let unapplied: BTreeSet<DialogId> =
-                unapplied.into_iter().map(|(dialog_id, _)| dialog_id).collect();
+            let unapplied = if is_late { BTreeSet::new() } else { self.unapplied(&behind).await? };
             let (mut still, applied): (Vec<Behind>, Vec<Behind>) =
-                behind.into_iter().partition(|each| !is_late && unapplied.contains(&each.dialog_id));
+                behind.into_iter().partition(|each| unapplied.contains(&each.dialog_id));
             for chunk in applied.chunks(CHUNK) {
                 still.extend(self.compare_again(chunk, is_late, report).await?);
             }
             behind = still;
-            if behind.is_empty() {
-                return Ok(());
+            if !behind.is_empty() {
+                sleep(CATCH_UP_INTERVAL).await;
             }
-            sleep(CATCH_UP_INTERVAL).await;
         }
+        Ok(())
+    }
+
+    /// Returns those of the dialogs whose events have not been applied up to the version seen first.
+    async fn unapplied(&self, behind: &[Behind]) -> Result<BTreeSet<DialogId>, Error> {
+        let heads: Vec<(DialogId, i64)> = behind.iter().map(|each| (each.dialog_id, each.head)).collect();
+        let unapplied = store::cut::behind(&self.maintenance.db, &heads).await?;
+        Ok(unapplied.into_iter().map(|(dialog_id, _)| dialog_id).collect())
     }
 
     /// Compares dialogs again. Returns those that must be waited for, unless it is too late.

@@ -306,7 +306,7 @@ pub async fn watermarks(kafka: &str) -> BTreeMap<i32, i64> {
 }
 
 /// Deletes all records of these partitions of `tidings.dialog`, as retention does.
-async fn delete_records(kafka: &str, partitions: &BTreeSet<i32>) {
+pub async fn delete_records(kafka: &str, partitions: &BTreeSet<i32>) {
     let brokers = kafka.trim_start_matches("kafka://");
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();

@@ -6,15 +6,14 @@ use db::{Db, query};
 use proto::topic;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions},
-    client::{Client, DefaultClientContext},
+    client::Client,
     consumer::{BaseConsumer, Consumer, StreamConsumer},
     message::{BorrowedHeaders, BorrowedMessage, Header, Headers, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::stack::Stack;
+use crate::{restore, stack::Stack};
 
 /// Time for a request to Kafka.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +26,8 @@ const REPEATED: &str = "repeated";
 pub async fn cut(stack: &mut Stack, hold: Duration) {
     stack.kill("counter").await;
     sleep(hold).await;
-    delete_records(stack.kafka_url(), topic::DIALOG).await;
+    let partitions = restore::watermarks(stack.kafka_url()).await.into_keys().collect();
+    restore::delete_records(stack.kafka_url(), &partitions).await;
     stack.start_role("counter");
 }
 
@@ -101,12 +101,4 @@ fn partitions<C: rdkafka::ClientContext>(client: &Client<C>, topics: &[&str]) ->
         }
     }
     list
-}
-
-/// Deletes all records of a topic.
-async fn delete_records(kafka_url: &str, topic: &str) {
-    let admin: AdminClient<DefaultClientContext> = client(kafka_url).create().unwrap();
-    let list = partitions(admin.inner(), &[topic]);
-    let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT));
-    admin.delete_records(&list, &options).await.unwrap();
 }

@@ -3,9 +3,9 @@
 //!
 //! An operation reserves the greatest size that its answer can have and gives back what the answer does not
 //! need. An operation that finds no room waits for [`WAIT_MAX`] and is then rejected before it runs. The
-//! memory held by clients that read slowly, or nothing, is thereby bounded on every transport. While an
-//! operation has waited for longer than [`OVERLOADED_ABOVE`](super::room::OVERLOADED_ABOVE), new ones are
-//! rejected at once.
+//! memory held by clients that read slowly, or nothing, is thereby bounded on every transport. While a new
+//! operation would wait for longer than [`OVERLOADED_ABOVE`](super::room::OVERLOADED_ABOVE), it is rejected
+//! at once.
 
 use std::{
     collections::HashMap, convert::Infallible, fmt, net::IpAddr, ops::Deref, sync::Arc, time::Duration,

@@ -11,7 +11,8 @@ use tokio::{
 
 /// Size of one permit. A semaphore counts permits in 32 bits, so bytes would limit the room to 4 GB.
 pub const UNIT_BYTES: usize = 1024;
-/// Waiting time of the oldest operation in the queue above which the room is overloaded.
+
+/// Waiting time of an operation in the queue above which the room is overloaded.
 pub const OVERLOADED_ABOVE: Duration = Duration::from_millis(250);
 
 /// Converts bytes to permits, at least one.
@@ -33,6 +34,37 @@ struct Queue {
     /// Start of each wait, with a number that tells those of one instant apart.
     places: BTreeSet<(Instant, u64)>,
     number: u64,
+    /// Time of the last admission since the queue was empty.
+    admitted_at: Option<Instant>,
+    /// Mean time between two admissions since then. Older ones weigh less and less.
+    interval: Option<Duration>,
+}
+
+impl Queue {
+    /// Returns how long a new operation will wait, judged by those before it: at least as long as the oldest
+    /// has waited already, and as long as it takes to admit all of them.
+    fn expected_wait(&self) -> Duration {
+        let waited = self.places.first().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+        let ahead = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
+        let to_admit = self.interval.map_or(Duration::ZERO, |interval| interval.saturating_mul(ahead));
+        waited.max(to_admit)
+    }
+
+    fn count_admission(&mut self) {
+        let now = Instant::now();
+        if let Some(former) = self.admitted_at.replace(now) {
+            let interval = now - former;
+            self.interval = Some(self.interval.map_or(interval, |mean| (mean * 7 + interval) / 8));
+        }
+    }
+
+    fn remove(&mut self, place: &(Instant, u64)) {
+        self.places.remove(place);
+        if self.places.is_empty() {
+            self.admitted_at = None;
+            self.interval = None;
+        }
+    }
 }
 
 impl Room {
@@ -47,9 +79,12 @@ impl Room {
         if let Some(permit) = self.try_acquire(units) {
             return permit;
         }
-        let _place = Place::new(&self.waiting);
+        let place = Place::new(&self.waiting);
         let units = u32::try_from(units).expect("a reservation is at most the budget of a client");
-        self.free.clone().acquire_many_owned(units).await.expect("the semaphore is never closed")
+        let permit =
+            self.free.clone().acquire_many_owned(units).await.expect("the semaphore is never closed");
+        place.queue.lock().count_admission();
+        permit
     }
 
     /// Takes units if they are free.
@@ -57,11 +92,10 @@ impl Room {
         self.free.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
     }
 
-    /// Returns true if this many units are not free and the oldest operation in the queue has waited for
-    /// longer than [`OVERLOADED_ABOVE`].
+    /// Returns true if this many units are not free and a new operation would wait for longer than
+    /// [`OVERLOADED_ABOVE`].
     pub fn is_overloaded(&self, units: usize) -> bool {
-        let is_late = |(since, _): &(Instant, u64)| since.elapsed() > OVERLOADED_ABOVE;
-        self.free.available_permits() < units && self.waiting.lock().places.first().is_some_and(is_late)
+        self.free.available_permits() < units && self.waiting.lock().expected_wait() > OVERLOADED_ABOVE
     }
 
     /// Returns true while an operation waits.
@@ -93,7 +127,7 @@ impl<'a> Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.queue.lock().places.remove(&self.place);
+        self.queue.lock().remove(&self.place);
     }
 }
 
@@ -120,5 +154,32 @@ mod tests {
         drop(held);
         drop(second.await);
         assert_eq!((room.has_waiting(), room.taken_bytes()), (false, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_room_is_overloaded_as_soon_as_its_queue_takes_too_long_to_admit() {
+        let room = Arc::new(Room::new(UNIT_BYTES));
+        let operation = async |room: Arc<Room>| {
+            let permit = room.acquire(1).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(permit);
+        };
+        let mut operations = tokio::task::JoinSet::new();
+        let mut refused = 0;
+        // 500 a second, of which the room admits 50.
+        for _ in 0..1_000 {
+            if room.is_overloaded(1) {
+                refused += 1;
+            } else {
+                operations.spawn(operation(room.clone()));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let waiting = room.waiting.lock().places.len();
+            assert!(waiting <= 30, "{waiting} operations wait for more than 600 ms");
+        }
+        assert!((850..=900).contains(&refused), "{refused}");
+        operations.join_all().await;
+        assert!(!room.is_overloaded(1));
+        assert_eq!(room.waiting.lock().interval, None, "the next queue has another pace");
     }
 }

@@ -94,7 +94,7 @@ engine-tests:
 	@: $${TEST_POSTGRES_URL:?} $${TEST_REDIS_URL:?} $${TEST_KAFKA_URL:?}
 	@status=0; export CARGO="$(CARGO)"; \
 	tests/run $(LOCKED) --workspace --lib --test databases --test kafka --test local --test service -- --test-threads=2 --skip kernel:: || status=$$?; \
-	tests/run $(LOCKED) --workspace --test stories -- --nocapture engines:: balancer:: cache:: refresh:: sessions:: registration_and_login:: users:: restore:: revocation:: || status=$$?; \
+	tests/run $(LOCKED) --workspace --test stories -- --nocapture engines:: balancer:: cache:: refresh:: sessions:: registration_and_login:: users:: restore:: revocation:: traces:: || status=$$?; \
 	exit $$status
 
 # The load generator starts what it measures, on engines of its own. bench/load/run names the settings.
@@ -155,8 +155,8 @@ test-stack: engines balancer ## run the story tests through the balancer and kil
 	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
 	CARGO="$(CARGO)" tests/run $(LOCKED) --workspace --test stories -- --nocapture balancer::
 
-test-alerts: ## test the alerts of deploy/prometheus: a firing and a quiet case of each (installs Prometheus on Debian)
-	@deploy/prometheus/test
+test-alerts: ## test the alerts of deploy/prometheus, a firing and a quiet case of each, and the dashboards (installs Prometheus on Debian)
+	@deploy/prometheus/test && deploy/grafana/test
 
 test-containers: ## test the image and docker-compose.yml in a Docker engine of its own (Debian, as root; see tests/containers/run)
 	@[ -n "$$TIDINGS" ] || $(CARGO) build $(LOCKED) $(PROFILE)

@@ -196,7 +196,7 @@ pub fn spawn_tasks(process: &mut Process, log: &Log, outboxes: &[(&'static str, 
     }
     for (name, db) in outboxes {
         let component = process.readiness.register(format!("{name} database"));
-        process.spawn(watch_database(component, (*db).clone(), process.shutdown.clone()));
+        process.spawn(watch_database(name, component, (*db).clone(), process.shutdown.clone()));
     }
 }
 
@@ -212,12 +212,22 @@ pub async fn watch_cache(cache: Cache, readiness: Readiness, shutdown: Cancellat
     }
 }
 
+/// Sets the metrics of the connections to a database.
+fn set_connections(database: &'static str, db: &Db) {
+    let (used, idle) = db.connections();
+    for (state, connections) in [("used", used), ("idle", idle)] {
+        metrics::gauge!("database_connections", "database" => database, "state" => state)
+            .set(f64::from(connections));
+    }
+}
+
 /// Reports a database as not ready while it is unavailable or refuses writes. A write is tried every
 /// [`WRITE_INTERVAL`], at once after a transaction has failed, and at each check while writes fail.
-async fn watch_database(component: Component, db: Db, shutdown: CancellationToken) {
+async fn watch_database(database: &'static str, component: Component, db: Db, shutdown: CancellationToken) {
     let mut written_at: Option<Instant> = None;
     let mut failures = db.failures();
     while !shutdown.is_cancelled() {
+        set_connections(database, &db);
         let failed = failures.has_changed().unwrap_or_default();
         failures.mark_unchanged();
         let reads_suffice = !failed && written_at.is_some_and(|at| at.elapsed() < WRITE_INTERVAL);

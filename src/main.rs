@@ -30,6 +30,7 @@ mod write_timeout;
 use std::process::ExitCode;
 
 use clap::Parser;
+use telemetry::{Identity, log, trace::Export};
 
 use crate::{
     process::TaskFailure,
@@ -47,27 +48,19 @@ fn main() -> ExitCode {
         }
         Err(help) => help.exit(),
     };
-    let log_format = match telemetry::log::init(cli.log.format, &cli.log.filter) {
+    let command = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));
+    let identity = Identity::new(command.service(), env!("CARGO_PKG_VERSION"));
+    let log_format = match telemetry::log::init(cli.log.format, &cli.log.filter, &identity) {
         Ok(format) => format,
         Err(error) => return usage_error(&error.to_string()),
     };
     let outcome = block_on(async {
-        match cli.command.unwrap_or(Command::Serve(Box::new(cli.serve))) {
-            Command::Serve(settings) => serve::run(*settings, log_format).await,
-            Command::Auth(settings) => roles::auth(settings).await,
-            Command::Dialog(settings) => roles::dialog(settings).await,
-            Command::Counter(settings) => roles::counter(settings).await,
-            Command::Gateway(settings) => roles::gateway(*settings).await,
-            Command::Migrate(settings) => migrate::run(settings).await,
-            Command::Keygen(settings) => keygen::run(&settings),
-            Command::Healthcheck(settings) => return Ok(healthcheck::run(&settings)),
-            Command::Reconcile(settings) => return maintenance::reconcile(&settings).await,
-            Command::Rebuild(settings) => return maintenance::rebuild(&settings).await,
-            Command::Explain(settings) => return maintenance::explain(&settings).await,
-            Command::Events(settings) => return event_log::run(&settings.command).await,
-            Command::Saga(settings) => return event_log::saga::run(&settings).await,
+        let export = if command.is_server() { Some(Export::start(&identity)?) } else { None };
+        let outcome = run(command, log_format, &identity).await;
+        if let Some(export) = export {
+            export.finish().await;
         }
-        .map(|()| ExitCode::SUCCESS)
+        outcome
     });
     match outcome.unwrap_or_else(|error| Err(error.into())) {
         Ok(code) => code,
@@ -77,6 +70,26 @@ fn main() -> ExitCode {
         }
         Err(error) => usage_error(&format!("{error:#}")),
     }
+}
+
+/// Runs a command to its end.
+async fn run(command: Command, log_format: log::Format, identity: &Identity) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(settings) => serve::run(*settings, log_format, identity).await,
+        Command::Auth(settings) => roles::auth(settings, identity).await,
+        Command::Dialog(settings) => roles::dialog(settings, identity).await,
+        Command::Counter(settings) => roles::counter(settings, identity).await,
+        Command::Gateway(settings) => roles::gateway(*settings, identity).await,
+        Command::Migrate(settings) => migrate::run(settings).await,
+        Command::Keygen(settings) => keygen::run(&settings),
+        Command::Healthcheck(settings) => return Ok(healthcheck::run(&settings)),
+        Command::Reconcile(settings) => return maintenance::reconcile(&settings).await,
+        Command::Rebuild(settings) => return maintenance::rebuild(&settings).await,
+        Command::Explain(settings) => return maintenance::explain(&settings).await,
+        Command::Events(settings) => return event_log::run(&settings.command).await,
+        Command::Saga(settings) => return event_log::saga::run(&settings).await,
+    }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Runs a future to completion on a new runtime. Blocking threads that are still running then, such as a

@@ -17,7 +17,7 @@ use axum::{
 };
 use db::Db;
 use futures_util::FutureExt;
-use telemetry::{Readiness, grpc::server_layer, panic, readiness::Component};
+use telemetry::{Identity, Readiness, grpc::server_layer, panic, readiness::Component};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -87,7 +87,7 @@ impl Process {
     ///
     /// # Errors
     /// Fails if signals cannot be caught or the address cannot be bound.
-    pub async fn start(ops: SocketAddr) -> anyhow::Result<(Self, SocketAddr)> {
+    pub async fn start(ops: SocketAddr, identity: &Identity) -> anyhow::Result<(Self, SocketAddr)> {
         let signals = StopSignals::catch()?;
         let descriptors = file_descriptors::raise_limit();
         let listener = listen("OPS_LISTEN", ops).await?;
@@ -97,7 +97,7 @@ impl Process {
         let start = readiness.register("start");
         let tasks = JoinSet::new();
         let mut process = Self { shutdown, readiness, signals, start, tasks, descriptors };
-        let router = telemetry::ops::router(process.readiness.clone());
+        let router = telemetry::ops::router(process.readiness.clone(), identity);
         process.serve_http(listener, router, PortLimits::OPERATIONS);
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
         Ok((process, address))
@@ -268,7 +268,8 @@ mod tests {
     use super::*;
 
     async fn process() -> (Process, SocketAddr) {
-        Process::start("127.0.0.1:0".parse().unwrap()).await.unwrap()
+        let identity = Identity::new("tidings-test", "0");
+        Process::start("127.0.0.1:0".parse().unwrap(), &identity).await.unwrap()
     }
 
     /// Held by tests that a signal of another one would disturb.

@@ -10,6 +10,7 @@ use db::{Db, Migrations};
 use events::{Kafka, Log};
 use gateway::{Origins, Peers};
 use proto::Peer;
+use telemetry::Identity;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -41,10 +42,10 @@ struct ServiceProcess {
 ///
 /// # Errors
 /// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
-pub async fn auth(settings: settings::Auth) -> anyhow::Result<()> {
+pub async fn auth(settings: settings::Auth, identity: &Identity) -> anyhow::Result<()> {
     let path = &settings.signing_key_file;
     let signing = SigningKeys::load(path).with_context(|| format!("SIGNING_KEY_FILE {}", path.display()))?;
-    let mut service = start("auth", &settings.service, AUTH_PORTS, &auth::MIGRATIONS).await?;
+    let mut service = start("auth", identity, &settings.service, AUTH_PORTS, &auth::MIGRATIONS).await?;
     let access_ttl = settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL);
     let app = wiring::auth(
         &mut service.process,
@@ -62,8 +63,8 @@ pub async fn auth(settings: settings::Auth) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
-pub async fn dialog(settings: settings::Dialog) -> anyhow::Result<()> {
-    let mut service = start("dialog", &settings.service, DIALOG_PORTS, &dialog::MIGRATIONS).await?;
+pub async fn dialog(settings: settings::Dialog, identity: &Identity) -> anyhow::Result<()> {
+    let mut service = start("dialog", identity, &settings.service, DIALOG_PORTS, &dialog::MIGRATIONS).await?;
     let auth = connect(&mut service.process, "AUTH_URL", &settings.auth_url)?;
     let counter = connect(&mut service.process, "COUNTER_URL", &settings.counter_url)?;
     let guard = wiring::guard(&auth, &service.token, &settings.token_issuer);
@@ -79,9 +80,10 @@ pub async fn dialog(settings: settings::Dialog) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
-pub async fn counter(settings: settings::Counter) -> anyhow::Result<()> {
+pub async fn counter(settings: settings::Counter, identity: &Identity) -> anyhow::Result<()> {
     let cache = engine::cache(&settings.cache)?;
-    let mut service = start("counter", &settings.service, COUNTER_PORTS, &counter::MIGRATIONS).await?;
+    let mut service =
+        start("counter", identity, &settings.service, COUNTER_PORTS, &counter::MIGRATIONS).await?;
     let auth = connect(&mut service.process, "AUTH_URL", &settings.auth_url)?;
     let dialog = connect(&mut service.process, "DIALOG_URL", &settings.dialog_url)?;
     let guard = wiring::guard(&auth, &service.token, &settings.token_issuer);
@@ -102,12 +104,12 @@ pub async fn counter(settings: settings::Counter) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
-pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
+pub async fn gateway(settings: settings::GatewayRole, identity: &Identity) -> anyhow::Result<()> {
     let limiter = engine::limiter(&settings.cache)?;
     let token = service_token(&settings.cluster)?;
     let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
     let listener = listen("LISTEN", settings.listen).await?;
-    let (mut process, _) = Process::start(settings.ops_listen).await?;
+    let (mut process, _) = Process::start(settings.ops_listen, identity).await?;
     let log = Log::Kafka(Kafka::new(&settings.cluster.kafka_url, None).context("KAFKA_URL")?);
     engine::spawn_tasks(&mut process, &log, &[]);
     let auth = connect(&mut process, "AUTH_URL", &settings.auth_url)?;
@@ -138,6 +140,7 @@ pub async fn gateway(settings: settings::GatewayRole) -> anyhow::Result<()> {
 /// Binds the ports, waits for the database and migrates it, and connects the event log.
 async fn start(
     name: &'static str,
+    identity: &Identity,
     settings: &settings::Service,
     (port, ops_port): (u16, u16),
     migrations: &'static Migrations,
@@ -145,7 +148,8 @@ async fn start(
     let token = service_token(&settings.cluster)?;
     let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let listener = listen("LISTEN", settings.listen.unwrap_or_else(|| loopback(port))).await?;
-    let (mut process, _) = Process::start(settings.ops_listen.unwrap_or_else(|| loopback(ops_port))).await?;
+    let (mut process, _) =
+        Process::start(settings.ops_listen.unwrap_or_else(|| loopback(ops_port)), identity).await?;
     let direct_url = settings.database_direct_url.as_deref();
     let signals = &mut process.signals;
     let db = engine::open(signals, "DATABASE_URL", &settings.database_url, direct_url, migrations).await?;

@@ -10,7 +10,7 @@ use std::{
 use db::{Claim, Db};
 use gateway::{Origins, Peers};
 use proto::topic;
-use telemetry::{grpc::server_layer, log};
+use telemetry::{Identity, grpc::server_layer, log};
 use tower::Layer;
 
 use crate::{
@@ -28,14 +28,14 @@ const ACCESS_TOKEN_TTL: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
-pub async fn run(settings: Serve, log_format: log::Format) -> anyhow::Result<()> {
+pub async fn run(settings: Serve, log_format: log::Format, identity: &Identity) -> anyhow::Result<()> {
     let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
     let cache = engine::cache(&settings.cache)?;
     let limiter = engine::limiter(&settings.cache)?;
     let _claims = claim_databases(&settings)?;
     let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
-    let (mut process, ops_address) = Process::start(settings.ops_listen).await?;
+    let (mut process, ops_address) = Process::start(settings.ops_listen, identity).await?;
     let opened = open_databases(&mut process.signals, &settings.data_dir, &settings.databases);
     let [auth_db, dialog_db, counter_db] = opened.await?;
     let outboxes = [

@@ -82,6 +82,37 @@ pub enum Command {
     Saga(Saga),
 }
 
+impl Command {
+    /// Returns the name of the service in log lines and traces, and if the command runs until it is stopped.
+    fn kind(&self) -> (&'static str, bool) {
+        match self {
+            Self::Serve(_) => ("tidings", true),
+            Self::Auth(_) => ("tidings-auth", true),
+            Self::Dialog(_) => ("tidings-dialog", true),
+            Self::Counter(_) => ("tidings-counter", true),
+            Self::Gateway(_) => ("tidings-gateway", true),
+            Self::Migrate(_)
+            | Self::Keygen(_)
+            | Self::Healthcheck(_)
+            | Self::Reconcile(_)
+            | Self::Rebuild(_)
+            | Self::Explain(_)
+            | Self::Events(_)
+            | Self::Saga(_) => ("tidings-command", false),
+        }
+    }
+
+    /// Returns the name of the service in log lines and traces.
+    pub fn service(&self) -> &'static str {
+        self.kind().0
+    }
+
+    /// Returns true if the command runs until it is stopped.
+    pub fn is_server(&self) -> bool {
+        self.kind().1
+    }
+}
+
 /// Logging of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]

@@ -124,7 +124,8 @@ impl App {
         let counter = instrumented("counter", counter);
         let sweeper =
             sweeper::run(&self.db, counter, &service_token, self.settings.saga_deadline, shutdown.clone());
-        tokio::join!(replies, sweeper, restore::watch(&self.db, shutdown.clone())).0
+        let measured = sweeper::measure(&self.db, shutdown.clone());
+        tokio::join!(replies, Box::pin(sweeper), measured, restore::watch(&self.db, shutdown.clone())).0
     }
 
     /// Recognises that the database may have been replaced by a copy since it was last used, and raises

@@ -20,7 +20,7 @@ use crate::{
     message::Message,
     saga::{Outcome, Reply, settle},
     send::message_sent,
-    store::saga::{SweepCursor, overdue},
+    store::saga::{Pending, SweepCursor, overdue, pending},
 };
 
 /// Messages per `Settle` call and per transaction. Bounds the time for which dialogs stay locked.
@@ -31,6 +31,8 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// promise that a message is PENDING at most a minute longer than the deadline.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// Interval of the metrics.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sweeps at regular intervals until shutdown. A failed sweep is logged, and the next one tries again.
 pub(crate) async fn run(
@@ -47,6 +49,20 @@ pub(crate) async fn run(
             Some(Err(error)) => tracing::warn!(%error, "overdue messages stay pending until the next sweep"),
             Some(Ok(settled)) if settled > 0 => tracing::info!(settled, "overdue messages settled"),
             Some(Ok(_)) | None => {}
+        }
+    }
+}
+
+/// Sets the metrics of the pending messages at regular intervals until shutdown.
+#[expect(clippy::cast_precision_loss, reason = "a gauge holds a float")]
+pub(crate) async fn measure(db: &Db, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(MEASURE_INTERVAL)).await.is_some() {
+        match pending(db).await {
+            Ok(Pending { messages, age_us }) => {
+                metrics::gauge!("sagas_pending").set(messages as f64);
+                metrics::gauge!("sagas_pending_age_seconds").set(age_us as f64 / 1e6);
+            }
+            Err(error) => tracing::debug!(%error, "the pending messages cannot be counted"),
         }
     }
 }

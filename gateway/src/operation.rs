@@ -31,7 +31,10 @@ use std::{
 use async_graphql::{PathSegment, Request, Response, ValidationMode};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use futures_util::{FutureExt, StreamExt};
-use telemetry::{Call, RequestId, panic};
+use telemetry::{
+    Call, RequestId, Traceparent, panic,
+    trace::{self, Span},
+};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -57,6 +60,8 @@ pub const OPERATION_LIMIT: Duration = Duration::from_secs(5);
 /// Time between the deadline of service calls and that of the operation: enough to send the rest of the
 /// answer when a service is too slow.
 const ANSWER_MARGIN: Duration = Duration::from_millis(250);
+/// Key in the extensions of a request that asks for the id of its trace, and of the response that has it.
+const TRACE_ID: &str = "traceId";
 /// Bytes of an answer around its data, such as the headers of a part or the frame of a socket.
 const FRAME_BYTES: usize = 512;
 /// Nesting of fields and fragments at which validation and execution stop. A second line of defence: the
@@ -71,6 +76,8 @@ pub struct Admitted {
     operation_name: Option<String>,
     operation_key: OnceLock<OperationKey>,
     address: IpAddr,
+    /// The client asked for the id of the trace.
+    wants_trace_id: bool,
 }
 
 /// Response of an executed operation.
@@ -79,6 +86,27 @@ pub enum Executed {
     Json(Vec<u8>),
     /// A response that may have errors.
     Response(Response),
+}
+
+impl Executed {
+    /// Adds the id of the trace to the extensions.
+    fn with_trace_id(self, traceparent: Traceparent) -> Self {
+        let trace_id = format!("{:032x}", traceparent.trace_id());
+        match self {
+            Self::Json(mut json) => {
+                // A response that was serialized as a whole has data and no extensions.
+                json.pop();
+                json.extend_from_slice(
+                    format!(r#","extensions":{{"{TRACE_ID}":"{trace_id}"}}}}"#).as_bytes(),
+                );
+                Self::Json(json)
+            }
+            Self::Response(mut response) => {
+                response.extensions.insert(TRACE_ID.to_owned(), trace_id.into());
+                Self::Response(response)
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Admitted {
@@ -195,7 +223,8 @@ impl Pipeline {
     ) -> Result<Admitted, Rejection> {
         self.rate_limiter.request(client).await?;
         let document = self.persisted.document(&request).await?;
-        let OperationRequest { operation_name, variables, .. } = request;
+        let OperationRequest { operation_name, variables, extensions, .. } = request;
+        let wants_trace_id = extensions.get(TRACE_ID).is_some_and(|value| value == true);
         let text = document.text.clone();
         let name = operation_name.filter(|name| !name.is_empty());
         let prepared =
@@ -207,12 +236,23 @@ impl Pipeline {
         let prepared = prepared?;
         self.persisted.cache(document).await;
         let operation_key = OnceLock::new();
-        Ok(Admitted { prepared, text, operation_name: name, operation_key, address: client.address })
+        let address = client.address;
+        Ok(Admitted { prepared, text, operation_name: name, operation_key, address, wants_trace_id })
     }
 
     /// Executes a query or a mutation, a query by its plan if it has one. Otherwise, and if the plan gives
     /// up, like [`Pipeline::execute`].
-    pub async fn answer(&self, admitted: &Admitted, caller: Option<Caller>, call: Call) -> Executed {
+    pub async fn answer(&self, admitted: &Admitted, caller: Option<Caller>, mut call: Call) -> Executed {
+        let _span = trace::is_exported().then(|| start_span(admitted, &mut call));
+        let trace_id = admitted.wants_trace_id.then_some(call.traceparent);
+        let executed = self.execute_planned(admitted, caller, call).await;
+        match trace_id {
+            Some(traceparent) => executed.with_trace_id(traceparent),
+            None => executed,
+        }
+    }
+
+    async fn execute_planned(&self, admitted: &Admitted, caller: Option<Caller>, call: Call) -> Executed {
         match admitted.prepared.plan() {
             Some(plan) if plan.is_constant() => {
                 count(admitted.kind());
@@ -317,6 +357,17 @@ impl Pipeline {
         request.set_parsed_query(ExecutableDocument::clone(admitted.prepared.document()));
         request
     }
+}
+
+/// Starts the span of an operation. The document is no attribute, as it may have texts and passwords in it.
+fn start_span(admitted: &Admitted, call: &mut Call) -> Span {
+    let kind = kind_name(admitted.kind());
+    let mut span = call.start_span(trace::Kind::Internal, || kind);
+    span.set("graphql.operation.type", kind);
+    if let Some(name) = &admitted.operation_name {
+        span.set("graphql.operation.name", name.clone());
+    }
+    span
 }
 
 /// Counts an operation that is executed.

@@ -143,7 +143,7 @@ impl Scope {
         dispatcher: &Dispatcher,
     ) -> Self {
         let call = match &caller {
-            Some(caller) => Call { authorization: Some(caller.authorization.newest()), ..call },
+            Some(caller) => call.with_secret(caller.authorization.newest()),
             None => call,
         };
         let user = caller.as_ref().map(|caller| caller.user);

@@ -19,7 +19,7 @@ use std::{fmt, sync::Arc};
 use async_graphql::{Response, ServerError, Value};
 use futures_util::stream;
 use resilience::Backoff;
-use telemetry::Call;
+use telemetry::{Call, Traceparent, trace};
 use tracing::Instrument;
 
 use resolver_input::{Frame, Probe, ResolverInput, Target};
@@ -103,16 +103,18 @@ impl Subscriptions {
         cursor: Option<&str>,
         admitted: Admitted,
         caller: Option<Caller>,
-        call: Call,
+        mut call: Call,
     ) -> Result<Stream, Vec<ServerError>> {
         // The deadline is that of the request, and the stream outlives it.
-        let call = Call { deadline: None, ..call };
+        call.deadline = None;
         let target = self.probe(&admitted, caller.clone(), &call).await?;
         let server_errors = |error: Error| vec![error.into_server_error(&call.request_id)];
         let caller = caller.ok_or_else(|| server_errors(Error::sign_in()))?;
         let target = target.resume_after(cursor).map_err(server_errors)?;
         let source = self.source(target, &caller, &call).await.map_err(server_errors)?;
-        let gauge = metrics::gauge!("gateway_subscriptions", "field" => source.field());
+        let field = source.field();
+        let gauge = metrics::gauge!("gateway_subscriptions", "field" => field);
+        metrics::counter!("gateway_subscriptions_started_total", "field" => field).increment(1);
         let calls_services = resolver_input::calls_services(admitted.document());
         Ok(Stream {
             subscriptions: self.clone(),
@@ -122,6 +124,7 @@ impl Subscriptions {
             source,
             calls_services,
             failing: None,
+            has_ended: false,
             _gauge: GaugeGuard::of(gauge),
         })
     }
@@ -196,6 +199,14 @@ impl Source {
         }
     }
 
+    /// Returns the span that caused the newest change, if it is exported.
+    fn cause(&self) -> Option<Traceparent> {
+        match self {
+            Self::Unread(subscription) => subscription.cause(),
+            Self::Dialogs(_) | Self::Messages(..) | Self::ReadStates(..) => None,
+        }
+    }
+
     fn field(&self) -> &'static str {
         match self {
             Self::Unread(_) => "unread",
@@ -229,7 +240,18 @@ pub struct Stream {
     calls_services: bool,
     /// Delay between executions while results have errors and no data.
     failing: Option<Backoff>,
+    /// The source has ended; otherwise the client ends the stream.
+    has_ended: bool,
     _gauge: GaugeGuard,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let reason = if self.has_ended { "source" } else { "client" };
+        let field = self.source.field();
+        metrics::counter!("gateway_subscriptions_ended_total", "field" => field, "reason" => reason)
+            .increment(1);
+    }
 }
 
 impl Stream {
@@ -244,8 +266,13 @@ impl Stream {
                 tokio::time::sleep(backoff.next_delay()).await;
             }
             let frame = match self.source.next().await {
-                Ok(frame) => frame?,
+                Ok(Some(frame)) => frame,
+                Ok(None) => {
+                    self.has_ended = true;
+                    return None;
+                }
                 Err(error) => {
+                    self.has_ended = true;
                     tracing::debug!(%error, "a stream ends");
                     return None;
                 }
@@ -269,6 +296,7 @@ impl Stream {
                 self.subscriptions.0.seen_versions.raise(self.caller.user, version);
             }
             metrics::counter!("gateway_frames_total", "field" => field).increment(1);
+            metrics::counter!("gateway_frame_bytes_total", "field" => field).increment(json.len() as u64);
             return Some(Payload { json, cursor });
         }
     }
@@ -305,14 +333,19 @@ impl Stream {
     /// Executes the operation for one frame.
     async fn execute(&self, frame: Frame, cursor: Option<Version>) -> FrameResult {
         let input = ResolverInput::frame(frame);
-        let span = tracing::info_span!("gateway.live.frame", request_id = %self.call.request_id);
-        let work = self.subscriptions.0.pipeline.frame(
-            &self.admitted,
-            input,
-            Some(self.caller.clone()),
-            self.call.clone(),
-        );
+        let mut call = self.call.clone();
+        // The frame belongs to the trace of its newest change. The opening of the subscription has its own.
+        let trace = self.source.cause().map(|cause| {
+            let mut span = call.start_span_of(trace::Kind::Internal, || "frame", cause);
+            span.set("graphql.operation.type", "subscription");
+            span.set("tidings.subscription.field", self.source.field());
+            span
+        });
+        let span = call.log_span();
+        let caller = Some(self.caller.clone());
+        let work = self.subscriptions.0.pipeline.frame(&self.admitted, input, caller, call);
         let response = work.instrument(span).await;
+        drop(trace);
         let mut response = response.unwrap_or_default();
         let has_errors = response.is_err();
         let is_failure = has_errors && response.data == Value::Null;

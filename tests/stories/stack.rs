@@ -284,6 +284,15 @@ impl Stack {
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
+    /// Returns the value of a role's metric, summed over its labels.
+    pub async fn metric_sum(&self, role: &str, name: &str) -> f64 {
+        let url = format!("http://{}/metrics", self.settings[role]["OPS_LISTEN"]);
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values = text.lines().filter(of_name).map(|line| line.rsplit_once(' ').unwrap().1);
+        values.map(|value| value.parse::<f64>().unwrap()).sum()
+    }
+
     /// Opens a role's database.
     pub async fn database(&self, role: &str) -> Db {
         Db::open(&self.databases[role], 2).await.unwrap()

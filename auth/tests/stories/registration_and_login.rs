@@ -15,7 +15,8 @@ use crate::app::{HOUR, ISSUER, PASSWORD, Service, error_of, now_s, registration}
 #[tokio::test]
 async fn a_registration_signs_in_with_a_token_that_the_published_keys_verify() {
     for mut service in Service::on_each_database().await {
-        let call = Call { request_id: RequestId::parse("request-1").unwrap(), ..Call::new() };
+        let mut call = Call::new();
+        call.request_id = RequestId::parse("request-1").unwrap();
         let request = RegisterRequest { name: Some("  Ann Ö. ".to_owned()), ..registration("ann") };
         let session = service.with_call(call).register(request).await.unwrap().into_inner();
         let user = session.user.clone().unwrap();

@@ -17,7 +17,14 @@ mod statements;
 mod tx;
 mod value;
 
-use std::{future::Future, path::Path, pin::Pin, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::Path,
+    pin::Pin,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     Connection, Postgres, Transaction,
@@ -50,6 +57,16 @@ pub enum Dialect {
     Sqlite,
     /// PostgreSQL.
     Postgres,
+}
+
+impl Dialect {
+    /// Returns the name of the database system in the conventions of OpenTelemetry.
+    pub fn system(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgresql",
+        }
+    }
 }
 
 /// Database. Cheap to clone; all clones share the connections.
@@ -210,6 +227,17 @@ impl Db {
         self.0.signals.failures.subscribe()
     }
 
+    /// Returns the numbers of connections that are used and that are idle. On SQLite, those of readers.
+    pub fn connections(&self) -> (u32, u32) {
+        match &self.0.pools {
+            Pools::Sqlite(sqlite) => sqlite.reader.connections(),
+            Pools::Postgres(pool) => {
+                let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+                (pool.size().saturating_sub(idle), idle)
+            }
+        }
+    }
+
     /// Executes a trivial statement, for health checks.
     ///
     /// # Errors
@@ -262,7 +290,9 @@ impl Db {
 /// transaction, which rolls it back.
 async fn begin(pool: &PgPool, statement: &'static str) -> Result<Transaction<'static, Postgres>, Error> {
     let pool = pool.clone();
+    let start = Instant::now();
     let transaction = tokio::spawn(async move { pool.begin_with(statement).await }).await;
+    query::record_wait(start);
     // A task that did not complete was dropped by the shutdown of the runtime.
     Ok(transaction.map_err(|_| sqlx::Error::PoolClosed)??)
 }

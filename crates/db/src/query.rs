@@ -1,9 +1,10 @@
 //! Statements with bound values, executed on a database or in a transaction.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use sqlx::{
-    AssertSqlSafe, PgConnection,
+    AssertSqlSafe, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgArguments, PgRow},
 };
 
@@ -81,7 +82,6 @@ impl Query {
     /// # Errors
     /// Every [`Error`] except [`Error::Url`] and [`Error::Migrate`].
     pub async fn execute(self, on: impl Into<Executor<'_>>) -> Result<u64, Error> {
-        count_statement();
         match on.into() {
             Executor::Tx(tx) => {
                 let statement = tx.statement(self.sql);
@@ -91,18 +91,20 @@ impl Query {
                     }
                     tx::Transaction::Postgres(tx) => self.execute_postgres(&statement, tx).await,
                 };
-                tx.inspect(result)
+                tx.inspect(statement.counted(result))
             }
             Executor::Db(db) => {
                 let statement = db.statement(self.sql);
-                match &db.0.pools {
+                let result = match &db.0.pools {
                     Pools::Sqlite(sqlite) => {
-                        Ok(sqlite::read(&sqlite.reader, &statement, self.values).await?.changes)
+                        let outcome = sqlite::read(&sqlite.reader, &statement, self.values).await;
+                        outcome.map(|outcome| outcome.changes)
                     }
                     Pools::Postgres(pool) => {
-                        self.execute_postgres(&statement, &mut *pool.acquire().await?).await
+                        self.execute_postgres(&statement, &mut *acquire(pool).await?).await
                     }
-                }
+                };
+                statement.counted(result)
             }
         }
     }
@@ -112,7 +114,6 @@ impl Query {
     /// # Errors
     /// As [`Query::execute`].
     pub async fn all(self, on: impl Into<Executor<'_>>) -> Result<Vec<Row>, Error> {
-        count_statement();
         match on.into() {
             Executor::Tx(tx) => {
                 let statement = tx.statement(self.sql);
@@ -120,16 +121,17 @@ impl Query {
                     tx::Transaction::Sqlite(tx) => tx.run(&statement, self.values).await.map(sqlite_rows),
                     tx::Transaction::Postgres(tx) => self.all_postgres(&statement, tx).await,
                 };
-                tx.inspect(result)
+                tx.inspect(statement.counted(result))
             }
             Executor::Db(db) => {
                 let statement = db.statement(self.sql);
-                match &db.0.pools {
+                let result = match &db.0.pools {
                     Pools::Sqlite(sqlite) => {
                         sqlite::read(&sqlite.reader, &statement, self.values).await.map(sqlite_rows)
                     }
-                    Pools::Postgres(pool) => self.all_postgres(&statement, &mut *pool.acquire().await?).await,
-                }
+                    Pools::Postgres(pool) => self.all_postgres(&statement, &mut *acquire(pool).await?).await,
+                };
+                statement.counted(result)
             }
         }
     }
@@ -182,8 +184,17 @@ impl Query {
     }
 }
 
-fn count_statement() {
-    metrics::counter!("database_statements_total").increment(1);
+/// Waits for a free connection.
+async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
+    let start = Instant::now();
+    let connection = pool.acquire().await;
+    record_wait(start);
+    Ok(connection?)
+}
+
+/// Records how long a query or a transaction has waited for a free connection.
+pub(crate) fn record_wait(start: Instant) {
+    metrics::histogram!("database_connection_wait_seconds").record(start.elapsed().as_secs_f64());
 }
 
 fn sqlite_rows(outcome: sqlite::Outcome) -> Vec<Row> {

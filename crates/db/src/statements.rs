@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use metrics::Counter;
 use parking_lot::RwLock;
 
-use crate::{Dialect, Value, rows};
+use crate::{Dialect, Error, Value, rows};
 
 /// Longest time that a statement of SQLite may take from the other tasks of a thread.
 const SHORT: Duration = Duration::from_millis(1);
@@ -46,6 +47,28 @@ pub(crate) struct Statement {
     row_ns: AtomicU64,
     /// Names of the columns.
     columns: RwLock<Arc<[String]>>,
+    succeeded: Counter,
+    failed: Counter,
+}
+
+/// Kinds of statements in metrics.
+const KINDS: [&str; 4] = ["select", "insert", "update", "delete"];
+
+/// Returns the kind of a statement. One that begins with a common table expression is of the kind of its
+/// first part that writes.
+fn kind_of(sql: &str) -> &'static str {
+    let words = sql.split(|c: char| !c.is_ascii_alphabetic());
+    let mut kinds = words.filter_map(|word| KINDS.into_iter().find(|kind| word == *kind));
+    match kinds.next() {
+        Some("select") if sql.trim_start().starts_with("with") => {
+            kinds.find(|kind| *kind != "select").unwrap_or("select")
+        }
+        first => first.unwrap_or("other"),
+    }
+}
+
+fn counter(kind: &'static str, result: &'static str) -> Counter {
+    metrics::counter!("database_statements_total", "kind" => kind, "result" => result)
 }
 
 impl Statements {
@@ -58,7 +81,14 @@ impl Statements {
         #[cfg(feature = "planted-faults")]
         let sql = self.with_fault(sql);
         let text = rows::expand(sql, dialect).into();
-        let statement = Statement { text, row_ns: AtomicU64::new(UNKNOWN), columns: RwLock::default() };
+        let kind = kind_of(sql);
+        let statement = Statement {
+            text,
+            row_ns: AtomicU64::new(UNKNOWN),
+            columns: RwLock::default(),
+            succeeded: counter(kind, "ok"),
+            failed: counter(kind, "error"),
+        };
         Arc::clone(self.known.write().entry(key).or_insert(Arc::new(statement)))
     }
 
@@ -81,6 +111,13 @@ impl Statements {
 }
 
 impl Statement {
+    /// Counts an execution, and returns its result.
+    pub(crate) fn counted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        let counter = if result.is_ok() { &self.succeeded } else { &self.failed };
+        counter.increment(1);
+        result
+    }
+
     /// Returns true if the statement is expected to take less than 1 ms with these values.
     pub(crate) fn is_short(&self, values: &[Value]) -> bool {
         let expected_ns = self.row_ns.load(Ordering::Relaxed).saturating_mul(input_rows(values));
@@ -134,6 +171,22 @@ fn input_rows(values: &[Value]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_statement_is_of_the_kind_that_it_does() {
+        for (sql, kind) in [
+            ("select 1 as one", "select"),
+            ("  update t set a = $1", "update"),
+            ("insert into t (a) select a from u", "insert"),
+            ("delete from t where a in (select a from u)", "delete"),
+            ("with gone as (select a from u) delete from t", "delete"),
+            ("with a as (select 1) select * from a", "select"),
+            ("begin immediate", "other"),
+            ("truncate write_check", "other"),
+        ] {
+            assert_eq!(kind_of(sql), kind, "{sql}");
+        }
+    }
 
     #[test]
     fn a_statement_is_short_once_it_was_and_long_for_many_rows() {

@@ -10,17 +10,14 @@ mod partition;
 mod recovery;
 mod start;
 
-use std::{
-    future::Future,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{future::Future, time::Duration};
 
 use db::{Db, Tx};
 pub use recovery::{Loss, LossKind};
 use resilience::Backoff;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Log, Record, Stopped, offset};
+use crate::{Log, Record, Stopped, offset, pace::age, spans::Applying};
 
 /// Error of a handler. The batch is repeated.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -120,6 +117,17 @@ impl<A: Apply> Consumer<A> {
 
     /// Applies records and moves the offsets past them in one transaction.
     async fn apply(&self, records: &[Record], moves: &[offset::Move]) -> Result<(), BoxError> {
+        let Some(mut spans) = Applying::start(self.name, self.db.dialect().system(), records) else {
+            return self.transact(records, moves).await;
+        };
+        let applied = self.transact(&spans.within(records), moves).await;
+        if applied.is_err() {
+            spans.fail();
+        }
+        applied
+    }
+
+    async fn transact(&self, records: &[Record], moves: &[offset::Move]) -> Result<(), BoxError> {
         self.handler.before(records).await?;
         let mut tx = self.db.begin().await?;
         self.handler.apply(&mut tx, records).await?;
@@ -144,11 +152,9 @@ impl<A: Apply> Consumer<A> {
             let request_id = headers.request_id.as_deref();
             tracing::debug!(consumer = self.name, topic, kind, key, request_id, "applied");
         }
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        let oldest_us = records.iter().map(|record| record.created_at_us).min();
-        if let (Ok(now_us), Some(oldest_us)) = (i64::try_from(now_us), oldest_us) {
-            let age = Duration::from_micros(u64::try_from(now_us - oldest_us).unwrap_or(0));
-            metrics::gauge!("consumer_age_seconds", "consumer" => self.name).set(age.as_secs_f64());
+        if let Some(oldest_us) = records.iter().map(|record| record.created_at_us).min() {
+            let age = age(oldest_us).as_secs_f64();
+            metrics::gauge!("consumer_age_seconds", "consumer" => self.name).set(age);
         }
     }
 }

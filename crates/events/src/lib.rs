@@ -16,6 +16,7 @@ pub mod outbox;
 mod pace;
 mod record;
 mod relay;
+mod spans;
 mod tail;
 
 pub use consumer::{Apply, BoxError, Consumer, Loss, LossKind};
@@ -25,6 +26,7 @@ pub use local::{Local, UnconsumedTopic};
 pub use offset::{Mismatch, Stopped, forget_positions};
 pub use record::{Event, Headers, Record};
 pub use relay::Relay;
+pub use spans::process;
 pub use tail::{Tail, TailBatch};
 
 /// Event log: carries events from outboxes to consumers.

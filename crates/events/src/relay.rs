@@ -23,6 +23,7 @@ use crate::{
     lease::Lease,
     outbox::{self, PendingEvent},
     pace::Pace,
+    spans,
 };
 
 const LEASE: &str = "relay";
@@ -154,7 +155,7 @@ impl Relay {
                 }
                 continue;
             }
-            pace.start();
+            pace.start(pending.first().map_or(i64::MAX, |oldest| oldest.created_at_us));
             failpoint::pass("publish");
             published = self.publish(producer, lease, &pending, shutdown).await?;
             failpoint::pass("acknowledged");
@@ -177,9 +178,13 @@ impl Relay {
             return Err(TermError::LeaseLost);
         }
         let mut deliveries = Vec::with_capacity(pending.len());
+        let mut spans = Vec::new();
         let mut failure = None;
         for event in pending {
-            match producer.send_result(wire::encode(event)) {
+            let span = spans::send(event);
+            let sent = producer.send_result(wire::encode(event, span.as_ref()));
+            spans.extend(span);
+            match sent {
                 Ok(delivery) => deliveries.push(acknowledged_id(event.id, delivery)),
                 Err((error, _)) => {
                     // The following events must not overtake this one.
@@ -200,10 +205,12 @@ impl Relay {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
+        metrics::counter!("outbox_batches_total", "outbox" => self.name).increment(1);
         metrics::counter!("outbox_relayed_total", "outbox" => self.name).increment(acknowledged.len() as u64);
         match failure {
             None => Ok(acknowledged),
             Some(error) => {
+                spans.iter_mut().for_each(|span| span.fail("the broker has not accepted all events"));
                 outbox::replace(&self.db, &acknowledged, 0).await?;
                 Err(TermError::Delivery(error))
             }

@@ -4,13 +4,16 @@
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::time::Instant;
 use tonic::{Request, Status, metadata::MetadataValue, service::Interceptor};
 
-use crate::{RequestId, Traceparent};
+use crate::{
+    RequestId, Traceparent,
+    trace::{Kind, Span},
+};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -46,6 +49,8 @@ pub struct Call {
     pub request_id: RequestId,
     /// Trace, and the span that makes the call.
     pub traceparent: Traceparent,
+    /// The span is one of another process or has started. Otherwise the next span begins the trace.
+    has_parent: bool,
     /// Time after which the caller no longer waits for the answer.
     pub deadline: Option<Instant>,
     /// Whole value of the authorization header, `Bearer …`.
@@ -58,9 +63,42 @@ impl Call {
         Self {
             request_id: RequestId::random(),
             traceparent: Traceparent::random(),
+            has_parent: false,
             deadline: None,
             authorization: None,
         }
+    }
+
+    /// Starts a span of what the call does. What the call causes from now on is a part of it.
+    pub fn start_span<N: Into<Cow<'static, str>>>(&mut self, kind: Kind, name: impl FnOnce() -> N) -> Span {
+        let parent = self.has_parent.then_some(self.traceparent);
+        let span = Span::start(kind, name, parent);
+        self.traceparent = span.traceparent();
+        self.has_parent = true;
+        span
+    }
+
+    /// Like [`Call::start_span`], for work that another trace has caused.
+    pub fn start_span_of<N: Into<Cow<'static, str>>>(
+        &mut self,
+        kind: Kind,
+        name: impl FnOnce() -> N,
+        cause: Traceparent,
+    ) -> Span {
+        self.traceparent = cause;
+        self.has_parent = true;
+        self.start_span(kind, name)
+    }
+
+    /// Returns the span of the log: its lines carry the ids of the request, the trace and the span.
+    pub fn log_span(&self) -> tracing::Span {
+        let trace = self.traceparent;
+        tracing::info_span!(
+            "call",
+            request_id = %self.request_id,
+            trace_id = %format_args!("{:032x}", trace.trace_id()),
+            span_id = %format_args!("{:016x}", trace.span_id()),
+        )
     }
 
     /// Sets the deadline, unless an earlier one is already set.
@@ -77,6 +115,13 @@ impl Call {
         self
     }
 
+    /// Sets the authorization to a header that another call had.
+    #[must_use]
+    pub fn with_secret(mut self, authorization: Secret) -> Self {
+        self.authorization = Some(authorization);
+        self
+    }
+
     /// Returns the context of a received request: the one that the server layer attached, else the one
     /// parsed from the metadata.
     pub fn of<T>(request: &Request<T>) -> Self {
@@ -84,15 +129,15 @@ impl Call {
         extension.cloned().unwrap_or_else(|| Self::parse(request.metadata().as_ref()))
     }
 
-    /// Parses the context from headers and starts a child span. A missing or malformed request id or
-    /// trace is replaced by a random one.
+    /// Parses the context from headers. A missing or malformed request id or trace is replaced by a random
+    /// one.
     pub(crate) fn parse(headers: &HeaderMap) -> Self {
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let parent = text(&TRACEPARENT).and_then(Traceparent::parse);
         Self {
             request_id: text(&REQUEST_ID).and_then(RequestId::parse).unwrap_or_else(RequestId::random),
-            traceparent: text(&TRACEPARENT)
-                .and_then(Traceparent::parse)
-                .map_or_else(Traceparent::random, |incoming| incoming.child()),
+            traceparent: parent.unwrap_or_else(Traceparent::random),
+            has_parent: parent.is_some(),
             deadline: time_left(headers).and_then(|left| Instant::now().checked_add(left)),
             authorization: text(&header::AUTHORIZATION).map(Secret::new),
         }
@@ -183,10 +228,13 @@ mod tests {
         let call = Call::new()
             .with_deadline(Instant::now() + Duration::from_secs(5))
             .with_authorization("Bearer abc");
-        let arrived = Call::of(&sent(call.clone()));
+        let mut arrived = Call::of(&sent(call.clone()));
         assert_eq!(arrived.request_id, call.request_id);
         assert_eq!(arrived.authorization, call.authorization);
         let trace = |call: &Call| call.traceparent.to_string()[..35].to_owned();
+        assert_eq!(trace(&arrived), trace(&call));
+        assert_eq!(arrived.traceparent, call.traceparent);
+        arrived.start_span(Kind::Server, || "served");
         assert_eq!(trace(&arrived), trace(&call));
         assert_ne!(arrived.traceparent, call.traceparent, "the server starts a child span");
         let left = arrived.deadline.expect("a deadline") - Instant::now();

@@ -9,7 +9,10 @@ use parking_lot::Mutex;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::log::{self, Format};
+use crate::{
+    Identity,
+    log::{self, Format},
+};
 
 /// Captures the log lines of the current thread until it is dropped.
 pub(crate) struct Captured {
@@ -27,7 +30,7 @@ impl Captured {
     pub(crate) fn start_with(format: Format, filter: &str) -> Self {
         keep_callsites_enabled();
         let lines = Lines::default();
-        let layer = log::lines(format, false, lines.clone());
+        let layer = log::lines(format, false, &Identity::new("tidings-test", "0"), lines.clone());
         let subscriber = tracing_subscriber::registry().with(EnvFilter::new(filter)).with(layer);
         Self { lines, _guard: subscriber.set_default() }
     }

@@ -1,6 +1,6 @@
 //! Errors of the telemetry settings.
 
-/// Invalid log setting. The message is written for operators.
+/// Invalid setting. The message is written for operators.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The format is neither `text` nor `json`.
@@ -14,4 +14,7 @@ pub enum Error {
         /// Error of the parser.
         reason: String,
     },
+    /// The variables of OpenTelemetry do not name a collector that can be reached by gRPC.
+    #[error("invalid setting of traces (OTEL_…): {0}")]
+    Traces(String),
 }

@@ -14,7 +14,10 @@ use axum::{
 use futures_util::FutureExt;
 use tracing::Instrument;
 
-use crate::{Call, RequestId, call, panic};
+use crate::{
+    Call, RequestId, call, panic,
+    trace::{Kind, Span},
+};
 
 /// Routes that balancers and monitors request all the time: their access-log lines are at DEBUG.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -24,11 +27,11 @@ const PATH_MAX_BYTES: usize = 200;
 /// Middleware for the public port. Handlers find the [`Call`] in the request's extensions. The response
 /// carries `x-request-id` and the security headers.
 pub async fn access_log(mut request: Request, next: Next) -> Response {
-    let call = Call::parse(request.headers());
+    let mut call = Call::parse(request.headers());
     let request_id = call.request_id.clone();
-    let recorder = RequestRecorder::start(&request);
+    let recorder = RequestRecorder::start(&request, &mut call);
+    let span = call.log_span();
     request.extensions_mut().insert(call);
-    let span = tracing::info_span!("http", request_id = %request_id);
     let work = async move {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
         let mut response = answer.unwrap_or_else(|payload| {
@@ -86,17 +89,36 @@ struct RequestRecorder {
     route: Option<String>,
     start: Instant,
     recorded: bool,
+    span: Option<Span>,
 }
 
 impl RequestRecorder {
-    fn start(request: &Request) -> Self {
+    /// Starts the span of a request, of which the call is from now on a part. A probe has none.
+    fn start(request: &Request, call: &mut Call) -> Self {
         let path = request.uri().path();
+        let method = method_name(request.method());
+        let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+        let is_probe = route.as_deref().is_some_and(|route| PROBES.contains(&route));
+        let span = (!is_probe).then(|| {
+            // A client chooses the path, so a span is named after the route only.
+            let name =
+                || route.as_ref().map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
+            let mut span = call.start_span(Kind::Server, name);
+            if span.is_recorded() {
+                span.set("http.request.method", method);
+                if let Some(route) = &route {
+                    span.set("http.route", route.clone());
+                }
+            }
+            span
+        });
         Self {
-            method: method_name(request.method()),
+            method,
             path: path.get(..PATH_MAX_BYTES.min(path.len())).unwrap_or("/…").to_owned(),
-            route: request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()),
+            route,
             start: Instant::now(),
             recorded: false,
+            span,
         }
     }
 
@@ -106,6 +128,12 @@ impl RequestRecorder {
 
     fn record(&mut self, status: u16) {
         self.recorded = true;
+        if let Some(mut span) = self.span.take() {
+            span.set("http.response.status_code", i64::from(status));
+            if status >= 500 {
+                span.fail("");
+            }
+        }
         let seconds = self.start.elapsed().as_secs_f64();
         let method = self.method;
         let duration_ms = seconds * 1000.0;

@@ -1,5 +1,5 @@
 //! Process log on standard error: text on a terminal, else one JSON object per line. Every line written
-//! inside a request carries the request id, because the request's span holds it.
+//! inside a request carries the ids of the request and its trace, because the request's span holds them.
 
 use std::{io::IsTerminal, str::FromStr};
 
@@ -10,7 +10,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{Error, panic};
+use crate::{Error, Identity, panic};
 
 /// Subscriber that the line layer is added to.
 pub(crate) type Filtered = Layered<EnvFilter, Registry>;
@@ -41,12 +41,12 @@ impl FromStr for Format {
 ///
 /// # Errors
 /// [`Error::Filter`] if the filter does not parse.
-pub fn init(format: Option<Format>, filter: &str) -> Result<Format, Error> {
+pub fn init(format: Option<Format>, filter: &str, identity: &Identity) -> Result<Format, Error> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|reason| Error::Filter { filter: filter.to_owned(), reason: reason.to_string() })?;
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });
-    let lines = lines(format, terminal, std::io::stderr);
+    let lines = lines(format, terminal, identity, std::io::stderr);
     // Fails only if a subscriber is already installed. The first one stays.
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
         panic::install_hook();
@@ -54,16 +54,32 @@ pub fn init(format: Option<Format>, filter: &str) -> Result<Format, Error> {
     Ok(format)
 }
 
-/// Creates the layer that writes lines. Spans are written with their fields, so that every line has the
-/// request id.
-pub(crate) fn lines<W>(format: Format, colours: bool, writer: W) -> Box<dyn Layer<Filtered> + Send + Sync>
+/// Creates the layer that writes lines. Every line has the fields of the spans around it, so that it has the
+/// ids of its request and its trace. A line of JSON also says which process wrote it.
+pub(crate) fn lines<W>(
+    format: Format,
+    colours: bool,
+    identity: &Identity,
+    writer: W,
+) -> Box<dyn Layer<Filtered> + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
-        Format::Text => lines.with_ansi(colours).boxed(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        Format::Text => tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours).boxed(),
+        Format::Json => {
+            let mut lines = json_subscriber::fmt::layer()
+                .with_writer(writer)
+                .flatten_event(true)
+                .flatten_span_list_on_top_level(true)
+                .with_current_span(false)
+                .with_span_list(false);
+            let fixed = lines.inner_layer_mut();
+            fixed.add_static_field("service", identity.service.into());
+            fixed.add_static_field("instance", identity.instance.as_str().into());
+            fixed.add_static_field("version", identity.version.into());
+            lines.boxed()
+        }
     }
 }
 
@@ -90,18 +106,35 @@ mod tests {
         let captured = Captured::start(Format::Json);
         tracing::info!(rows = 3, "done");
         let line: serde_json::Value = serde_json::from_str(captured.text().trim()).expect("one object");
-        assert_eq!(
-            (&line["rows"], &line["message"], &line["level"]),
-            (&3.into(), &"done".into(), &"INFO".into())
-        );
+        for (name, value) in [("message", "done"), ("level", "INFO"), ("service", "tidings-test")] {
+            assert_eq!(line[name], value, "{line}");
+        }
+        assert_eq!(line["rows"], 3);
+        for name in ["timestamp", "instance", "version"] {
+            assert!(line[name].is_string(), "{name} in {line}");
+        }
+    }
+
+    #[test]
+    fn a_json_line_has_the_ids_of_its_request_at_the_top() {
+        let captured = Captured::start(Format::Json);
+        let mut call = crate::Call::new();
+        let first = call.start_span(crate::trace::Kind::Server, || "first");
+        call.log_span().in_scope(|| tracing::info!("done"));
+        let line: serde_json::Value = serde_json::from_str(captured.text().trim()).expect("one object");
+        assert_eq!(line["request_id"], call.request_id.as_str());
+        let parent = first.traceparent().to_string();
+        let ids = format!("{}-{}", line["trace_id"].as_str().unwrap(), line["span_id"].as_str().unwrap());
+        assert!(parent.contains(&ids), "{ids} in {parent}");
     }
 
     #[test]
     fn a_second_start_has_no_effect_and_a_malformed_filter_is_an_error() {
         keep_callsites_enabled();
-        init(Some(Format::Text), "off").expect("started");
-        init(None, "info,sqlx=warn").expect("still started");
-        let error = init(None, "info,=,sqlx=loud").expect_err("malformed").to_string();
+        let identity = Identity::new("tidings-test", "0");
+        init(Some(Format::Text), "off", &identity).expect("started");
+        init(None, "info,sqlx=warn", &identity).expect("still started");
+        let error = init(None, "info,=,sqlx=loud", &identity).expect_err("malformed").to_string();
         assert!(error.contains("sqlx=loud"), "{error}");
         assert_eq!("json".parse::<Format>().expect("a format"), Format::Json);
         assert_eq!("text".parse::<Format>().expect("a format"), Format::Text);

@@ -7,13 +7,16 @@ use axum::{
     routing::get,
 };
 
-use crate::{Readiness, http::security_headers, recorder};
+use crate::{Identity, Readiness, Vitals, http::security_headers, recorder};
 
 /// Creates the router of the operations port, with all three endpoints. Installs the metrics recorder.
-pub fn router<S: Clone + Send + Sync + 'static>(readiness: Readiness) -> Router<S> {
+pub fn router<S: Clone + Send + Sync + 'static>(readiness: Readiness, identity: &Identity) -> Router<S> {
     let recorder = recorder::install();
-    let metrics =
-        move || async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()) };
+    let vitals = Vitals::new(identity);
+    let metrics = move || async move {
+        vitals.measure();
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render())
+    };
     let report = move || async move {
         let (ready, report) = readiness.report();
         (status(ready), Json(report))
@@ -59,7 +62,7 @@ mod tests {
     #[tokio::test]
     async fn the_operations_port_serves_health_readiness_and_metrics() {
         let readiness = Readiness::new();
-        let router: Router = router(readiness.clone());
+        let router: Router = router(readiness.clone(), &Identity::new("tidings-test", "0"));
         let component = readiness.register("database");
         assert_eq!(get_text(&router, "/healthz").await.0, 200);
         let (status, body) = get_text(&router, "/readyz").await;
@@ -99,11 +102,21 @@ mod tests {
 
     #[tokio::test]
     async fn two_applications_in_one_process_share_the_recorder() {
-        let first: Router = router(Readiness::new());
-        let second: Router = router(Readiness::new());
+        let identity = Identity::new("tidings-test", "0");
+        let first: Router = router(Readiness::new(), &identity);
+        let second: Router = router(Readiness::new(), &identity);
         metrics::counter!("ops_shared_total").increment(1);
         for router in [&first, &second] {
-            assert!(get_text(router, "/metrics").await.1.contains("ops_shared_total 1\n"));
+            let metrics = get_text(router, "/metrics").await.1;
+            assert!(metrics.contains("ops_shared_total 1\n"), "{metrics}");
+            for vital in [
+                r#"build_info{service="tidings-test",version="0"} 1"#,
+                "process_resident_memory_bytes ",
+                "runtime_workers 1",
+                "runtime_tasks ",
+            ] {
+                assert!(metrics.contains(vital), "{vital} in {metrics}");
+            }
         }
     }
 

@@ -39,9 +39,33 @@ impl Traceparent {
         })
     }
 
-    /// Starts a new trace.
+    /// Creates one from its parts.
+    pub(crate) fn new(trace: u128, span: u64, flags: u8) -> Self {
+        Self { trace, span, flags }
+    }
+
+    /// Starts a new trace that is not exported.
     pub fn random() -> Self {
-        Self { trace: Uuid::new_v4().as_u128(), span: random_span(), flags: SAMPLED }
+        Self { trace: Uuid::new_v4().as_u128(), span: random_span(), flags: 0 }
+    }
+
+    /// Returns the id of the trace. As text it has 32 lower-case hexadecimal digits.
+    pub fn trace_id(&self) -> u128 {
+        self.trace
+    }
+
+    /// Returns the id of the span. As text it has 16 lower-case hexadecimal digits.
+    pub fn span_id(&self) -> u64 {
+        self.span
+    }
+
+    /// Returns true if the trace is exported.
+    pub fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    pub(crate) fn flags(&self) -> u8 {
+        self.flags
     }
 
     /// Returns a new span of the same trace.

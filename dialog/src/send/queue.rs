@@ -10,6 +10,10 @@ use std::{
 
 use db::Db;
 use parking_lot::Mutex;
+use telemetry::{
+    Traceparent,
+    trace::{Kind, Span},
+};
 use tokio::{sync::oneshot, time::Instant};
 use tracing::Instrument;
 
@@ -123,7 +127,7 @@ impl Running {
     async fn store_all(self) {
         while let Some(batch) = self.next_batch() {
             let span = tracing::info_span!(parent: None, "dialog.messages.store", sends = batch.len());
-            self.store_batch(batch).instrument(span).await;
+            self.store_traced(batch).instrument(span).await;
         }
     }
 
@@ -133,6 +137,24 @@ impl Running {
         let batch = state.take_batch();
         state.is_running = !batch.is_empty();
         state.is_running.then_some(batch)
+    }
+
+    /// Stores a batch. If one of its requests is traced, within a span of all of them.
+    async fn store_traced(&self, mut batch: Vec<Waiting>) {
+        let causes: Vec<Traceparent> =
+            batch.iter().filter_map(|waiting| waiting.send.cause.sampled()).collect();
+        let Some((first, others)) = causes.split_first() else {
+            return self.store_batch(batch).await;
+        };
+        let mut span = Span::linked(Kind::Client, || "transaction store messages", Some(*first), others);
+        span.set("db.system.name", self.0.0.db.dialect().system());
+        span.set("db.operation.batch.size", i64::try_from(batch.len()).unwrap_or(i64::MAX));
+        // The events of the first send follow from the span, those of the others from their own requests.
+        let first = batch.iter_mut().find(|waiting| waiting.send.cause.sampled().is_some());
+        if let Some(Waiting { send, .. }) = first {
+            send.cause = send.cause.within(&span);
+        }
+        self.store_batch(batch).await;
     }
 
     async fn store_batch(&self, batch: Vec<Waiting>) {

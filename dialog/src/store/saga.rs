@@ -143,6 +143,26 @@ impl SweepCursor {
     }
 }
 
+/// Messages that are pending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pending {
+    /// Number of messages.
+    pub(crate) messages: i64,
+    /// Age of the oldest one in microseconds; 0 if there is none.
+    pub(crate) age_us: i64,
+}
+
+/// Returns the number of pending messages and the age of the oldest one.
+pub(crate) async fn pending(db: &Db) -> Result<Pending, Error> {
+    let select = query(
+        "select count(*) as messages,
+             cast(coalesce((select now_us from clock) - min(created_at_us), 0) as bigint) as age_us
+         from message where status = 'pending'",
+    );
+    let row = select.one(db).await?;
+    Ok(Pending { messages: row.get("messages")?, age_us: row.get("age_us")? })
+}
+
 /// Returns at most `limit` messages after a cursor, oldest first, that are pending for more than
 /// `age_us` microseconds and whose MessageSent is published. Before that the counter cannot know the
 /// message, and the delay is not its fault.

@@ -440,7 +440,13 @@ async fn a_stalled_stream_is_reset_after_30_seconds_and_delays_no_other() {
         stream.event().await;
     }
     for version in 1..=50 {
-        gateway.app.log_reader.hubs.unread.apply(&changed(user, version, dialog, 1000)).expect("valid event");
+        gateway
+            .app
+            .log_reader
+            .hubs
+            .unread
+            .apply(&changed(user, version, dialog, 1000), None)
+            .expect("valid event");
         let (_, id, _) = active.event().await;
         assert_eq!(id, Some(format!("1-{version}")), "a stalled stream does not delay another one");
     }

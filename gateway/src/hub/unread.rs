@@ -21,6 +21,7 @@ pub use entry::Entry;
 use frame::{Change, Frame, Snapshot};
 use parking_lot::{Mutex, MutexGuard};
 use proto::{InvalidId, UserId, counter, events::UnreadChanged};
+use telemetry::{Traceparent, trace};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wake::Wake;
@@ -64,6 +65,8 @@ struct Registry {
 
 struct User {
     entry: Entry,
+    /// Cause of the newest event, if its trace is exported.
+    cause: Option<Traceparent>,
     _gauge: GaugeGuard,
 }
 
@@ -90,21 +93,26 @@ impl Hub {
         let mut registry = self.registry();
         registry.last_id += 1;
         let id = registry.last_id;
-        let new_user = || User { entry: Entry::new(ROWS_MAX), _gauge: GaugeGuard::new("gateway_hub_users") };
+        let new_user = || User {
+            entry: Entry::new(ROWS_MAX),
+            cause: None,
+            _gauge: GaugeGuard::new("gateway_hub_users"),
+        };
         registry.users.entry(user).or_insert_with(new_user).entry.register(id, since, wake.clone());
         self.queue_if_needed(&mut registry, user);
         drop(registry);
         Subscription { hub: self.clone(), user, id, wake }
     }
 
-    /// Applies an event of the log.
+    /// Applies an event of the log. `cause` is the span that applies it, if it is exported.
     ///
     /// # Errors
     /// [`InvalidId`] if the event contains a malformed id.
-    pub fn apply(&self, event: &UnreadChanged) -> Result<(), InvalidId> {
+    pub fn apply(&self, event: &UnreadChanged, cause: Option<Traceparent>) -> Result<(), InvalidId> {
         let (user, change) = Change::from_event(event)?;
         let mut registry = self.registry();
-        if let Some(User { entry, .. }) = registry.users.get_mut(&user) {
+        if let Some(User { entry, cause: newest_cause, .. }) = registry.users.get_mut(&user) {
+            *newest_cause = cause;
             entry.apply(change);
             self.queue_if_needed(&mut registry, user);
         }
@@ -257,6 +265,14 @@ impl Subscription {
         let frame = self.wake.next(|| self.hub.take(self.user, self.id)).await;
         metrics::counter!("gateway_merged_frames_total", "field" => "unread").increment(frame.merged);
         frame
+    }
+
+    /// Returns the span that applied the newest event, if it is exported.
+    pub fn cause(&self) -> Option<Traceparent> {
+        if !trace::is_exported() {
+            return None;
+        }
+        self.hub.registry().users.get(&self.user).and_then(|user| user.cause)
     }
 
     /// Requests a new snapshot, because the last frame could not be delivered.

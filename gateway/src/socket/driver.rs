@@ -9,7 +9,7 @@ use async_graphql::{Response, ServerError, Variables};
 use async_graphql_parser::types::OperationType;
 use axum::body::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
-use telemetry::{Call, panic};
+use telemetry::{Call, panic, trace};
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
@@ -87,6 +87,8 @@ pub struct Driver {
 impl Driver {
     /// Creates the task of a socket that was just opened.
     pub fn new(sockets: Sockets, socket: Socket, anonymous: AnonymousPermit, handshake: Handshake) -> Self {
+        let subprotocol = handshake.subprotocol.name();
+        let gauge = metrics::gauge!("gateway_sockets", "subprotocol" => subprotocol);
         Self {
             sockets,
             wire: Wire::new(socket, handshake.written.clone()),
@@ -99,7 +101,7 @@ impl Driver {
             restart_at: None,
             mutations: Arc::new(()),
             ends_at: None,
-            _gauge: GaugeGuard::new("gateway_sockets"),
+            _gauge: GaugeGuard::of(gauge),
         }
     }
 
@@ -307,11 +309,12 @@ async fn start(
     sockets: Sockets,
     mut request: Request,
     client: Client,
-    call: Call,
+    mut call: Call,
     mutations: Arc<()>,
 ) -> EventStream {
     let started = Instant::now();
-    let span = tracing::info_span!("gateway.socket.operation", request_id = %call.request_id);
+    let _trace = trace::is_exported().then(|| call.start_span(trace::Kind::Server, || "websocket operation"));
+    let span = call.log_span();
     let work = async {
         let renewed = match request.take_token() {
             Some(token) => sockets.authenticator().renew(token.expose(), client.caller.as_ref()).await,
@@ -328,7 +331,7 @@ async fn start(
         metrics::histogram!("gateway_socket_operation_seconds", "operation" => operation).record(seconds);
         outcome.events
     };
-    work.instrument(span).await
+    Box::pin(work.instrument(span)).await
 }
 
 /// Outcome of the start of an operation.

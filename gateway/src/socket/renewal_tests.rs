@@ -138,7 +138,7 @@ async fn a_socket_and_its_subscriptions_continue_with_a_newer_token() {
     // At the expiry of the old token the new expiry is announced, because it is less than 30 s away too.
     advance(26).await;
     assert!((1..=28).contains(&client.expiry_notice().await));
-    gateway.app.log_reader.hubs.unread.apply(&first_unread(user)).expect("an event");
+    gateway.app.log_reader.hubs.unread.apply(&first_unread(user), None).expect("an event");
     assert_eq!(client.result("u").await["data"]["unread"]["total"], 1);
     client.is_alive().await;
     advance(29).await;
@@ -207,7 +207,7 @@ async fn the_calls_of_a_subscription_carry_the_newest_token() {
     assert_eq!(gateway.last_authorization().as_deref(), Some(format!("Bearer {newer}").as_str()));
     client.receive().await;
     gateway.calls.lock().clear();
-    gateway.app.log_reader.hubs.unread.apply(&first_unread(user)).expect("an event");
+    gateway.app.log_reader.hubs.unread.apply(&first_unread(user), None).expect("an event");
     client.result("u").await;
     assert_eq!((gateway.called("Get"), gateway.last_authorization()), (1, Some(format!("Bearer {newer}"))));
     gateway.stop().await;

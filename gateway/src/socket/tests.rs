@@ -376,7 +376,7 @@ async fn a_client_that_does_not_read_is_disconnected_and_delays_no_other() {
         assert!(version < 20_000, "the stalled client is never disconnected");
         for _ in 0..200 {
             version += 1;
-            gateway.app.log_reader.hubs.unread.apply(&large_change(user, version)).expect("an event");
+            gateway.app.log_reader.hubs.unread.apply(&large_change(user, version), None).expect("an event");
             let frame = reader.result("u").await;
             assert_eq!(
                 frame["data"]["unread"]["total"],

@@ -7,7 +7,7 @@
 
 use events::{Log, Record, Tail};
 use proto::{DialogId, InvalidId, SessionId, UserId, events::event::Kind, topic};
-use telemetry::readiness::Component;
+use telemetry::{Traceparent, readiness::Component, trace::Span};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -79,7 +79,10 @@ impl LogReader {
     }
 
     fn apply_record(&self, record: &Record) {
-        let applied = Kind::decode(&record.payload).ok_or(InvalidId).and_then(|kind| self.apply(&kind));
+        let span = record.headers.sampled().map(|parent| events::process("gateway", record, parent));
+        let cause = span.as_ref().map(Span::traceparent);
+        let applied =
+            Kind::decode(&record.payload).ok_or(InvalidId).and_then(|kind| self.apply(&kind, cause));
         if applied.is_err() {
             // Not a dead letter here: the service that applies the event durably has written one.
             tracing::warn!(
@@ -90,14 +93,14 @@ impl LogReader {
         }
     }
 
-    fn apply(&self, kind: &Kind) -> Result<(), InvalidId> {
+    fn apply(&self, kind: &Kind, cause: Option<Traceparent>) -> Result<(), InvalidId> {
         match kind {
             Kind::SessionRevoked(event) => {
                 let expires_at_us = event.expires_at_us;
                 let sessions = SessionId::parse_all(&event.session_ids)?.into_iter();
                 self.revoked.revoke(sessions.map(|session| EndedSession { session, expires_at_us }));
             }
-            Kind::UnreadChanged(event) => self.hubs.unread.apply(event)?,
+            Kind::UnreadChanged(event) => self.hubs.unread.apply(event, cause)?,
             Kind::UnreadEpochRaised(event) => {
                 self.hubs.unread.raise_epoch(event.epoch);
                 self.hubs.read_states.resync();

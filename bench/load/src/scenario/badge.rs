@@ -20,7 +20,7 @@ reader has a WebSocket with the subscription `unread`, at the second gateway whe
 message.";
 
 const PAIRS: usize = 200;
-const RATES: [u32; 3] = [100, 300, 500];
+const RATES: [u32; 4] = [25, 100, 300, 500];
 const WARM_UP: Schedule = Schedule::new(100, Duration::from_secs(3));
 /// Connections of the authors.
 const CONNECTIONS: usize = 256;

@@ -56,6 +56,13 @@ impl Pool {
         self.access
     }
 
+    /// Returns the numbers of connections that are leased and that are idle.
+    pub(crate) fn connections(&self) -> (u32, u32) {
+        let free = u32::try_from(self.permits.available_permits()).unwrap_or(u32::MAX);
+        let idle = u32::try_from(self.idle.lock().len()).unwrap_or(u32::MAX);
+        (self.size.saturating_sub(free), idle)
+    }
+
     /// Leases a connection, in the order of the callers, and opens one if none is idle.
     pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Lease, Error> {
         let permit = self.permit().await?;

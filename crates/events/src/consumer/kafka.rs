@@ -310,9 +310,10 @@ impl<A: Apply> Session<'_, A> {
         };
         self.retry_next = !in_doubt;
         self.applying = true;
-        self.pace.start();
         let consumer = self.consumer;
         let batch = self.take_batch(&partitions, in_doubt);
+        let oldest_us = batch.records.iter().map(|record| record.created_at_us).min();
+        self.pace.start(oldest_us.unwrap_or(i64::MAX));
         let has_more = self.partitions.values().any(|partition| !partition.is_empty());
         self.due_at = self.due_at.filter(|_| has_more);
         self.tasks.push(async move { apply(consumer, batch).await }.boxed());

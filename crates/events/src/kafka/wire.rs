@@ -9,6 +9,7 @@ use rdkafka::{
     message::{BorrowedMessage, Header, Headers as _, OwnedHeaders},
     producer::FutureRecord,
 };
+use telemetry::trace::Span;
 use uuid::Uuid;
 
 use crate::{Headers, Record, outbox::PendingEvent};
@@ -25,7 +26,7 @@ const KEY_MAX_BYTES: usize = 256;
 const HEADER_MAX_BYTES: usize = 256;
 
 /// Encodes the headers of an event.
-fn encode_headers(event: &PendingEvent) -> OwnedHeaders {
+fn encode_headers(event: &PendingEvent, span: Option<&Span>) -> OwnedHeaders {
     let event_id = event.event_id.to_string();
     let version = event.version.to_string();
     let created_at_us = event.created_at_us.to_string();
@@ -34,7 +35,8 @@ fn encode_headers(event: &PendingEvent) -> OwnedHeaders {
         .insert(Header { key: "type", value: Some(&event.kind) })
         .insert(Header { key: "version", value: Some(&version) })
         .insert(Header { key: "created_at_us", value: Some(&created_at_us) });
-    let Headers { request_id, traceparent } = &event.headers;
+    let within = span.map(|span| event.headers.within(span));
+    let Headers { request_id, traceparent } = within.as_ref().unwrap_or(&event.headers);
     for (key, value) in [("request_id", request_id), ("traceparent", traceparent)] {
         if let Some(value) = value {
             headers = headers.insert(Header { key, value: Some(value) });
@@ -43,12 +45,12 @@ fn encode_headers(event: &PendingEvent) -> OwnedHeaders {
     headers
 }
 
-/// Encodes an event as a record to be sent.
-pub(crate) fn encode(event: &PendingEvent) -> FutureRecord<'_, str, [u8]> {
+/// Encodes an event as a record to be sent, within the span of the sending.
+pub(crate) fn encode<'a>(event: &'a PendingEvent, span: Option<&Span>) -> FutureRecord<'a, str, [u8]> {
     FutureRecord::to(&event.topic)
         .key(event.key.as_str())
         .payload(event.payload.as_slice())
-        .headers(encode_headers(event))
+        .headers(encode_headers(event, span))
 }
 
 /// Required headers of a record.

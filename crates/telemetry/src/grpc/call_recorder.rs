@@ -6,6 +6,7 @@ use std::time::Instant;
 use tonic::Code;
 
 use super::code;
+use crate::trace::Span;
 
 /// Side of the call that records it; decides the names of the metrics.
 #[derive(Clone, Copy, Debug)]
@@ -14,12 +15,34 @@ pub(super) enum Side {
     Client { peer: &'static str },
 }
 
+impl Side {
+    /// Returns true if a call that ends with this code is an error of its span: to a client every code but
+    /// OK, to a server one that says that it has failed.
+    fn is_fault(self, code: Code) -> bool {
+        match self {
+            Self::Client { .. } => code != Code::Ok,
+            Self::Server { .. } => matches!(
+                code,
+                Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::Unimplemented
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::DataLoss
+            ),
+        }
+    }
+}
+
 /// Running call. If it is dropped before [`CallRecorder::finish`], it is recorded as CANCELLED.
 pub(super) struct CallRecorder {
     side: Side,
+    /// Path without the first slash, for the log.
+    rpc: String,
     method: String,
     start: Instant,
     recorded: bool,
+    span: Option<Span>,
 }
 
 impl CallRecorder {
@@ -28,9 +51,14 @@ impl CallRecorder {
     pub(super) const UNKNOWN_METHOD: &str = "unknown";
 
     /// Starts recording a call of this path, `/package.Service/Method`.
-    pub(super) fn start(side: Side, path: &str) -> Self {
+    pub(super) fn start(side: Side, path: &str, mut span: Option<Span>) -> Self {
         let method = path.rsplit('/').next().unwrap_or_default().to_owned();
-        Self { side, method, start: Instant::now(), recorded: false }
+        let rpc = path.trim_start_matches('/').to_owned();
+        if let Some(span) = span.as_mut().filter(|span| span.is_recorded()) {
+            span.set("rpc.system.name", "grpc");
+            span.set("rpc.method", rpc.clone());
+        }
+        Self { side, rpc, method, start: Instant::now(), recorded: false, span }
     }
 
     /// Records that the call ended with this code.
@@ -43,11 +71,18 @@ impl CallRecorder {
         let seconds = self.start.elapsed().as_secs_f64();
         let unknown = code == Code::Unimplemented;
         let method = if unknown { Self::UNKNOWN_METHOD.to_owned() } else { std::mem::take(&mut self.method) };
+        let is_fault = self.side.is_fault(code);
         let code = code::name(code);
+        if let Some(mut span) = self.span.take() {
+            span.set("rpc.response.status_code", code);
+            if is_fault {
+                span.fail(code);
+            }
+        }
         match self.side {
             Side::Server { service } => {
                 let duration_ms = seconds * 1000.0;
-                tracing::info!(target: "access", code, duration_ms, "call");
+                tracing::info!(target: "access", rpc = self.rpc, code, duration_ms, "call");
                 metrics::counter!(
                     "grpc_server_calls_total",
                     "service" => service, "method" => method.clone(), "code" => code

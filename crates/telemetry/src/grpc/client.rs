@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::http::{Request, Response};
+use axum::http::{HeaderValue, Request, Response};
 use futures_util::{FutureExt, future::BoxFuture};
 use tonic::{Code, Status, TimeoutExpired};
 use tower::ServiceExt;
@@ -17,7 +17,10 @@ use super::{
     call_recorder::{CallRecorder, Side},
     code,
 };
-use crate::call;
+use crate::{
+    Traceparent, call,
+    trace::{self, Kind, Span},
+};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -65,8 +68,9 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let recorder = CallRecorder::start(Side::Client { peer: self.peer }, request.uri().path());
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let span = trace::is_exported().then(|| start_span(&mut request));
+        let recorder = CallRecorder::start(Side::Client { peer: self.peer }, request.uri().path(), span);
         let timeout = call::time_left(request.headers());
         let answer = self.inner.clone().oneshot(request);
         async move {
@@ -83,6 +87,17 @@ where
         }
         .boxed()
     }
+}
+
+/// Starts the span of a call and makes it the parent of what the peer does.
+fn start_span<B>(request: &mut Request<B>) -> Span {
+    let header = request.headers().get(&call::TRACEPARENT).and_then(|value| value.to_str().ok());
+    let parent = header.and_then(Traceparent::parse);
+    let span = Span::start(Kind::Client, || request.uri().path().trim_start_matches('/').to_owned(), parent);
+    if let Ok(value) = HeaderValue::try_from(span.traceparent().to_string()) {
+        request.headers_mut().insert(call::TRACEPARENT, value);
+    }
+    span
 }
 
 fn deadline_exceeded() -> Status {

@@ -20,7 +20,7 @@ use super::{
     call_recorder::{CallRecorder, Side},
     code,
 };
-use crate::{Call, panic};
+use crate::{Call, panic, trace::Kind};
 
 /// Time by which the deadline is shortened, so that the response is sent before tonic's own timer for
 /// `grpc-timeout` ends the call without a status. Without it, 1 to 4 of 20 calls over loopback ended
@@ -73,16 +73,18 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let call = Call::parse(request.headers());
+        let mut call = Call::parse(request.headers());
         let deadline =
             call.deadline.map(|deadline| deadline.checked_sub(RESPONSE_MARGIN).unwrap_or(deadline));
         // A call whose deadline has passed is not started. Its method is recorded as unknown, because
         // only the inner service could tell whether it exists.
         let expired = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let rpc = request.uri().path().trim_start_matches('/');
-        let span = tracing::info_span!("rpc", rpc, request_id = %call.request_id);
         let side = Side::Server { service: self.service };
-        let recorder = CallRecorder::start(side, if expired { CallRecorder::UNKNOWN_METHOD } else { rpc });
+        let trace = call.start_span(Kind::Server, || rpc.to_owned());
+        let recorder =
+            CallRecorder::start(side, if expired { CallRecorder::UNKNOWN_METHOD } else { rpc }, Some(trace));
+        let span = call.log_span();
         request.extensions_mut().insert(call);
         let answer = (!expired).then(|| span.in_scope(|| self.inner.call(request)));
         let work = async move {

@@ -192,7 +192,7 @@ async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
     Ok(connection?)
 }
 
-/// Records how long a query or a transaction has waited for a free connection.
+/// Records the time until a query had a connection, or until a transaction had begun.
 pub(crate) fn record_wait(start: Instant) {
     metrics::histogram!("database_connection_wait_seconds").record(start.elapsed().as_secs_f64());
 }

@@ -152,11 +152,16 @@ impl<A: Apply> Consumer<A> {
             let request_id = headers.request_id.as_deref();
             tracing::debug!(consumer = self.name, topic, kind, key, request_id, "applied");
         }
-        if let Some(oldest_us) = records.iter().map(|record| record.created_at_us).min() {
+        if let Some(oldest_us) = oldest_us(records) {
             let age = age(oldest_us).as_secs_f64();
             metrics::gauge!("consumer_age_seconds", "consumer" => self.name).set(age);
         }
     }
+}
+
+/// Returns the time at which the oldest of the records was written, in microseconds since the Unix epoch.
+fn oldest_us(records: &[Record]) -> Option<i64> {
+    records.iter().map(|record| record.created_at_us).min()
 }
 
 /// Creates the backoff of a consumer.

@@ -155,7 +155,7 @@ impl Relay {
                 }
                 continue;
             }
-            pace.start(pending.first().map_or(i64::MAX, |oldest| oldest.created_at_us));
+            pace.start(pending.first().map(|oldest| oldest.created_at_us));
             failpoint::pass("publish");
             published = self.publish(producer, lease, &pending, shutdown).await?;
             failpoint::pass("acknowledged");

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Apply, BACKOFF_MIN, BATCH_MAX, BoxError, Consumer, Duration,
     batch::{Batch, Failure, PartitionSlice},
+    oldest_us,
     partition::Partition,
     set_lag,
     start::{self, Start},
@@ -312,8 +313,7 @@ impl<A: Apply> Session<'_, A> {
         self.applying = true;
         let consumer = self.consumer;
         let batch = self.take_batch(&partitions, in_doubt);
-        let oldest_us = batch.records.iter().map(|record| record.created_at_us).min();
-        self.pace.start(oldest_us.unwrap_or(i64::MAX));
+        self.pace.start(oldest_us(&batch.records));
         let has_more = self.partitions.values().any(|partition| !partition.is_empty());
         self.due_at = self.due_at.filter(|_| has_more);
         self.tasks.push(async move { apply(consumer, batch).await }.boxed());

@@ -99,10 +99,10 @@ impl App {
         self.child.id().unwrap()
     }
 
-    /// Returns the resident memory of the process.
+    /// Returns the resident memory of the process, without pages of files.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 

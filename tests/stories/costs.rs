@@ -211,11 +211,13 @@ async fn sockets_that_connect_again_at_once_cost_few_statements() {
     app.stop().await;
 }
 
-/// Memory of the process for each socket with a subscription. An optimised program needs less.
+/// Memory of the process for each socket with a subscription. The count is high because a group of sockets may use what
+/// earlier connections freed, or pay for a new region of the allocator: with 400 sockets the figures vary between 0 and
+/// 28 kB. An optimised program needs less.
 #[tokio::test]
 async fn a_socket_costs_little_memory() {
-    const SOCKETS: usize = 1_000;
-    const BYTES_MAX: u64 = 21_000;
+    const SOCKETS: usize = 2_000;
+    const BYTES_MAX: u64 = 18_000;
     let app = App::start_with(&[("MAX_SOCKETS_PER_USER", "10000")]).await;
     let user = Caller::register(&app, "user").await;
     let open = async |count: usize| -> Vec<SocketClient> {
@@ -227,7 +229,7 @@ async fn a_socket_costs_little_memory() {
         sockets.buffer_unordered(32).collect().await
     };
     // The first sockets also pay for threads, buffers and caches.
-    let warm_up = open(SOCKETS / 5).await;
+    let warm_up = open(SOCKETS / 4).await;
     let before = app.resident_bytes();
     let sockets = open(SOCKETS).await;
     let each = app.resident_bytes().saturating_sub(before) / SOCKETS as u64;

@@ -326,6 +326,16 @@ impl Stack {
         }
     }
 
+    /// Returns the lines of every role's log that contain a text, with the role.
+    pub fn log_lines(&self, text: &str) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        for role in ROLES {
+            let log = std::fs::read_to_string(self.log(role)).unwrap();
+            found.extend(log.lines().filter(|line| line.contains(text)).map(|line| (role, line.to_owned())));
+        }
+        found
+    }
+
     fn log(&self, role: &str) -> std::path::PathBuf {
         self.folder.path().join(format!("{role}.log"))
     }

@@ -1,5 +1,7 @@
 //! Traces: one tree from a mutation to the frame on another gateway, through the services and both logs.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use testkit::eventually;
 
@@ -78,6 +80,47 @@ async fn a_send_is_one_trace_over_all_services_and_both_logs() {
         assert!(path.contains(&name), "{name} in {path:?}");
     }
     assert_no_secrets(&collector, &a);
+}
+
+#[tokio::test]
+async fn one_id_finds_the_lines_of_a_request_in_all_services() {
+    const REQUEST: &str = "story-of-one-id";
+    let settings = [("LOG_FORMAT", "json"), ("RUST_LOG", "info,events=debug")];
+    let Some(stack) = Stack::start(&settings).await else { return };
+    let a = Caller::register(&stack, "logged-ann").await;
+    let b = Caller::register(&stack, "logged-bob").await;
+    let dialog = a.create_group(&[&b], "two").await;
+    let body = json!({"query": SEND, "variables": {"input": {"dialogId": dialog, "text": TEXT}}});
+    let request = a.http.post(format!("{}/graphql", a.url)).bearer_auth(&a.token).json(&body);
+    let request =
+        request.header("x-request-id", REQUEST).header("traceparent", format!("00-{TRACE}-{PARENT}-00"));
+    assert!(request.send().await.unwrap().status().is_success());
+
+    let places: BTreeSet<(&str, &str)> = [
+        ("gateway1", "request"),
+        ("dialog", "call"),
+        ("counter", "tidings.dialog"),
+        ("dialog", "tidings.counter"),
+        ("gateway1", "tidings.unread"),
+        ("gateway2", "tidings.unread"),
+    ]
+    .into();
+    eventually("every service has written its lines", || async {
+        let found = stack.log_lines(REQUEST);
+        places.iter().all(|(role, text)| {
+            let text = format!("\"{text}\"");
+            found.iter().any(|(at, line)| at == role && line.contains(&text))
+        })
+    })
+    .await;
+    for (role, line) in stack.log_lines(REQUEST) {
+        println!("{line}");
+        let fields: Value = serde_json::from_str(&line).unwrap();
+        let service = format!("tidings-{}", role.trim_end_matches(['1', '2']));
+        assert_eq!([&fields["request_id"], &fields["trace_id"]], [REQUEST, TRACE], "{line}");
+        assert_eq!(fields["service"], service, "{line}");
+    }
+    assert!(stack.log_lines(TEXT).is_empty());
 }
 
 #[tokio::test]

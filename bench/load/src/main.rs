@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "progress is the program's output")]
 
+mod collector;
 mod connection;
 mod engines;
 mod graphql;

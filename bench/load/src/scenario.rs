@@ -10,6 +10,7 @@ mod sends;
 mod sockets;
 mod start;
 mod storm;
+mod traces;
 
 use std::path::PathBuf;
 
@@ -45,11 +46,13 @@ pub enum Scenario {
     Storm,
     /// Operations on many stored messages.
     Growth,
+    /// Queries and sends with and without traces.
+    Traces,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Badge,
         Self::Sends,
         Self::Reads,
@@ -60,6 +63,7 @@ impl Scenario {
         Self::Sockets,
         Self::Storm,
         Self::Growth,
+        Self::Traces,
     ];
 
     /// Returns the name in file names and on the command line.
@@ -75,6 +79,7 @@ impl Scenario {
             Self::Sockets => "sockets",
             Self::Storm => "storm",
             Self::Growth => "growth",
+            Self::Traces => "traces",
         }
     }
 
@@ -91,6 +96,7 @@ impl Scenario {
             Self::Sockets => "Memory of sockets",
             Self::Storm => "Reconnect storm",
             Self::Growth => "Growth",
+            Self::Traces => "Cost of traces",
         }
     }
 
@@ -107,6 +113,7 @@ impl Scenario {
             Self::Sockets => sockets::TEXT,
             Self::Storm => storm::TEXT,
             Self::Growth => growth::TEXT,
+            Self::Traces => traces::TEXT,
         }
     }
 
@@ -138,6 +145,7 @@ impl Scenario {
             Self::Sockets => sockets::run(bench).await,
             Self::Storm => storm::run(bench).await,
             Self::Growth => growth::run(bench).await,
+            Self::Traces => traces::run(bench).await,
         }
     }
 }

@@ -148,9 +148,7 @@ impl<A: Apply> Consumer<A> {
         for record in records {
             let labels = [("consumer", self.name), ("topic", record.topic)];
             metrics::counter!("consumer_records_total", &labels).increment(1);
-            let Record { topic, kind, key, headers, .. } = record;
-            let request_id = headers.request_id.as_deref();
-            tracing::debug!(consumer = self.name, topic, kind, key, request_id, "applied");
+            record.log_applied(self.name);
         }
         if let Some(oldest_us) = oldest_us(records) {
             let age = age(oldest_us).as_secs_f64();

@@ -71,4 +71,11 @@ impl Record {
     pub fn is_malformed(&self) -> bool {
         self.event_id.is_nil()
     }
+
+    /// Writes a line at DEBUG that says that a consumer has applied the record, with the ids of its request.
+    pub fn log_applied(&self, consumer: &'static str) {
+        let Self { topic, kind, key, headers, .. } = self;
+        let request_id = headers.request_id.as_deref();
+        tracing::debug!(consumer, topic, kind, key, request_id, trace_id = headers.trace_id(), "applied");
+    }
 }

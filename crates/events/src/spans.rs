@@ -14,6 +14,12 @@ use crate::{Headers, Record, outbox::PendingEvent};
 const LINKS_MAX: usize = 128;
 
 impl Headers {
+    /// Returns the id of the request's trace as lines of the log have it.
+    pub(crate) fn trace_id(&self) -> Option<String> {
+        let traceparent = self.traceparent.as_deref().and_then(Traceparent::parse)?;
+        Some(format!("{:032x}", traceparent.trace_id()))
+    }
+
     /// Returns the context of the request if its trace is exported.
     pub fn sampled(&self) -> Option<Traceparent> {
         if !trace::is_exported() {

@@ -265,7 +265,7 @@ mod tests {
     use tokio::{task::unconstrained, time::Instant};
 
     use super::{
-        super::room::{OVERLOADED_ABOVE, UNIT_BYTES},
+        super::room::{FEW, OVERLOADED_ABOVE, UNIT_BYTES},
         *,
     };
 
@@ -323,6 +323,9 @@ mod tests {
         for (holder, waits) in [(ann, ann), (user(), user())] {
             let held = budget.reserve(holder, 8 * MIB).await.expect("room");
             let mut oldest = Box::pin(budget.reserve(waits, 2 * MIB));
+            assert!(unconstrained(oldest.as_mut()).now_or_never().is_none());
+            let mut others: Vec<_> = (1..FEW).map(|_| Box::pin(budget.reserve(waits, 1))).collect();
+            assert!(others.iter_mut().all(|other| unconstrained(other).now_or_never().is_none()));
             let late = OVERLOADED_ABOVE + Duration::from_millis(1);
             assert!(timeout(late, oldest.as_mut()).await.is_err(), "it waits");
             let started = Instant::now();

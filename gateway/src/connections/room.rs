@@ -15,6 +15,10 @@ pub const UNIT_BYTES: usize = 1024;
 /// Waiting time of an operation in the queue above which the room is overloaded.
 pub const OVERLOADED_ABOVE: Duration = Duration::from_millis(250);
 
+/// Number of operations in the queue up to which the room is not overloaded, however slow they are: a client that
+/// sends some slow queries at the same time is not refused for it.
+pub const FEW: usize = 4;
+
 /// Converts bytes to permits, at least one.
 pub fn units(bytes: usize) -> usize {
     bytes.div_ceil(UNIT_BYTES).max(1)
@@ -41,6 +45,11 @@ struct Queue {
 }
 
 impl Queue {
+    /// Returns true if more than a few operations wait, and a new one would wait for too long.
+    fn is_overloaded(&self) -> bool {
+        self.places.len() >= FEW && self.expected_wait() > OVERLOADED_ABOVE
+    }
+
     /// Returns how long a new operation will wait, judged by those before it: at least as long as the oldest
     /// has waited already, and as long as it takes to admit all of them.
     fn expected_wait(&self) -> Duration {
@@ -92,10 +101,10 @@ impl Room {
         self.free.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
     }
 
-    /// Returns true if this many units are not free and a new operation would wait for longer than
-    /// [`OVERLOADED_ABOVE`].
+    /// Returns true if this many units are not free, [`FEW`] operations wait already, and a new one would wait
+    /// for longer than [`OVERLOADED_ABOVE`].
     pub fn is_overloaded(&self, units: usize) -> bool {
-        self.free.available_permits() < units && self.waiting.lock().expected_wait() > OVERLOADED_ABOVE
+        self.free.available_permits() < units && self.waiting.lock().is_overloaded()
     }
 
     /// Returns true while an operation waits.
@@ -144,16 +153,35 @@ mod tests {
         let held = room.acquire(8).await;
         let mut oldest = Box::pin(room.acquire(3));
         assert!(timeout(OVERLOADED_ABOVE, oldest.as_mut()).await.is_err());
-        let mut second = Box::pin(room.acquire(1));
-        assert!(second.as_mut().now_or_never().is_none(), "first come, first served");
+        let mut others: Vec<_> = (0..FEW).map(|_| Box::pin(room.acquire(1))).collect();
+        for other in &mut others {
+            assert!(other.as_mut().now_or_never().is_none(), "first come, first served");
+        }
         assert!(!room.is_overloaded(1));
         advance(Duration::from_millis(1)).await;
         assert!(room.is_overloaded(1));
         drop(oldest);
-        assert!(!room.is_overloaded(1), "the second began to wait later");
+        assert!(!room.is_overloaded(1), "the others began to wait later");
         drop(held);
-        drop(second.await);
+        for other in others {
+            drop(other.await);
+        }
         assert_eq!((room.has_waiting(), room.taken_bytes()), (false, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_slow_operations_at_the_same_time_are_not_an_overload() {
+        let room = Arc::new(Room::new(UNIT_BYTES));
+        let client = async |room: Arc<Room>| {
+            for _ in 0..20 {
+                assert!(!room.is_overloaded(1));
+                let permit = room.acquire(1).await;
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                drop(permit);
+            }
+        };
+        let clients: tokio::task::JoinSet<()> = (0..FEW).map(|_| client(room.clone())).collect();
+        clients.join_all().await;
     }
 
     #[tokio::test(start_paused = true)]

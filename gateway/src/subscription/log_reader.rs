@@ -83,7 +83,9 @@ impl LogReader {
         let cause = span.as_ref().map(Span::traceparent);
         let applied =
             Kind::decode(&record.payload).ok_or(InvalidId).and_then(|kind| self.apply(&kind, cause));
-        if applied.is_err() {
+        if applied.is_ok() {
+            record.log_applied("gateway");
+        } else {
             // Not a dead letter here: the service that applies the event durably has written one.
             tracing::warn!(
                 topic = record.topic,

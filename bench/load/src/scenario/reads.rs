@@ -57,7 +57,7 @@ pub(super) const PAGE_DOCUMENT: &str =
     lastMessage { id seq text status createdAt sender { id name } } } pageInfo { hasNextPage } } }";
 
 /// Answers of each viewer to each query, which another server must repeat.
-type Expected = HashMap<(&'static str, usize), Value>;
+pub(super) type Expected = HashMap<(&'static str, usize), Value>;
 
 /// Runs the scenario once.
 pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
@@ -65,8 +65,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
     let workload = Arc::new(prepare(&system).await?);
     let mut outcome = Outcome::default();
     let mut expected = Expected::new();
-    let own = Target { name: None, addresses: system.gateways(), metered: None };
-    own.measure(bench, &system, &workload, &mut expected, &mut outcome).await?;
+    Target::own(&system, None).measure(bench, &system, &workload, &mut expected, &mut outcome).await?;
     if bench.kind == Kind::Engines && bench.with_peers {
         for kind in peers::Kind::installed() {
             let peer = Peer::start(kind, &system.service_urls()).await?;
@@ -98,15 +97,21 @@ pub(super) async fn prepare(system: &System) -> anyhow::Result<Workload> {
 }
 
 /// Server that is measured.
-struct Target {
-    /// Name; `None` for the program under test.
+pub(super) struct Target {
+    /// Name; `None` for the program under test with its usual settings.
     name: Option<&'static str>,
     addresses: Vec<SocketAddr>,
     metered: Option<Metered>,
 }
 
 impl Target {
-    async fn measure(
+    /// Returns the gateways of a system.
+    pub(super) fn own(system: &System, name: Option<&'static str>) -> Self {
+        Self { name, addresses: system.gateways(), metered: None }
+    }
+
+    /// Measures every query.
+    pub(super) async fn measure(
         &self,
         bench: &Bench,
         system: &System,

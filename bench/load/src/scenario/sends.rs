@@ -9,7 +9,7 @@ use db::Db;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use uuid::Uuid;
 
-use super::{Bench, Outcome};
+use super::{Bench, COSTS, Outcome};
 use crate::{
     connection::Connection, latency::Latencies, meter::Cost, schedule::closed_loop, store, system::System,
     workload::Workload,
@@ -22,9 +22,9 @@ last of them, not with the last response. A refused send is repeated with its ke
 is acknowledged. *Raw inserts* are the ceiling of the database alone: the same rows in dialog's tables, \
 one transaction for each message, by the generator itself and without any counting.";
 
-const PAIRS: usize = 256;
+pub(super) const PAIRS: usize = 256;
 const IN_FLIGHT: [usize; 3] = [16, 64, 256];
-const WARM_UP: Duration = Duration::from_secs(2);
+pub(super) const WARM_UP: Duration = Duration::from_secs(2);
 /// Connections of raw inserts: more take PostgreSQL longer to open than an insert waits for one.
 const CONNECTIONS_MAX: usize = 64;
 /// Text of raw inserts, as long as those of the sends.
@@ -44,16 +44,7 @@ pub async fn run(bench: &Bench) -> anyhow::Result<Outcome> {
             continue;
         }
         let flood = flood(&system, &workload, in_flight, Duration::from_secs(bench.seconds)).await?;
-        let sent = flood.answers.len() as f64;
-        let mut values = vec![
-            ("committed and counted, 1/s".to_owned(), sent / flood.whole.as_secs_f64()),
-            ("acknowledged, 1/s".to_owned(), sent / flood.sending.as_secs_f64()),
-            ("drain, s".to_owned(), (flood.whole - flood.sending).as_secs_f64()),
-        ];
-        values.extend(Latencies::of(flood.answers).summary("answer"));
-        values.push(("refused".to_owned(), flood.refused as f64));
-        outcome.add("Rate", &case, values);
-        outcome.add_cost(&case, &flood.cost);
+        flood.report(&case, None, &mut outcome);
     }
     bench.finish(&mut system, &workload, &mut outcome).await?;
     if bench.with_peers {
@@ -116,12 +107,28 @@ impl Writer {
 }
 
 /// Measurements of one flood.
-struct Flood {
+pub(super) struct Flood {
     answers: Vec<Duration>,
     sending: Duration,
     whole: Duration,
     refused: usize,
     cost: Cost,
+}
+
+impl Flood {
+    /// Adds the rows of the flood.
+    pub(super) fn report(self, case: &str, name: Option<&'static str>, outcome: &mut Outcome) {
+        let sent = self.answers.len() as f64;
+        let mut values = vec![
+            ("committed and counted, 1/s".to_owned(), sent / self.whole.as_secs_f64()),
+            ("acknowledged, 1/s".to_owned(), sent / self.sending.as_secs_f64()),
+            ("drain, s".to_owned(), (self.whole - self.sending).as_secs_f64()),
+        ];
+        values.extend(Latencies::of(self.answers).summary("answer"));
+        values.push(("refused".to_owned(), self.refused as f64));
+        outcome.add_of("Rate", case, name, values);
+        outcome.add_of(COSTS, case, name, self.cost.values());
+    }
 }
 
 /// Sender with a connection of its own.
@@ -152,7 +159,8 @@ impl Sender {
     }
 }
 
-async fn flood(
+/// Keeps so many sends in flight for a time, and waits until all are counted.
+pub(super) async fn flood(
     system: &System,
     workload: &Arc<Workload>,
     in_flight: usize,

@@ -242,7 +242,7 @@ pub struct Cluster {
     #[arg(long, env = "KAFKA_URL", value_name = "URL")]
     pub kafka_url: String,
     /// File of the token that authenticates calls between services, the same for all roles; mode 0600 or
-    /// stricter
+    /// stricter, or 0640 if it belongs to root
     #[arg(long, env = "SERVICE_TOKEN_FILE", value_name = "FILE")]
     pub service_token_file: PathBuf,
     /// Time over which a shutdown closes the open WebSockets and streams of a gateway; every role exits
@@ -263,7 +263,7 @@ pub struct Auth {
     #[command(flatten)]
     pub service: Service,
     /// File of the Ed25519 keys that sign access tokens, in PEM (PKCS#8): one or two, newest first; mode
-    /// 0600 or stricter. Read at startup
+    /// 0600 or stricter, or 0640 if it belongs to root. Read at startup
     #[arg(long, env = "SIGNING_KEY_FILE", value_name = "FILE")]
     pub signing_key_file: PathBuf,
     #[command(flatten)]

@@ -16,7 +16,7 @@ pub enum Error {
         /// Error of the system.
         source: io::Error,
     },
-    /// The file is accessible to the group or to all users.
+    /// The file is accessible to the group, or to all users. The group may read a file of root.
     #[error(
         "{0} is accessible to users other than its owner (mode {mode:03o}); run: chmod 600 {0}",
         path.display()

@@ -1,10 +1,11 @@
 //! Secret files. A file is refused if any user but its owner has access to it, and is written atomically
-//! with mode 0600.
+//! with mode 0600. A file of root may be readable for its group: this is how Kubernetes gives a Secret to a
+//! process of another user.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -23,8 +24,9 @@ const SIZE_MAX: u64 = 64 * 1024;
 pub(crate) fn read(path: &Path) -> Result<String, Error> {
     let failed = |source| Error::File { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let metadata = file.metadata().map_err(failed)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if is_exposed(mode, metadata.uid(), rustix::process::geteuid().as_raw()) {
         return Err(Error::Exposed { path: path.to_owned(), mode });
     }
     let mut text = String::new();
@@ -33,6 +35,13 @@ pub(crate) fn read(path: &Path) -> Result<String, Error> {
         return Err(Error::Malformed { path: path.to_owned(), reason: "larger than 64 KiB".to_owned() });
     }
     Ok(text)
+}
+
+/// Returns true if other users than the owner have access. A reader who is not root may read a file of root
+/// through its group, as PostgreSQL allows for its keys.
+fn is_exposed(mode: u32, owner: u32, reader: u32) -> bool {
+    let allowed = if owner == 0 && reader != 0 { 0o740 } else { 0o700 };
+    mode & !allowed != 0
 }
 
 /// Reads a file, or creates it with the text of `generate`. If two processes do so at the same time, one
@@ -159,6 +168,20 @@ mod tests {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("chmod succeeds");
         assert_eq!(read(&path).expect("the file is read"), "text");
+    }
+
+    #[test]
+    fn only_a_file_of_root_may_be_readable_for_the_group_of_another_user() {
+        const USER: u32 = 10_001;
+        let exposed =
+            |mode| (is_exposed(mode, 0, USER), is_exposed(mode, USER, USER), is_exposed(mode, 0, 0));
+        assert_eq!(exposed(0o400), (false, false, false));
+        assert_eq!(exposed(0o440), (false, true, true));
+        assert_eq!(exposed(0o640), (false, true, true));
+        for mode in [0o404, 0o460, 0o450, 0o444, 0o660, 0o644] {
+            assert_eq!(exposed(mode), (true, true, true), "{mode:o}");
+        }
+        assert!(is_exposed(0o440, 10_002, USER), "the file of a third user");
     }
 
     #[test]

@@ -10,7 +10,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks prove faults soak bench bench-sends bench-reads bench-fanout bench-growth bench-latency bench-rebuild bench-logins bench-sockets stack stack-down test-stack test-alerts test-kubernetes test-containers env up upgrade down logs
+.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks prove faults soak bench bench-sends bench-reads bench-fanout bench-growth bench-latency bench-rebuild bench-logins bench-sockets stack stack-down test-stack test-production test-alerts test-kubernetes test-containers env up upgrade down logs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -144,16 +144,21 @@ bench-sockets: ## measure the memory of 1,000 to 19,000 sockets in an optimised 
 engines-down: ## stop what `make engines` has started
 	@deploy/engines/down.sh
 
-stack: engines ## start every role as a process, two gateways behind HAProxy (BALANCER=0: without; FRESH=1: on empty engines; see deploy/stack/up.sh)
+stack: engines ## start every role as a process, two gateways behind HAProxy (BALANCER=0: without; FRESH=1: on empty engines; PRODUCTION=1: two of each role, three brokers, replicas, PgBouncer; see deploy/stack/up.sh)
 	$(CARGO) build $(LOCKED) $(PROFILE)
 	@TIDINGS="$${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/tidings" deploy/stack/up.sh
 
-stack-down: ## stop what `make stack` has started
-	@deploy/stack/down.sh
+stack-down: ## stop what `make stack` has started; of PRODUCTION=1 also its engines
+	@PRODUCTION=0 deploy/stack/down.sh
+	@PRODUCTION=1 deploy/stack/down.sh
+	@PRODUCTION=1 deploy/engines/down.sh
 
 test-stack: engines balancer ## run the story tests through the balancer and kill gateways (installs HAProxy on Debian)
 	@set -a; . "$${ENGINES_DIR:-target/engines}/env"; set +a; \
 	CARGO="$(CARGO)" tests/run $(LOCKED) --workspace --test stories -- --nocapture balancer::
+
+test-production: ## kill every broker, replica, PgBouncer and gateway and a process of each service of a production-like stack under load (SEED, FAULTS=kafka1,…)
+	@CARGO="$(CARGO)" SOAK_ON=production bench/soak $(LOCKED)
 
 test-alerts: ## test the alerts of deploy/prometheus, a firing and a quiet case of each, and the dashboards (installs Prometheus on Debian)
 	@deploy/prometheus/test && deploy/grafana/test

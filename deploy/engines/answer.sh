@@ -3,8 +3,10 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=/dev/null
-for part in common postgres redis kafka; do source "$here/$part.sh"; done
+source "$here/all.sh"
 
 [ -r "$engines_dir/env" ] || exit 1
-for engine in postgres redis kafka; do running "$engine" >/dev/null || exit 1; done
-for port in "$postgres_port" "$redis_port" "$kafka_port"; do listens "$port" || exit 1; done
+for engine in "${engines[@]}"; do
+    running "$engine" >/dev/null || exit 1
+    listens "$("$(kind "$engine")_port_of" "$engine")" || exit 1
+done

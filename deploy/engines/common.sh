@@ -1,12 +1,29 @@
 # shellcheck shell=bash
 # Functions of the engine and stack scripts: settings from the environment, processes with pid files, waiting. Sourced, not run.
+#
+# PRODUCTION=1 selects the engines of the production-like stack, which have a folder (PRODUCTION_DIR) and consecutive ports
+# (from PRODUCTION_PORT on) of their own.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-engines_dir=${ENGINES_DIR:-$root/target/engines}
-postgres_port=${POSTGRES_PORT:-15433}
-redis_port=${REDIS_PORT:-16379}
-kafka_port=${KAFKA_PORT:-19092}
-kafka_controller_port=${KAFKA_CONTROLLER_PORT:-19093}
+production=${PRODUCTION:-0}
+if [ "$production" = 1 ]; then
+    first_port=${PRODUCTION_PORT:-21000}
+    engines_dir=${PRODUCTION_DIR:-$root/target/production}
+    postgres_port=$first_port
+    pgbouncer_port=$((first_port + 3))
+    redis_port=$((first_port + 6))
+    kafka_port=$((first_port + 10))
+    kafka_controller_port=$((first_port + 11))
+    engines=(postgres replica1 replica2 redis redis_replica kafka1 kafka2 kafka3)
+    engines+=(pgbouncer_auth pgbouncer_dialog pgbouncer_counter)
+else
+    engines_dir=${ENGINES_DIR:-$root/target/engines}
+    postgres_port=${POSTGRES_PORT:-15433}
+    redis_port=${REDIS_PORT:-16379}
+    kafka_port=${KAFKA_PORT:-19092}
+    kafka_controller_port=${KAFKA_CONTROLLER_PORT:-19093}
+    engines=(postgres redis kafka)
+fi
 # Name of the group of processes in messages, and the folder of their pid files and logs.
 family=engines
 run_dir=$engines_dir
@@ -19,6 +36,9 @@ as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
+# Prints the kind of an engine, which is the name of its functions: kafka of kafka2, pgbouncer of pgbouncer_auth.
+kind() { printf '%s\n' "${1%%[0-9_]*}"; }
+
 # Installs Debian packages. RUNLEVEL=1 keeps most of them from starting their service, which is not used here.
 install_packages() {
     command -v apt-get >/dev/null || die "cannot install $*: apt-get is not available; install it by hand"
@@ -28,13 +48,13 @@ install_packages() {
 }
 
 # Prints the pid of a process from its pid file; fails if the process does not run. The system may have given the pid to
-# another program, so the command line must contain the folder of the process, or the text that NAME_mark prints.
+# another program, so the command line must contain the folder of the process, or the text that KIND_mark prints.
 running() {
     local file=$run_dir/$1.pid mark=$run_dir pid
     [ -r "$file" ] || return 1
     pid=$(head -n 1 "$file")
     [ -n "$pid" ] && [ -r "/proc/$pid/cmdline" ] || return 1
-    if declare -F "$1_mark" >/dev/null; then mark=$("$1_mark"); fi
+    if declare -F "$(kind "$1")_mark" >/dev/null; then mark=$("$(kind "$1")_mark" "$1"); fi
     tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF -e "$mark" || return 1
     printf '%s\n' "$pid"
 }

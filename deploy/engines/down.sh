@@ -3,13 +3,11 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=/dev/null
-for part in common postgres redis kafka; do source "$here/$part.sh"; done
+source "$here/all.sh"
 
 [ -d "$engines_dir" ] || exit 0
 exec 9>"$engines_dir/lock"
 flock 9
-kafka_stop &
-redis_stop
-postgres_stop
+for engine in "${engines[@]}"; do "$(kind "$engine")_stop" "$engine" & done
 wait
 rm -f "$engines_dir/env"

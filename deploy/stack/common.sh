@@ -2,14 +2,23 @@
 # Folder, ports and databases of the stack. Sourced by its scripts, not run.
 
 # shellcheck source=/dev/null
-for part in common postgres; do source "$(dirname "${BASH_SOURCE[0]}")/../engines/$part.sh"; done
+source "$(dirname "${BASH_SOURCE[0]}")/../engines/all.sh"
 
 family=stack
-stack_dir=${STACK_DIR:-$root/target/stack}
+services=(auth dialog counter)
+if [ "$production" = 1 ]; then
+    stack_dir=$engines_dir/stack
+    instances=(auth1 auth2 dialog1 dialog2 counter1 counter2)
+else
+    stack_dir=${STACK_DIR:-$root/target/stack}
+    instances=("${services[@]}")
+fi
+roles=("${instances[@]}" gateway1 gateway2)
 run_dir=$stack_dir
 
 # Print the port of a role, and the port of its /readyz and /metrics.
 port() {
+    if [ "$production" = 1 ]; then production_port "$1" 0; return; fi
     case $1 in
         auth) echo "${AUTH_PORT:-7051}" ;;
         dialog) echo "${DIALOG_PORT:-7052}" ;;
@@ -20,6 +29,7 @@ port() {
     esac
 }
 ops_port() {
+    if [ "$production" = 1 ]; then production_port "$1" 1; return; fi
     case $1 in
         auth) echo "${AUTH_OPS_PORT:-9091}" ;;
         dialog) echo "${DIALOG_OPS_PORT:-9092}" ;;
@@ -29,13 +39,42 @@ ops_port() {
         balancer) echo "${BALANCER_OPS_PORT:-9096}" ;;
     esac
 }
+# The roles have consecutive pairs of ports behind those of the engines.
+production_port() {
+    local names=(balancer "${roles[@]}") index
+    for index in "${!names[@]}"; do
+        if [ "${names[index]}" = "$1" ]; then echo $((first_port + 20 + 2 * index + $2)); fi
+    done
+}
+# HAProxy's port in front of both Redis servers.
+cache_port() { echo $((first_port + 9)); }
+
+# Prints the service of a role: gateway of gateway2.
+service() { printf '%s\n' "${1%[12]}"; }
+
+# Prints the URLs of a service, comma-separated.
+urls() {
+    local role all=
+    for role in "${roles[@]}"; do
+        if [ "$(service "$role")" = "$1" ]; then all+=,http://127.0.0.1:$(port "$role"); fi
+    done
+    printf '%s\n' "${all#,}"
+}
 
 # The text by which the process that creates the topics is recognised.
 topics_mark() { echo migrate; }
 
 database() { printf '%s_%s\n' "${STACK_DATABASES:-tidings}" "$1"; }
-database_url() { printf '%s/%s\n' "${TEST_POSTGRES_URL%/*}" "$(database "$1")"; }
-cache_url() { printf '%s/%s\n' "$TEST_REDIS_URL" "${STACK_CACHE:-1}"; }
+# Print the URL of a service's database: on the server, and the one that its processes use.
+direct_url() { printf '%s/%s\n' "${TEST_POSTGRES_URL%/*}" "$(database "$1")"; }
+database_url() {
+    if [ "$production" = 1 ]; then printf '%s/%s\n' "$(pgbouncer_url "$1")" "$(database "$1")"; else direct_url "$1"; fi
+}
+cache_url() {
+    local server=$TEST_REDIS_URL
+    if [ "$production" = 1 ]; then server=redis://127.0.0.1:$(cache_port); fi
+    printf '%s/%s\n' "$server" "${STACK_CACHE:-1}"
+}
 
 # Runs one statement on the database server.
 sql() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Stops the processes that up.sh has started, by the pid files in STACK_DIR, and nothing else. Databases, Kafka and secrets
-# are kept.
+# are kept. Settings as in up.sh.
 set -euo pipefail
 # shellcheck source=/dev/null
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -12,5 +12,5 @@ flock 9
 # which is 20 s.
 for name in gateway1 gateway2; do halt "$name" TERM 25 & done
 wait
-for name in topics balancer counter dialog auth; do halt "$name" TERM 25 & done
+for name in topics balancer "${instances[@]}"; do halt "$name" TERM 25 & done
 wait

@@ -19,7 +19,7 @@ const PATHS: [&str; 11] = [
     "deploy/image.sh",
     "deploy/postgres/databases.sh",
     "deploy/engines/pom.xml",
-    "deploy/stack/up.sh",
+    "deploy/stack/roles.sh",
 ];
 
 /// Texts of the files by path.

@@ -142,7 +142,7 @@ pub fn balancer(files: &Files) -> Vec<String> {
     let services = files.services();
     let given = environment(&services["balancer"]);
     let script = files
-        .text("deploy/stack/up.sh")
+        .text("deploy/stack/roles.sh")
         .split_once("launch balancer ")
         .unwrap()
         .1

@@ -403,7 +403,7 @@ fn the_balancer_receives_its_variables() {
     );
     assert_fails(
         links::balancer,
-        "deploy/stack/up.sh",
+        "deploy/stack/roles.sh",
         "GATEWAY2=\"127",
         "GATEWAY3=\"127",
         "the balancer does not use `GATEWAY3`",

@@ -30,6 +30,15 @@ impl Output {
         assert_eq!(self.status, status, "{stdout}{stderr}");
         assert!(stdout.lines().chain(stderr.lines()).any(|each| each.contains(line)), "{stdout}{stderr}");
     }
+
+    pub fn is_success(&self) -> bool {
+        self.status == 0
+    }
+
+    /// Returns everything that it has printed.
+    pub fn text(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
 }
 
 /// Runs a command with these settings, and with none of the environment of the tests.

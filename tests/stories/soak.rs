@@ -5,8 +5,9 @@
 //! Settings: `MINUTES` (2), `SEED` (random), `FAULTS` (all, see [`schedule::Kind`]), `USERS` (24), `DIALOGS`
 //! (24), `OPERATIONS_A_SECOND` (20), `KILLS_EACH` (1: one or several roles at the same time; more: so many
 //! kills one after another in each fault of this kind), `KAFKA_PROXY_PORT` (see [`crate::proxy`]), `SOAK_ON`
-//! (`engines`, or `sqlite` for one process), `SOAK_DISK` (folder on a small disk), `SOAK_LOGS` (folder for
-//! the roles' logs after a violation).
+//! (`engines`, `sqlite` for one process, or `production` for [`production::tour`], whose processes `FAULTS`
+//! then names), `SOAK_DISK` (folder on a small disk), `SOAK_LOGS` (folder for the roles' logs after a
+//! violation).
 
 mod event_log;
 mod exactness;
@@ -15,6 +16,7 @@ mod findings;
 mod load;
 mod log_out;
 mod probe;
+mod production;
 mod report;
 mod schedule;
 mod system;
@@ -41,7 +43,8 @@ use load::{Dialog, Load, Person};
 use log_out::LogOuts;
 use probe::Probe;
 use report::{Injected, Report, usage};
-use schedule::{Kind, Schedule};
+use production::Production;
+use schedule::{Fault, Kind, Schedule};
 use system::System;
 use watcher::Watcher;
 
@@ -65,8 +68,20 @@ struct Settings {
     operations_a_second: f64,
     kills_each: usize,
     disk: Option<PathBuf>,
-    /// One process on SQLite instead of all roles on the engines.
-    sqlite: bool,
+    on: On,
+    /// Processes of the production-like stack that are killed; empty for all.
+    victims: Vec<String>,
+}
+
+/// Kind of system under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum On {
+    /// All roles on the engines.
+    Engines,
+    /// One process on SQLite.
+    Sqlite,
+    /// The production-like stack.
+    Production,
 }
 
 fn setting<T: FromStr>(name: &str, default: T) -> T {
@@ -78,7 +93,15 @@ impl Settings {
     fn from_environment() -> Self {
         let disk = std::env::var_os("SOAK_DISK").filter(|disk| !disk.is_empty()).map(PathBuf::from);
         let list = setting("FAULTS", String::new());
-        let mut kinds = Kind::parse_list(&list);
+        let on = match setting("SOAK_ON", "engines".to_owned()).as_str() {
+            "engines" => On::Engines,
+            "sqlite" => On::Sqlite,
+            "production" => On::Production,
+            other => panic!("SOAK_ON: `{other}` is not one of engines, sqlite and production"),
+        };
+        let is_tour = on == On::Production;
+        let victims = list.split(',').filter(|name| is_tour && !name.is_empty()).map(str::to_owned).collect();
+        let mut kinds = if is_tour { Vec::new() } else { Kind::parse_list(&list) };
         if disk.is_none() && kinds.contains(&Kind::Disk) {
             assert!(list.is_empty(), "FAULTS=disk: SOAK_DISK is not set, which requires root");
             println!("skipped: the full disk (SOAK_DISK is not set, which requires root)");
@@ -93,11 +116,8 @@ impl Settings {
             operations_a_second: setting("OPERATIONS_A_SECOND", 20.0),
             kills_each: setting("KILLS_EACH", 1),
             disk,
-            sqlite: match setting("SOAK_ON", "engines".to_owned()).as_str() {
-                "engines" => false,
-                "sqlite" => true,
-                other => panic!("SOAK_ON: `{other}` is neither engines nor sqlite"),
-            },
+            on,
+            victims,
         }
     }
 }
@@ -125,11 +145,13 @@ async fn mixed_load_under_faults_is_exact() {
     let settings = Settings::from_environment();
     println!("{settings:?}");
     let folder = tempfile::tempdir().unwrap();
-    let system = if settings.sqlite {
-        System::start_one(&ROLE_SETTINGS, settings.disk.as_deref(), folder.path()).await
-    } else {
-        use_disk(&settings).await;
-        System::start_stack(&ROLE_SETTINGS).await
+    let system = match settings.on {
+        On::Sqlite => System::start_one(&ROLE_SETTINGS, settings.disk.as_deref(), folder.path()).await,
+        On::Engines => {
+            use_disk(&settings).await;
+            System::start_stack(&ROLE_SETTINGS).await
+        }
+        On::Production => System::Production(Box::new(Production::start(&ROLE_SETTINGS).await)),
     };
     let mut soak = Soak::prepare(settings, system, folder).await;
     let interval = Duration::from_secs_f64(
@@ -173,7 +195,7 @@ impl Soak {
     async fn prepare(mut settings: Settings, system: System, folder: tempfile::TempDir) -> Self {
         settings.kinds.retain(|kind| {
             let exists = system.has(*kind);
-            if !exists && !settings.sqlite {
+            if !exists && settings.on == On::Engines {
                 println!(
                     "skipped: {} (KAFKA_PROXY_PORT is not set, or libfaketime not installed)",
                     kind.name()
@@ -208,7 +230,8 @@ impl Soak {
         let reader = settings.users + 1;
         dialogs.push(create(&people, BTreeSet::from([sender, reader]), false).await);
         let probe = Probe::new(sender, reader, settings.dialogs);
-        let load = Arc::new(Load::new(people, dialogs, has_stale));
+        let balanced = settings.on == On::Production;
+        let load = Arc::new(Load::new(people, dialogs, has_stale, balanced));
         let watchers = (0..settings.users).map(|me| (me, Watcher::start(&load, me, me % 2))).collect();
         Self {
             settings,
@@ -226,16 +249,20 @@ impl Soak {
         }
     }
 
-    /// Injects faults until the time is over.
+    /// Injects faults until the time is over, or the tour.
     async fn run(&mut self) {
         tokio::time::sleep(WARM_UP).await;
         self.pause_and_compare().await;
         self.usage = Some(usage(&self.system));
-        let Settings { kinds, seed, time, kills_each, .. } = &self.settings;
-        let mut schedule = Schedule::new(kinds, self.system.roles(), *seed, *time, *kills_each);
-        loop {
-            let (calm, fault) = schedule.next();
-            if self.started.elapsed() + calm + fault.hold() > self.settings.time {
+        let Settings { kinds, seed, time, kills_each, on, victims, .. } = &self.settings;
+        let (time, is_tour) = (*time, *on == On::Production);
+        let faults: Box<dyn Iterator<Item = (Duration, Fault)> + Send> = if is_tour {
+            Box::new(production::tour(*seed, victims).into_iter())
+        } else {
+            Box::new(Schedule::new(kinds, self.system.roles(), *seed, time, *kills_each))
+        };
+        for (calm, fault) in faults {
+            if !is_tour && self.started.elapsed() + calm + fault.hold() > time {
                 break;
             }
             tokio::time::sleep(calm).await;
@@ -254,6 +281,7 @@ impl Soak {
         let what = fault.describe();
         let at = self.started.elapsed();
         println!("{:>6.0} s  {what}", at.as_secs_f64());
+        self.load.take_sends();
         let mut faults = Faults {
             system: &mut self.system,
             log_outs: &mut self.log_outs,
@@ -267,7 +295,8 @@ impl Soak {
         }
         let healed_after = self.probe.heal(&self.load, &self.system, &what).await;
         println!("{:>6.0} s  healed after {healed_after:.1?}", self.started.elapsed().as_secs_f64());
-        self.faults.push(Injected { what, at, kills: fault.kills(), healed_after });
+        let sends = self.load.take_sends();
+        self.faults.push(Injected { what, at, kills: fault.kills(), healed_after, sends });
         healed_after.is_some()
     }
 
@@ -308,6 +337,14 @@ impl Soak {
         let stale = self.compare().await;
         if stale > 0 {
             load.findings.add(Rule::StillStale, format!("{stale} numbers"));
+        }
+        for (key, _) in load.state.lock().sent.iter().filter(|(_, sent)| sent.message.is_none()) {
+            load.findings.add(Rule::FailedSend, format!("key {key}"));
+        }
+        let (is_exact, printed) = self.system.reconcile().await;
+        println!("tidings reconcile: {}", printed.trim_end());
+        if !is_exact {
+            load.findings.add(Rule::Drift, printed);
         }
         // Before the pause ends, so that no operation starts.
         load.stop.cancel();

@@ -80,6 +80,7 @@ impl Faults<'_> {
             Fault::Repeat { hold } => event_log::repeat(self.stack().kafka_url(), *hold).await,
             Fault::Replay { role } => event_log::replay(self.stack(), role).await,
             Fault::Clock { role, hold } => self.set_clock_back(role, *hold).await,
+            Fault::Engine { engine, hold, successor } => kill_engine(engine, *hold, *successor).await,
         }
         None
     }
@@ -88,7 +89,9 @@ impl Faults<'_> {
     fn stack(&mut self) -> &mut Stack {
         match self.system {
             System::Stack(engines) => &mut engines.stack,
-            System::One(_) => unreachable!("the schedule has this fault only on the engines"),
+            System::One(_) | System::Production(_) => {
+                unreachable!("the schedule has this fault only on the engines")
+            }
         }
     }
 
@@ -125,6 +128,7 @@ impl Faults<'_> {
         match self.system {
             System::Stack(engines) => restore_dump(&mut engines.stack, self.folder, hold, running).await,
             System::One(_) => self.restore_files(hold).await,
+            System::Production(_) => unreachable!("the tour does not restore"),
         }
     }
 
@@ -210,6 +214,16 @@ pub fn fake_clock() -> Option<PathBuf> {
 /// Ends what a verb of one.sh has done.
 async fn end(verb: &str, engine: &str) {
     control_engine(if verb == "pause" { "resume" } else { "start" }, engine).await;
+}
+
+async fn kill_engine(engine: &str, hold: Duration, successor: bool) {
+    control_engine("kill", engine).await;
+    sleep(hold / 2).await;
+    if successor {
+        control_engine("promote", engine).await;
+    }
+    sleep(hold / 2).await;
+    control_engine("start", engine).await;
 }
 
 async fn redis(verb: Option<&str>, hold: Duration) {

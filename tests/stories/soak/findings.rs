@@ -42,12 +42,16 @@ pub enum Rule {
     StillStale,
     /// No call of a member is refused.
     Refused,
+    /// Every send succeeds, if it is repeated with its key.
+    FailedSend,
+    /// `tidings reconcile` finds no difference at the end.
+    Drift,
     /// No signal ended the run.
     Interrupted,
 }
 
 impl Rule {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 19] = [
         Self::Lost,
         Self::Double,
         Self::WrongWithoutStale,
@@ -64,6 +68,8 @@ impl Rule {
         Self::NotHealed,
         Self::StillStale,
         Self::Refused,
+        Self::FailedSend,
+        Self::Drift,
         Self::Interrupted,
     ];
 
@@ -85,6 +91,8 @@ impl Rule {
             Self::NotHealed => "faults not healed",
             Self::StillStale => "numbers stale at the end",
             Self::Refused => "unexpected refusals",
+            Self::FailedSend => "failed sends",
+            Self::Drift => "drift",
             Self::Interrupted => "interrupted by a signal",
         }
     }

@@ -68,6 +68,16 @@ pub struct Tally {
     pub repeated: usize,
 }
 
+/// Sends that were acknowledged in some time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sends {
+    pub acknowledged: usize,
+    /// Those among them whose first call was not answered, or answered with a code that clients retry.
+    pub repeated: usize,
+    /// Longest time from a first call to its acknowledgement.
+    pub slowest: Duration,
+}
+
 /// Everything acknowledged so far.
 #[derive(Default)]
 pub struct State {
@@ -81,10 +91,20 @@ pub struct State {
     /// Hash of the counters by user and version.
     versions: HashMap<(usize, String), u64>,
     pub tallies: BTreeMap<&'static str, Tally>,
+    /// Sends since [`Load::take_sends`].
+    sends: Sends,
     /// Time at rest at which an answer was behind the database last, if any was.
     pub cache_behind: Option<Duration>,
     /// Errors that were retried, by code.
     pub codes: BTreeMap<String, usize>,
+}
+
+impl Sends {
+    fn add(&mut self, attempts: usize, time: Duration) {
+        self.acknowledged += 1;
+        self.repeated += usize::from(attempts > 1);
+        self.slowest = self.slowest.max(time);
+    }
 }
 
 /// The users and dialogs under load.
@@ -99,6 +119,8 @@ pub struct Load {
     pub stop: CancellationToken,
     /// False if the schema has no field `stale`.
     pub has_stale: bool,
+    /// True if users know only the balancer.
+    pub balanced: bool,
 }
 
 /// Final answer to an operation.
@@ -108,13 +130,28 @@ enum Answer {
 }
 
 impl Load {
-    pub fn new(people: Vec<Person>, dialogs: Vec<(Dialog, BTreeSet<usize>)>, has_stale: bool) -> Self {
+    pub fn new(
+        people: Vec<Person>,
+        dialogs: Vec<(Dialog, BTreeSet<usize>)>,
+        has_stale: bool,
+        balanced: bool,
+    ) -> Self {
         let (dialogs, members): (Vec<_>, Vec<_>) = dialogs.into_iter().unzip();
         let messages = vec![Vec::new(); dialogs.len()];
         let state = Mutex::new(State { members, messages, ..State::default() });
         let gate = RwLock::default();
         let stop = CancellationToken::new();
-        Self { people, dialogs, state, findings: Findings::default(), gate, stop, has_stale }
+        Self { people, dialogs, state, findings: Findings::default(), gate, stop, has_stale, balanced }
+    }
+
+    /// Returns a user's callers, one for each way in that users know.
+    pub fn callers(&self, me: usize) -> &[Caller] {
+        &self.people[me].callers[if self.balanced { 2 } else { 0 }..]
+    }
+
+    /// Returns the sends that were acknowledged since the last call.
+    pub fn take_sends(&self) -> Sends {
+        std::mem::take(&mut self.state.lock().sends)
     }
 
     /// Starts a task for each of the first `users`, with operations at this mean interval each.
@@ -349,8 +386,9 @@ impl Load {
         variables: Value,
     ) -> Option<(Answer, usize)> {
         self.state.lock().tallies.entry(operation).or_default().started += 1;
+        let started = Instant::now();
         for attempt in 1.. {
-            let caller = self.people[me].callers.choose(random).expect("there are three");
+            let caller = self.callers(me).choose(random).expect("there is one");
             let call = timeout(ANSWER_MAX, caller.try_execute(document, variables.clone()));
             let answer = tokio::select! {
                 answer = call => answer.ok().flatten(),
@@ -359,7 +397,12 @@ impl Load {
             let code = match answer {
                 None => "no answer".to_owned(),
                 Some(answer) if answer["errors"].is_null() => {
-                    self.state.lock().tallies.entry(operation).or_default().acknowledged += 1;
+                    let mut state = self.state.lock();
+                    state.tallies.entry(operation).or_default().acknowledged += 1;
+                    if operation == "sendMessage" {
+                        state.sends.add(attempt, started.elapsed());
+                    }
+                    drop(state);
                     return Some((Answer::Acknowledged(answer["data"].clone()), attempt));
                 }
                 Some(answer) => {

@@ -2,7 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{findings::Rule, load::Load, log_out::LogOuts, system::System, watcher::Watcher};
+use super::{
+    findings::Rule,
+    load::{Load, Sends},
+    log_out::LogOuts,
+    system::System,
+    watcher::Watcher,
+};
 
 /// A fault that was injected.
 pub struct Injected {
@@ -13,6 +19,8 @@ pub struct Injected {
     pub kills: usize,
     /// Time from its end until the system worked again; `None` if it did not.
     pub healed_after: Option<Duration>,
+    /// Sends from its beginning until the system worked again.
+    pub sends: Sends,
 }
 
 /// Resident memory and open files of every role.
@@ -59,11 +67,16 @@ impl Report<'_> {
         }
         let messages = state.sent.values().filter(|sent| sent.message.is_some()).count();
         drop(state);
-        println!("\nat (s)  healed (s)  fault");
-        for fault in self.faults {
-            let healed =
-                fault.healed_after.map_or("not".to_owned(), |time| format!("{:.1}", time.as_secs_f64()));
-            println!("{:>6.0}  {healed:>10}  {}", fault.at.as_secs_f64(), fault.what);
+        println!("\nat (s)  healed (s)  sends  repeated  slowest (s)  fault");
+        for Injected { what, at, healed_after, sends, .. } in self.faults {
+            let healed = healed_after.map_or("not".to_owned(), |time| format!("{:.1}", time.as_secs_f64()));
+            println!(
+                "{:>6.0}  {healed:>10}  {:>5}  {:>8}  {:>11.2}  {what}",
+                at.as_secs_f64(),
+                sends.acknowledged,
+                sends.repeated,
+                sends.slowest.as_secs_f64()
+            );
         }
         println!("\nrole        memory (MB)       open files");
         for (role, (bytes, files)) in &self.usage.0 {

@@ -111,6 +111,9 @@ pub enum Fault {
     Replay { role: &'static str },
     /// The clock of a role an hour behind.
     Clock { role: &'static str, hold: Duration },
+    /// SIGKILL of an engine of the production-like stack, and a start after `hold`. A primary may get a successor
+    /// in the middle of that time, which it follows from then on.
+    Engine { engine: &'static str, hold: Duration, successor: bool },
 }
 
 impl Fault {
@@ -127,7 +130,8 @@ impl Fault {
             | Self::LogOut { hold, .. }
             | Self::Network { hold, .. }
             | Self::Repeat { hold }
-            | Self::Clock { hold, .. } => *hold,
+            | Self::Clock { hold, .. }
+            | Self::Engine { hold, .. } => *hold,
             Self::Kills { roles } => roles.iter().map(|(_, between)| *between).sum(),
             Self::Replay { .. } => Duration::ZERO,
         }
@@ -138,7 +142,10 @@ impl Fault {
         match self {
             Self::Kill { roles, .. } => roles.len(),
             Self::Kills { roles } => roles.len(),
-            Self::Restore { running: false, .. } | Self::Cut { .. } | Self::Replay { .. } => 1,
+            Self::Restore { running: false, .. }
+            | Self::Cut { .. }
+            | Self::Replay { .. }
+            | Self::Engine { .. } => 1,
             Self::Clock { .. } => 2,
             _ => 0,
         }
@@ -169,6 +176,10 @@ impl Fault {
             Self::Repeat { .. } => format!("every event three times for {seconds:.1} s"),
             Self::Replay { role } => format!("whole log again to {role}"),
             Self::Clock { role, .. } => format!("clock of {role} an hour behind for {seconds:.1} s"),
+            Self::Engine { engine, successor: true, .. } => {
+                format!("kill {engine} for {seconds:.1} s, with a successor")
+            }
+            Self::Engine { engine, .. } => format!("kill {engine} for {seconds:.1} s"),
         }
     }
 }
@@ -198,8 +209,13 @@ impl Schedule {
         Self { kinds: kinds.to_vec(), roles, random, round: Vec::new(), long, kills_each }
     }
 
-    /// Returns the time of undisturbed load before the next fault, and the fault.
-    pub fn next(&mut self) -> (Duration, Fault) {
+}
+
+/// The time of undisturbed load before the next fault, and the fault.
+impl Iterator for Schedule {
+    type Item = (Duration, Fault);
+
+    fn next(&mut self) -> Option<(Duration, Fault)> {
         if self.round.is_empty() {
             self.round = self.kinds.clone();
             if self.kinds.len() > 1 && self.kinds.contains(&Kind::Kill) {
@@ -209,9 +225,11 @@ impl Schedule {
         }
         let kind = self.round.pop().expect("the round was just filled");
         let before = self.between((5.0, 20.0), (1.0, 3.0));
-        (before, self.draw(kind))
+        Some((before, self.draw(kind)))
     }
+}
 
+impl Schedule {
     fn draw(&mut self, kind: Kind) -> Fault {
         match kind {
             Kind::Kill if self.kills_each > 1 => {
@@ -277,8 +295,8 @@ impl Schedule {
 #[test]
 fn a_seed_reproduces_the_schedule() {
     let draw = |seed| {
-        let mut schedule = Schedule::new(&Kind::ALL, &["a", "b"], seed, Duration::from_secs(3_600), 1);
-        (0..30).map(|_| schedule.next()).collect::<Vec<_>>()
+        let schedule = Schedule::new(&Kind::ALL, &["a", "b"], seed, Duration::from_secs(3_600), 1);
+        schedule.take(30).collect::<Vec<_>>()
     };
     assert_eq!(draw(7), draw(7));
     assert_ne!(draw(7), draw(8));
@@ -286,8 +304,8 @@ fn a_seed_reproduces_the_schedule() {
 
 #[test]
 fn every_round_has_every_kind() {
-    let mut schedule = Schedule::new(&Kind::ALL, &["a", "b"], 7, Duration::from_secs(120), 1);
-    let round: Vec<String> = (0..=Kind::ALL.len()).map(|_| schedule.next().1.describe()).collect();
+    let schedule = Schedule::new(&Kind::ALL, &["a", "b"], 7, Duration::from_secs(120), 1);
+    let round: Vec<String> = schedule.take(Kind::ALL.len() + 1).map(|(_, fault)| fault.describe()).collect();
     let of = |word: &str| round.iter().filter(|line| line.starts_with(word)).count();
     assert_eq!((of("kill"), of("restore"), of("log cut"), of("log-outs"), of("disk")), (2, 1, 1, 1, 1));
 }
@@ -295,6 +313,6 @@ fn every_round_has_every_kind() {
 #[test]
 fn kills_one_after_another_are_as_many_as_asked_for() {
     let mut schedule = Schedule::new(&[Kind::Kill], &["a", "b"], 7, Duration::from_secs(120), 12);
-    let (_, fault) = schedule.next();
+    let (_, fault) = schedule.next().expect("it is endless");
     assert_eq!((fault.kills(), fault.describe()), (12, "kill 12 times, one role after another".to_owned()));
 }

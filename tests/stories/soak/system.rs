@@ -1,5 +1,5 @@
-//! The system under test: a process for each role on the engines with two gateways and HAProxy, or one
-//! process on SQLite.
+//! The system under test: a process for each role on the engines with two gateways and HAProxy, one process on
+//! SQLite, or the production-like stack.
 
 use std::{
     fs::File,
@@ -12,12 +12,18 @@ use db::{Db, Error, query};
 use proto::topic;
 use testkit::free_address;
 
-use super::{faults::fake_clock, schedule::Kind, tables::Databases};
+use super::{
+    faults::fake_clock,
+    production::{self, Production},
+    schedule::Kind,
+    tables::Databases,
+};
 use crate::{
     app::App,
     balancer::Balancer,
     endpoint::Endpoint,
     log_recorder::LogRecorder,
+    maintenance,
     stack::{ROLES, Stack},
 };
 
@@ -28,6 +34,7 @@ const READY_MAX: Duration = Duration::from_secs(2);
 pub enum System {
     Stack(Box<Engines>),
     One(Box<OneProcess>),
+    Production(Box<Production>),
 }
 
 /// Every role on the engines.
@@ -80,12 +87,14 @@ impl System {
         match self {
             Self::Stack(..) => &ROLES,
             Self::One(_) => &SERVE,
+            Self::Production(_) => &production::ROLES,
         }
     }
 
     /// Returns true if this kind of fault exists here.
     pub fn has(&self, kind: Kind) -> bool {
         match (self, kind) {
+            (Self::Production(_), _) => false,
             (_, Kind::Kill | Kind::Pause | Kind::Disk | Kind::Restore | Kind::LogOut) => true,
             (Self::Stack(engines), Kind::Network) => engines.stack.links().is_some(),
             (Self::Stack(_), Kind::Clock) => fake_clock().is_some(),
@@ -99,6 +108,7 @@ impl System {
         match self {
             Self::Stack(engines) => (*engines.stack).clone(),
             Self::One(one) => one.endpoint.clone(),
+            Self::Production(stack) => stack.endpoint.clone(),
         }
     }
 
@@ -107,6 +117,7 @@ impl System {
         match self {
             Self::Stack(engines) => engines.balancer.url.clone(),
             Self::One(one) => one.endpoint.url.clone(),
+            Self::Production(stack) => stack.url.clone(),
         }
     }
 
@@ -125,6 +136,11 @@ impl System {
                 let dialog = open("dialog.db").await?;
                 Ok(Databases { auth, dialog, counter: open("counter.db").await?, relayed: false })
             }
+            Self::Production(stack) => {
+                let auth = stack.database("auth").await?;
+                let dialog = stack.database("dialog").await?;
+                Ok(Databases { auth, dialog, counter: stack.database("counter").await?, relayed: true })
+            }
         }
     }
 
@@ -132,10 +148,14 @@ impl System {
     pub async fn is_ready(&self) -> bool {
         match self {
             Self::Stack(engines) => engines.stack.is_ready().await,
-            Self::One(one) => {
-                let answer = reqwest::get(format!("http://{}/readyz", one.ops));
-                let answer = tokio::time::timeout(READY_MAX, answer).await;
-                answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status() == 200))
+            Self::One(one) => is_ready_at(&one.ops).await,
+            Self::Production(stack) => {
+                for ops in stack.ops() {
+                    if !is_ready_at(ops).await {
+                        return false;
+                    }
+                }
+                true
             }
         }
     }
@@ -145,6 +165,7 @@ impl System {
         match self {
             Self::Stack(engines) => engines.stack.process_id(role),
             Self::One(one) => Some(one.app.as_ref()?.process_id()),
+            Self::Production(stack) => stack.process_id(role),
         }
     }
 
@@ -153,6 +174,7 @@ impl System {
         match self {
             Self::Stack(engines) => engines.stack.kill(role).await,
             Self::One(one) => one.stopped = Some(one.app.take().expect("it runs").kill().await),
+            Self::Production(_) => production::control_role("kill", role).await,
         }
     }
 
@@ -161,20 +183,26 @@ impl System {
         match self {
             Self::Stack(engines) => engines.stack.start_role(role),
             Self::One(one) => one.start().await,
+            Self::Production(_) => production::control_role("start", role).await,
         }
     }
 
     /// Returns the data folder of one process.
     pub fn data_folder(&self) -> &Path {
         match self {
-            Self::Stack(_) => panic!("the roles have no data folder"),
+            Self::Stack(_) | Self::Production(_) => panic!("the roles have no data folder"),
             Self::One(one) => one.folder(),
         }
     }
 
     /// Returns a line for every dead letter.
     pub async fn dead_letters(&self) -> Result<Vec<String>, Error> {
-        let Self::Stack(engines) = self else {
+        let letters = match self {
+            Self::Stack(engines) => Some(engines.log.dead_letters()),
+            Self::Production(stack) => Some(stack.log.dead_letters()),
+            Self::One(_) => None,
+        };
+        let Some(letters) = letters else {
             let databases = self.databases().await?;
             let mut letters = Vec::new();
             for db in [&databases.dialog, &databases.counter] {
@@ -186,7 +214,6 @@ impl System {
             databases.close().await;
             return Ok(letters);
         };
-        let letters = engines.log.dead_letters();
         Ok(letters.iter().map(|letter| describe_letter(&letter.key, letter.version)).collect())
     }
 
@@ -198,8 +225,30 @@ impl System {
                 std::fs::create_dir_all(folder).unwrap();
                 std::fs::copy(&one.log, folder.join("serve.log")).unwrap();
             }
+            Self::Production(stack) => stack.save_logs(folder),
         }
     }
+
+    /// Runs `tidings reconcile`. Returns true if it finds no difference, and what it prints.
+    pub async fn reconcile(&self) -> (bool, String) {
+        let settings: Vec<(String, String)> = match self {
+            Self::Stack(engines) => {
+                let settings = engines.stack.command_settings().into_iter();
+                settings.map(|(name, value)| (name.to_owned(), value)).collect()
+            }
+            Self::One(one) => vec![("DATA_DIR".to_owned(), one.folder().display().to_string())],
+            Self::Production(stack) => stack.command_settings(),
+        };
+        let settings: Vec<(&str, &str)> =
+            settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let output = maintenance::run(&["reconcile"], &settings).await;
+        (output.is_success(), output.text())
+    }
+}
+
+async fn is_ready_at(ops: &str) -> bool {
+    let answer = tokio::time::timeout(READY_MAX, reqwest::get(format!("http://{ops}/readyz"))).await;
+    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status() == 200))
 }
 
 fn describe_letter(key: &str, version: i64) -> String {

@@ -42,7 +42,11 @@ impl Watcher {
         let state = Arc::clone(&watched);
         let task = tokio::spawn(async move {
             for attempt in first.. {
-                let caller = &load.people[me].callers[attempt % 2];
+                let caller = if load.balanced {
+                    &load.people[me].callers[2]
+                } else {
+                    &load.people[me].callers[attempt % 2]
+                };
                 let since = state.lock().view.version.clone();
                 if let Some(socket) = SocketClient::try_watch_unread(caller, since.as_deref()).await {
                     state.lock().connections += 1;

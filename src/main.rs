@@ -3,6 +3,7 @@
 //! Redis and Kafka (or opens SQLite files), and wires the services together.
 
 mod connection_limit;
+mod demo;
 mod discovery;
 mod engine;
 mod event_log;
@@ -88,6 +89,7 @@ async fn run(command: Command, log_format: log::Format, identity: &Identity) -> 
         Command::Explain(settings) => return maintenance::explain(&settings).await,
         Command::Events(settings) => return event_log::run(&settings.command).await,
         Command::Saga(settings) => return event_log::saga::run(&settings).await,
+        Command::Demo(settings) => return demo::run(&settings).await,
     }
     .map(|()| ExitCode::SUCCESS)
 }

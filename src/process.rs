@@ -98,6 +98,7 @@ impl Process {
         let tasks = JoinSet::new();
         let mut process = Self { shutdown, readiness, signals, start, tasks, descriptors };
         let router = telemetry::ops::router(process.readiness.clone(), identity);
+        panic::count_from_zero(&["grpc", "http", "task"]);
         process.serve_http(listener, router, PortLimits::OPERATIONS);
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
         Ok((process, address))

@@ -2,6 +2,7 @@
 //! `--help` and of the table in docs/operations.md, which a test keeps up to date
 //! (`crate::operations_doc`).
 
+mod demo;
 mod engines;
 mod events;
 mod gateway;
@@ -19,6 +20,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use self::{
+    demo::{Demo, PublicUrl},
     engines::{Databases, Kafka, Redis},
     events::{Dead, EventLog, Events, EventsCommand, Follow, LogDatabases, Redrive, Saga, TopicName},
     gateway::Gateway,
@@ -80,6 +82,9 @@ pub enum Command {
     Events(Events),
     /// Print the path of a message from its storage to the clients, with times
     Saga(Saga),
+    /// Let people chat through the public API for a while, then compare their live unread counts with the
+    /// query: exit status 0 if nothing differs, 1 if something does
+    Demo(Demo),
 }
 
 impl Command {
@@ -98,7 +103,8 @@ impl Command {
             | Self::Rebuild(_)
             | Self::Explain(_)
             | Self::Events(_)
-            | Self::Saga(_) => ("tidings-command", false),
+            | Self::Saga(_)
+            | Self::Demo(_) => ("tidings-command", false),
         }
     }
 

@@ -87,6 +87,8 @@ impl App {
         // Its own keys, without a call: they do not change while the process runs.
         let key_set = KeySet::new(move || ready(Ok::<_, Infallible>(jwks.clone())));
         let guard = Guard::new(key_set, service_token, settings.issuer.clone());
+        telemetry::panic::count_from_zero(&["password"]);
+        password::count_refusals_from_zero();
         Self { db, keys: Arc::new(keys), guard, passwords: Passwords::new(), settings: Arc::new(settings) }
     }
 

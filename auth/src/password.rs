@@ -174,6 +174,13 @@ fn start_by(deadline: Option<Instant>) -> Instant {
     deadline.map_or(now + WAIT_MAX, |deadline| deadline.checked_sub(START_MARGIN).unwrap_or(now))
 }
 
+/// Starts the counters of refused work at 0, so that the first refusal is an increase.
+pub(crate) fn count_refusals_from_zero() {
+    for reason in ["queue_full", "client_full", "late"] {
+        metrics::counter!("auth_password_busy_total", "reason" => reason).increment(0);
+    }
+}
+
 fn busy(reason: &'static str) -> Error {
     metrics::counter!("auth_password_busy_total", "reason" => reason).increment(1);
     Error::Busy

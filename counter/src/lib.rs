@@ -109,6 +109,7 @@ impl App {
         shutdown: CancellationToken,
     ) -> Result<(), Stopped> {
         component.ready();
+        count_from_zero();
         let topics = &[topic::AUTH, topic::DIALOG];
         let handler = count::Handler { loader: self.loader.clone() };
         let consumer = Consumer::new(count::CONSUMER, topics, &self.log, &self.db, handler);
@@ -143,4 +144,13 @@ impl App {
     pub async fn recognise_restore(&self) -> Result<(), db::Error> {
         restore::recognise(&self.db, &self.loader).await
     }
+}
+
+/// Starts counters at 0, so that the first failure, and the first hit of the cache, is an increase.
+fn count_from_zero() {
+    for hit in ["yes", "no"] {
+        metrics::counter!("counter_cache_total", "hit" => hit).increment(0);
+    }
+    metrics::counter!("dead_letters_total", "consumer" => count::CONSUMER).increment(0);
+    metrics::counter!("counter_blocked_total").increment(0);
 }

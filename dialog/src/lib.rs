@@ -112,6 +112,7 @@ impl App {
         shutdown: CancellationToken,
     ) -> Result<(), Stopped> {
         component.ready();
+        count_from_zero();
         let consumer =
             Consumer::new(replies::CONSUMER, &[topic::COUNTER], log, &self.db, replies::ReplyHandler);
         let replies = async {
@@ -136,6 +137,13 @@ impl App {
     pub async fn recognise_restore(&self) -> Result<(), db::Error> {
         restore::recognise(&self.db).await
     }
+}
+
+/// Starts the counters of failures at 0, so that the first failure is an increase.
+fn count_from_zero() {
+    metrics::counter!("dead_letters_total", "consumer" => replies::CONSUMER).increment(0);
+    metrics::counter!("sagas_asked_total").increment(0);
+    metrics::counter!("sends_refused_total").increment(0);
 }
 
 /// Adds metrics, tracing and deadlines to the calls of a peer. A transport failure becomes UNAVAILABLE.

@@ -150,6 +150,7 @@ impl App {
         log: Log,
         readiness: Readiness,
     ) -> Self {
+        count_from_zero();
         let peers = peers.limited(&settings.limits);
         let rate_limiter = RateLimiter::new(settings.limits, settings.limiter.clone());
         let seen_versions = SeenVersions::default();
@@ -231,6 +232,19 @@ impl App {
             .expose_headers([axum::http::HeaderName::from_static("x-request-id")])
             .max_age(PREFLIGHT_AGE)
     }
+}
+
+/// Starts the counters of refusals and failures at 0, so that the first one is an increase, and the gauges.
+fn count_from_zero() {
+    telemetry::panic::count_from_zero(&["document", "operation", "resolver"]);
+    for limit in ["requests", "sign_in"] {
+        metrics::counter!("gateway_rate_limited_total", "limit" => limit).increment(0);
+    }
+    metrics::counter!("gateway_queries_refused_total").increment(0);
+    metrics::counter!("gateway_answers_refused_total").increment(0);
+    metrics::gauge!("gateway_streams").increment(0.0);
+    metrics::gauge!("gateway_hub_dialogs").increment(0.0);
+    metrics::gauge!("gateway_hub_users").increment(0.0);
 }
 
 /// Compression of whole responses. Streams are excluded: their frames would wait in the compressor's buffer.

@@ -115,6 +115,11 @@ impl Subscriptions {
         let field = source.field();
         let gauge = metrics::gauge!("gateway_subscriptions", "field" => field);
         metrics::counter!("gateway_subscriptions_started_total", "field" => field).increment(1);
+        for reason in ["client", "source"] {
+            // The first end is then an increase.
+            metrics::counter!("gateway_subscriptions_ended_total", "field" => field, "reason" => reason)
+                .increment(0);
+        }
         let calls_services = resolver_input::calls_services(admitted.document());
         Ok(Stream {
             subscriptions: self.clone(),

@@ -20,6 +20,7 @@ mod caller;
 mod caller_kind;
 mod collector;
 mod costs;
+mod demo;
 mod dialog_list;
 mod document_limits;
 mod endpoint;

@@ -93,6 +93,7 @@ impl<A: Apply> Consumer<A> {
     /// [`Stopped`] if the log is not the one that was read before. Nothing is applied in that case.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Stopped> {
         metrics::gauge!("consumer_stopped", "consumer" => self.name).set(0.0);
+        metrics::counter!("consumer_retries_total", "consumer" => self.name).increment(0);
         let mut backoff = new_backoff();
         while !shutdown.is_cancelled() {
             let session = match &self.log {

@@ -70,6 +70,7 @@ impl Relay {
 
     /// Publishes events until shutdown. Waits while another process holds the lease.
     pub async fn run(self, shutdown: CancellationToken) {
+        metrics::counter!("outbox_relay_failures_total", "outbox" => self.name).increment(0);
         let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
         while !shutdown.is_cancelled() {
             let delay = match Lease::acquire(&self.db, LEASE, self.owner, LEASE_TERM).await {

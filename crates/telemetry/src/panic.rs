@@ -16,6 +16,13 @@ pub fn report(place: &'static str, payload: &(dyn Any + Send)) {
     tracing::error!(place, panic = message, "caught a panic");
 }
 
+/// Starts the counters of these places at 0: Prometheus sees no increase in the first value of a series.
+pub fn count_from_zero(places: &[&'static str]) {
+    for place in places {
+        metrics::counter!("panics_total", "place" => *place).increment(0);
+    }
+}
+
 /// Installs a panic hook that logs the location instead of printing to standard error. [`report`] logs
 /// the message.
 pub(crate) fn install_hook() {

@@ -174,20 +174,20 @@ test-containers: ## test the image and docker-compose.yml in a Docker engine of 
 	@[ -n "$$TIDINGS" ] || $(CARGO) build $(LOCKED) $(PROFILE)
 	@TIDINGS="$${TIDINGS:-$${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/tidings}" tests/containers/run
 
-env: ## create .env for docker-compose.yml with random passwords, unless it exists
+env: ## create .env for docker-compose.yml with random passwords, or add those that it lacks
 	@deploy/env.sh
 
-up: docker env ## build the image, start docker-compose.yml, wait until it is ready and print its address (BUILD=0: do not build)
+up: docker env ## build the image, start docker-compose.yml, wait until it is ready and print its address (BUILD=0: do not build; OBSERVABILITY=1: with Prometheus, Grafana, Jaeger and kafka-ui)
 	@deploy/containers.sh up
 
 upgrade: docker env ## build the image and replace one running role after another, without an outage (BUILD=0: do not build)
 	@deploy/containers.sh upgrade
 
 down: docker ## stop the containers; volumes are kept
-	docker compose down
+	docker compose --profile '*' down
 
 logs: docker ## follow the logs of the containers
-	docker compose logs --follow --tail=50
+	docker compose --profile '*' logs --follow --tail=50
 
 .PHONY: docker
 docker:

@@ -1,10 +1,27 @@
 #!/usr/bin/env bash
 # Starts or upgrades docker-compose.yml and waits until it is ready: containers.sh up|upgrade.
-# BUILD=0 uses the image that exists. WAIT_SECONDS (300) limits the wait for each step.
+# BUILD=0 uses the image that exists. WAIT_SECONDS (300) limits the wait for each step. OBSERVABILITY=1 also starts Prometheus,
+# Grafana, Jaeger and kafka-ui and sends the traces to Jaeger; later calls keep them, until OBSERVABILITY=0 removes them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 seconds=${WAIT_SECONDS:-300}
+
+observability=(prometheus grafana jaeger kafka-ui)
+
+# Selects the profile `observability`, or removes its containers.
+select_profile() {
+    case ${OBSERVABILITY:-} in
+        1) ;;
+        0)
+            docker compose --profile observability rm --stop --force "${observability[@]}"
+            export COMPOSE_PROFILES=
+            return
+            ;;
+        *) [ -n "$(docker compose --profile observability ps --all --quiet "${observability[@]}")" ] || return 0 ;;
+    esac
+    export COMPOSE_PROFILES=observability OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4317
+}
 
 build() {
     [ "${BUILD:-1}" != 0 ] || return 0
@@ -79,7 +96,12 @@ case ${1:-} in
     up | upgrade) ;;
     *) echo "usage: ${BASH_SOURCE[0]} up|upgrade" >&2; exit 2 ;;
 esac
+select_profile
 # Not `if ! "$1"`, in which the shell would ignore the failure of a command inside the function.
 trap '[ $? -eq 0 ] || report' EXIT
 "$1"
+if [ -n "${COMPOSE_PROFILES:-}" ]; then
+    echo "Prometheus: http://$(docker compose port prometheus 9090)/  Grafana: http://$(docker compose port grafana 3000)/"
+    echo "Jaeger: http://$(docker compose port jaeger 16686)/  kafka-ui: http://$(docker compose port kafka-ui 8080)/"
+fi
 echo "Tidings is ready at http://$(docker compose port balancer 8080)/"

@@ -47,7 +47,7 @@ prepare_checkout() {
         COMPOSE_FILE=$COMPOSE_FILE:$work/limits.yml
     fi
     make --no-print-directory env >/dev/null
-    docker compose config --quiet
+    docker compose --profile '*' config --quiet
     step "checkout with umask 077; docker compose config"
 }
 
@@ -95,6 +95,7 @@ check_logs() {
     assert_json "$work/roles.log"
     grep -q '"path":"/graphql"' "$work/roles.log" || fail "no access log"
     if grep -E '"path":"/(healthz|readyz|metrics)"|grpc.health' "$work/roles.log" >&2; then fail "probes are logged"; fi
+    if grep -iE 'opentelemetry|otlp' "$work/roles.log" >&2; then fail "a role exports spans without the profile"; fi
     logs_of balancer >"$work/balancer.log"
     if grep -F ' /healthz ' "$work/balancer.log" >&2; then fail "the balancer logs probes"; fi
     step "logs: $(wc -l <"$work/roles.log") lines of JSON, no probes"
@@ -139,7 +140,8 @@ check_lost_settings() {
     step "down, .env lost, up: the data is there"
 }
 
-# A new image and a changed password, one role after another: /healthz through the balancer is always 200.
+# A new image, a changed password and the end of the traces, one role after another: /healthz through the balancer is always
+# 200.
 check_upgrade() {
     local image service polled
     image=$(make_image second)
@@ -148,7 +150,8 @@ check_upgrade() {
     nsenter --target "$engine" --net bash -c \
         'while :; do curl -s -o /dev/null -w "%{http_code}\n" --max-time 5 "$0/healthz"; sleep 0.05; done' "$url" >"$work/healthz" &
     polled=$!
-    BUILD=0 make --no-print-directory upgrade >"$work/upgrade.log" 2>&1 || { tail -n 40 "$work/upgrade.log" >&2; fail "make upgrade"; }
+    OBSERVABILITY=0 BUILD=0 make --no-print-directory upgrade >"$work/upgrade.log" 2>&1 ||
+        { tail -n 40 "$work/upgrade.log" >&2; fail "make upgrade"; }
     BUILD=0 make --no-print-directory up >"$work/up.log" 2>&1 || { tail -n 40 "$work/up.log" >&2; fail "make up, nothing changed"; }
     kill "$polled"
     wait "$polled" 2>/dev/null || true
@@ -157,9 +160,10 @@ check_upgrade() {
         [ "$(docker inspect --format '{{.Image}}' "$(docker compose ps --quiet "$service")")" = "$image" ] ||
             fail "$service does not run the new image"
     done
+    assert_no_observability
     send
     assert_data
-    step "make upgrade with a changed password: /healthz was 200 in all $(wc -l <"$work/healthz") requests, also during a make up without changes"
+    step "make upgrade with a changed password, without the profile: /healthz was 200 in all $(wc -l <"$work/healthz") requests, also during a make up without changes"
 }
 
 check_volumes() {

@@ -4,11 +4,11 @@
 url=http://127.0.0.1:8080
 sent=0
 
-# Executes a document: graphql DOCUMENT [TOKEN]
+# Executes a document: graphql DOCUMENT [TOKEN [EXTENSIONS]]
 graphql() {
     local document=${1//\"/\\\"}
     inside curl -sS --max-time 10 "$url/graphql" -H 'content-type: application/json' ${2:+-H "authorization: Bearer $2"} \
-        -d "{\"query\":\"$document\"}"
+        -d "{\"query\":\"$document\",\"extensions\":{${3:-}}}"
 }
 
 # Prints the first value of a field of text in an answer.
@@ -28,8 +28,7 @@ tell_story() {
     bob=$(enter register bob)
     ann=$(enter register ann | field accessToken)
     bob_token=$(echo "$bob" | field accessToken)
-    inside curl -sSN --max-time 120 "$url/graphql" -H 'content-type: application/json' -H 'accept: text/event-stream' \
-        -H "authorization: Bearer $bob_token" -d '{"query":"subscription { unread { kind total } }"}' >"$frames" 2>/dev/null &
+    watch_unread "$frames"
     await 20 "the first frame" grep -q '"kind":"SNAPSHOT".*"total":0' "$frames"
     dialog=$(graphql "mutation { createDialog(input: {participantIds: [\"$(echo "$bob" | field id)\"]}) { id } }" "$ann" | field id)
     for _ in 1 2 3; do send; done
@@ -40,14 +39,20 @@ tell_story() {
     await 20 "the count" counted 1
 }
 
+# Writes what bob's subscription receives in the next two minutes to a file: watch_unread FILE
+watch_unread() {
+    inside curl -sSN --max-time 120 "$url/graphql" -H 'content-type: application/json' -H 'accept: text/event-stream' \
+        -H "authorization: Bearer $bob_token" -d '{"query":"subscription { unread { kind total } }"}' >"$1" 2>/dev/null &
+}
+
 # Sends a message as ann, until it is accepted. The client key makes a repeated one the same message.
 send() {
     sent=$((sent + 1))
     await 60 "message $sent" send_once
 }
-send_once() {
-    graphql "mutation { sendMessage(input: {dialogId: \"$dialog\", text: \"hello\", clientKey: \"$sent\"}) { seq } }" "$ann" |
-        grep -q "\"seq\":$sent}"
+send_once() { graphql "$(send_document)" "$ann" | grep -q "\"seq\":$sent}"; }
+send_document() {
+    echo "mutation { sendMessage(input: {dialogId: \"$dialog\", text: \"hello\", clientKey: \"$sent\"}) { seq } }"
 }
 
 # Succeeds if bob has this number of unread messages.

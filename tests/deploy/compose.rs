@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::files::{Files, environment, port, role, strings};
+use crate::{
+    files::{Files, environment, port, role, strings},
+    observability,
+};
 
 type IsKind = fn(&Value) -> bool;
 
 /// Keys of a service in this project, with the kind of their value. A new key must be added here.
-const KEYS: [(&str, IsKind); 25] = [
+const KEYS: [(&str, IsKind); 26] = [
     ("build", Value::is_object),
     ("cap_drop", Value::is_array),
     ("command", Value::is_array),
@@ -25,6 +28,7 @@ const KEYS: [(&str, IsKind); 25] = [
     ("networks", Value::is_array),
     ("pids_limit", Value::is_number),
     ("ports", Value::is_array),
+    ("profiles", Value::is_array),
     ("pull_policy", Value::is_string),
     ("read_only", Value::is_boolean),
     ("restart", Value::is_string),
@@ -151,10 +155,14 @@ pub fn restrictions(files: &Files) -> Vec<String> {
 /// for each container, and nothing removes it.
 pub fn anonymous_volumes(files: &Files) -> Vec<String> {
     /// `VOLUME` lines of the images.
-    const DECLARED: [(&str, &[&str]); 4] = [
+    const DECLARED: [(&str, &[&str]); 8] = [
         ("apache/kafka:", &["/etc/kafka/secrets", "/mnt/shared/config", "/var/lib/kafka/data"]),
+        ("ghcr.io/kafbat/kafka-ui:", &[]),
+        ("grafana/grafana:", &[]),
         ("haproxy:", &[]),
+        ("jaegertracing/jaeger:", &["/tmp"]),
         ("postgres:", &["/var/lib/postgresql/data"]),
+        ("prom/prometheus:", &["/prometheus"]),
         ("redis:", &["/data"]),
     ];
     let mut errors = Vec::new();
@@ -197,11 +205,15 @@ pub fn capacity(files: &Files) -> Vec<String> {
     errors
 }
 
-/// Ports published by other services than the balancer, or on other interfaces than loopback.
+/// Ports published by other services than the balancer, or on other interfaces than loopback. Those of the
+/// profile `observability` have a rule of their own.
 pub fn exposure(files: &Files) -> Vec<String> {
     let mut errors = Vec::new();
     for (name, service) in files.services() {
         let ports = strings(&service["ports"]);
+        if observability::is_part(&service) {
+            continue;
+        }
         if name != "balancer" {
             errors.extend(ports.iter().map(|port| format!("{name}: published at {port}")));
             continue;
@@ -257,6 +269,6 @@ pub fn versions(files: &Files) -> Vec<String> {
 
 /// Parses the numbers of a tag.
 fn version(image: &str) -> Vec<u32> {
-    let tag = image.split_once(':').map_or("", |(_, tag)| tag);
+    let tag = image.split_once(':').map_or("", |(_, tag)| tag.trim_start_matches('v'));
     tag.split('-').next().unwrap().split('.').map_while(|part| part.parse().ok()).collect()
 }

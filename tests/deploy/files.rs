@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 14] = [
     "docker-compose.yml",
     ".env.example",
     "Dockerfile",
@@ -20,6 +20,9 @@ const PATHS: [&str; 11] = [
     "deploy/postgres/databases.sh",
     "deploy/engines/pom.xml",
     "deploy/stack/roles.sh",
+    "deploy/containers.sh",
+    "deploy/jaeger.yml",
+    "deploy/prometheus/prometheus.yml",
 ];
 
 /// Texts of the files by path.
@@ -47,7 +50,7 @@ impl Files {
     }
 
     /// Parses the compose file, resolves anchors and merges, and substitutes the variables of
-    /// .env.example. Empty variables, which are passwords, become `secret`.
+    /// .env.example. Passwords, which are empty there, become `secret`.
     pub fn compose(&self) -> Value {
         let mut yaml: serde_yaml_ng::Value =
             serde_yaml_ng::from_str(self.text("docker-compose.yml")).unwrap();
@@ -86,7 +89,8 @@ impl Files {
         while let Some(Variable { before, name, default, after }) = variable(rest) {
             filled.push_str(before);
             let known = self.variables().get(name).copied();
-            filled.push_str(known.map_or(default, |value| if value.is_empty() { "secret" } else { value }));
+            let known = known.map(|value| if name.ends_with("_PASSWORD") { "secret" } else { value });
+            filled.push_str(known.unwrap_or(default));
             rest = after;
         }
         filled + rest

@@ -76,6 +76,7 @@ fn listen_ports(name: &str, service: &Value) -> Vec<String> {
     match name {
         "postgres" => vec!["5432".to_owned()],
         "redis" => vec!["6379".to_owned()],
+        "prometheus" => vec!["9090".to_owned()],
         "kafka" => {
             let advertised = environment["KAFKA_ADVERTISED_LISTENERS"]
                 .strip_prefix("PLAINTEXT://kafka:")
@@ -184,10 +185,10 @@ pub fn secrets(files: &Files) -> Vec<String> {
         let mounts: Vec<(&str, &str)> =
             strings(&service["volumes"]).into_iter().filter_map(|volume| volume.split_once(':')).collect();
         for (source, _) in mounts.iter().filter(|(source, _)| source.starts_with('.')) {
-            if !root().join(source).is_file() {
+            if !root().join(source).exists() {
                 errors.push(format!("{name}: no file {source}"));
             }
-            if !readable.split(' ').any(|path| Some(path) == source.strip_prefix("./")) {
+            if !readable.split_whitespace().any(|path| Some(path) == source.strip_prefix("./")) {
                 errors.push(format!("{name}: deploy/env.sh does not make {source} readable"));
             }
         }

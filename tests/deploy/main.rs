@@ -8,6 +8,7 @@ mod compose;
 mod files;
 mod image;
 mod links;
+mod observability;
 mod settings;
 
 use files::Files;
@@ -445,8 +446,8 @@ fn secrets_are_mounted_only_where_needed() {
     assert_fails(
         links::secrets,
         "deploy/env.sh",
-        "mounted=(deploy/haproxy.cfg ",
-        "mounted=(",
+        "    deploy/haproxy.cfg ",
+        "    ",
         "make ./deploy/haproxy.cfg readable",
     );
 }

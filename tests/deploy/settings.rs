@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::files::{Files, Variable, environment, role, settings_of, tidings, variable};
 
+/// Variables of OpenTelemetry, which the library reads. They are no flags.
+const TRACES: [&str; 1] = ["OTEL_EXPORTER_OTLP_ENDPOINT"];
+
 /// Variables that a role does not read.
 pub fn names(files: &Files) -> Vec<String> {
     let mut errors = Vec::new();
@@ -13,7 +16,8 @@ pub fn names(files: &Files) -> Vec<String> {
             errors.push(format!("{name}: no command `{command}`"));
             continue;
         };
-        let unknown = environment(&service).into_keys().filter(|variable| !settings.contains(variable));
+        let is_known = |name: &String| settings.contains(name) || TRACES.contains(&name.as_str());
+        let unknown = environment(&service).into_keys().filter(|variable| !is_known(variable));
         errors.extend(unknown.map(|variable| format!("{name}: `{variable}` is no setting of {command}")));
     }
     let serve = settings_of("serve").unwrap();

@@ -59,7 +59,9 @@ pub async fn run(settings: &Demo) -> anyhow::Result<ExitCode> {
         followers.spawn(async move { chat.people[index].follow(&chat.api, stop).await });
     }
     tokio::select! {
-        ready = try_join_all(chat.people.iter().map(|person| person.wait_for_frame(&chat.api))) => drop(ready?),
+        ready = try_join_all(chat.people.iter().map(|person| person.wait_for_frame(&chat.api))) => {
+            drop(ready?);
+        }
         () = signals.next() => bail!("interrupted before the chat began"),
     }
     let elapsed = chat.run(settings, &mut signals).await;

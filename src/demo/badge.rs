@@ -74,7 +74,8 @@ impl Badge {
         dialogs.dedup();
         for dialog in dialogs {
             let of = |rows: &BTreeMap<String, i64>| rows.get(dialog).copied().unwrap_or(0);
-            let (folded, asked) = (of(&self.rows), of(&counts.rows));
+            let folded = of(&self.rows);
+            let asked = of(&counts.rows);
             if folded != asked {
                 lines.push(format!("dialog {dialog}: {folded} by the frames, {asked} by the query"));
             }
@@ -114,7 +115,11 @@ mod tests {
         let rows: Vec<Value> =
             rows.iter().map(|(dialog, unread)| json!({"dialogId": dialog, "unread": unread})).collect();
         let (previous, version) = versions;
-        json!({"kind": kind, "previousVersion": previous, "version": version, "total": total, "changed": rows})
+        let versions = json!({"kind": kind, "previousVersion": previous, "version": version});
+        let mut frame = versions;
+        frame["total"] = json!(total);
+        frame["changed"] = json!(rows);
+        frame
     }
 
     fn counts(version: &str, total: i64, dialogs: &[(&str, i64)]) -> Counts {

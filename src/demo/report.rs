@@ -101,7 +101,8 @@ pub fn print_result(chat: &Chat, elapsed: Duration, comparisons: &[Comparison], 
     }
     let reconnects: u64 = chat.people.iter().map(|person| value(&person.done.reconnects)).sum();
     println!(
-        "{:.1} s; {} operations were delayed by the server, {} turns left out, {reconnects} sockets opened again",
+        "{:.1} s; {} operations were delayed by the server, {} turns left out, {reconnects} sockets opened \
+         again",
         elapsed.as_secs_f64(),
         chat.api.waits(),
         value(&chat.left_out)

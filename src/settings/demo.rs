@@ -96,6 +96,9 @@ impl FromStr for PublicUrl {
             _ => return Err(FORMAT),
         }
         let authority = uri.authority().ok_or(FORMAT)?;
+        if authority.as_str().contains('@') {
+            return Err(FORMAT);
+        }
         let host = authority.host();
         let is_port_whole = authority.port().is_some() || authority.as_str() == host;
         let is_api = matches!(uri.path(), "" | "/" | "/graphql") && uri.query().is_none();

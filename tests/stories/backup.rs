@@ -71,8 +71,8 @@ impl People {
         data["unread"]["version"].as_str().unwrap().to_owned()
     }
 
-    /// Everything is as it was at the backup, and goes on. A device that saw a version of the lost past gets a
-    /// snapshot.
+    /// Everything is as it was at the backup, and goes on. A device that saw a version of the lost past gets
+    /// a snapshot.
     async fn are_as_before(&self, endpoint: &Endpoint, lost: &str) {
         self.wait_for(UNREAD).await;
         let mut phone = SocketClient::watch_unread(&self.reader, Some(lost)).await;

@@ -211,9 +211,9 @@ async fn sockets_that_connect_again_at_once_cost_few_statements() {
     app.stop().await;
 }
 
-/// Memory of the process for each socket with a subscription. The count is high because a group of sockets may use what
-/// earlier connections freed, or pay for a new region of the allocator: with 400 sockets the figures vary between 0 and
-/// 28 kB. An optimised program needs less.
+/// Memory of the process for each socket with a subscription. The count is high because a group of sockets
+/// may use what earlier connections freed, or pay for a new region of the allocator: with 400 sockets the
+/// figures vary between 0 and 28 kB. An optimised program needs less.
 #[tokio::test]
 async fn a_socket_costs_little_memory() {
     const SOCKETS: usize = 2_000;

@@ -42,8 +42,8 @@ use findings::Rule;
 use load::{Dialog, Load, Person};
 use log_out::LogOuts;
 use probe::Probe;
-use report::{Injected, Report, usage};
 use production::Production;
+use report::{Injected, Report, usage};
 use schedule::{Fault, Kind, Schedule};
 use system::System;
 use watcher::Watcher;
@@ -255,14 +255,14 @@ impl Soak {
         self.pause_and_compare().await;
         self.usage = Some(usage(&self.system));
         let Settings { kinds, seed, time, kills_each, on, victims, .. } = &self.settings;
-        let (time, is_tour) = (*time, *on == On::Production);
-        let faults: Box<dyn Iterator<Item = (Duration, Fault)> + Send> = if is_tour {
+        let time = *time;
+        let faults: Box<dyn Iterator<Item = (Duration, Fault)> + Send> = if *on == On::Production {
             Box::new(production::tour(*seed, victims).into_iter())
         } else {
             Box::new(Schedule::new(kinds, self.system.roles(), *seed, time, *kills_each))
         };
         for (calm, fault) in faults {
-            if !is_tour && self.started.elapsed() + calm + fault.hold() > time {
+            if *on != On::Production && self.started.elapsed() + calm + fault.hold() > time {
                 break;
             }
             tokio::time::sleep(calm).await;

@@ -15,8 +15,8 @@ pub const UNIT_BYTES: usize = 1024;
 /// Waiting time of an operation in the queue above which the room is overloaded.
 pub const OVERLOADED_ABOVE: Duration = Duration::from_millis(250);
 
-/// Number of operations in the queue up to which the room is not overloaded, however slow they are: a client that
-/// sends some slow queries at the same time is not refused for it.
+/// Number of operations in the queue up to which the room is not overloaded, however slow they are: a client
+/// that sends some slow queries at the same time is not refused for it.
 pub const FEW: usize = 4;
 
 /// Converts bytes to permits, at least one.
@@ -101,8 +101,8 @@ impl Room {
         self.free.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
     }
 
-    /// Returns true if this many units are not free, [`FEW`] operations wait already, and a new one would wait
-    /// for longer than [`OVERLOADED_ABOVE`].
+    /// Returns true if this many units are not free, [`FEW`] operations wait already, and a new one would
+    /// wait for longer than [`OVERLOADED_ABOVE`].
     pub fn is_overloaded(&self, units: usize) -> bool {
         self.free.available_permits() < units && self.waiting.lock().is_overloaded()
     }

@@ -1,5 +1,5 @@
-//! The production-like stack of deploy/stack (`PRODUCTION=1`), controlled by its scripts, and the tour of faults
-//! through it: each process of a kind that there are several of is killed once, under load.
+//! The production-like stack of deploy/stack (`PRODUCTION=1`), controlled by its scripts, and the tour of
+//! faults through it: each process of a kind that there are several of is killed once, under load.
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +23,8 @@ use crate::{endpoint::Endpoint, log_recorder::LogRecorder};
 /// Two processes of every role.
 pub const ROLES: [&str; 8] =
     ["auth1", "auth2", "dialog1", "dialog2", "counter1", "counter2", "gateway1", "gateway2"];
-/// Engines that are killed, and the time for which each is away: longer than it takes the others to notice, or
-/// what a supervisor needs to start it again.
+/// Engines that are killed, and the time for which each is away: longer than it takes the others to notice,
+/// or what a supervisor needs to start it again.
 const ENGINES: [(&str, Duration); 9] = [
     ("kafka1", Duration::from_secs(15)),
     ("kafka2", Duration::from_secs(15)),
@@ -71,9 +71,11 @@ impl Production {
             second_url: urls["GATEWAY2"].clone(),
             login_suffix: String::new(),
         };
-        let folder = PathBuf::from(std::env::var_os("PRODUCTION_DIR").expect("bench/soak sets it")).join("stack");
+        let folder = std::env::var_os("PRODUCTION_DIR").expect("bench/soak sets it");
+        let folder = PathBuf::from(folder).join("stack");
         let log = LogRecorder::start_on(&settings_in(&folder)["KAFKA_URL"], &[topic::DEAD]).await;
-        let ops = ROLES.map(|role| (role, answer("ops", role).expect("every role has an operations port"))).into();
+        let port = |role| answer("ops", role).expect("every role has an operations port");
+        let ops = ROLES.map(|role| (role, port(role))).into();
         Self { endpoint, url: urls["BALANCER"].clone(), log, ops, folder }
     }
 
@@ -156,7 +158,8 @@ pub fn tour(seed: u64, only: &[String]) -> Vec<(Duration, Fault)> {
     let mut random = StdRng::seed_from_u64(seed);
     let one = SERVICES.map(|both| *both.choose(&mut random).expect("there are two"));
     let roles = one.into_iter().chain(GATEWAYS);
-    let mut faults: Vec<Fault> = roles.map(|role| Fault::Kill { roles: vec![role], hold: ROLE_HOLD }).collect();
+    let kill = |role| Fault::Kill { roles: vec![role], hold: ROLE_HOLD };
+    let mut faults: Vec<Fault> = roles.map(kill).collect();
     faults.extend(ENGINES.map(|(engine, hold)| Fault::Engine { engine, hold, successor: false }));
     faults.shuffle(&mut random);
     // Last, because every role then has another primary.

@@ -111,8 +111,8 @@ pub enum Fault {
     Replay { role: &'static str },
     /// The clock of a role an hour behind.
     Clock { role: &'static str, hold: Duration },
-    /// SIGKILL of an engine of the production-like stack, and a start after `hold`. A primary may get a successor
-    /// in the middle of that time, which it follows from then on.
+    /// SIGKILL of an engine of the production-like stack, and a start after `hold`. A primary may get a
+    /// successor in the middle of that time, which it follows from then on.
     Engine { engine: &'static str, hold: Duration, successor: bool },
 }
 
@@ -208,7 +208,6 @@ impl Schedule {
         let long = time >= LONG_RUN_MIN;
         Self { kinds: kinds.to_vec(), roles, random, round: Vec::new(), long, kills_each }
     }
-
 }
 
 /// The time of undisturbed load before the next fault, and the fault.

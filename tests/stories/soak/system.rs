@@ -1,5 +1,5 @@
-//! The system under test: a process for each role on the engines with two gateways and HAProxy, one process on
-//! SQLite, or the production-like stack.
+//! The system under test: a process for each role on the engines with two gateways and HAProxy, one process
+//! on SQLite, or the production-like stack.
 
 use std::{
     fs::File,

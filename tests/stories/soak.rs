@@ -256,13 +256,14 @@ impl Soak {
         self.usage = Some(usage(&self.system));
         let Settings { kinds, seed, time, kills_each, on, victims, .. } = &self.settings;
         let time = *time;
-        let faults: Box<dyn Iterator<Item = (Duration, Fault)> + Send> = if *on == On::Production {
+        let is_tour = *on == On::Production;
+        let faults: Box<dyn Iterator<Item = (Duration, Fault)> + Send> = if is_tour {
             Box::new(production::tour(*seed, victims).into_iter())
         } else {
             Box::new(Schedule::new(kinds, self.system.roles(), *seed, time, *kills_each))
         };
         for (calm, fault) in faults {
-            if *on != On::Production && self.started.elapsed() + calm + fault.hold() > time {
+            if !is_tour && self.started.elapsed() + calm + fault.hold() > time {
                 break;
             }
             tokio::time::sleep(calm).await;

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Apache Kafka in KRaft mode: one node as broker and controller, or a cluster of three such nodes (PRODUCTION=1), which keeps
-# every record on all three and acknowledges it once two have it. The jars come from Maven Central (pom.xml has the version) or
+# every record on all three and acknowledges it once two hold it. The jars come from Maven Central (pom.xml has the version) or
 # from KAFKA_HOME, an unpacked distribution. Sourced by the other scripts.
 
 kafka_jars=${KAFKA_JARS:-$root/target/engines/kafka-jars}

@@ -2,13 +2,15 @@
 # on SQLite in /data. The build needs the package registries. The image runs on a read-only file system as an unprivileged
 # user.
 
-# Bundles the pages at / and /playground.
+# Bundles the pages at /, /graphiql and /playground.
 FROM node:22.20.0-bookworm-slim AS page
 WORKDIR /web
 COPY web/package.json web/package-lock.json web/.npmrc ./
 RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY web/app/package.json web/app/package-lock.json web/app/.npmrc app/
+RUN cd app && npm ci --omit=dev --ignore-scripts --no-audit --no-fund
 COPY web ./
-RUN node build.mjs
+RUN node build.mjs && cd app && npm run build -- --emptyOutDir=false --outDir=../dist
 
 FROM rust:1.95.0-slim-bookworm AS build
 RUN apt-get update \

@@ -1,5 +1,5 @@
 # Tasks of this repository; `make help` lists them. Requires a Rust toolchain, gcc, g++ and make. With Node, the build includes
-# GraphiQL and GraphQL Playground; without it, a plain page.
+# the pages for a browser; without it, a plain page.
 
 CARGO ?= cargo
 # `make run RELEASE=1` builds with optimisation; the first build takes twice as long.
@@ -24,9 +24,9 @@ test: ## run all tests; also those on PostgreSQL, Redis and Kafka if `make engin
 	@if deploy/engines/answer.sh; then $(MAKE) --no-print-directory test-engines; \
 	else echo "skipped: tests on PostgreSQL, Redis and Kafka (make engines starts them)"; fi
 	@PATH=$$PATH:/usr/sbin command -v haproxy >/dev/null || echo "skipped: tests of the balancer (haproxy is not installed; make test-stack installs it)"
-	@command -v npm >/dev/null || echo "skipped: tests of GraphiQL and Playground (npm is not installed); the plain page was tested"
+	@command -v npm >/dev/null || echo "skipped: tests of the pages (npm is not installed); the plain page was tested"
 
-test-browser: ## test GraphiQL and Playground in Chromium, from sign-in to live counts (requires Node; CHROMIUM=path of a browser)
+test-browser: ## test the pages in Chromium: conversations, GraphiQL and Playground (requires Node; CHROMIUM=path of a browser)
 	@CARGO="$(CARGO)" tests/browser/run $(LOCKED) $(PROFILE)
 
 screenshots: ## run test-browser and write its screenshots to docs/images
@@ -74,8 +74,9 @@ loom: ## model-check the flag that wakes a subscriber, up to three preemptions
 coverage: ## measure the line coverage of kernel, store, socket and event log; fails below 80 % (requires LLVM tools)
 	@CARGO="$(CARGO)" tests/coverage/run $(LOCKED)
 
-web: ## build the pages at / and /playground and show errors; the next build embeds them
+web: ## build the pages at /, /graphiql and /playground and show errors; the next build embeds them
 	cd web && npm ci --ignore-scripts && npm run build
+	cd web/app && npm ci --ignore-scripts && npm run build -- --emptyOutDir=false --outDir=../dist
 	touch gateway/build.rs
 
 engines: ## start PostgreSQL, Redis and Kafka as local processes and write their URLs to target/engines/env (installs them on Debian)

@@ -1,4 +1,4 @@
-//! Writes the pages at `/` and `/playground` into `OUT_DIR/ide`, from which the crate embeds them.
+//! Writes the pages at `/`, `/graphiql` and `/playground` into `OUT_DIR/pages`, from which the crate embeds them.
 //!
 //! A folder web/dist that is newer than its sources is copied; a container image is built this way,
 //! without Node. Otherwise the pages are built with Node and npm. A failure does not fail the build: the
@@ -13,7 +13,19 @@ use std::{
 };
 
 /// Sources of the pages, in web/. A change of any of them rebuilds the pages.
-const SOURCES: [&str; 5] = ["src", "build.mjs", "package.json", "package-lock.json", ".npmrc"];
+const SOURCES: [&str; 11] = [
+    "src",
+    "build.mjs",
+    "package.json",
+    "package-lock.json",
+    ".npmrc",
+    "app/src",
+    "app/src/client",
+    "app/index.html",
+    "app/vite.config.ts",
+    "app/package.json",
+    "app/package-lock.json",
+];
 
 /// Longest run time of each command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
@@ -21,7 +33,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let web = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../web");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let target = out.join("ide");
+    let target = out.join("pages");
     // Written here because an attribute cannot name OUT_DIR.
     fs::write(out.join("page.rs"), format!("#[derive(Embed)]\n#[folder = {target:?}]\nstruct WebFiles;\n"))?;
     println!("cargo:rerun-if-env-changed=TIDINGS_WEB");
@@ -48,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     if let Err(reason) = outcome {
         println!(
-            "cargo:warning=the pages at / and /playground are not built ({reason}); `make web` tries again"
+            "cargo:warning=the pages at /, /graphiql and /playground are not built ({reason}); `make web` tries again"
         );
         fs::remove_dir_all(&target)?;
         fs::create_dir_all(&target)?;
@@ -60,22 +72,40 @@ fn build(web: &Path, target: &Path) -> Result<(), String> {
     if !is_installed("node") || !is_installed("npm") {
         return Err("node and npm are not installed".into());
     }
-    let installed = web.join("node_modules/.package-lock.json");
-    if modified(&installed) < modified(&web.join("package-lock.json")) {
-        let mut install = Command::new("npm");
-        install.args([
-            "ci",
-            "--ignore-scripts",
-            "--prefer-offline",
-            "--no-audit",
-            "--no-fund",
-            "--loglevel=error",
-        ]);
-        // Few and short retries: without network access the build must not wait for long.
-        install.args(["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]);
-        run(install.current_dir(web), "npm ci")?;
+    // What the page at / takes only for its checks is omitted.
+    let app = web.join("app");
+    install(web, &[])?;
+    install(&app, &["--omit=dev"])?;
+    run(Command::new("node").arg("build.mjs").arg(target).current_dir(web), "the bundler")?;
+    let mut vite = Command::new("node");
+    vite.args([
+        "node_modules/vite/bin/vite.js",
+        "build",
+        "--logLevel=error",
+        "--emptyOutDir=false",
+        "--outDir",
+    ]);
+    run(vite.arg(target).current_dir(app), "the bundler of the page at /")
+}
+
+/// Installs the packages of a folder, unless they are installed as its lock file says.
+fn install(folder: &Path, options: &[&str]) -> Result<(), String> {
+    let installed = folder.join("node_modules/.package-lock.json");
+    if modified(&installed) >= modified(&folder.join("package-lock.json")) {
+        return Ok(());
     }
-    run(Command::new("node").arg("build.mjs").arg(target).current_dir(web), "the bundler")
+    let mut install = Command::new("npm");
+    install.args([
+        "ci",
+        "--ignore-scripts",
+        "--prefer-offline",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+    ]);
+    // Few and short retries: without network access the build must not wait for long.
+    install.args(["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]);
+    run(install.args(options).current_dir(folder), "npm ci")
 }
 
 fn is_installed(program: &str) -> bool {
@@ -86,7 +116,7 @@ fn is_installed(program: &str) -> bool {
 /// Runs a command with its output in a file, because a pipe that is not read would block it. Returns the
 /// first line with an error on failure.
 fn run(command: &mut Command, name: &str) -> Result<(), String> {
-    let log = PathBuf::from(env::var("OUT_DIR").map_err(|error| error.to_string())?).join("ide.log");
+    let log = PathBuf::from(env::var("OUT_DIR").map_err(|error| error.to_string())?).join("pages.log");
     let started = fs::File::create(&log).and_then(|file| {
         let output = file.try_clone()?;
         command.stdin(Stdio::null()).stdout(output).stderr(file).spawn()
@@ -132,9 +162,9 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
 }
 
 fn newest(web: &Path) -> SystemTime {
-    let inside = fs::read_dir(web.join("src")).into_iter().flatten().flatten().map(|entry| entry.path());
-    let sources = inside.chain(SOURCES.map(|source| web.join(source)));
-    sources.map(|path| modified(&path)).max().unwrap_or(SystemTime::UNIX_EPOCH)
+    let sources = SOURCES.map(|source| web.join(source));
+    let inside = sources.iter().flat_map(fs::read_dir).flatten().flatten().map(|entry| entry.path());
+    inside.chain(sources.clone()).map(|path| modified(&path)).max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Returns the time of a file's last change, the epoch for a missing file.

@@ -141,10 +141,10 @@ fn print_addresses(settings: &Serve, (address, ops_address): (SocketAddr, Socket
 /// Prints the URLs of the process and a first request.
 #[expect(clippy::print_stdout, reason = "the output of the command on a terminal")]
 fn print_welcome(settings: &Serve, introspection: bool, (address, ops_address): (SocketAddr, SocketAddr)) {
-    let page = match (introspection, gateway::ide_is_built()) {
-        (true, true) => "GraphiQL; GraphQL Playground is at /playground",
-        (true, false) => "a plain page: GraphiQL is not part of this build",
-        (false, _) => "not served: INTROSPECTION is off",
+    let page = match (gateway::pages_are_built(), introspection) {
+        (true, true) => "conversations; GraphiQL is at /graphiql, GraphQL Playground at /playground",
+        (true, false) => "conversations",
+        (false, _) => "a plain page: this build has no pages",
     };
     println!(
         "Tidings is running on {data_dir}; press Ctrl-C to stop

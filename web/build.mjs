@@ -1,4 +1,4 @@
-// Bundles the pages at / and /playground into a folder, by default dist: `node build.mjs [folder]`. The bundle loads nothing
+// Bundles the pages at /graphiql and /playground into a folder, by default dist: `node build.mjs [folder]`. The bundle loads nothing
 // from other hosts. Scripts and styles have a content hash in their names and may be cached without limit.
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -54,5 +54,5 @@ async function page(from, entry, to, more = {}) {
 }
 
 await mkdir(target, { recursive: true });
-await page('graphiql.html', 'graphiql', 'index.html');
+await page('graphiql.html', 'graphiql', 'graphiql.html');
 await page('playground.html', 'playground', 'playground.html', { playground: await playgroundBundle() });

@@ -10,8 +10,8 @@ mod connections;
 mod error;
 mod http;
 mod hub;
-mod ide;
 mod operation;
+mod pages;
 mod peers;
 mod schema;
 mod sdl;
@@ -62,11 +62,11 @@ use crate::{
 
 pub use client::{address::TrustedProxies, origins::Origins, rate_limits::RateLimits};
 pub use connections::Written;
-pub use ide::is_built as ide_is_built;
 pub use operation::{
     OPERATION_LIMIT,
     persisted_queries::{InvalidList, TrustedDocuments},
 };
+pub use pages::are_built as pages_are_built;
 pub use peers::Peers;
 
 /// Parsers of hostile input and the hubs, for the fuzz targets and the model of the saga
@@ -106,7 +106,7 @@ pub struct Settings {
     pub allowed_origins: Origins,
     /// Allows introspection, "did you mean" hints, the SDL and the IDE pages.
     pub introspection: bool,
-    /// Documents that may run. `None` allows every document.
+    /// Documents that may run beside those of the page at `/`. `None` allows every document.
     pub trusted_documents: Option<TrustedDocuments>,
     /// Most sockets and streams of one user at this gateway.
     pub max_sockets_per_user: usize,
@@ -160,7 +160,7 @@ impl App {
         let connections = Connections::new(quota, revoked.clone(), answers.clone(), settings.drain_window);
         let service = Service::new(peers, service_token);
         let hubs = Hubs::new(&service);
-        let trusted = settings.trusted_documents.clone();
+        let trusted = settings.trusted_documents.clone().map(|trusted| trusted.and(&pages::documents()));
         let pipeline = Pipeline::new(
             service.clone(),
             seen_versions.clone(),
@@ -196,11 +196,8 @@ impl App {
         let graphql = graphql.layer(from_fn_with_state(self.settings.trusted_proxies.clone(), address::find));
         let router =
             Router::new().route("/graphql", graphql).merge(telemetry::ops::health(self.readiness.clone()));
-        let router = if self.settings.introspection {
-            router.merge(ide::routes()).merge(sdl::routes())
-        } else {
-            router
-        };
+        let router = router.merge(pages::routes(self.settings.introspection));
+        let router = if self.settings.introspection { router.merge(sdl::routes()) } else { router };
         router.layer(compression()).layer(self.cors()).layer(from_fn(telemetry::http::access_log))
     }
 

@@ -16,7 +16,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::{ide, schema};
+use crate::{pages, schema};
 
 /// The SDL and its entity tag.
 struct Sdl {
@@ -35,7 +35,7 @@ pub fn routes() -> Router {
 async fn serve(State(sdl): State<Arc<Sdl>>, headers: HeaderMap) -> Response {
     // A weak tag, because the compressed and the plain response have the same content.
     let caching = [(ETAG, format!("W/{}", sdl.etag)), (CACHE_CONTROL, "no-cache".to_owned())];
-    if headers.get_all(IF_NONE_MATCH).iter().any(|value| ide::matches_etag(value, &sdl.etag)) {
+    if headers.get_all(IF_NONE_MATCH).iter().any(|value| pages::matches_etag(value, &sdl.etag)) {
         return (StatusCode::NOT_MODIFIED, caching).into_response();
     }
     let content = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];

@@ -9,7 +9,7 @@ const PASSWORD = 'correct horse';
 const total = (frame) => frame.data?.unread?.total;
 
 class Graphiql extends Page {
-  static path = '/';
+  static path = '/graphiql';
 
   /** Opens the tab `name`. */
   async openTab(name) {

@@ -7,27 +7,17 @@
 import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { chromium } from 'playwright-core';
+import { launch } from './conversations/browser.mjs';
 import { graphiqlStory } from './graphiql.mjs';
 import { playgroundStory } from './playground.mjs';
-
-const FLAGS = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-];
 
 const [url, folder] = process.argv.slice(2);
 assert(url, 'usage: node story.mjs URL [FOLDER]');
 if (folder) await mkdir(folder, { recursive: true });
-const html = await (await fetch(url)).text();
-assert(html.includes('/assets/'), 'the page at / is the fallback without an editor: run `make web` for the build errors');
+const html = await (await fetch(`${url}/graphiql`)).text();
+assert(html.includes('/assets/'), 'the page at /graphiql is the plain one, without an editor: run `make web` for the build errors');
 
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS });
+const browser = await launch();
 const context = await browser.newContext({ viewport: { width: 1280, height: 640 } });
 const pages = [];
 

@@ -1,8 +1,9 @@
 // @apollo/client 4 with a socket and HTTP, with the code of docs/clients.md: the subscription updates the cache.
 import assert from 'node:assert/strict';
+import { test } from 'node:test';
 import { gql } from '@apollo/client';
 import { importSnippet, runStory } from './snippets.mjs';
-import { Frames, UNREAD } from './story.mjs';
+import { Caller, Frames, ResettableProxy, UNREAD } from './story.mjs';
 
 const { connect, followUnread } = await importSnippet('apollo.mjs');
 const DIALOG = gql`query($id: ID!) { dialog(id: $id) { id title unreadCount } unread { total } }`;
@@ -35,3 +36,23 @@ runStory(
     watched.unsubscribe();
   },
 );
+
+test('a badge that another device cleared while the connection was lost is cleared', async () => {
+  const [eve, fay, proxy] = await Promise.all([Caller.register('eve'), Caller.register('fay'), ResettableProxy.open()]);
+  const dialog = await eve.createDialog(fay);
+  const { Session } = await importSnippet('session.mjs');
+  const own = connect(proxy.url, new Session(proxy.url, fay.tokens));
+  const follower = followUnread(own);
+  const shown = new Frames();
+  const watched = own.watchQuery({ query: DIALOG, variables: { id: dialog } }).subscribe(({ data }) => {
+    if (data) shown.push({ total: data.dialog.unreadCount });
+  });
+  await eve.send(dialog);
+  await shown.untilTotal(1);
+  proxy.cut();
+  await fay.read(dialog);
+  await shown.untilTotal(0);
+  for (const stream of [follower, watched]) stream.unsubscribe();
+  own.stop();
+  proxy.close();
+});

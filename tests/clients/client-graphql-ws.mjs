@@ -49,3 +49,22 @@ test('a revoked session closes the socket for good, and an invalid refresh token
   stop();
   await assert.rejects((await expiredSession(url, dave)).token());
 });
+
+test('a refresh that fails for a moment delays the counts and does not end them', async (t) => {
+  const erin = await Caller.register('erin');
+  const url = `${PROGRAM}/graphql`;
+  const session = await expiredSession(url, erin);
+  const { fetch } = globalThis;
+  let failures = 2;
+  t.mock.method(globalThis, 'fetch', (...request) => {
+    failures -= 1;
+    if (failures === 1) throw new TypeError('fetch failed');
+    if (failures === 0) return Response.json({ errors: [{ message: 'auth is away', extensions: { code: 'UNAVAILABLE' } }] });
+    return fetch(...request);
+  });
+  const frames = new Frames();
+  const stop = watchUnread(url, session, (total) => frames.push({ total }), (error) => frames.push({ error }));
+  assert.deepEqual(await frames.next(), { total: 0 });
+  assert(failures < 0, 'both failures happened');
+  stop();
+});

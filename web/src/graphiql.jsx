@@ -1,4 +1,4 @@
-// The page at /: GraphiQL below a bar to sign in. Its state, including the token, is in sessionStorage: it is deleted with the
+// The page at /graphiql: GraphiQL below a bar to sign in. Its state, including the token, is in sessionStorage: it is deleted with the
 // browser tab, and each browser tab can have a different user.
 import { DOC_EXPLORER_PLUGIN, DocExplorerContextProvider } from '@graphiql/plugin-doc-explorer';
 import { GraphiQLInterface, GraphiQLProvider } from 'graphiql';

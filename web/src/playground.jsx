@@ -43,7 +43,7 @@ function renderPlayground(session) {
 function App() {
   const [session, setSession] = useState(loadSession);
   useEffect(() => renderPlayground(session), [session]);
-  return <SignIn session={session} onSession={setSession} other={{ name: 'GraphiQL', path: '/' }} />;
+  return <SignIn session={session} onSession={setSession} other={{ name: 'GraphiQL', path: '/graphiql' }} />;
 }
 
 // Playground would take an endpoint or an editor text from the URL; a link must not set either.

@@ -216,6 +216,14 @@ impl TrustedDocuments {
         Ok(Self(Arc::new(DocumentList { by_name, texts })))
     }
 
+    /// Returns the documents of both lists. An id of this one takes precedence.
+    pub fn and(&self, other: &Self) -> Self {
+        let mut by_name = other.0.by_name.clone();
+        by_name.extend(self.0.by_name.clone());
+        let texts = self.0.texts.union(&other.0.texts).cloned().collect();
+        Self(Arc::new(DocumentList { by_name, texts }))
+    }
+
     /// Returns the number of distinct documents.
     pub fn count(&self) -> usize {
         self.0.texts.len()

@@ -1,5 +1,5 @@
-//! IDE pages: GraphiQL at `/` and GraphQL Playground at `/playground`, embedded at build time, or a
-//! plain page that explains how to build them. Mounted only if introspection is on.
+//! Pages in a browser, embedded at build time: the conversations at `/`, GraphiQL at `/graphiql` and GraphQL
+//! Playground at `/playground`, or a plain page that explains how to build them.
 //!
 //! The pages load nothing from other hosts and their Content-Security-Policy forbids it. They work on a
 //! closed network, and no foreign script can read a token.
@@ -16,60 +16,78 @@ use axum::{
         },
     },
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rust_embed::{Embed, EmbeddedFile};
+
+use crate::operation::persisted_queries::TrustedDocuments;
 
 // `struct WebFiles`: the embedded files that build.rs built from web/. It is empty if Node.js or npm was not
 // available.
 include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
-/// An IDE page: its embedded file and its Content-Security-Policy.
+/// A page: its embedded file and its Content-Security-Policy.
 struct Page {
     file: &'static str,
     policy: &'static str,
 }
 
-const GRAPHIQL: Page = Page { file: "index.html", policy: INLINE_STYLES };
+const CONVERSATIONS: Page = Page { file: "index.html", policy: STRICT };
+const GRAPHIQL: Page = Page { file: "graphiql.html", policy: INLINE_STYLES };
 const PLAYGROUND: Page = Page { file: "playground.html", policy: EMPTY_STYLES };
 const PLAIN: &str = include_str!("../../web/plain.html");
+
+/// Documents of the page at `/`, a JSON object of hashes and documents.
+const DOCUMENTS: &str = include_str!("../../web/app/trusted-documents.json");
 
 /// Content-Security-Policy without inline scripts and without `'unsafe-eval'`. `'self'` covers this
 /// host's WebSocket too.
 macro_rules! policy {
-    ($inline_styles:literal) => {
+    ($more_styles:literal) => {
         concat!(
-            "default-src 'none'; script-src 'self'; style-src 'self' ",
-            $inline_styles,
+            "default-src 'none'; script-src 'self'; style-src 'self'",
+            $more_styles,
             "; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; \
              form-action 'self'; frame-ancestors 'none'"
         )
     };
 }
 
+/// Policy of the page at `/`, and of assets: no inline style either.
+const STRICT: &str = policy!("");
 /// Policy of the plain page and of GraphiQL, whose dialogs insert a style computed from the window's size.
-const INLINE_STYLES: &str = policy!("'unsafe-inline'");
+const INLINE_STYLES: &str = policy!(" 'unsafe-inline'");
 /// Policy of Playground, whose script inserts an empty style element and then adds rules to it. The hash
 /// is that of the empty string.
-const EMPTY_STYLES: &str = policy!("'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='");
+const EMPTY_STYLES: &str = policy!(" 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='");
 
 /// Caching of a page, which can change with every start of the gateway.
 const REVALIDATE: &str = "no-cache";
 /// Caching of an asset, whose name contains the hash of its content.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
-/// Returns the routes `/`, `/playground` and `/assets`.
-pub fn routes() -> Router {
-    Router::new()
-        .route("/", get(|headers: HeaderMap| async move { serve_page(&GRAPHIQL, &headers) }))
-        .route("/playground", get(|headers: HeaderMap| async move { serve_page(&PLAYGROUND, &headers) }))
-        .route("/assets/{file}", get(asset))
+/// Returns the routes of the pages. `/graphiql` and `/playground` need introspection.
+pub fn routes(introspection: bool) -> Router {
+    let router = Router::new().route("/", page(&CONVERSATIONS)).route("/assets/{file}", get(asset));
+    if !introspection {
+        return router;
+    }
+    router.route("/graphiql", page(&GRAPHIQL)).route("/playground", page(&PLAYGROUND))
 }
 
-/// Returns true if GraphiQL and Playground were built, false if the plain page is served instead.
-pub fn is_built() -> bool {
-    WebFiles::get(GRAPHIQL.file).is_some()
+fn page(page: &'static Page) -> MethodRouter {
+    get(move |headers: HeaderMap| async move { serve_page(page, &headers) })
+}
+
+/// Returns true if the pages were built, false if the plain page is served instead.
+pub fn are_built() -> bool {
+    WebFiles::get(CONVERSATIONS.file).is_some()
+}
+
+/// Returns the documents of the page at `/`, which may run beside the trusted documents of an operator.
+pub fn documents() -> TrustedDocuments {
+    TrustedDocuments::parse(DOCUMENTS).expect("the build has checked the list")
 }
 
 fn serve_page(page: &Page, headers: &HeaderMap) -> Response {
@@ -87,7 +105,7 @@ async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
         Some(file) => answer(&headers, file, IMMUTABLE),
         None => StatusCode::NOT_FOUND.into_response(),
     };
-    with_security_headers(response, EMPTY_STYLES)
+    with_security_headers(response, STRICT)
 }
 
 fn answer(headers: &HeaderMap, file: EmbeddedFile, cache: &'static str) -> Response {
@@ -123,7 +141,10 @@ fn with_security_headers(mut response: Response, policy: &'static str) -> Respon
 mod tests {
     use std::collections::HashMap;
 
-    use axum::http::Request;
+    use axum::http::{
+        Request,
+        header::{ACCEPT_ENCODING, CONTENT_ENCODING},
+    };
     use http_body_util::BodyExt;
     use tower::ServiceExt;
 
@@ -134,14 +155,14 @@ mod tests {
         if let Some(tag) = known {
             request = request.header(IF_NONE_MATCH, tag);
         }
-        routes().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        routes(true).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     async fn text(response: Response) -> String {
         String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
     }
 
-    const PAGES: [&str; 2] = ["/", "/playground"];
+    const PAGES: [&str; 3] = ["/", "/graphiql", "/playground"];
 
     #[tokio::test]
     async fn the_pages_are_html_and_are_revalidated() {
@@ -181,8 +202,13 @@ mod tests {
                     "{path} {name} {sources}"
                 );
             }
-            let is_loose = directives["style-src"].contains("'unsafe-inline'");
-            assert_eq!(is_loose, path == "/" || (path == "/playground" && !is_built()), "{path}");
+            let expected = match path {
+                "/graphiql" => "'self' 'unsafe-inline'",
+                "/" | "/playground" if !are_built() => "'self' 'unsafe-inline'",
+                "/playground" => "'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='",
+                _ => "'self'",
+            };
+            assert_eq!(directives["style-src"], expected, "{path}");
         }
     }
 
@@ -191,7 +217,11 @@ mod tests {
         for path in PAGES {
             let page = text(fetch(path, None).await).await;
             let files: Vec<&str> = page.split('"').filter(|part| part.starts_with("/assets/")).collect();
-            assert_eq!(files.is_empty(), !is_built(), "a built page loads assets, the plain page none");
+            assert_eq!(
+                files.is_empty(),
+                !are_built(),
+                "{path}: a built page loads assets, the plain page none"
+            );
             for file in files {
                 let response = fetch(file, None).await;
                 assert_eq!(response.status(), StatusCode::OK, "{file}");
@@ -208,9 +238,49 @@ mod tests {
 
     #[tokio::test]
     async fn an_absent_file_is_not_found() {
-        for path in ["/assets/absent.js", "/assets/..%2Findex.html", "/index.html", "/playground.html"] {
+        for path in [
+            "/assets/absent.js",
+            "/assets/..%2Findex.html",
+            "/index.html",
+            "/graphiql.html",
+            "/playground.html",
+        ] {
             assert_eq!(fetch(path, None).await.status(), StatusCode::NOT_FOUND, "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn without_introspection_the_tools_are_absent_and_the_page_stays() {
+        for (path, expected) in [
+            ("/", StatusCode::OK),
+            ("/graphiql", StatusCode::NOT_FOUND),
+            ("/playground", StatusCode::NOT_FOUND),
+        ] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            assert_eq!(routes(false).oneshot(request).await.unwrap().status(), expected, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_script_of_the_page_has_at_most_150_kb() {
+        if !are_built() {
+            return;
+        }
+        let page = text(fetch("/", None).await).await;
+        let script =
+            page.split('"').find(|part| part.starts_with("/assets/") && part.ends_with(".js")).unwrap();
+        let router = routes(true).layer(crate::compression());
+        let request = Request::get(script).header(ACCEPT_ENCODING, "gzip").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
+        let size_bytes = response.into_body().collect().await.unwrap().to_bytes().len();
+        println!("script of the page at /: {size_bytes} bytes, compressed");
+        assert!(size_bytes <= 150_000, "{size_bytes} bytes");
+    }
+
+    #[test]
+    fn the_documents_of_the_page_are_trusted_documents() {
+        assert!(documents().count() >= 20);
     }
 
     #[test]

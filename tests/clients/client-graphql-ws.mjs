@@ -1,8 +1,9 @@
 // graphql-ws 6 with the code of docs/clients.md.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { importSnippet, countRefreshes, expiredSession, runStory } from './snippets.mjs';
-import { Frames, PROGRAM, Caller, UNREAD } from './story.mjs';
+import { Frames, PROGRAM, Caller, ResettableProxy, UNREAD } from './story.mjs';
 
 const { openSocket } = await importSnippet('socket.mjs');
 const { watchUnread } = await importSnippet('plain.mjs');
@@ -67,4 +68,21 @@ test('a refresh that fails for a moment delays the counts and does not end them'
   assert.deepEqual(await frames.next(), { total: 0 });
   assert(failures < 0, 'both failures happened');
   stop();
+});
+
+test('an outage that refuses connections delays the counts and does not end them', async () => {
+  const [gus, hal, proxy] = await Promise.all([Caller.register('gus'), Caller.register('hal'), ResettableProxy.open()]);
+  const dialog = await gus.createDialog(hal);
+  const { Session } = await importSnippet('session.mjs');
+  const frames = new Frames();
+  const session = new Session(proxy.url, hal.tokens);
+  const stop = watchUnread(proxy.url, session, (total) => frames.push({ total }), (error) => frames.push({ error }));
+  assert.deepEqual(await frames.next(), { total: 0 });
+  proxy.close();
+  await gus.send(dialog);
+  await setTimeout(2500);
+  await proxy.listen();
+  await frames.untilTotal(1);
+  stop();
+  proxy.close();
 });

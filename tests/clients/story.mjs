@@ -145,8 +145,15 @@ export class ResettableProxy {
     for (const socket of this.#sockets) socket.resetAndDestroy();
   }
 
+  /** Resets every connection and refuses new ones until `listen`, as while the program is away. */
   close() {
     this.cut();
     this.server.close();
+  }
+
+  /** Accepts connections again, at the same address. */
+  async listen() {
+    this.server.listen(new URL(this.url).port, '127.0.0.1');
+    await once(this.server, 'listening');
   }
 }

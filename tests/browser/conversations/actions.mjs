@@ -27,7 +27,13 @@ function randomFrom(seed) {
 }
 
 const random = randomFrom(SEED);
-const pick = (list) => list[Math.floor(random() * list.length)];
+/** The latest actions, for the message of a failure. */
+const trail = [];
+const pick = (list) => {
+  const picked = list[Math.floor(random() * list.length)];
+  if (picked instanceof Device) trail.push(`  ${picked.name}`);
+  return picked;
+};
 
 const target = await startTarget();
 const browser = await launch();
@@ -179,11 +185,12 @@ try {
   for (let number = 1; number <= ACTIONS; number += 1) {
     const name = number <= Object.keys(actions).length ? Object.keys(actions)[number - 1] : pick(wheel);
     const started = Date.now();
+    trail.push(`${number} ${name}`);
     try {
       await actions[name]();
       await compare();
     } catch (error) {
-      error.message = `action ${number}, ${name} (SEED=${SEED}): ${error.message}`;
+      error.message = `action ${number}, ${name} (SEED=${SEED}): ${error.message}\n${trail.slice(-24).join('\n')}`;
       throw error;
     }
     tally[name] = (tally[name] ?? 0) + 1;

@@ -8,6 +8,7 @@ export function openSocket(url, session) {
     url: url.replace(/^http/, 'ws'),
     connectionParams: () => authorization(session),
     retryAttempts: Infinity,
+    shouldRetry: () => true, // Also when a connection is refused. Close codes that are final are not retried.
     retryWait: (retries) => pause(Math.min(500 * 2 ** retries, 5000) * (0.5 + Math.random())),
   });
   const subscribe = (payload, sink) => {

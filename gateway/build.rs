@@ -1,4 +1,5 @@
-//! Writes the pages at `/`, `/graphiql` and `/playground` into `OUT_DIR/pages`, from which the crate embeds them.
+//! Writes the pages at `/`, `/graphiql` and `/playground` into `OUT_DIR/pages`, from which the crate embeds
+//! them.
 //!
 //! A folder web/dist that is newer than its sources is copied; a container image is built this way,
 //! without Node. Otherwise the pages are built with Node and npm. A failure does not fail the build: the
@@ -59,9 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         build(&web, &target)
     };
     if let Err(reason) = outcome {
-        println!(
-            "cargo:warning=the pages at /, /graphiql and /playground are not built ({reason}); `make web` tries again"
-        );
+        println!("cargo:warning=the pages for a browser are not built ({reason}); `make web` tries again");
         fs::remove_dir_all(&target)?;
         fs::create_dir_all(&target)?;
     }

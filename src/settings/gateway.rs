@@ -16,13 +16,14 @@ pub struct Gateway {
     /// header is not a web page and is allowed [default: loopback in serve, none in gateway]
     #[arg(long, env = "ALLOWED_ORIGINS", value_name = "ORIGIN,…")]
     pub allowed_origins: Option<Origins>,
-    /// Introspection, the pages at /graphiql and /playground, and suggestions in error messages: on or off
-    /// [default: on in serve, off in gateway]
+    /// Introspection, the pages at /graphiql and /playground, and suggestions in error messages: on or
+    /// off [default: on in serve, off in gateway]
     #[arg(long, env = "INTROSPECTION", value_name = "on|off", value_parser = switch)]
     pub introspection: Option<bool>,
     /// File with the documents that may be executed; all others are refused, except those of the page at /.
     /// A JSON object from id to document, or an Apollo persisted-query manifest; at most 16 MiB, read at
-    /// startup. GraphiQL then needs its introspection query in the file [default: every document may be executed]
+    /// startup. GraphiQL then needs its introspection query in the file [default: every document may be
+    /// executed]
     #[arg(long, env = "TRUSTED_DOCUMENTS", value_name = "FILE")]
     pub trusted_documents: Option<PathBuf>,
     /// WebSockets and streams that a user may have open at this gateway, 1 to 10000

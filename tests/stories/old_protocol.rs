@@ -54,12 +54,12 @@ async fn a_client_of_the_old_protocol_receives_counts_until_it_unsubscribes() {
 }
 
 #[tokio::test]
-async fn editors_are_served_only_with_introspection() {
+async fn the_page_is_always_served_and_editors_only_with_introspection() {
     for (introspection, status) in [("on", 200), ("off", 404)] {
         let app = App::start_with(&[("INTROSPECTION", introspection)]).await;
-        for path in ["/", "/playground"] {
+        for (path, expected) in [("/", 200), ("/graphiql", status), ("/playground", status)] {
             let response = reqwest::get(format!("{}{path}", app.url)).await.unwrap();
-            assert_eq!(response.status(), status, "{path} with introspection {introspection}");
+            assert_eq!(response.status(), expected, "{path} with introspection {introspection}");
         }
     }
 }

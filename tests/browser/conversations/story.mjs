@@ -95,7 +95,7 @@ async function talk() {
     assert.deepEqual(await box(), before, 'the row keeps its place');
     await ann.tab.getByText('Read by Bob').waitFor();
   });
-  await step('what is loaded in a tab that nobody looks at is not marked as read', async () => {
+  await step('what is loaded in a hidden tab is not marked as read', async () => {
     await bob.show(false);
     await ann.write('Are you there?');
     await bob.message('Are you there?').waitFor();

@@ -48,7 +48,7 @@ export function ChoosePeople({ chosen, onChange, except }: ChoosePeopleProps) {
             </button>
           </li>
         ))}
-        {isLongEnough(search) && !loading && found.length === 0 && <li className="hint">{texts.create.nobody}</li>}
+        {isLongEnough(search) && !loading && found.length === 0 && <li className="hint">{texts.create.none}</li>}
       </ul>
       {chosen.length > 0 && (
         <ul className="chosen" aria-label={texts.create.chosen}>

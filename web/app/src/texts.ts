@@ -70,7 +70,7 @@ export const texts = {
     title: 'New conversation',
     search: 'Search people by login or name',
     hint: 'Two characters or more',
-    nobody: 'No one found',
+    none: 'No one found',
     chosen: 'Chosen',
     removePerson: (name: string) => `Remove ${name}`,
     groupTitle: 'Title of the group',

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 const UP = new URL('../../../deploy/stack/up.sh', import.meta.url).pathname;
 
 /** Returns a free port. */
-function freePort() {
+export function freePort() {
   return new Promise((resolve) => {
     const server = createServer().listen(0, '127.0.0.1', () => {
       const { port } = server.address();

@@ -183,10 +183,33 @@ async function outbox() {
     });
     await ann.write('refused');
     await ann.message('refused').getByText('not today').waitFor();
-    await ann.message('refused').getByRole('button', { name: 'Send “refused” again' }).click();
+    await ann.message('refused').getByRole('button', { name: 'Try again: “refused”' }).click();
     await ann.message('refused').getByText('Delivered', { exact: true }).waitFor();
     await ann.tab.unroute('**/graphql');
     assert.equal(new Set(keys).size, 2);
+  });
+  await step('a message that is not counted is taken back, and is sent again as another one', async () => {
+    const device = await open('ann, of whom a message is refused');
+    let refused;
+    await device.context.routeWebSocket('**/graphql', (page) => {
+      const server = page.connectToServer();
+      server.onMessage((frame) => {
+        const message = JSON.parse(frame).payload?.data?.messages?.message;
+        const isRefused = message?.text === 'never counted' && message.status === 'COMMITTED' && (refused ??= message.id) === message.id;
+        page.send(isRefused ? frame.replaceAll('COMMITTED', 'FAILED').replace('"failureReason":null', '"failureReason":"left"') : frame);
+      });
+    });
+    await device.tab.reload();
+    await device.signIn('ann');
+    await device.openDialog(direct);
+    await device.write('never counted');
+    await device.message('never counted').getByText('Not delivered').waitFor();
+    await device.message('never counted').getByText('left', { exact: true }).waitFor();
+    await device.accessible('a refused message');
+    await device.message('never counted').getByRole('button', { name: 'Try again: “never counted”' }).click();
+    await device.message('never counted').getByText('Delivered', { exact: true }).waitFor();
+    assert.equal(await device.message('never counted').count(), 2);
+    await device.context.close();
   });
   await step('an old answer that arrives late undoes nothing', async () => {
     const { tab } = ann;

@@ -60,7 +60,7 @@ export const policies: TypePolicies = {
   // The state of a message only goes forward.
   Message: {
     fields: {
-      status: { merge: (existing, incoming) => (incoming === 'PENDING' ? (existing ?? incoming) : incoming) },
+      status: { merge: (existing, incoming) => (existing === undefined || existing === 'PENDING' ? incoming : existing) },
       deletedAt: { merge: (existing, incoming) => existing ?? incoming },
       text: { read: (text, { readField }) => (readField('deletedAt') ? '' : text) },
     },

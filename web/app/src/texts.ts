@@ -63,7 +63,7 @@ export const texts = {
       `Read by ${names.join(', ')}${others > 0 ? ` and ${count(others, 'other', 'others')}` : ''}`,
     arrived: (name: string, text: string) => `${name}: ${text}`,
     status: { waiting: 'Waiting to be sent', PENDING: 'Sent', COMMITTED: 'Delivered', FAILED: 'Not delivered' },
-    retryLabel: (text: string) => `Send “${text}” again`,
+    retryLabel: (text: string) => `Try again: “${text}”`,
     discard: 'Discard',
   },
   create: {

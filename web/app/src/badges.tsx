@@ -33,7 +33,7 @@ const plainIcon = icon.href;
 export function showTotal(total: number) {
   document.title = total > 0 ? `(${shown(total)}) ${texts.title}` : texts.title;
   const text = total > 99 ? '99' : String(total);
-  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="5" fill="#b8047c"/>
-    <text x="8" y="12" font-family="sans-serif" font-weight="bold" font-size="11" text-anchor="middle" fill="#fff">${text}</text></svg>`;
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
+    <rect width="16" height="16" rx="5" fill="#b8047c"/><text x="8" y="12" font-family="sans-serif" font-weight="bold" font-size="11" text-anchor="middle" fill="#fff">${text}</text></svg>`;
   icon.href = total > 0 ? `data:image/svg+xml,${encodeURIComponent(svg)}` : plainIcon;
 }

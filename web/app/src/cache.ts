@@ -2,7 +2,9 @@
 import type { ApolloCache, FieldFunctionOptions, Reference, StoreObject, TypePolicies } from '@apollo/client';
 import type { Modifier } from '@apollo/client/cache';
 import { typePolicies as countsFromFrames } from './client/counts.mjs';
-import { DialogPartsFragmentDoc, MessagePartsFragmentDoc, type DialogPartsFragment, type MessagePartsFragment } from './generated';
+import {
+  DialogPartsFragmentDoc, MessagePartsFragmentDoc, type DialogPartsFragment, type MessagePartsFragment,
+} from './generated';
 
 /** A connection in the cache. */
 interface Page extends StoreObject {

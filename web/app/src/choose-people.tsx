@@ -8,7 +8,8 @@ import { texts } from './texts';
 
 const SETTLED_MS = 200;
 /** One is enough in Chinese, Japanese and Korean. */
-const isLongEnough = (text: string) => [...text].length >= 2 || /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]/u.test(text);
+const CJK = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]/u;
+const isLongEnough = (text: string) => [...text].length >= 2 || CJK.test(text);
 
 interface ChoosePeopleProps {
   chosen: PersonFragment[];
@@ -54,7 +55,10 @@ export function ChoosePeople({ chosen, onChange, except }: ChoosePeopleProps) {
         <ul className="chosen" aria-label={texts.create.chosen}>
           {chosen.map(({ id, name }) => (
             <li key={id}>
-              <button type="button" aria-label={texts.create.removePerson(name)} onClick={() => onChange(chosen.filter((it) => it.id !== id))}>
+              <button
+                type="button" aria-label={texts.create.removePerson(name)}
+                onClick={() => onChange(chosen.filter((it) => it.id !== id))}
+              >
                 <span dir="auto">{name}</span> ×
               </button>
             </li>

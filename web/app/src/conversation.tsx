@@ -5,7 +5,9 @@ import { useUnread } from './badges';
 import { Composer } from './composer';
 import { endIfRejected, linkState } from './connection';
 import { Problem } from './fields';
-import { FirstUnreadDocument, HistoryDocument, MarkReadDocument, type MessagePartsFragment, type PersonFragment } from './generated';
+import {
+  FirstUnreadDocument, HistoryDocument, MarkReadDocument, type MessagePartsFragment, type PersonFragment,
+} from './generated';
 import { goTo, useAttention } from './hooks';
 import { MembersButton } from './members';
 import { Messages } from './messages';
@@ -58,7 +60,10 @@ export function Conversation({ dialogId, user }: { dialogId: string; user: Perso
         <h1 dir="auto">{title}</h1>
         {!dialog.direct && <MembersButton dialog={dialog} />}
       </header>
-      <Scroller dialogId={dialogId} title={title} messages={messages} isReady={isOpened} firstUnread={divider ?? null} waiting={entries.length}>
+      <Scroller
+        dialogId={dialogId} title={title} messages={messages} isReady={isOpened}
+        firstUnread={divider ?? null} waiting={entries.length}
+      >
         {hasPreviousPage ? (
           <button className="plain older" onClick={() => void history.fetchMore({ variables: { before: startCursor } })}>
             {texts.conversation.older}
@@ -66,7 +71,10 @@ export function Conversation({ dialogId, user }: { dialogId: string; user: Perso
         ) : (
           <p className="hint older">{texts.conversation.start}</p>
         )}
-        <Messages {...{ messages, receipts, userId: user.id, divider: divider ?? null }} entries={unsent(entries, messages, user.id)} />
+        <Messages
+          messages={messages} receipts={receipts} userId={user.id} divider={divider ?? null}
+          entries={unsent(entries, messages, user.id)}
+        />
       </Scroller>
       <Composer key={dialogId} dialogId={dialogId} userId={user.id} newest={messages.at(-1)} />
       <p className="hidden" aria-live="polite">
@@ -101,7 +109,8 @@ interface ScrollerProps {
 }
 
 /** The scrolled messages. Stays at the end while the user is there, keeps its place when older messages appear above. */
-function Scroller({ dialogId, title, messages, isReady, firstUnread, waiting, children }: ScrollerProps) {
+function Scroller(props: ScrollerProps) {
+  const { dialogId, title, messages, isReady, firstUnread, waiting, children } = props;
   const box = useRef<HTMLDivElement>(null);
   const [atEnd, setAtEnd] = useState(false);
   const before = useRef({ first: messages[0]?.seq, height: 0, top: 0, opened: false, waiting });

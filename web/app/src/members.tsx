@@ -14,7 +14,10 @@ import { texts } from './texts';
 export function MembersButton({ dialog }: { dialog: DialogPartsFragment }) {
   const [open, setOpen] = useState(false);
   return (
-    <Modal title={texts.members.title} trigger={<button className="plain">{texts.members.show}</button>} open={open} onOpenChange={setOpen}>
+    <Modal
+      title={texts.members.title} open={open} onOpenChange={setOpen}
+      trigger={<button className="plain">{texts.members.show}</button>}
+    >
       <Members dialog={dialog} onDone={() => setOpen(false)} />
     </Modal>
   );
@@ -23,7 +26,8 @@ export function MembersButton({ dialog }: { dialog: DialogPartsFragment }) {
 function Members({ dialog, onDone }: { dialog: DialogPartsFragment; onDone: () => void }) {
   const client = useApolloClient();
   const dialogId = dialog.id;
-  const { data, error: absent, refetch, fetchMore } = useQuery(MembersDocument, { variables: { dialogId }, fetchPolicy: 'network-only' });
+  const options = { variables: { dialogId }, fetchPolicy: 'network-only' } as const;
+  const { data, error: absent, refetch, fetchMore } = useQuery(MembersDocument, options);
   const members = data?.dialog?.participants;
   const [chosen, setChosen] = useState<PersonFragment[]>([]);
   const [isLeaving, setLeaving] = useState(false);

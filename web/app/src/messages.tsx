@@ -32,7 +32,9 @@ export function Messages({ messages, entries, receipts, userId, divider }: Messa
           <Fragment key={message.id}>
             {(!former || dayOf(former.createdAt) !== day) && <li className="day">{day}</li>}
             {isDividerLoaded && message === firstNew && <li className="divider">{texts.conversation.divider}</li>}
-            <Message message={message} isMine={message.senderId === userId} isSame={former?.senderId === message.senderId} userId={userId} />
+            <Message
+              message={message} isMine={message.senderId === userId} isSame={former?.senderId === message.senderId} userId={userId}
+            />
             {readers.has(message.seq) && <ReadBy names={readers.get(message.seq)!} />}
           </Fragment>
         );
@@ -80,7 +82,10 @@ function Message({ message, isMine, isSame, userId }: MessageProps) {
         {isMine && !deletedAt && <span>{texts.conversation.status[status]}</span>}
         {isMine && status === 'FAILED' && !deletedAt && <Again text={text} reason={failureReason} onClick={again} />}
         {isMine && !deletedAt && (
-          <button className="plain" aria-label={texts.conversation.removeLabel(text)} onClick={() => void remove({ variables: { id } })}>
+          <button
+            className="plain" aria-label={texts.conversation.removeLabel(text)}
+            onClick={() => void remove({ variables: { id } })}
+          >
             {texts.conversation.remove}
           </button>
         )}
@@ -109,7 +114,14 @@ function Waiting({ entry }: { entry: Entry }) {
   );
 }
 
-function Again({ text, reason, onClick, children }: { text: string; reason?: string | null; onClick: () => Promise<void>; children?: ReactNode }) {
+interface AgainProps {
+  text: string;
+  reason?: string | null;
+  onClick: () => Promise<void>;
+  children?: ReactNode;
+}
+
+function Again({ text, reason, onClick, children }: AgainProps) {
   return (
     <>
       {reason && <span className="problem">{reason}</span>}

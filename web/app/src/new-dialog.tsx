@@ -12,7 +12,10 @@ import { texts } from './texts';
 export function NewDialogButton({ userId }: { userId: string }) {
   const [open, setOpen] = useState(false);
   return (
-    <Modal title={texts.create.title} trigger={<button className="new">{texts.list.create}</button>} open={open} onOpenChange={setOpen}>
+    <Modal
+      title={texts.create.title} open={open} onOpenChange={setOpen}
+      trigger={<button className="new">{texts.list.create}</button>}
+    >
       <NewDialog userId={userId} onDone={() => setOpen(false)} />
     </Modal>
   );

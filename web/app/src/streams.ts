@@ -77,7 +77,12 @@ export function useListFrames(openId: string | null, reload: () => Promise<unkno
 const versions = new WeakMap<ApolloClient, Map<string, string>>();
 
 /** Follows the messages of a dialog, from where an earlier stream of it ended. `arrived` receives each new one. */
-export function useMessageFrames(dialogId: string, isLoaded: boolean, reload: () => Promise<unknown>, arrived: (it: MessagePartsFragment) => void) {
+export function useMessageFrames(
+  dialogId: string,
+  isLoaded: boolean,
+  reload: () => Promise<unknown>,
+  arrived: (it: MessagePartsFragment) => void,
+) {
   const client = useApolloClient();
   if (!versions.has(client)) versions.set(client, new Map());
   const known = versions.get(client)!;

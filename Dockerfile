@@ -30,6 +30,7 @@ COPY crates/access/Cargo.toml crates/access/
 COPY crates/db/Cargo.toml crates/db/
 COPY crates/events/Cargo.toml crates/events/
 COPY crates/limit/Cargo.toml crates/limit/
+COPY crates/profiles/Cargo.toml crates/profiles/
 COPY crates/redis-link/Cargo.toml crates/redis-link/
 COPY crates/resilience/Cargo.toml crates/resilience/
 COPY crates/telemetry/Cargo.toml crates/telemetry/

@@ -42,8 +42,10 @@ pub(crate) async fn record(duration: Duration, shutdown: &CancellationToken) -> 
     let duration = begin.elapsed();
     let stacks = spawn_blocking(move || stop(guard)).await.map_err(Error::failed)??;
     Ok(Profile {
-        count: ValueType { name: "samples", unit: "count" },
-        weight: ValueType { name: "cpu", unit: "nanoseconds" },
+        types: vec![
+            ValueType { name: "samples", unit: "count" },
+            ValueType { name: "cpu", unit: "nanoseconds" },
+        ],
         period: PERIOD,
         started,
         duration,
@@ -52,7 +54,9 @@ pub(crate) async fn record(duration: Duration, shutdown: &CancellationToken) -> 
 }
 
 fn start() -> Result<ProfilerGuard<'static>, Error> {
-    ProfilerGuardBuilder::default().frequency(FREQUENCY).build().map_err(|error| match error {
+    // The unwinding information of the kernel's page is wrong in some kernels.
+    let builder = ProfilerGuardBuilder::default().frequency(FREQUENCY).blocklist(&["vdso"]);
+    builder.build().map_err(|error| match error {
         pprof::Error::Running => Error::Busy,
         error => Error::failed(error),
     })
@@ -80,7 +84,7 @@ fn stop(guard: ProfilerGuard<'_>) -> Result<Vec<Stack>, Error> {
     }
     let stack = |((thread, addresses), count): ((String, Vec<usize>), i64)| {
         let thread = Some(thread);
-        Stack { addresses, thread, count, weight: count.saturating_mul(PERIOD) }
+        Stack { addresses, thread, values: vec![count, count.saturating_mul(PERIOD)] }
     };
     Ok(stacks.into_iter().map(stack).collect())
 }
@@ -124,7 +128,7 @@ mod tests {
             on_stack &= stack.thread.as_deref() == Some("busy-thread");
             on_stack
         };
-        let samples: i64 = recorded.stacks.iter().filter(|it| is_busy(it)).map(|stack| stack.count).sum();
+        let samples: i64 = recorded.stacks.iter().filter(|it| is_busy(it)).map(|stack| stack.values[0]).sum();
         assert!(samples >= 10, "{samples} of 99 samples: {recorded:?}");
         let mut named = recorded.stacks.iter().flat_map(|stack| &stack.addresses);
         let handler = named.any(|&address| symbols.at(address).iter().any(|it| it.name == SIGNAL_HANDLER));

@@ -53,7 +53,12 @@ impl Frame {
         svg
     }
 
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a picture")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a picture"
+    )]
     fn draw_callees(&self, svg: &mut String, x: f64, y: f64, scale: f64) {
         let mut x = x;
         for (name, callee) in &self.callees {

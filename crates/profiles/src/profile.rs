@@ -11,22 +11,22 @@ pub(crate) struct ValueType {
     pub(crate) unit: &'static str,
 }
 
-/// Stack with the number of samples or objects and their weight: nanoseconds or bytes.
+/// Stack with its values.
 #[derive(Debug, Clone)]
 pub(crate) struct Stack {
     /// Addresses inside the calling instructions, the innermost first.
     pub(crate) addresses: Vec<usize>,
     /// Name of the thread, if the stack belongs to one.
     pub(crate) thread: Option<String>,
-    pub(crate) count: i64,
-    pub(crate) weight: i64,
+    /// A value of each type of the profile.
+    pub(crate) values: Vec<i64>,
 }
 
 /// Recorded profile.
 #[derive(Debug, Clone)]
 pub(crate) struct Profile {
-    pub(crate) count: ValueType,
-    pub(crate) weight: ValueType,
+    /// Types of the values of a stack. The last is its weight: CPU time or bytes.
+    pub(crate) types: Vec<ValueType>,
     /// Weight that one sample stands for on average.
     pub(crate) period: i64,
     pub(crate) started: SystemTime,
@@ -46,8 +46,11 @@ impl Profile {
             for &address in stack.addresses.iter().rev() {
                 names.extend(symbols.at(address).iter().rev().map(|function| function.name.clone()));
             }
-            root.add(names.iter().map(String::as_str), stack.weight.unsigned_abs());
+            root.add(
+                names.iter().map(String::as_str),
+                stack.values.last().map_or(0, |weight| weight.unsigned_abs()),
+            );
         }
-        root.draw(title, self.weight.unit)
+        root.draw(title, self.types.last().map_or("", |weight| weight.unit))
     }
 }

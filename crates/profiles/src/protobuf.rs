@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io::Write,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use flate2::{Compression, write::GzEncoder};
@@ -136,8 +136,8 @@ impl Encoder {
     fn message(mut self, profile: &Profile) -> ProfileMessage {
         // The format requires that the first string is empty.
         self.string("");
-        let count = self.value_type(profile.count);
-        let weight = self.value_type(profile.weight);
+        let types: Vec<ValueType> = profile.types.iter().map(|one| self.value_type(*one)).collect();
+        let weight = types.last().copied();
         // One mapping for the program and its libraries: it only says that all functions are named.
         let program = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
         let filename = self.string(&program);
@@ -153,14 +153,14 @@ impl Encoder {
             let sample = self.sample(stack);
             self.message.sample.push(sample);
         }
-        let nanos = |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+        let nanos = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
         ProfileMessage {
-            sample_type: vec![count, weight],
+            sample_type: types,
             time_nanos: nanos(since_epoch(profile.started)),
             duration_nanos: nanos(profile.duration),
-            period_type: Some(weight),
+            period_type: weight,
             period: profile.period,
-            default_sample_type: weight.name,
+            default_sample_type: weight.map_or(0, |weight| weight.name),
             ..self.message
         }
     }
@@ -173,7 +173,7 @@ impl Encoder {
         let location_id = stack.addresses.iter().map(|&address| self.location(address)).collect();
         let key = self.string("thread");
         let label = stack.thread.iter().map(|thread| Label { key, text: self.string(thread) }).collect();
-        Sample { location_id, value: vec![stack.count, stack.weight], label }
+        Sample { location_id, value: stack.values.clone(), label }
     }
 
     fn location(&mut self, address: usize) -> u64 {
@@ -213,27 +213,29 @@ impl Encoder {
     }
 }
 
-fn since_epoch(time: SystemTime) -> std::time::Duration {
+fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, time::Duration};
+    use std::io::Read;
 
     use flate2::read::GzDecoder;
 
     use super::*;
 
     fn stack(addresses: &[usize], thread: Option<&str>) -> Stack {
-        Stack { addresses: addresses.to_vec(), thread: thread.map(str::to_owned), count: 2, weight: 20 }
+        Stack { addresses: addresses.to_vec(), thread: thread.map(str::to_owned), values: vec![2, 20] }
     }
 
     #[test]
     fn a_profile_is_decoded_to_the_same_stacks_with_shared_tables() {
         let profile = Profile {
-            count: profile::ValueType { name: "samples", unit: "count" },
-            weight: profile::ValueType { name: "cpu", unit: "nanoseconds" },
+            types: vec![
+                profile::ValueType { name: "samples", unit: "count" },
+                profile::ValueType { name: "cpu", unit: "nanoseconds" },
+            ],
             period: 10,
             started: UNIX_EPOCH + Duration::from_secs(7),
             duration: Duration::from_secs(2),

@@ -23,7 +23,7 @@ use crate::{
 const FREQUENCY: i32 = 99;
 /// CPU time that a sample stands for, in nanoseconds.
 const PERIOD: i64 = 1_000_000_000 / FREQUENCY as i64;
-/// Function that takes the sample. It, its caller and all below are not part of a stack.
+/// Function of the profiler that takes the sample.
 const SIGNAL_HANDLER: &str = "perf_signal_handler";
 
 /// Records for `duration`, or until shutdown. Recording stops when the future is dropped.
@@ -65,73 +65,84 @@ fn start() -> Result<ProfilerGuard<'static>, Error> {
 /// Stops recording and returns the stacks.
 fn stop(guard: ProfilerGuard<'_>) -> Result<Vec<Stack>, Error> {
     let report = guard.report().build_unresolved().map_err(Error::failed)?;
-    drop(guard);
-    let mut symbols = Symbols::default();
-    let mut stacks = HashMap::new();
+    let mut counts = HashMap::<(String, Vec<usize>), i64>::new();
     for (sample, count) in report.data {
         let thread = String::from_utf8_lossy(&sample.thread_name[..sample.thread_name_length]).into_owned();
-        let mut addresses: Vec<usize> = sample.frames.iter().map(|frame| frame.ip().addr()).collect();
-        let is_handler = |address: &usize| symbols.at(*address).iter().any(|it| it.name == SIGNAL_HANDLER);
-        if let Some(handler) = addresses.iter().position(is_handler) {
-            // The kernel's trampoline called it.
-            addresses.drain(..addresses.len().min(handler + 2));
-        }
+        let addresses = sample.frames.iter().map(|frame| frame.ip().addr()).collect();
+        *counts.entry((thread, addresses)).or_default() += i64::try_from(count).unwrap_or_default();
+    }
+    // Only now, as the profiler allocates its tables again, and the samples of the report are large.
+    drop(guard);
+    let mut symbols = Symbols::default();
+    let stacks = counts.into_iter().map(|((thread, mut addresses), count)| {
+        remove_handler(&mut addresses, &mut symbols);
         // The innermost function was interrupted; the others return to the instruction after their call.
         for address in addresses.iter_mut().skip(1) {
             *address = address.saturating_sub(1);
         }
-        *stacks.entry((thread, addresses)).or_default() += i64::try_from(count).unwrap_or_default();
+        Stack { addresses, thread: Some(thread), values: vec![count, count.saturating_mul(PERIOD)] }
+    });
+    Ok(stacks.collect())
+}
+
+/// Removes the frames of the sampling: the signal handler, what it called, and the kernel's trampoline that
+/// called it.
+fn remove_handler(addresses: &mut Vec<usize>, symbols: &mut Symbols) {
+    let is_handler =
+        |address: &usize| symbols.at(*address).iter().any(|it| it.name.ends_with(SIGNAL_HANDLER));
+    if let Some(handler) = addresses.iter().position(is_handler) {
+        addresses.drain(..addresses.len().min(handler + 2));
     }
-    let stack = |((thread, addresses), count): ((String, Vec<usize>), i64)| {
-        let thread = Some(thread);
-        Stack { addresses, thread, values: vec![count, count.saturating_mul(PERIOD)] }
-    };
-    Ok(stacks.into_iter().map(stack).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{hint::black_box, thread};
+    use std::{
+        hint::black_box,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        thread,
+    };
 
     use super::*;
 
     #[inline(never)]
-    fn busy(until: std::time::Instant) -> u64 {
+    fn busy(ended: &AtomicBool) -> u64 {
         let mut sum = 0_u64;
-        while std::time::Instant::now() < until {
-            for number in 0..1_000 {
-                sum = black_box(sum.wrapping_mul(31).wrapping_add(number));
-            }
+        while !ended.load(Ordering::Relaxed) {
+            sum = black_box(sum.wrapping_mul(31).wrapping_add(7));
         }
         sum
     }
 
     #[tokio::test]
-    async fn a_busy_function_is_on_the_stacks_of_its_thread_and_recording_ends_at_shutdown() {
-        let shutdown = CancellationToken::new();
+    async fn a_busy_function_is_on_the_stacks_of_its_thread_and_a_recording_ends_at_shutdown() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&ended);
         let worker = thread::Builder::new().name("busy-thread".to_owned());
-        let until = std::time::Instant::now() + Duration::from_secs(1);
-        let worker = worker.spawn(move || busy(until)).expect("a thread");
-        let stopping = shutdown.clone();
-        let joined = spawn_blocking(move || {
-            worker.join().expect("no panic");
-            stopping.cancel();
-        });
-        let recorded = record(Duration::from_secs(60), &shutdown).await.expect("recorded");
-        joined.await.expect("no panic");
-        assert!(recorded.duration < Duration::from_secs(30), "{:?}", recorded.duration);
+        let worker = worker.spawn(move || busy(&until)).expect("a thread");
+        let shutdown = CancellationToken::new();
+        let recorded = record(Duration::from_secs(1), &shutdown).await.expect("recorded");
+        ended.store(true, Ordering::Relaxed);
+        worker.join().expect("no panic");
         let mut symbols = Symbols::default();
-        let mut is_busy = |stack: &&Stack| {
-            let mut on_stack = stack.addresses.iter().any(|&address| {
-                symbols.at(address).iter().any(|function| function.name == "profiles::cpu::tests::busy")
-            });
-            on_stack &= stack.thread.as_deref() == Some("busy-thread");
-            on_stack
+        let mut is_on = |stack: &Stack, name: &str| {
+            let mut addresses = stack.addresses.iter();
+            addresses.any(|&address| symbols.at(address).iter().any(|function| function.name.ends_with(name)))
         };
-        let samples: i64 = recorded.stacks.iter().filter(|it| is_busy(it)).map(|stack| stack.values[0]).sum();
+        let mut samples = 0;
+        for stack in &recorded.stacks {
+            assert!(!is_on(stack, SIGNAL_HANDLER), "the sampling is not part of a stack: {stack:?}");
+            if stack.thread.as_deref() == Some("busy-thread") && is_on(stack, "cpu::tests::busy") {
+                samples += stack.values[0];
+            }
+        }
         assert!(samples >= 10, "{samples} of 99 samples: {recorded:?}");
-        let mut named = recorded.stacks.iter().flat_map(|stack| &stack.addresses);
-        let handler = named.any(|&address| symbols.at(address).iter().any(|it| it.name == SIGNAL_HANDLER));
-        assert!(!handler, "the signal handler is not part of a stack");
+
+        shutdown.cancel();
+        let ended = record(Duration::from_secs(60), &shutdown).await.expect("recorded");
+        assert!(ended.duration < Duration::from_secs(30), "{:?}", ended.duration);
     }
 }

@@ -10,6 +10,8 @@ const MARGIN: f64 = 24.0;
 const NARROWEST: f64 = 1.5;
 /// Width of a letter.
 const LETTER: f64 = 6.6;
+/// Maximum length of a name, in characters: names of generic functions can have thousands.
+const NAME_MAX: usize = 160;
 
 /// Function with the weight of the stacks that it is on, and its callees.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -73,7 +75,7 @@ impl Frame {
                     "<g><title>{} ({share:.2} %)</title><rect x='{x:.1}' y='{y:.1}' width='{width:.1}' \
                      height='{:.1}' fill='{}' stroke='#fff' stroke-width='0.4'/>\
                      <text x='{:.1}' y='{:.1}'>{}</text></g>",
-                    escape(name),
+                    escape(&shortened(name)),
                     ROW - 1.0,
                     colour(name),
                     x + 2.0,
@@ -91,6 +93,13 @@ impl Frame {
 fn colour(name: &str) -> String {
     let hash = name.bytes().fold(5381_u32, |hash, byte| hash.wrapping_mul(33) ^ u32::from(byte));
     format!("rgb({},{},{})", 205 + hash % 50, 90 + (hash >> 8) % 130, 40 + (hash >> 16) % 50)
+}
+
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(NAME_MAX) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
 }
 
 fn escape(text: &str) -> String {
@@ -121,6 +130,16 @@ mod tests {
         assert!(svg.contains("a&lt;T&gt; (100.00 %)") && svg.contains("b::f (50.00 %)"), "{svg}");
         assert!(svg.contains("sends &amp; page: 2 samples"), "{svg}");
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn a_long_name_is_cut_and_stays_a_frame_of_its_own() {
+        let mut root = Frame::default();
+        for end in ["a", "b"] {
+            root.add([format!("{}{end}", "ä".repeat(200)).as_str()].into_iter(), 1);
+        }
+        let svg = root.draw("long", "samples");
+        assert_eq!(svg.matches(&format!("<title>{}… (50.00 %)", "ä".repeat(NAME_MAX))).count(), 2, "{svg}");
     }
 
     #[test]

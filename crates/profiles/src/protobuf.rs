@@ -116,8 +116,6 @@ struct Function {
     id: u64,
     #[prost(int64, tag = "2")]
     name: i64,
-    #[prost(int64, tag = "3")]
-    system_name: i64,
     #[prost(int64, tag = "4")]
     filename: i64,
 }
@@ -197,7 +195,9 @@ impl Encoder {
         let next = self.functions.len() as u64 + 1;
         let id = *self.functions.entry((name, filename)).or_insert(next);
         if id == next {
-            self.message.function.push(Function { id, name, system_name: name, filename });
+            // Without a system name: readers would take an equal one for a name to be shortened, and make
+            // `::poll` of `<A as B>::poll`.
+            self.message.function.push(Function { id, name, filename });
         }
         id
     }

@@ -306,6 +306,7 @@ async fn a_heap_profile_names_the_functions_that_hold_memory() {
     let resident = i64::try_from(loaded.app.resident_bytes()).unwrap();
     assert!((100_000..2 * resident).contains(&held), "{held} bytes held, {resident} resident");
     profile.assert_names_ours();
+    assert!(!profile.functions().iter().any(|name| name.starts_with("_rjem_")), "the allocator itself");
 
     let answer = loaded.get(&format!("{HEAP}?format=flamegraph")).await;
     assert_eq!(answer.headers()["content-type"], "image/svg+xml");

@@ -18,6 +18,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /tidings
 ENV CARGO_INCREMENTAL=0
+# Cargo features, such as heap-profiles, for which the setting of jemalloc is meant.
+ARG FEATURES=
+ENV JEMALLOC_SYS_WITH_MALLOC_CONF=prof:true
 # Builds the dependencies in a separate layer, which is reused until a manifest or the lock file changes. Here every workspace
 # crate is empty, with an empty build script, so that Cargo also builds the build dependencies.
 COPY Cargo.toml Cargo.lock ./
@@ -30,6 +33,7 @@ COPY crates/access/Cargo.toml crates/access/
 COPY crates/db/Cargo.toml crates/db/
 COPY crates/events/Cargo.toml crates/events/
 COPY crates/limit/Cargo.toml crates/limit/
+COPY crates/profiles/Cargo.toml crates/profiles/
 COPY crates/redis-link/Cargo.toml crates/redis-link/
 COPY crates/resilience/Cargo.toml crates/resilience/
 COPY crates/telemetry/Cargo.toml crates/telemetry/
@@ -42,7 +46,7 @@ RUN for crate in auth dialog counter gateway proto crates/* fuzz bench/load; do 
         mkdir "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' >"$crate/build.rs"; \
     done \
     && mkdir src && echo 'fn main() {}' >src/main.rs \
-    && cargo build --release --locked --bin tidings \
+    && cargo build --release --locked --bin tidings --features "$FEATURES" \
     && rm -r src auth dialog counter gateway proto crates fuzz bench
 COPY src src
 COPY auth auth
@@ -59,7 +63,7 @@ COPY --from=page /web/dist web/dist
 # page newer than its sources.
 RUN find src auth dialog counter gateway proto crates fuzz bench -type f -exec touch {} + \
     && find web/dist -type f -exec touch {} + \
-    && cargo build --release --locked --bin tidings
+    && cargo build --release --locked --bin tidings --features "$FEATURES"
 COPY deploy/image.sh deploy/image.sh
 RUN deploy/image.sh target/release/tidings /image
 

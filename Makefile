@@ -10,7 +10,7 @@ ARGS ?=
 LOCKED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks prove faults soak bench bench-sends bench-reads bench-fanout bench-growth bench-latency bench-rebuild bench-logins bench-sockets stack stack-down test-stack test-production test-alerts test-kubernetes test-dashboards test-containers env up upgrade down logs
+.PHONY: help run test test-browser screenshots test-clients test-differential test-clients-stack check fmt lint docs tidy deny sbom fuzz loom coverage web engines engines-down test-engines engine-tests attacks prove faults soak bench bench-sends bench-reads bench-fanout bench-growth bench-latency bench-rebuild bench-logins bench-sockets stack stack-down test-stack test-production test-alerts test-kubernetes test-dashboards test-profiles test-containers env up upgrade down logs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -170,6 +170,9 @@ test-kubernetes: ## check the manifests of deploy/kubernetes with the API server
 test-dashboards: engines balancer ## ask Prometheus every query of the dashboards and every alert on a stack with load (empties Kafka; RUNNING=1: on the stack of make stack)
 	@[ -n "$$TIDINGS" ] || $(CARGO) build $(LOCKED) $(PROFILE)
 	@TIDINGS="$${TIDINGS:-$${CARGO_TARGET_DIR:-target}/$(if $(RELEASE),release,debug)/tidings}" deploy/grafana/live
+
+test-profiles: ## test heap profiles, in a build with jemalloc
+	$(CARGO) test $(LOCKED) --workspace --features tidings/heap-profiles --test stories -- profiles::
 
 test-containers: ## test the image and docker-compose.yml in a Docker engine of its own (Debian, as root; see tests/containers/run)
 	@[ -n "$$TIDINGS" ] || $(CARGO) build $(LOCKED) $(PROFILE)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lays out the files of the image around a program that is already built: image.sh PROGRAM FOLDER. Creates in FOLDER:
-# root           the program without debug information, and the shared libraries that it loads; belongs to root
+# root           the program without line tables, and the shared libraries that it loads; belongs to root
 # owned          the folders that belong to the image's user
 # tidings.debug  the program's symbols and line tables, for a debugger or `addr2line`
 set -euo pipefail
@@ -12,7 +12,8 @@ umask 022
 rm -rf "$folder/root" "$folder/owned"
 install -D -m 755 "$program" "$installed"
 objcopy --only-keep-debug "$program" "$folder/tidings.debug"
-strip --strip-all "$installed"
+# Profiles name functions: the symbol table stays.
+strip --strip-debug "$installed"
 objcopy --add-gnu-debuglink="$folder/tidings.debug" "$installed"
 
 # The dynamic linker and the C library, at the paths at which the linker looks for them. Name resolution needs no further files:

@@ -38,8 +38,13 @@ use crate::{
     settings::{Cli, Command},
 };
 
+#[cfg(not(feature = "heap-profiles"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(feature = "heap-profiles")]
+#[global_allocator]
+static ALLOCATOR: profiles::Jemalloc = profiles::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

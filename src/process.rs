@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use access::ServiceToken;
 use anyhow::Context;
 use axum::{
     Router,
@@ -83,11 +84,16 @@ pub struct Process {
 
 impl Process {
     /// Catches signals, raises the limit on open files and starts the operations port, which reports
-    /// "starting" from here on. Returns the process and the port's address.
+    /// "starting" from here on and serves profiles to holders of the service token. Returns the process and
+    /// the port's address.
     ///
     /// # Errors
     /// Fails if signals cannot be caught or the address cannot be bound.
-    pub async fn start(ops: SocketAddr, identity: &Identity) -> anyhow::Result<(Self, SocketAddr)> {
+    pub async fn start(
+        ops: SocketAddr,
+        identity: &Identity,
+        token: &ServiceToken,
+    ) -> anyhow::Result<(Self, SocketAddr)> {
         let signals = StopSignals::catch()?;
         let descriptors = file_descriptors::raise_limit();
         let listener = listen("OPS_LISTEN", ops).await?;
@@ -98,6 +104,7 @@ impl Process {
         let tasks = JoinSet::new();
         let mut process = Self { shutdown, readiness, signals, start, tasks, descriptors };
         let router = telemetry::ops::router(process.readiness.clone(), identity);
+        let router = router.merge(profiles::router(token.clone(), process.shutdown.clone()));
         panic::count_from_zero(&["grpc", "http", "task"]);
         process.serve_http(listener, router, PortLimits::OPERATIONS);
         process.spawn(telemetry::recorder::upkeep(process.shutdown.clone()));
@@ -270,7 +277,7 @@ mod tests {
 
     async fn process() -> (Process, SocketAddr) {
         let identity = Identity::new("tidings-test", "0");
-        Process::start("127.0.0.1:0".parse().unwrap(), &identity).await.unwrap()
+        Process::start("127.0.0.1:0".parse().unwrap(), &identity, &ServiceToken::generate()).await.unwrap()
     }
 
     /// Held by tests that a signal of another one would disturb.

@@ -109,7 +109,7 @@ pub async fn gateway(settings: settings::GatewayRole, identity: &Identity) -> an
     let token = service_token(&settings.cluster)?;
     let trusted_documents = wiring::trusted_documents(settings.gateway.trusted_documents.as_deref())?;
     let listener = listen("LISTEN", settings.listen).await?;
-    let (mut process, _) = Process::start(settings.ops_listen, identity).await?;
+    let (mut process, _) = Process::start(settings.ops_listen, identity, &token).await?;
     let log = Log::Kafka(Kafka::new(&settings.cluster.kafka_url, None).context("KAFKA_URL")?);
     engine::spawn_tasks(&mut process, &log, &[]);
     let auth = connect(&mut process, "AUTH_URL", &settings.auth_url)?;
@@ -148,8 +148,8 @@ async fn start(
     let token = service_token(&settings.cluster)?;
     let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let listener = listen("LISTEN", settings.listen.unwrap_or_else(|| loopback(port))).await?;
-    let (mut process, _) =
-        Process::start(settings.ops_listen.unwrap_or_else(|| loopback(ops_port)), identity).await?;
+    let ops_listen = settings.ops_listen.unwrap_or_else(|| loopback(ops_port));
+    let (mut process, _) = Process::start(ops_listen, identity, &token).await?;
     let direct_url = settings.database_direct_url.as_deref();
     let signals = &mut process.signals;
     let db = engine::open(signals, "DATABASE_URL", &settings.database_url, direct_url, migrations).await?;

@@ -35,7 +35,7 @@ pub async fn run(settings: Serve, log_format: log::Format, identity: &Identity) 
     let _claims = claim_databases(&settings)?;
     let (signing, token) = keygen::load_or_create(&settings.data_dir, &settings.keys)?;
     let listener = listen("LISTEN", settings.listen).await?;
-    let (mut process, ops_address) = Process::start(settings.ops_listen, identity).await?;
+    let (mut process, ops_address) = Process::start(settings.ops_listen, identity, &token).await?;
     let opened = open_databases(&mut process.signals, &settings.data_dir, &settings.databases);
     let [auth_db, dialog_db, counter_db] = opened.await?;
     let outboxes = [

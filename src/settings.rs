@@ -155,7 +155,8 @@ pub struct Serve {
         value_parser = address
     )]
     pub listen: SocketAddr,
-    /// Address that serves /healthz, /readyz and /metrics, without authentication: keep it private
+    /// Address that serves /healthz, /readyz and /metrics without authentication, and profiles to holders of
+    /// the service token: keep it private
     #[arg(
         long,
         env = "OPS_LISTEN",
@@ -209,7 +210,8 @@ pub struct Service {
     /// counter]
     #[arg(long, env = "LISTEN", value_name = "IP:PORT", value_parser = address)]
     pub listen: Option<SocketAddr>,
-    /// Address that serves /healthz, /readyz and /metrics, without authentication: keep it private
+    /// Address that serves /healthz, /readyz and /metrics without authentication, and profiles to holders of
+    /// the service token: keep it private
     /// [default: 127.0.0.1, port 9091 for auth, 9092 for dialog, 9093 for counter]
     #[arg(long, env = "OPS_LISTEN", value_name = "IP:PORT", value_parser = address)]
     pub ops_listen: Option<SocketAddr>,
@@ -334,7 +336,8 @@ pub struct GatewayRole {
         value_parser = address
     )]
     pub listen: SocketAddr,
-    /// Address that serves /healthz, /readyz and /metrics, without authentication: keep it private
+    /// Address that serves /healthz, /readyz and /metrics without authentication, and profiles to holders of
+    /// the service token: keep it private
     #[arg(
         long,
         env = "OPS_LISTEN",

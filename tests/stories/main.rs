@@ -46,6 +46,7 @@ mod permissions;
 mod permissions_table;
 mod ports;
 mod private_folder;
+mod profiles;
 mod proxy;
 mod rate_limits;
 mod raw_http;

@@ -33,7 +33,7 @@ async fn every_response_of_both_ports_has_security_headers() {
         let answer = reqwest::get(format!("{}{path}", app.url)).await.unwrap();
         assert_security_headers(answer.headers(), path);
     }
-    for path in ["/healthz", "/readyz", "/metrics", "/nowhere"] {
+    for path in ["/healthz", "/readyz", "/metrics", "/debug/pprof/profile", "/debug/pprof/heap", "/nowhere"] {
         let answer = reqwest::get(format!("{}{path}", app.ops)).await.unwrap();
         assert_security_headers(answer.headers(), path);
         assert_eq!(answer.headers()["cache-control"], "no-store", "{path}");

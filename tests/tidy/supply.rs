@@ -196,8 +196,16 @@ fn licences(root: &Path) -> BTreeMap<(String, String), String> {
         output.stdout
     };
     let filter = "x86_64-unknown-linux-gnu";
-    let metadata =
-        run(&["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", filter]);
+    let metadata = run(&[
+        "metadata",
+        "--format-version",
+        "1",
+        "--locked",
+        "--offline",
+        "--all-features",
+        "--filter-platform",
+        filter,
+    ]);
     let metadata: Value = serde_json::from_slice(&metadata).expect("cargo's JSON");
     let packages = metadata["packages"]
         .as_array()

@@ -2,6 +2,9 @@
 //! line and one span per call, metrics, health endpoints, and the log format. It is independent of the
 //! domain.
 
+#[cfg(all(feature = "tokio-console", not(tokio_unstable)))]
+compile_error!("the feature tokio-console needs RUSTFLAGS=\"--cfg tokio_unstable\"");
+
 pub mod call;
 #[cfg(test)]
 mod captured;

@@ -3,17 +3,12 @@
 
 use std::{io::IsTerminal, str::FromStr};
 
+use tracing::Subscriber;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
-    fmt::MakeWriter,
-    layer::{Layered, SubscriberExt},
-    util::SubscriberInitExt,
+    EnvFilter, Layer, fmt::MakeWriter, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
 };
 
 use crate::{Error, Identity, panic};
-
-/// Subscriber that the line layer is added to.
-pub(crate) type Filtered = Layered<EnvFilter, Registry>;
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +42,14 @@ pub fn init(format: Option<Format>, filter: &str, identity: &Identity) -> Result
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });
     let lines = lines(format, terminal, identity, std::io::stderr);
+    #[cfg(not(feature = "tokio-console"))]
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
+    // The console needs spans of the runtime that the filter of the lines leaves out.
+    #[cfg(feature = "tokio-console")]
+    let subscriber =
+        tracing_subscriber::registry().with(console_subscriber::spawn()).with(lines.with_filter(filter));
     // Fails only if a subscriber is already installed. The first one stays.
-    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+    if subscriber.try_init().is_ok() {
         panic::install_hook();
     }
     Ok(format)
@@ -56,13 +57,14 @@ pub fn init(format: Option<Format>, filter: &str, identity: &Identity) -> Result
 
 /// Creates the layer that writes lines. Every line has the fields of the spans around it, so that it has the
 /// ids of its request and its trace. A line of JSON also says which process wrote it.
-pub(crate) fn lines<W>(
+pub(crate) fn lines<S, W>(
     format: Format,
     colours: bool,
     identity: &Identity,
     writer: W,
-) -> Box<dyn Layer<Filtered> + Send + Sync>
+) -> Box<dyn Layer<S> + Send + Sync>
 where
+    S: Subscriber + for<'s> LookupSpan<'s>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     match format {

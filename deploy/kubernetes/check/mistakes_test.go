@@ -64,7 +64,7 @@ var mistakesToPlant = []planted{
 	{"base/patches/roles.yaml", "path: /readyz", "path: /ready", "the readiness probe requests /ready"},
 	{"base/patches/roles.yaml", "port: operations }\n            periodSeconds: 2", "port: grpc }\n            periodSeconds: 2", "the readiness probe uses the port grpc"},
 	{"base/migrate.yaml", "limits: { cpu: \"1\", memory: 256Mi }", "limits: { memory: 256Mi }", "migrate: has no limit of cpu"},
-	{"overlays/production/services.yaml", "memory: 512Mi", "memory: 192Mi", "memory 192Mi, and 256Mi in docker-compose.yml"},
+	{"overlays/production/services.yaml", "memory: 512Mi", "memory: 192Mi", "memory 192Mi, and 384Mi in docker-compose.yml"},
 
 	// Shutdown, rollout and scaling.
 	{"overlays/production/gateway.yaml", "terminationGracePeriodSeconds: 90", "terminationGracePeriodSeconds: 80", "gateway: is killed after 1m20s, and stops within 1m20s"},

@@ -90,7 +90,8 @@ mod tests {
         for good in ["Ann's phone", "x", " x ", "李", &"🐎".repeat(64)] {
             assert_eq!(DeviceName::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", " ", "\u{200b}", "a\0", "a\nb", "a\u{7f}", "a\u{85}", "a\u{202e}", &"🐎".repeat(65)] {
+        for bad in ["", " ", "\u{200b}", "a\0", "a\nb", "a\u{7f}", "a\u{85}", "a\u{202e}", &"🐎".repeat(65)]
+        {
             assert!(matches!(DeviceName::parse(bad), Err(Error::Invalid(_))), "{bad:?}");
         }
     }

@@ -8,10 +8,10 @@ use events::Headers;
 use proto::{
     InvalidId, SessionId, UserId,
     auth::{
-        ChangePasswordRequest, EndSessionReply, EndSessionRequest, EndedSession, KeysReply, KeysRequest, LoginRequest, LogoutReply,
-        LogoutRequest, OpenSession, RefreshRequest, RegisterRequest, RenameRequest, RevokedPosition, RevokedSinceReply,
-        RevokedSinceRequest, SearchReply, SearchRequest, Session, SessionsReply, SessionsRequest, User, UsersReply, UsersRequest,
-        auth_server::Auth,
+        ChangePasswordRequest, EndSessionReply, EndSessionRequest, EndedSession, KeysReply, KeysRequest,
+        LoginRequest, LogoutReply, LogoutRequest, OpenSession, RefreshRequest, RegisterRequest,
+        RenameRequest, RevokedPosition, RevokedSinceReply, RevokedSinceRequest, SearchReply, SearchRequest,
+        Session, SessionsReply, SessionsRequest, User, UsersReply, UsersRequest, auth_server::Auth,
     },
 };
 use telemetry::Call;

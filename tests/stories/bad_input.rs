@@ -35,6 +35,10 @@ async fn every_invalid_value_is_rejected_and_changes_nothing() {
         let input = json!({"login": login, "password": password, "name": name});
         json!({"input": input})
     };
+    let register_on =
+        |device: &str| json!({"input": {"login": "annie", "password": PASSWORD, "deviceName": device}});
+    let login_on =
+        |device: &str| json!({"input": {"login": "ann", "password": PASSWORD, "deviceName": device}});
     let create = |ids: Value, title: Option<&str>| json!({"input": {"participantIds": ids, "title": title}});
     let rename = "mutation($name: String!) { updateMe(name: $name) { name } }";
     let many: Vec<String> = (0..1_001).map(|_| uuid::Uuid::now_v7().to_string()).collect();
@@ -53,6 +57,11 @@ async fn every_invalid_value_is_rejected_and_changes_nothing() {
         (REGISTER, register("annie", PASSWORD, Some("")), "an empty name"),
         (REGISTER, register("annie", PASSWORD, Some(&"n".repeat(65))), "a name of 65"),
         (REGISTER, register("annie", PASSWORD, Some("a\u{0}")), "a NUL in a name"),
+        (REGISTER, register_on(""), "an empty device name"),
+        (REGISTER, register_on(&"d".repeat(65)), "a device name of 65"),
+        (REGISTER, register_on("a\u{0}"), "a NUL in a device name"),
+        (LOGIN, login_on("\u{200b}"), "an invisible device name"),
+        (LOGIN, login_on("a\u{202e}"), "a device name that changes the direction of text"),
         (rename, json!({"name": " "}), "a blank name"),
         (CREATE, create(json!([]), None), "a dialog without participants"),
         (CREATE, create(json!([a.id]), None), "a dialog with only the caller"),
@@ -79,10 +88,12 @@ async fn every_invalid_value_is_rejected_and_changes_nothing() {
         assert_eq!(a.error_code(document, variables).await, "BAD_USER_INPUT", "{what}");
     }
     let data = a.data(
-        "{ dialogs { nodes { id lastMessage { id } } } users(search: \"ann\") { nodes { login name } } }",
+        "{ dialogs { nodes { id lastMessage { id } } } users(search: \"ann\") { nodes { login name } }
+            me { sessions { current } } }",
         json!({}),
     );
     let data = data.await;
+    assert_eq!(data["me"]["sessions"], json!([{"current": true}]), "no session was opened");
     assert_eq!(data["dialogs"]["nodes"], json!([{"id": dialog, "lastMessage": null}]), "nothing was created");
     assert_eq!(
         data["users"]["nodes"],
@@ -180,13 +191,15 @@ async fn malformed_foreign_and_absent_ids_look_the_same() {
     let outsider = Caller::register(&app, "mallory").await;
     let dialog = a.create_group(&[&b], "two").await;
     let message = a.send(&dialog, "x").await["id"].as_str().unwrap().to_owned();
-    let answers = |dialog: String, message: String| {
+    let session = a.session_id().await;
+    let answers = |dialog: String, message: String, session: String| {
         let outsider = &outsider;
         async move {
             let mutations = [
                 (SEND, json!({"input": {"dialogId": dialog, "text": "x"}})),
                 (READ, json!({"input": {"dialogId": dialog}})),
                 ("mutation($id: ID!) { deleteMessage(id: $id) { id } }", json!({"id": message})),
+                ("mutation($id: ID!) { endSession(id: $id) }", json!({"id": session})),
                 ("mutation($id: ID!) { leaveDialog(dialogId: $id) }", json!({"id": dialog})),
                 (ADD, json!({"id": dialog, "u": [outsider.id]})),
             ];
@@ -202,13 +215,15 @@ async fn malformed_foreign_and_absent_ids_look_the_same() {
             all
         }
     };
-    let foreign = answers(dialog.clone(), message.clone()).await;
-    assert_eq!(foreign, answers(ABSENT.to_owned(), ABSENT.to_owned()).await);
-    assert_eq!(foreign, answers("nonsense".to_owned(), "non\u{0}sense".to_owned()).await);
-    for answer in &foreign[..5] {
+    let foreign = answers(dialog.clone(), message.clone(), session).await;
+    let absent = || ABSENT.to_owned();
+    assert_eq!(foreign, answers(absent(), absent(), absent()).await);
+    let nonsense = || "nonsense".to_owned();
+    assert_eq!(foreign, answers(nonsense(), "non\u{0}sense".to_owned(), nonsense()).await);
+    for answer in &foreign[..6] {
         assert_eq!(answer["errors"][0]["extensions"]["code"], "NOT_FOUND", "{answer}");
     }
-    assert_eq!(foreign[5], json!({"data": {"dialog": null, "message": null, "dialogUnread": null}}));
+    assert_eq!(foreign[6], json!({"data": {"dialog": null, "message": null, "dialogUnread": null}}));
     let second_gateway = a.create_group(&[&b], "second_gateway").await;
     let wrong = json!({"input": {"dialogId": second_gateway, "upTo": message}});
     assert_eq!(b.error_code(READ, wrong).await, "NOT_FOUND", "a message of another dialog");

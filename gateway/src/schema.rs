@@ -23,6 +23,8 @@ pub mod plan;
 mod query;
 #[cfg(test)]
 mod resolver_tests;
+#[cfg(test)]
+mod session_tests;
 mod subscription;
 mod time;
 mod unread;

@@ -1,5 +1,6 @@
 //! The client at the other end of a connection: its address, its user agent, the origin of its page, the
-//! caller it has authenticated as, and its rate limits. Every transport asks here before an operation is parsed.
+//! caller it has authenticated as, and its rate limits. Every transport asks here before an operation is
+//! parsed.
 
 pub mod address;
 pub mod caller;

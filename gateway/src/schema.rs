@@ -63,7 +63,7 @@ pub use resolver_tests::{FULL_DIALOG_PAGE, all_services};
 pub use subscription::Subscription;
 pub use time::DateTime;
 pub use unread::{DialogUnread, MarkReadPayload, ReadState, Unread};
-pub use user::{Session, SessionInfo, User};
+pub use user::{OpenSession, Session, User};
 
 /// The executable schema.
 pub type Schema = async_graphql::Schema<Root, Mutation, Subscription>;

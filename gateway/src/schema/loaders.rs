@@ -15,7 +15,7 @@ use crate::{
     schema::data_loader::Dispatcher,
     schema::data_loader::{Found, Loader},
     schema::{
-        Dialog, DialogUnread, Message, ReadState, SessionInfo, Unread, User, cursor::List, page::PAGE_MAX,
+        Dialog, DialogUnread, Message, OpenSession, ReadState, Unread, User, cursor::List, page::PAGE_MAX,
     },
     seen_versions::SeenVersions,
     version::Version,
@@ -31,7 +31,7 @@ pub struct Loaders {
     /// Loads users.
     pub users: Loader<UserId, Arc<User>>,
     /// Loads the open sessions of the caller, who is the only key.
-    pub sessions: Loader<UserId, Arc<Vec<SessionInfo>>>,
+    pub sessions: Loader<UserId, Arc<Vec<OpenSession>>>,
     /// Loads dialogs that the caller takes part in.
     pub dialogs: Loader<DialogId, Arc<Dialog>>,
     /// Loads messages that the caller may see.
@@ -251,10 +251,10 @@ impl Source {
         reply.users.into_iter().map(keyed).collect()
     }
 
-    async fn sessions(self: Arc<Self>, callers: Vec<UserId>) -> Found<UserId, Arc<Vec<SessionInfo>>> {
+    async fn sessions(self: Arc<Self>, callers: Vec<UserId>) -> Found<UserId, Arc<Vec<OpenSession>>> {
         let request = auth::SessionsRequest::default();
         let reply = self.service.peers.auth(&self.call).sessions(request).await?.into_inner();
-        let sessions = reply.sessions.into_iter().map(SessionInfo::try_from).collect::<Result<_, _>>()?;
+        let sessions = reply.sessions.into_iter().map(OpenSession::try_from).collect::<Result<_, _>>()?;
         let sessions = Arc::new(sessions);
         Ok(callers.into_iter().map(|caller| (caller, Arc::clone(&sessions))).collect())
     }

@@ -1,4 +1,5 @@
-//! Tests of `User.sessions`, `endSession` and the client that a sign-in states to auth, against fake services.
+//! Tests of `User.sessions`, of `endSession`, and of the client that a sign-in states to auth, against fake
+//! services.
 
 use axum::{body::Body, http::header};
 use prost::Message;

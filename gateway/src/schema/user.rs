@@ -33,7 +33,7 @@ impl User {
     /// oldest. Null for every other user. Null with an UNAVAILABLE error while the auth service is
     /// unavailable.
     #[graphql(complexity = "page::list_cost(SESSIONS_MAX, child_complexity)")]
-    async fn sessions(&self, ctx: &Context<'_>) -> Result<Option<Arc<Vec<SessionInfo>>>, Error> {
+    async fn sessions(&self, ctx: &Context<'_>) -> Result<Option<Arc<Vec<OpenSession>>>, Error> {
         let scope = Scope::of(ctx);
         let caller = scope.caller()?.user;
         if self.id.as_str() != caller.to_string() {
@@ -48,7 +48,7 @@ const SESSIONS_MAX: usize = PAGE_MAX as usize;
 
 /// An open session in the list of its user.
 #[derive(SimpleObject, Debug, Clone, PartialEq, Eq)]
-pub struct SessionInfo {
+pub struct OpenSession {
     /// The id, for `endSession`.
     pub id: ID,
     /// The name that the client gave the device when it signed in. Null if it gave none.
@@ -94,7 +94,7 @@ impl TryFrom<auth::User> for User {
     }
 }
 
-impl TryFrom<auth::OpenSession> for SessionInfo {
+impl TryFrom<auth::OpenSession> for OpenSession {
     type Error = Error;
 
     fn try_from(session: auth::OpenSession) -> Result<Self, Error> {

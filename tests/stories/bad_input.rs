@@ -95,7 +95,10 @@ async fn every_invalid_value_is_rejected_and_changes_nothing() {
 async fn an_invalid_device_name_is_rejected_and_opens_no_session() {
     let app = App::start().await;
     let a = Caller::register(&app, "ann").await;
-    let on = |login: &str, device: &str| json!({"input": {"login": login, "password": PASSWORD, "deviceName": device}});
+    let on = |login: &str, device: &str| {
+        let input = json!({"login": login, "password": PASSWORD, "deviceName": device});
+        json!({"input": input})
+    };
     for device in ["", " ", "\u{200b}", "a\u{0}", "two\nlines", "a\u{202e}", &"d".repeat(65)] {
         for (document, login) in [(REGISTER, "annie"), (LOGIN, "ann")] {
             let code = a.error_code(document, on(login, device)).await;

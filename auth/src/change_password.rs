@@ -21,7 +21,8 @@ pub(crate) struct Change {
     pub deadline: Option<Instant>,
 }
 
-/// Changes the caller's password and appends SessionRevoked and UserLoggedIn.
+/// Changes the caller's password and appends SessionRevoked and UserLoggedIn. The new session has the device
+/// of the caller's.
 ///
 /// # Errors
 /// [`Error::OldPassword`] if the old password is wrong, or was changed concurrently;
@@ -35,7 +36,7 @@ pub(crate) async fn change(
     app: &App,
     caller: Caller,
     change: Change,
-    new: NewSession,
+    mut new: NewSession,
     headers: Headers,
 ) -> Result<Session, Error> {
     let stored = store::session::password_hash(&app.db, caller).await?.ok_or(Error::SessionEnded)?;
@@ -59,6 +60,7 @@ pub(crate) async fn change(
         if account.password_hash != verified.hash {
             return Err(Error::OldPassword);
         }
+        new.device = store::open_session::device(&mut tx, caller.session).await?;
         store::account::set_password(&mut tx, user.id, &hash).await?;
         outbox::append(&mut tx, event::revoked(user.id, &ended, &headers).as_slice()).await?;
         ended.extend(session::open(&app, &mut tx, user.id, &new, &headers).await?);

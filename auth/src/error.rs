@@ -38,6 +38,9 @@ pub enum Error {
     /// Valid access token of an ended session.
     #[error("this session has ended: sign in again")]
     SessionEnded,
+    /// No open session of the caller has this id. Malformed, unknown, foreign and ended ones look the same.
+    #[error("there is no such session")]
+    UnknownSession,
     /// Refused work: too many passwords wait to be hashed.
     #[error("too many concurrent sign-ins: try again later")]
     Busy,
@@ -73,6 +76,7 @@ impl From<Error> for Status {
                 status.metadata_mut().insert(proto::KNOWN_ADDRESS, MetadataValue::from_static("1"));
                 status
             }
+            Error::UnknownSession => Self::not_found(error.to_string()),
             Error::UnknownAddress => Self::failed_precondition(error.to_string()),
             // This service is healthy: UNAVAILABLE would open the circuit breakers around it.
             Error::Busy => proto::refuse(&error.to_string(), busy_retry_after()),
@@ -111,6 +115,7 @@ mod tests {
             (Error::RefreshToken, Code::Unauthenticated),
             (Error::RefreshTokenReused(ended), Code::Unauthenticated),
             (Error::SessionEnded, Code::Unauthenticated),
+            (Error::UnknownSession, Code::NotFound),
             (Error::CredentialsFromKnownAddress, Code::Unauthenticated),
             (Error::UnknownAddress, Code::FailedPrecondition),
             (Error::Busy, Code::ResourceExhausted),

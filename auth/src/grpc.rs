@@ -8,10 +8,10 @@ use events::Headers;
 use proto::{
     InvalidId, SessionId, UserId,
     auth::{
-        ChangePasswordRequest, EndedSession, KeysReply, KeysRequest, LoginRequest, LogoutReply,
-        LogoutRequest, RefreshRequest, RegisterRequest, RenameRequest, RevokedPosition, RevokedSinceReply,
-        RevokedSinceRequest, SearchReply, SearchRequest, Session, User, UsersReply, UsersRequest,
-        auth_server::Auth,
+        ChangePasswordRequest, EndSessionReply, EndSessionRequest, EndedSession, KeysReply, KeysRequest,
+        LoginRequest, LogoutReply, LogoutRequest, OpenSession, RefreshRequest, RegisterRequest,
+        RenameRequest, RevokedPosition, RevokedSinceReply, RevokedSinceRequest, SearchReply, SearchRequest,
+        Session, SessionsReply, SessionsRequest, User, UsersReply, UsersRequest, auth_server::Auth,
     },
 };
 use telemetry::Call;
@@ -21,10 +21,12 @@ use crate::{
     App, Error,
     change_password::{self, Change},
     client::{Client, Network},
-    known_address,
+    device::{Device, UserAgent},
+    end_session, known_address,
     login::{self, Attempt},
+    open_session,
     password::{EnteredPassword, Password},
-    refresh_token::{self, Salt, Token},
+    refresh_token::{self, Refresh, Salt, Token},
     register::{self, Registration},
     rename,
     revoked::{self, Position},
@@ -39,31 +41,45 @@ impl Auth for App {
     async fn register(&self, request: Request<RegisterRequest>) -> Reply<Session> {
         let headers = headers(&request);
         let client = self.client(&request, &request.get_ref().client_address);
-        let RegisterRequest { login, password, name, client_address: _ } = request.into_inner();
+        let user_agent = self.user_agent(&request, &request.get_ref().user_agent);
+        let RegisterRequest { login, password, name, device_name, client_address: _, user_agent: _ } =
+            request.into_inner();
         let login = Login::parse(&login)?;
         let name = name.map_or_else(|| Ok(Name::from_login(&login)), |name| Name::parse(&name))?;
         let password = Password::parse(&password)?;
+        let new = new_session(Device::parse(device_name.as_deref(), user_agent)?);
         let registration = Registration { id: UserId::now(), login, name, password, client };
-        Ok(Response::new(register::register(self, registration, new_session(), headers).await?.into()))
+        Ok(Response::new(register::register(self, registration, new, headers).await?.into()))
     }
 
     async fn login(&self, request: Request<LoginRequest>) -> Reply<Session> {
         let headers = headers(&request);
         let client = self.client(&request, &request.get_ref().client_address);
-        let LoginRequest { login, password, client_address: _, known_address_only } = request.into_inner();
+        let user_agent = self.user_agent(&request, &request.get_ref().user_agent);
+        let LoginRequest {
+            login,
+            password,
+            client_address: _,
+            known_address_only,
+            device_name,
+            user_agent: _,
+        } = request.into_inner();
+        let new = new_session(Device::parse(device_name.as_deref(), user_agent)?);
         // A malformed login or password is not INVALID_ARGUMENT: it gets the response of wrong
         // credentials.
         let login = Login::parse(&login).ok();
         let password = EnteredPassword::parse(password);
         let attempt = Attempt { login, password, client, known_address_only };
-        Ok(Response::new(login::login(self, attempt, new_session(), headers).await?.into()))
+        Ok(Response::new(login::login(self, attempt, new, headers).await?.into()))
     }
 
     async fn refresh(&self, request: Request<RefreshRequest>) -> Reply<Session> {
         let headers = headers(&request);
         let client = self.client(&request, &request.get_ref().client_address);
+        let user_agent = self.user_agent(&request, &request.get_ref().user_agent);
         let token = Token::parse(&request.into_inner().refresh_token)?;
-        let session = refresh_token::refresh(self, token, Salt::random(), now_us(), headers).await?;
+        let refresh = Refresh { token, salt: Salt::random(), user_agent, now_us: now_us() };
+        let session = refresh_token::refresh(self, refresh, headers).await?;
         known_address::refreshed(self, session.user.id, client.network).await;
         Ok(Response::new(session.into()))
     }
@@ -81,7 +97,24 @@ impl Auth for App {
         let deadline = Call::of(&request).deadline;
         let ChangePasswordRequest { old, new } = request.into_inner();
         let change = Change { old: EnteredPassword::parse(old), new: Password::parse(&new)?, deadline };
-        Ok(Response::new(change_password::change(self, caller, change, new_session(), headers).await?.into()))
+        let new = new_session(Device::default());
+        Ok(Response::new(change_password::change(self, caller, change, new, headers).await?.into()))
+    }
+
+    async fn sessions(&self, request: Request<SessionsRequest>) -> Reply<SessionsReply> {
+        let caller = self.caller(&request).await?;
+        let sessions = open_session::list(self, caller, now_us()).await?;
+        let sessions = sessions.into_iter().map(|session| listed(session, caller)).collect();
+        Ok(Response::new(SessionsReply { sessions }))
+    }
+
+    async fn end_session(&self, request: Request<EndSessionRequest>) -> Reply<EndSessionReply> {
+        let caller = self.caller(&request).await?;
+        let headers = headers(&request);
+        let session = SessionId::parse(&request.into_inner().session_id);
+        let session = session.map_err(|_| Error::UnknownSession)?;
+        let ended = end_session::end(self, caller, session, headers).await?;
+        Ok(Response::new(EndSessionReply { ended: Some(ended.into()) }))
     }
 
     async fn rename(&self, request: Request<RenameRequest>) -> Reply<User> {
@@ -135,9 +168,18 @@ impl App {
     /// Returns the client of a sign-in. Its address counts only if the request carries the service token:
     /// the call is open, and a caller could otherwise choose any address.
     fn client<T>(&self, request: &Request<T>, address: &[u8]) -> Client {
-        let is_service = self.guard.service(request.metadata()).is_ok();
-        let network = if is_service { Network::parse(address) } else { None };
+        let network = if self.is_service(request) { Network::parse(address) } else { None };
         Client { network, deadline: Call::of(request).deadline }
+    }
+
+    /// Returns the user agent of a sign-in's client. It counts only with the service token too.
+    fn user_agent<T>(&self, request: &Request<T>, text: &str) -> Option<UserAgent> {
+        if self.is_service(request) { UserAgent::parse(text) } else { None }
+    }
+
+    /// Returns true if the request carries the service token.
+    fn is_service<T>(&self, request: &Request<T>) -> bool {
+        self.guard.service(request.metadata()).is_ok()
     }
 }
 
@@ -160,6 +202,17 @@ impl From<Ended> for EndedSession {
     }
 }
 
+fn listed(session: open_session::OpenSession, caller: Caller) -> OpenSession {
+    OpenSession {
+        session_id: session.id.bytes(),
+        device_name: session.device_name,
+        user_agent: session.user_agent,
+        created_at_us: session.created_at_us,
+        last_used_at_us: session.last_used_at_us,
+        current: session.id == caller.session,
+    }
+}
+
 fn position(after: RevokedPosition) -> Result<Position, InvalidId> {
     Ok(Position { ended_at_us: after.ended_at_us, session: SessionId::parse(&after.session_id)? })
 }
@@ -174,8 +227,8 @@ fn headers<T>(request: &Request<T>) -> Headers {
     Headers::from(&Call::of(request))
 }
 
-fn new_session() -> NewSession {
-    NewSession { id: SessionId::now(), token: Token::random(), now_us: now_us() }
+fn new_session(device: Device) -> NewSession {
+    NewSession { id: SessionId::now(), token: Token::random(), device, now_us: now_us() }
 }
 
 fn now_us() -> i64 {

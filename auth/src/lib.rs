@@ -6,11 +6,14 @@
 mod change_password;
 mod cleanup;
 mod client;
+mod device;
+mod end_session;
 mod error;
 mod event;
 mod grpc;
 mod known_address;
 mod login;
+mod open_session;
 mod password;
 mod refresh_token;
 mod register;

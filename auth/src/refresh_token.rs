@@ -19,28 +19,36 @@ pub(crate) use self::{
     token::Token,
 };
 use crate::{
-    App, Error, event,
+    App, Error,
+    device::UserAgent,
+    event,
     session::{self, Session},
     store,
     user::User,
 };
 
-/// Exchanges a refresh token. `salt` is used if the token is rotated; `now_us` is in microseconds since
-/// the Unix epoch.
+/// Exchange of a refresh token.
+#[derive(Debug)]
+pub(crate) struct Refresh {
+    pub token: Token,
+    /// Used if the token is rotated.
+    pub salt: Salt,
+    /// User agent of the client; `None` keeps the one of the session.
+    pub user_agent: Option<UserAgent>,
+    /// Time of the call, in microseconds since the Unix epoch.
+    pub now_us: i64,
+}
+
+/// Exchanges a refresh token, and records the use of the session.
 ///
 /// # Errors
 /// [`Error::RefreshToken`] if the token is unknown or expired, or its session has ended;
 /// [`Error::RefreshTokenReused`].
 #[tracing::instrument(name = "auth.session.refresh", skip_all)]
-pub(crate) async fn refresh(
-    app: &App,
-    token: Token,
-    salt: Salt,
-    now_us: i64,
-    headers: Headers,
-) -> Result<Session, Error> {
+pub(crate) async fn refresh(app: &App, refresh: Refresh, headers: Headers) -> Result<Session, Error> {
+    let now_us = refresh.now_us;
     let Exchange { user, session, successor } =
-        app.db.detach(exchange(app.clone(), token, salt, now_us, headers)).await?;
+        app.db.detach(exchange(app.clone(), refresh, headers)).await?;
     Ok(session::issue(app, user, session, &successor, now_us))
 }
 
@@ -52,13 +60,8 @@ struct Exchange {
 }
 
 /// Runs the transaction of [`refresh`].
-async fn exchange(
-    app: App,
-    token: Token,
-    salt: Salt,
-    now_us: i64,
-    headers: Headers,
-) -> Result<Exchange, Error> {
+async fn exchange(app: App, refresh: Refresh, headers: Headers) -> Result<Exchange, Error> {
+    let Refresh { token, salt, user_agent, now_us } = refresh;
     let mut tx = app.db.begin().await?;
     // Lock the session before deciding: of two requests with the same token, the first rotates it and
     // the second, which waits here, finds it as the previous token and returns the same successor.
@@ -89,7 +92,8 @@ async fn exchange(
         Verdict::Refused => return Err(Error::RefreshToken),
     };
     let access_expires_at_us = session::access_expires_at_us(&app, now_us);
-    store::session::record_access(&mut tx, lineage.session, access_expires_at_us).await?;
+    let user_agent = user_agent.as_ref();
+    store::session::record_refresh(&mut tx, lineage.session, access_expires_at_us, user_agent).await?;
     let user = store::account::get(&mut tx, lineage.user).await?;
     tx.commit().await?;
     Ok(Exchange { user, session: lineage.session, successor })

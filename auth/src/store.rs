@@ -3,6 +3,7 @@
 
 pub(crate) mod account;
 pub(crate) mod known_address;
+pub(crate) mod open_session;
 pub(crate) mod session;
 pub(crate) mod user;
 
@@ -29,8 +30,10 @@ pub(crate) mod fixture {
 
     use super::{account, session};
     use crate::{
+        device::Device,
         password::Hash,
         refresh_token::Token,
+        session::NewSession,
         user::{Login, Name},
     };
 
@@ -62,12 +65,21 @@ pub(crate) mod fixture {
 
     /// Inserts a session of a user whose tokens all expire at the same time.
     pub(crate) async fn session(db: &Db, user: UserId, expires_at_us: i64) -> (SessionId, Token) {
-        let id = SessionId::now();
-        let token = Token::random();
+        session_on(db, user, Device::default(), expires_at_us).await
+    }
+
+    /// Inserts a session of a user on this device, whose tokens all expire at the same time.
+    pub(crate) async fn session_on(
+        db: &Db,
+        user: UserId,
+        device: Device,
+        expires_at_us: i64,
+    ) -> (SessionId, Token) {
+        let new = NewSession { id: SessionId::now(), token: Token::random(), device, now_us: 0 };
         let mut tx = db.begin().await.unwrap();
-        session::insert(&mut tx, id, user, &token, expires_at_us, expires_at_us).await.unwrap();
+        session::insert(&mut tx, user, &new, expires_at_us, expires_at_us).await.unwrap();
         tx.commit().await.unwrap();
-        (id, token)
+        (new.id, new.token)
     }
 
     pub(crate) async fn end(db: &Db, user: UserId, id: SessionId) -> Option<SessionId> {

@@ -109,7 +109,12 @@ mod tests {
     }
 
     fn new_session() -> NewSession {
-        NewSession { id: SessionId::now(), token: Token::random(), now_us: 1 }
+        NewSession {
+            id: SessionId::now(),
+            token: Token::random(),
+            device: crate::device::Device::default(),
+            now_us: 1,
+        }
     }
 
     fn headers() -> Headers {

@@ -162,7 +162,8 @@ fn literal(random: &mut SmallRng, of: &str) -> String {
         "Boolean" => mutate::one(random, &["true", "false"]).to_owned(),
         "ID" | "String" => quoted(random),
         "RegisterInput" | "LoginInput" => {
-            format!("{{login: {}, password: {}}}", quoted(random), quoted(random))
+            let [login, password, device] = [quoted(random), quoted(random), quoted(random)];
+            format!("{{login: {login}, password: {password}, deviceName: {device}}}")
         }
         "CreateDialogInput" => format!("{{participantIds: [{}, {}]}}", quoted(random), quoted(random)),
         "SendMessageInput" => format!("{{dialogId: {}, text: {}}}", quoted(random), quoted(random)),

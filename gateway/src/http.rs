@@ -40,7 +40,7 @@ use telemetry::Call;
 use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::{
-    client::{Client, address::Address, caller::Authenticator},
+    client::{Client, address::Address, caller::Authenticator, user_agent::UserAgent},
     connections::{
         Connections,
         answer_budget::{Account, Reservation},
@@ -155,7 +155,7 @@ impl Endpoint {
             headers.get(LAST_EVENT_ID).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         Ok(RequestContext {
             accepted,
-            client: Client { caller, address },
+            client: Client { caller, address, user_agent: UserAgent::of(headers) },
             cursor: cursor.filter(|cursor| !cursor.is_empty()),
             call,
             method,

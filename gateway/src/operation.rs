@@ -40,7 +40,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
-    client::{Client, caller::Caller, rate_limits::RateLimiter, revoked_sessions::RevokedSessions},
+    client::{
+        Client, caller::Caller, rate_limits::RateLimiter, revoked_sessions::RevokedSessions,
+        user_agent::UserAgent,
+    },
     error::{Code, Error, Rejection, set_codes},
     hub::Service,
     schema::{
@@ -76,6 +79,9 @@ pub struct Admitted {
     operation_name: Option<String>,
     operation_key: OnceLock<OperationKey>,
     address: IpAddr,
+    /// User agent of the client, for a mutation: only a sign-in passes it on, and a subscription would hold
+    /// it for hours.
+    user_agent: UserAgent,
     /// The client asked for the id of the trace.
     wants_trace_id: bool,
 }
@@ -237,7 +243,10 @@ impl Pipeline {
         self.persisted.cache(document).await;
         let operation_key = OnceLock::new();
         let address = client.address;
-        Ok(Admitted { prepared, text, operation_name: name, operation_key, address, wants_trace_id })
+        let is_mutation = prepared.kind == OperationType::Mutation;
+        let user_agent = if is_mutation { client.user_agent.clone() } else { UserAgent::default() };
+        let operation_name = name;
+        Ok(Admitted { prepared, text, operation_name, operation_key, address, user_agent, wants_trace_id })
     }
 
     /// Executes a query or a mutation, a query by its plan if it has one. Otherwise, and if the plan gives
@@ -351,7 +360,11 @@ impl Pipeline {
     }
 
     fn request(&self, admitted: &Admitted, scope: Scope) -> Request {
-        let sign_ins = SignInLimiter { rate_limiter: self.rate_limiter.clone(), address: admitted.address };
+        let sign_ins = SignInLimiter {
+            rate_limiter: self.rate_limiter.clone(),
+            address: admitted.address,
+            user_agent: admitted.user_agent.clone(),
+        };
         let mut request = Request::new("").data(scope).data(sign_ins).data(admitted.prepared.shape().clone());
         request = request.data(self.revoked.clone());
         request.set_parsed_query(ExecutableDocument::clone(admitted.prepared.document()));

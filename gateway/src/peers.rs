@@ -17,7 +17,8 @@ use crate::{client::rate_limits::RateLimits, upstream::UpstreamLimit};
 // `reads` are the methods without effects, which may be retried. `hedged` are those among them that may
 // also be sent twice concurrently: only the counter's cheap ones, since a `Snapshots` call can cover up
 // to 1,000 users.
-const AUTH: Target = Target { service: "auth", reads: &["Users", "Search", "RevokedSince"], hedged: &[] };
+const AUTH: Target =
+    Target { service: "auth", reads: &["Users", "Search", "Sessions", "RevokedSince"], hedged: &[] };
 const DIALOG: Target = Target {
     service: "dialog",
     reads: &["List", "Get", "History", "Messages", "ReadTarget", "MessagesSince", "Live", "Participants"],

@@ -23,6 +23,8 @@ pub mod plan;
 mod query;
 #[cfg(test)]
 mod resolver_tests;
+#[cfg(test)]
+mod session_tests;
 mod subscription;
 mod time;
 mod unread;
@@ -37,6 +39,7 @@ use crate::{
     client::{
         caller::Caller,
         rate_limits::{LoginAttempt, RateLimiter},
+        user_agent::UserAgent,
     },
     error::Error,
     hub::Service,
@@ -60,7 +63,7 @@ pub use resolver_tests::{FULL_DIALOG_PAGE, all_services};
 pub use subscription::Subscription;
 pub use time::DateTime;
 pub use unread::{DialogUnread, MarkReadPayload, ReadState, Unread};
-pub use user::{Session, User};
+pub use user::{OpenSession, Session, User};
 
 /// The executable schema.
 pub type Schema = async_graphql::Schema<Root, Mutation, Subscription>;
@@ -83,27 +86,38 @@ pub struct SignInLimiter {
     pub rate_limiter: RateLimiter,
     /// The address of the client.
     pub address: IpAddr,
+    /// The user agent of the client.
+    pub user_agent: UserAgent,
+}
+
+/// The client of a sign-in, as the gateway describes it to auth.
+pub struct SignInClient {
+    /// The 4 or 16 bytes of the address.
+    pub address: Vec<u8>,
+    /// The user agent; the empty text if the client states none.
+    pub user_agent: String,
 }
 
 impl SignInLimiter {
     /// Counts one attempt to register or to refresh a session from the client's address. Returns the
-    /// address for auth.
+    /// client for auth.
     ///
     /// # Errors
     /// RATE_LIMITED.
-    pub async fn admit(ctx: &Context<'_>) -> Result<Vec<u8>, Error> {
-        let Self { rate_limiter, address } = ctx.data_unchecked();
-        rate_limiter.sign_in(*address).await?;
-        Ok(octets(*address))
+    pub async fn admit(ctx: &Context<'_>) -> Result<SignInClient, Error> {
+        let limiter: &Self = ctx.data_unchecked();
+        limiter.rate_limiter.sign_in(limiter.address).await?;
+        Ok(limiter.client())
     }
 
-    /// Counts one attempt to log in. Returns it with the address for auth.
+    /// Counts one attempt to log in. Returns it with the client for auth.
     ///
     /// # Errors
     /// RATE_LIMITED.
-    pub async fn admit_login(ctx: &Context<'_>, login: &str) -> Result<(LoginAttempt, Vec<u8>), Error> {
-        let Self { rate_limiter, address } = ctx.data_unchecked();
-        Ok((rate_limiter.login(*address, login).await?, octets(*address)))
+    pub async fn admit_login(ctx: &Context<'_>, login: &str) -> Result<(LoginAttempt, SignInClient), Error> {
+        let limiter: &Self = ctx.data_unchecked();
+        let attempt = limiter.rate_limiter.login(limiter.address, login).await?;
+        Ok((attempt, limiter.client()))
     }
 
     /// Counts one attempt of a caller to confirm the current password.
@@ -111,8 +125,12 @@ impl SignInLimiter {
     /// # Errors
     /// RATE_LIMITED.
     pub async fn admit_password(ctx: &Context<'_>, user: proto::UserId) -> Result<(), Error> {
-        let Self { rate_limiter, address } = ctx.data_unchecked();
-        rate_limiter.password(*address, user).await
+        let limiter: &Self = ctx.data_unchecked();
+        limiter.rate_limiter.password(limiter.address, user).await
+    }
+
+    fn client(&self) -> SignInClient {
+        SignInClient { address: octets(self.address), user_agent: self.user_agent.text() }
     }
 }
 

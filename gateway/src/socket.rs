@@ -46,7 +46,7 @@ use tungstenite::{
 };
 
 use crate::{
-    client::{address::Address, caller::Authenticator, origins::Origins},
+    client::{address::Address, caller::Authenticator, origins::Origins, user_agent::UserAgent},
     connections::{Connections, quota::Refusal},
     operation::Pipeline,
     subscription::Subscriptions,
@@ -128,6 +128,7 @@ impl Sockets {
         let handshake = Handshake {
             subprotocol,
             address,
+            user_agent: UserAgent::of(headers).detached(),
             header_token: Token::from_headers(headers),
             written: parts.extensions.get().cloned().unwrap_or_default(),
         };

@@ -345,8 +345,11 @@ async fn an_operation_has_the_configured_deadline() {
     let request =
         crate::operation::request::OperationRequest { query: Some(UNREAD.to_owned()), ..Default::default() };
     let call = telemetry::Call::new();
-    let client =
-        crate::client::Client { caller: Some(caller), address: std::net::Ipv4Addr::LOCALHOST.into() };
+    let client = crate::client::Client {
+        caller: Some(caller),
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
+        user_agent: crate::client::user_agent::UserAgent::default(),
+    };
     let admitted = pipeline.admit(request, &client, &call).await.expect("a query");
     let started = Instant::now();
     let response = pipeline.execute(&admitted, client.caller, call).await;

@@ -131,6 +131,7 @@ fn documents() -> Vec<Attack> {
     let lists_of_lists = format!(
         "{{ dialogs{page} messages{page} sender {{ id name }} }} }} participants{page} id }} }} }} }} }}"
     );
+    let sessions = format!("{{ dialogs{page} participants{page} sessions {{ userAgent }} }} }} }} }} }}");
     [
         document("101 aliases", &aliases, LIMIT),
         document("introspection 42 deep", &introspection, LIMIT),
@@ -142,6 +143,7 @@ fn documents() -> Vec<Attack> {
         document("a fragment bomb of 2^40", &doubling, LIMIT),
         document("depth 50", &depth, LIMIT),
         document("a list of lists of 100", &lists_of_lists, LIMIT),
+        document("the sessions of each participant", &sessions, LIMIT),
     ]
     .into_iter()
     .flatten()

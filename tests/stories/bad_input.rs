@@ -92,6 +92,27 @@ async fn every_invalid_value_is_rejected_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_invalid_device_name_is_rejected_and_opens_no_session() {
+    let app = App::start().await;
+    let a = Caller::register(&app, "ann").await;
+    let on = |login: &str, device: &str| {
+        let input = json!({"login": login, "password": PASSWORD, "deviceName": device});
+        json!({"input": input})
+    };
+    for device in ["", " ", "\u{200b}", "a\u{0}", "two\nlines", "a\u{202e}", &"d".repeat(65)] {
+        for (document, login) in [(REGISTER, "annie"), (LOGIN, "ann")] {
+            let code = a.error_code(document, on(login, device)).await;
+            assert_eq!(code, "BAD_USER_INPUT", "{device:?}");
+        }
+    }
+    let data = a.data("{ me { sessions { current } } users(search: \"annie\") { nodes { id } } }", json!({}));
+    let expected = json!({"me": {"sessions": [{"current": true}]}, "users": {"nodes": []}});
+    assert_eq!(data.await, expected, "no session was opened and no user was created");
+    let longest = execute_anonymously(&app, LOGIN, on("ann", &"🐎".repeat(64))).await;
+    assert_eq!(longest["data"]["login"]["user"]["id"], a.id, "{longest}");
+}
+
+#[tokio::test]
 async fn every_invalid_page_and_search_is_rejected() {
     let app = App::start().await;
     let a = Caller::register(&app, "ann").await;
@@ -180,13 +201,15 @@ async fn malformed_foreign_and_absent_ids_look_the_same() {
     let outsider = Caller::register(&app, "mallory").await;
     let dialog = a.create_group(&[&b], "two").await;
     let message = a.send(&dialog, "x").await["id"].as_str().unwrap().to_owned();
-    let answers = |dialog: String, message: String| {
+    let session = a.session_id().await;
+    let answers = |dialog: String, message: String, session: String| {
         let outsider = &outsider;
         async move {
             let mutations = [
                 (SEND, json!({"input": {"dialogId": dialog, "text": "x"}})),
                 (READ, json!({"input": {"dialogId": dialog}})),
                 ("mutation($id: ID!) { deleteMessage(id: $id) { id } }", json!({"id": message})),
+                ("mutation($id: ID!) { endSession(id: $id) }", json!({"id": session})),
                 ("mutation($id: ID!) { leaveDialog(dialogId: $id) }", json!({"id": dialog})),
                 (ADD, json!({"id": dialog, "u": [outsider.id]})),
             ];
@@ -202,13 +225,15 @@ async fn malformed_foreign_and_absent_ids_look_the_same() {
             all
         }
     };
-    let foreign = answers(dialog.clone(), message.clone()).await;
-    assert_eq!(foreign, answers(ABSENT.to_owned(), ABSENT.to_owned()).await);
-    assert_eq!(foreign, answers("nonsense".to_owned(), "non\u{0}sense".to_owned()).await);
-    for answer in &foreign[..5] {
+    let foreign = answers(dialog.clone(), message.clone(), session).await;
+    let absent = || ABSENT.to_owned();
+    assert_eq!(foreign, answers(absent(), absent(), absent()).await);
+    let nonsense = || "nonsense".to_owned();
+    assert_eq!(foreign, answers(nonsense(), "non\u{0}sense".to_owned(), nonsense()).await);
+    for answer in &foreign[..6] {
         assert_eq!(answer["errors"][0]["extensions"]["code"], "NOT_FOUND", "{answer}");
     }
-    assert_eq!(foreign[5], json!({"data": {"dialog": null, "message": null, "dialogUnread": null}}));
+    assert_eq!(foreign[6], json!({"data": {"dialog": null, "message": null, "dialogUnread": null}}));
     let second_gateway = a.create_group(&[&b], "second_gateway").await;
     let wrong = json!({"input": {"dialogId": second_gateway, "upTo": message}});
     assert_eq!(b.error_code(READ, wrong).await, "NOT_FOUND", "a message of another dialog");

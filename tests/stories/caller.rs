@@ -39,6 +39,27 @@ impl Caller {
         Self::from_session(&answer["data"]["login"], &endpoint.url, http, &answer)
     }
 
+    /// Signs in again on a device of this name, with a client of this user agent.
+    pub async fn login_on(endpoint: &Endpoint, login: &str, device: &str, user_agent: &str) -> Self {
+        let http = reqwest::Client::builder().user_agent(user_agent).build().unwrap();
+        let document =
+            "mutation($input: LoginInput!) { login(input: $input) { accessToken refreshToken user { id } } }";
+        let mut input = credentials(endpoint, login);
+        input["deviceName"] = json!(device);
+        let answer =
+            post(&http, &endpoint.url, None, &json!({"query": document, "variables": {"input": input}}))
+                .await;
+        Self::from_session(&answer["data"]["login"], &endpoint.url, http, &answer)
+    }
+
+    /// Returns the id of the caller's session.
+    pub async fn session_id(&self) -> String {
+        let data = self.data("{ me { sessions { id current } } }", json!({})).await;
+        let sessions = data["me"]["sessions"].as_array().unwrap();
+        let current = sessions.iter().find(|session| session["current"] == true).unwrap();
+        current["id"].as_str().unwrap().to_owned()
+    }
+
     fn from_session(session: &Value, url: &str, http: reqwest::Client, answer: &Value) -> Self {
         let text =
             |value: &Value| value.as_str().unwrap_or_else(|| panic!("no session in {answer}")).to_owned();

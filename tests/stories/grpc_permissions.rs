@@ -215,11 +215,14 @@ impl Fixture {
             .await;
         let refreshes = row.call.ends_with("Refresh");
         let session = if refreshes { login(&self.auth, "mallory").await } else { self.outsider.clone() };
+        let ends = row.call.ends_with("EndSession");
+        let to_end = if ends { login(&self.auth, "ann").await } else { self.owner.clone() };
         Targets {
             dialog: dialog_id,
             message,
             other_user: id(&self.outsider),
             refresh_token: session.refresh_token,
+            session: to_end.session_id,
             number: self.numbers,
         }
     }
@@ -252,6 +255,7 @@ fn absent(targets: &Targets) -> Targets {
         message,
         other_user: targets.other_user.clone(),
         refresh_token: SessionId::now().to_string(),
+        session: SessionId::now().bytes(),
         number: 0,
     }
 }

@@ -33,6 +33,8 @@ pub struct Targets {
     pub other_user: Vec<u8>,
     /// Refresh token of a session that no other case uses.
     pub refresh_token: String,
+    /// Id of an open session of the owner that no other case uses.
+    pub session: Vec<u8>,
     /// Unique in the test.
     pub number: usize,
 }
@@ -97,6 +99,18 @@ const SERVICES: [Outcome; 9] = [
     Unauthenticated,
 ];
 
+const ALLOWED_TO_USER_OF_SESSION: [Outcome; 9] = [
+    Done,
+    NotFound,
+    NotFound,
+    NotFound,
+    Unauthenticated,
+    Unauthenticated,
+    Unauthenticated,
+    Unauthenticated,
+    Unauthenticated,
+];
+
 const fn row(call: &'static str, expected: [Outcome; 9], request: fn(&Targets) -> Vec<u8>) -> Row {
     Row { call, request, expected, ends_sessions: false }
 }
@@ -106,7 +120,7 @@ const fn ends_sessions(row: Row) -> Row {
 }
 
 /// The table, with columns in the order of `CallerKind::ALL`.
-pub const TABLE: [Row; 35] = [
+pub const TABLE: [Row; 37] = [
     row("tidings.auth.Auth/Register", OPEN, |targets| {
         let login = format!("made{}", targets.number);
         auth::RegisterRequest { login, password: PASSWORD.to_owned(), ..Default::default() }.encode_to_vec()
@@ -125,6 +139,10 @@ pub const TABLE: [Row; 35] = [
     ends_sessions(row("tidings.auth.Auth/ChangePassword", ACTIVE_SESSIONS, |_| {
         auth::ChangePasswordRequest { old: PASSWORD.to_owned(), new: PASSWORD.to_owned() }.encode_to_vec()
     })),
+    row("tidings.auth.Auth/Sessions", ACTIVE_SESSIONS, |_| auth::SessionsRequest::default().encode_to_vec()),
+    row("tidings.auth.Auth/EndSession", ALLOWED_TO_USER_OF_SESSION, |targets| {
+        auth::EndSessionRequest { session_id: targets.session.clone() }.encode_to_vec()
+    }),
     row("tidings.auth.Auth/Rename", ACTIVE_SESSIONS, |_| {
         auth::RenameRequest { name: "other_user".to_owned() }.encode_to_vec()
     }),

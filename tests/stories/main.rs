@@ -54,6 +54,7 @@ mod refusals;
 mod restore;
 mod revocation;
 mod secrets;
+mod sessions;
 mod small_disk;
 mod soak;
 mod socket_client;

@@ -204,6 +204,10 @@ fn accounts() -> Vec<Limit> {
     let register = |login: String, password: &str, name: Option<String>| {
         Operation::new(REGISTER, json!({"input": {"login": login, "password": password, "name": name}}))
     };
+    let on_device = |login: String, name: &str| {
+        let input = json!({"login": login, "password": PASSWORD, "deviceName": name});
+        Operation::new(REGISTER, json!({"input": input}))
+    };
     let login = |n: usize| format!("limits{n:0>26}");
     let rename = |name: &str| Operation::new(RENAME, json!({"name": name}));
     let change = |new: &str| Operation::new(PASSWORDS, json!({"old": PASSWORD, "new": new}));
@@ -231,6 +235,11 @@ fn accounts() -> Vec<Limit> {
                 register("limits".to_owned(), PASSWORD, Some(String::new())),
                 register("limits".to_owned(), PASSWORD, Some("n".repeat(65))),
             ],
+        ),
+        Limit::value(
+            "a device name of 1 to 64",
+            move |n| on_device(format!("device{n:0>26}"), &"ü".repeat(if n % 2 == 0 { 64 } else { 1 })),
+            vec![on_device("limits".to_owned(), ""), on_device("limits".to_owned(), &"d".repeat(65))],
         ),
         Limit::value(
             "a name of 1 to 64",

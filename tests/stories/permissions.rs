@@ -100,8 +100,13 @@ impl Fixture {
         let session =
             if refreshes { Caller::login(&self.app, "mallory").await } else { self.outsider.clone() };
         let refresh_token = session.refresh_token;
+        let session = if row.field == "Mutation.endSession" {
+            Caller::login(&self.app, "ann").await.session_id().await
+        } else {
+            String::new()
+        };
         let other_user = self.other_user.id.clone();
-        Targets { dialog, message, other_user, refresh_token, number: self.number() }
+        Targets { dialog, message, other_user, refresh_token, session, number: self.number() }
     }
 
     /// Returns targets that do not exist.
@@ -112,6 +117,7 @@ impl Fixture {
             message: id(),
             other_user: targets.other_user.clone(),
             refresh_token: String::new(),
+            session: id(),
             number: 0,
         }
     }

@@ -30,6 +30,8 @@ pub struct Targets {
     pub other_user: String,
     /// Refresh token of a session that no other case uses.
     pub refresh_token: String,
+    /// Id of an open session of the owner that no other case uses.
+    pub session: String,
     /// Unique in the test.
     pub number: usize,
 }
@@ -84,7 +86,7 @@ fn credentials(targets: &Targets) -> Value {
 }
 
 /// The table, with columns in the order of `CallerKind::CLIENTS`.
-pub const TABLE: [Row; 28] = [
+pub const TABLE: [Row; 29] = [
     row("Query.node", VISIBLE_TO_PARTICIPANTS, "query($d: ID!) { node(id: $d) { id } }", dialog),
     row(
         "Query.nodes",
@@ -92,7 +94,7 @@ pub const TABLE: [Row; 28] = [
         "query($d: ID!, $m: ID!) { nodes(ids: [$d, $m]) { id } }",
         |targets| json!({"d": targets.dialog, "m": targets.message}),
     ),
-    row("Query.me", SIGNED_IN, "{ me { id login } }", nothing),
+    row("Query.me", SIGNED_IN, "{ me { id login sessions { id } } }", nothing),
     row(
         "Query.user",
         SIGNED_IN,
@@ -134,6 +136,12 @@ pub const TABLE: [Row; 28] = [
         |targets| json!({"t": targets.refresh_token}),
     ),
     ends_sessions(row("Mutation.logout", SIGNED_IN, "mutation { logout }", nothing)),
+    row(
+        "Mutation.endSession",
+        ALLOWED_TO_AUTHOR,
+        "mutation($s: ID!) { endSession(id: $s) }",
+        |targets| json!({"s": targets.session}),
+    ),
     ends_sessions(row(
         "Mutation.changePassword",
         SIGNED_IN,

@@ -4,38 +4,51 @@ use db::{Db, Error, Row, Tx, query};
 use proto::{SessionId, UserId};
 
 use crate::{
+    device::{DeviceName, UserAgent},
     password::Hash,
     refresh_token::{Lineage, Previous, Salt, Token},
     revoked::Position,
-    session::{Caller, Ended},
+    session::{Caller, Ended, NewSession},
 };
 
 /// Inserts a session with its first token. `access_expires_at_us` is the expiry of its first access token.
 pub(crate) async fn insert(
     tx: &mut Tx,
-    id: SessionId,
     user: UserId,
-    token: &Token,
+    new: &NewSession,
     expires_at_us: i64,
     access_expires_at_us: i64,
 ) -> Result<(), Error> {
+    let NewSession { id, token, device, now_us: _ } = new;
     let insert = query(
-        "insert into session (id, user_id, family_hash, newest_hash, expires_at_us, access_expires_at_us)
-         values ($1, $2, $3, $4, $5, $6)",
+        "insert into session (id, user_id, family_hash, newest_hash, expires_at_us, access_expires_at_us,
+             device_name, user_agent)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
     );
     let insert = insert.bind(id.uuid()).bind(user.uuid()).bind(token.family_hash()).bind(token.hash());
-    insert.bind(expires_at_us).bind(access_expires_at_us).execute(tx).await.map(drop)
+    let insert = insert.bind(expires_at_us).bind(access_expires_at_us);
+    let insert = insert.bind(device.name.as_ref().map(DeviceName::as_str));
+    insert.bind(device.user_agent.as_ref().map(UserAgent::as_str)).execute(tx).await.map(drop)
 }
 
-/// Records the expiry of an access token that is about to be issued. Requires the lock on the session.
-pub(crate) async fn record_access(tx: &mut Tx, id: SessionId, expires_at_us: i64) -> Result<(), Error> {
-    // The latest one counts: another auth process may have signed the token before with a longer lifetime.
+/// Records a refresh: its time, the user agent if it is known, and the expiry of the access token that is
+/// about to be issued. Requires the lock on the session.
+pub(crate) async fn record_refresh(
+    tx: &mut Tx,
+    id: SessionId,
+    access_expires_at_us: i64,
+    user_agent: Option<&UserAgent>,
+) -> Result<(), Error> {
+    // The latest expiry counts: another auth process may have signed a token before with a longer lifetime.
     let update = query(
-        "update session set access_expires_at_us =
-             case when access_expires_at_us > $2 then access_expires_at_us else $2 end
+        "update session set refreshed_at_us = (select now_us from clock),
+             user_agent = coalesce($3, user_agent),
+             access_expires_at_us =
+                 case when access_expires_at_us > $2 then access_expires_at_us else $2 end
          where id = $1",
     );
-    update.bind(id.uuid()).bind(expires_at_us).execute(tx).await.map(drop)
+    let update = update.bind(id.uuid()).bind(access_expires_at_us);
+    update.bind(user_agent.map(UserAgent::as_str)).execute(tx).await.map(drop)
 }
 
 /// Locks the session with this token family. Returns `None` if there is none.
@@ -332,7 +345,7 @@ mod tests {
             let (id, _) = session(db, ann, 100).await;
             let mut tx = db.begin().await.unwrap();
             for (expires_at_us, recorded) in [(99, 100), (101, 101), (50, 101)] {
-                record_access(&mut tx, id, expires_at_us).await.unwrap();
+                record_refresh(&mut tx, id, expires_at_us, None).await.unwrap();
                 let select = query("select access_expires_at_us from session where id = $1").bind(id.uuid());
                 let row = select.one(&mut tx).await.unwrap();
                 assert_eq!(row.get::<i64>("access_expires_at_us").unwrap(), recorded, "{}", test.name);
@@ -349,7 +362,7 @@ mod tests {
             let ann = insert_user(db, "ann", "Ann").await;
             let (id, _) = session(db, ann, 0).await;
             let mut tx = db.begin().await.unwrap();
-            record_access(&mut tx, id, FAR_FUTURE_US).await.unwrap();
+            record_refresh(&mut tx, id, FAR_FUTURE_US, None).await.unwrap();
             end(&mut tx, ann, id).await.unwrap();
             assert_eq!(delete_old(&mut tx, -HOUR_US, 9).await.unwrap(), 0, "{}", test.name);
         }

@@ -25,6 +25,7 @@ async fn log_in(
         password: password.to_owned(),
         client_address: address.to_vec(),
         known_address_only,
+        ..Default::default()
     };
     client.login(request).await.map(tonic::Response::into_inner)
 }
@@ -62,11 +63,16 @@ async fn an_address_is_known_once_it_has_registered_or_signed_in() {
 async fn an_address_is_known_once_it_has_refreshed_a_session() {
     for service in Service::on_each_database().await {
         let session = service.register("ann").await;
-        let request = RefreshRequest { refresh_token: session.refresh_token, client_address: HOME.to_vec() };
+        let request = RefreshRequest {
+            refresh_token: session.refresh_token,
+            client_address: HOME.to_vec(),
+            ..Default::default()
+        };
         let session = service.as_service().refresh(request).await.unwrap().into_inner();
         assert!(is_known(&service, &HOME).await, "{}", service.name);
         let refresh_token = session.refresh_token;
-        let request = RefreshRequest { refresh_token, client_address: ELSEWHERE.to_vec() };
+        let request =
+            RefreshRequest { refresh_token, client_address: ELSEWHERE.to_vec(), ..Default::default() };
         service.anonymous().refresh(request).await.unwrap();
         assert!(!is_known(&service, &ELSEWHERE).await, "{}: no service names it", service.name);
     }

@@ -4,6 +4,7 @@
 
 mod app;
 mod bad_input;
+mod devices;
 mod known_addresses;
 mod refresh;
 mod registration_and_login;

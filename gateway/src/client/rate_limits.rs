@@ -175,9 +175,16 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::caller::{Authorization, Caller},
+        client::{
+            caller::{Authorization, Caller},
+            user_agent::UserAgent,
+        },
         error::Code,
     };
+
+    fn client(caller: Option<&Caller>, from: &str) -> Client {
+        Client { caller: caller.cloned(), address: address(from), user_agent: UserAgent::default() }
+    }
 
     fn address(text: &str) -> IpAddr {
         text.parse().expect("a valid address")
@@ -203,8 +210,6 @@ mod tests {
     #[tokio::test]
     async fn operations_are_counted_per_user_and_anonymous_ones_per_address() {
         let rate_limiter = rate_limiter("1/h:2", "0", "0");
-        let client =
-            |caller: Option<&Caller>, from: &str| Client { caller: caller.cloned(), address: address(from) };
         let ann = caller();
         let bob = caller();
         assert!(rate_limiter.request(&client(Some(&ann), "192.0.2.1")).await.is_ok());
@@ -347,7 +352,7 @@ mod tests {
     async fn limits_are_off_by_default() {
         let rate_limiter = RateLimiter::new(RateLimits::default(), Limiter::local());
         for _ in 0..10_000 {
-            assert!(rate_limiter.request(&Client { caller: None, address: address("::1") }).await.is_ok());
+            assert!(rate_limiter.request(&client(None, "::1")).await.is_ok());
             assert!(rate_limiter.sign_in(address("::1")).await.is_ok());
             assert_eq!(log_in(&rate_limiter, "::1", "ann", wrong).await, Some(Code::Unauthenticated));
         }

@@ -12,6 +12,8 @@ pub struct RegisterInput {
     pub password: String,
     /// The display name, 1 to 64 characters. Defaults to the login.
     pub name: Option<String>,
+    /// The name of the device in the list of sessions, 1 to 64 characters.
+    pub device_name: Option<String>,
 }
 
 /// Credentials of an existing user.
@@ -21,6 +23,8 @@ pub struct LoginInput {
     pub login: String,
     /// The current password.
     pub password: String,
+    /// The name of the device in the list of sessions, 1 to 64 characters.
+    pub device_name: Option<String>,
 }
 
 /// A new dialog. Two users have at most one dialog without a title; if it exists, it is returned.

@@ -14,7 +14,9 @@ use crate::{
     hub::Service,
     schema::data_loader::Dispatcher,
     schema::data_loader::{Found, Loader},
-    schema::{Dialog, DialogUnread, Message, ReadState, Unread, User, cursor::List, page::PAGE_MAX},
+    schema::{
+        Dialog, DialogUnread, Message, OpenSession, ReadState, Unread, User, cursor::List, page::PAGE_MAX,
+    },
     seen_versions::SeenVersions,
     version::Version,
 };
@@ -28,6 +30,8 @@ const PAGES_MAX: usize = 100;
 pub struct Loaders {
     /// Loads users.
     pub users: Loader<UserId, Arc<User>>,
+    /// Loads the open sessions of the caller, who is the only key.
+    pub sessions: Loader<UserId, Arc<Vec<OpenSession>>>,
     /// Loads dialogs that the caller takes part in.
     pub dialogs: Loader<DialogId, Arc<Dialog>>,
     /// Loads messages that the caller may see.
@@ -184,6 +188,7 @@ impl Loaders {
     pub fn new(dispatcher: &Dispatcher, source: &Arc<Source>) -> Self {
         Self {
             users: source.loader(dispatcher, USERS_MAX, Source::users),
+            sessions: source.loader(dispatcher, 1, Source::sessions),
             dialogs: source.loader(dispatcher, DIALOGS_MAX, Source::dialogs),
             messages: source.loader(dispatcher, DIALOGS_MAX, Source::messages),
             history: source.loader(dispatcher, PAGES_MAX, Source::history),
@@ -198,6 +203,7 @@ impl Loaders {
     /// Clears all loaders. Called before a write, so that later reads see its effect.
     pub fn clear(&self) {
         self.users.clear();
+        self.sessions.clear();
         self.dialogs.clear();
         self.messages.clear();
         self.history.clear();
@@ -243,6 +249,14 @@ impl Source {
         let reply = self.service.peers.auth(&self.call).users(auth::UsersRequest { ids }).await?.into_inner();
         let keyed = |user: auth::User| Ok((UserId::parse(&user.id)?, Arc::new(User::try_from(user)?)));
         reply.users.into_iter().map(keyed).collect()
+    }
+
+    async fn sessions(self: Arc<Self>, callers: Vec<UserId>) -> Found<UserId, Arc<Vec<OpenSession>>> {
+        let request = auth::SessionsRequest::default();
+        let reply = self.service.peers.auth(&self.call).sessions(request).await?.into_inner();
+        let sessions = reply.sessions.into_iter().map(OpenSession::try_from).collect::<Result<_, _>>()?;
+        let sessions = Arc::new(sessions);
+        Ok(callers.into_iter().map(|caller| (caller, Arc::clone(&sessions))).collect())
     }
 
     async fn dialogs(self: Arc<Self>, ids: Vec<DialogId>) -> Found<DialogId, Arc<Dialog>> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_graphql::{Context, ID, Object};
 use prost::Message as _;
-use proto::{DialogId, MessageId, UserId, auth, counter, dialog};
+use proto::{DialogId, MessageId, SessionId, UserId, auth, counter, dialog};
 use tonic::{Response, Status};
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     CreateDialogInput, Dialog, LoginInput, MarkReadInput, MarkReadPayload, Message, RegisterInput, Scope,
-    SendMessageInput, Session, SignInLimiter, User,
+    SendMessageInput, Session, SignInClient, SignInLimiter, User,
 };
 
 /// The mutation root.
@@ -29,28 +29,37 @@ const PASSWORD_COST: usize = 1_000;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Changes to the data. A change is stored when its field is returned. The fields of one operation run
-/// in order. All fields require authentication unless stated otherwise. A malformed id of a dialog or
-/// message is NOT_FOUND, the same as an id that the caller may not see.
+/// in order. All fields require authentication unless stated otherwise. A malformed id of a dialog, message
+/// or session is NOT_FOUND, the same as an id that the caller may not see.
 #[Object]
 impl Mutation {
     /// Creates a user and signs in. Requires no authentication. A login that is taken is CONFLICT.
     #[graphql(complexity = "PASSWORD_COST + child_complexity")]
     async fn register(&self, ctx: &Context<'_>, input: RegisterInput) -> Result<Session, Error> {
-        let RegisterInput { login, password, name } = input;
-        let client_address = SignInLimiter::admit(ctx).await?;
+        let RegisterInput { login, password, name, device_name } = input;
+        let SignInClient { address: client_address, user_agent } = SignInLimiter::admit(ctx).await?;
         let scope = Scope::of(ctx);
-        let request = auth::RegisterRequest { login, password, name, client_address };
+        let request =
+            auth::RegisterRequest { login, password, name, client_address, device_name, user_agent };
         signed_in(ctx, scope.peers().auth(&scope.sign_in_call()).register(request).await)
     }
 
     /// Signs in. Requires no authentication. An unknown login or a wrong password is UNAUTHENTICATED.
     #[graphql(complexity = "PASSWORD_COST + child_complexity")]
     async fn login(&self, ctx: &Context<'_>, input: LoginInput) -> Result<Session, Error> {
-        let LoginInput { login, password } = input;
-        let (attempt, client_address) = SignInLimiter::admit_login(ctx, &login).await?;
+        let LoginInput { login, password, device_name } = input;
+        let (attempt, client) = SignInLimiter::admit_login(ctx, &login).await?;
+        let SignInClient { address: client_address, user_agent } = client;
         let scope = Scope::of(ctx);
         let known_address_only = attempt.is_for_known_addresses();
-        let request = auth::LoginRequest { login, password, client_address, known_address_only };
+        let request = auth::LoginRequest {
+            login,
+            password,
+            client_address,
+            known_address_only,
+            device_name,
+            user_agent,
+        };
         let answer = scope.peers().auth(&scope.sign_in_call()).login(request).await;
         signed_in(ctx, Ok(attempt.settle(answer).await?))
     }
@@ -58,9 +67,9 @@ impl Mutation {
     /// Exchanges a refresh token for a new pair of tokens. Requires no authentication. A refresh token
     /// that is unknown, used, expired or revoked is UNAUTHENTICATED.
     async fn refresh_session(&self, ctx: &Context<'_>, refresh_token: String) -> Result<Session, Error> {
-        let client_address = SignInLimiter::admit(ctx).await?;
+        let SignInClient { address: client_address, user_agent } = SignInLimiter::admit(ctx).await?;
         let scope = Scope::of(ctx);
-        let request = auth::RefreshRequest { refresh_token, client_address };
+        let request = auth::RefreshRequest { refresh_token, client_address, user_agent };
         signed_in(ctx, scope.peers().auth(&scope.sign_in_call()).refresh(request).await)
     }
 
@@ -78,8 +87,23 @@ impl Mutation {
         Ok(true)
     }
 
-    /// Changes the caller's password, ends all sessions of the caller, and returns a new session. A
-    /// wrong `old` password is BAD_USER_INPUT.
+    /// Ends one of the caller's sessions, also the current one: its tokens become invalid and its
+    /// connections are closed. Returns true. NOT_FOUND for an id that is none of the caller's open sessions.
+    async fn end_session(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The id of a session in `me { sessions }`.")] id: ID,
+    ) -> Result<bool, Error> {
+        let scope = Scope::writing(ctx)?;
+        let session_id = parse_session_id(&id)?.bytes();
+        let request = auth::EndSessionRequest { session_id };
+        let reply = scope.peers().auth(scope.call()).end_session(request).await?.into_inner();
+        ctx.data_unchecked::<RevokedSessions>().revoke_named(reply.ended.as_slice());
+        Ok(true)
+    }
+
+    /// Changes the caller's password, ends all sessions of the caller, and returns a new session, which
+    /// keeps the device name of the current one. A wrong `old` password is BAD_USER_INPUT.
     #[graphql(complexity = "2 * PASSWORD_COST + child_complexity")]
     async fn change_password(
         &self,
@@ -231,6 +255,10 @@ fn parse_dialog_id(id: &ID) -> Result<DialogId, Error> {
 
 fn parse_message_id(id: &ID) -> Result<MessageId, Error> {
     id.parse().map_err(|_| Error::new(Code::NotFound, "there is no such message"))
+}
+
+fn parse_session_id(id: &ID) -> Result<SessionId, Error> {
+    id.parse().map_err(|_| Error::new(Code::NotFound, "there is no such session"))
 }
 
 fn parse_user_ids(ids: &[ID]) -> Result<Vec<Vec<u8>>, Error> {

@@ -24,7 +24,7 @@ use super::{
     wire::{Event, Socket, Wire},
 };
 use crate::{
-    client::{Client, caller::Caller, revoked_sessions::SessionWatch},
+    client::{Client, caller::Caller, revoked_sessions::SessionWatch, user_agent::UserAgent},
     connections::{
         STUCK_MAX, Written,
         answer_budget::{Account, AnswerJson, too_large_to_hold},
@@ -51,6 +51,8 @@ pub struct Handshake {
     pub subprotocol: Subprotocol,
     /// Address of the client.
     pub address: IpAddr,
+    /// User agent of the client.
+    pub user_agent: UserAgent,
     /// Token of the handshake's authorization header.
     pub header_token: Option<Token>,
     /// Counter of the bytes that the client has accepted.
@@ -264,7 +266,8 @@ impl Driver {
         let caller = self.authenticated.as_ref().and_then(|authenticated| authenticated.caller.clone());
         let call = Call::new();
         let request_id = call.request_id.clone();
-        let client = Client { caller, address: self.handshake.address };
+        let Handshake { address, user_agent, .. } = &self.handshake;
+        let client = Client { caller, address: *address, user_agent: user_agent.clone() };
         // Boxed: the memory that the start needs is released before the first result, and a subscription
         // may run for hours.
         let mutations = self.mutations.clone();

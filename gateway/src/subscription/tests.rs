@@ -17,6 +17,7 @@ use super::{
 use crate::{
     client::Client,
     client::caller::{Authorization, Caller},
+    client::user_agent::UserAgent,
     connections::answer_budget::AnswerBudget,
     hub::Hubs,
     operation::request::OperationRequest,
@@ -162,7 +163,8 @@ async fn a_stream_does_not_open_before_the_log_is_followed() {
     let user = UserId::now();
     let session = SessionId::now();
     let caller = Caller { user, session, expires_at_s: 0, authorization: Authorization::new("Bearer x", 0) };
-    let client = Client { caller: Some(caller.clone()), address: [127, 0, 0, 1].into() };
+    let user_agent = UserAgent::default();
+    let client = Client { caller: Some(caller.clone()), address: [127, 0, 0, 1].into(), user_agent };
     let request = OperationRequest { query: Some(UNREAD.to_owned()), ..OperationRequest::default() };
     let admitted = pipeline.admit(request, &client, &Call::new()).await.expect("valid operation");
     let mut opening = pin!(subscriptions.open(admitted, Some(caller), Call::new()));

@@ -91,9 +91,13 @@ impl TestGateway {
 
     /// Signs an access token of [`TestGateway::user`]. A negative lifetime gives an expired token.
     pub fn token(&self, lifetime_s: i64) -> String {
+        self.token_of(SessionId::now(), lifetime_s)
+    }
+
+    /// Signs an access token of a session of [`TestGateway::user`].
+    pub fn token_of(&self, session: SessionId, lifetime_s: i64) -> String {
         let now_s = crate::client::caller::now_s();
-        let session = SessionId::now().uuid();
-        self.keys.sign(&Claims::new("tidings", self.user.uuid(), session, now_s, lifetime_s))
+        self.keys.sign(&Claims::new("tidings", self.user.uuid(), session.uuid(), now_s, lifetime_s))
     }
 
     /// Sends a request and collects its response.

@@ -17,6 +17,7 @@ use crate::{
         caller::{Authorization, Caller},
         rate_limits::{RateLimiter, RateLimits},
         revoked_sessions::RevokedSessions,
+        user_agent::UserAgent,
     },
     hub::Service,
     operation::{Executed, Pipeline, request::OperationRequest},
@@ -121,7 +122,8 @@ impl Fixture {
             variables: Variables::from_json(variables),
             ..OperationRequest::default()
         };
-        let client = Client { caller: self.caller.clone(), address: Ipv4Addr::LOCALHOST.into() };
+        let caller = self.caller.clone();
+        let client = Client { caller, address: Ipv4Addr::LOCALHOST.into(), user_agent: UserAgent::default() };
         let call = Call::new();
         let admitted = self.pipeline.admit(request, &client, &call).await.expect(document);
         let resolved = self.pipeline.execute(&admitted, self.caller.clone(), call.clone()).await;
@@ -274,9 +276,12 @@ async fn only_the_selected_participants_are_requested() {
 #[tokio::test]
 async fn without_a_caller_and_for_other_fields_there_is_no_plan() {
     let mut fixture = Fixture::new(every_read);
-    for document in
-        ["{ node(id: \"x\") { id } }", "{ __schema { queryType { name } } }", "{ nodes(ids: []) { id } }"]
-    {
+    for document in [
+        "{ node(id: \"x\") { id } }",
+        "{ __schema { queryType { name } } }",
+        "{ nodes(ids: []) { id } }",
+        "{ me { id sessions { id userAgent current } } }",
+    ] {
         let answers = fixture.both(document, json!({})).await;
         assert!(!answers.is_planned, "{document}");
         assert_eq!(answers.answered, answers.resolved);

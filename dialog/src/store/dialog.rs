@@ -96,7 +96,7 @@ pub(crate) async fn versions(
 }
 
 /// Returns at most `limit` dialogs of a user after a cursor, newest activity first, each with at most this
-/// many participants.
+/// many participants. May read a replica.
 pub(crate) async fn list(
     db: &Db,
     user: UserId,
@@ -112,7 +112,7 @@ pub(crate) async fn list(
     ));
     let select = select.bind(user.uuid()).bind(after.last_activity_us).bind(after.dialog_id.uuid());
     let select = select.bind(limit).bind(participants.get());
-    select.all(db).await?.iter().map(dialog_from_row).collect()
+    select.read(db).await?.iter().map(dialog_from_row).collect()
 }
 
 /// Returns those of the dialogs that the user takes part in.

@@ -102,11 +102,14 @@ impl PostgresServer {
         self.execute("select pg_reload_conf()").await;
     }
 
-    /// Starts the server, and waits until it accepts connections.
+    /// Starts the server unless it runs, and waits until it accepts connections.
     ///
     /// # Panics
     /// If it does not start.
     pub fn start(&self) {
+        if self.process_id().is_some() {
+            return;
+        }
         let data = self.data.display().to_string();
         let log = self.data.join("server.log").display().to_string();
         let options = format!("-p {}", self.port);

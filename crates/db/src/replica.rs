@@ -117,7 +117,7 @@ impl Fallback {
     }
 
     /// Classifies a failure on the replica.
-    fn of(error: &Error) -> Self {
+    pub(crate) fn of(error: &Error) -> Self {
         let code = match error {
             Error::Unavailable(sqlx::Error::Database(error)) => error.code(),
             _ => None,

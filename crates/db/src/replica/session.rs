@@ -126,7 +126,9 @@ impl Session {
             Ok(result) => result.map_err(Error::from),
             Err(_) => Err(Error::Unavailable(sqlx::Error::PoolTimedOut)),
         };
-        result.inspect_err(|error| drop(self.fault.set(Fallback::of(error))))
+        result.inspect_err(|error| {
+            self.fault.get_or_init(|| Fallback::of(error));
+        })
     }
 }
 

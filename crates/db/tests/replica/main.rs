@@ -14,6 +14,8 @@ use testkit::{Replication, eventually};
 #[tokio::test]
 async fn a_replica_that_has_replayed_everything_is_read() {
     let Some(fixture) = Fixture::start().await else { return };
+    assert!(!fixture.read().await.on_replica, "before the first check");
+    fixture.until_on_replica().await;
     for n in 1..=20 {
         fixture.write(n).await;
         assert_eq!(fixture.read().await.n, n);

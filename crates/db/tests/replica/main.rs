@@ -87,24 +87,30 @@ async fn a_commit_that_the_primary_does_not_show_is_not_shown() {
     fixture.write(1).await;
     fixture.until_on_replica().await;
     fixture.servers.primary.set("synchronous_standby_names = 'FIRST 2 (*)'").await;
-    let waiting = tokio::spawn({
+    // The setting takes effect a moment after the reload.
+    let mut n = 1;
+    let waiting = loop {
+        n += 1;
         let db = fixture.db.clone();
-        async move { fixture::write(&db, 2).await }
-    });
+        let mut write = tokio::spawn(async move { fixture::write(&db, n).await });
+        if tokio::time::timeout(Duration::from_secs(1), &mut write).await.is_err() {
+            break write;
+        }
+    };
     let direct = Db::open(&fixture.servers.replica.url("postgres"), 1).await.unwrap();
     eventually("the replica has replayed the commit", || async {
-        query("select n from t").one(&direct).await.unwrap().get::<i64>("n").unwrap() == 2
+        query("select n from t").one(&direct).await.unwrap().get::<i64>("n").unwrap() == n
     })
     .await;
     for _ in 0..20 {
-        assert_eq!(fixture.read().await, Seen { n: 1, on_replica: false });
-        assert_eq!(fixture.read_of_primary().await.n, 1);
+        assert_eq!(fixture.read().await, Seen { n: n - 1, on_replica: false });
+        assert_eq!(fixture.read_of_primary().await.n, n - 1);
     }
     assert!(!waiting.is_finished());
     fixture.servers.primary.set("synchronous_standby_names = ''").await;
     waiting.await.unwrap();
     fixture.until_on_replica().await;
-    assert_eq!(fixture.read().await.n, 2);
+    assert_eq!(fixture.read().await.n, n);
 }
 
 /// Transactions that run for long do not keep the replica from being used, unless they have committed there.

@@ -17,7 +17,8 @@ use crate::{
 
 const DIALOGS: &str = "{ dialogs(first: 10) { nodes { id title lastMessage { text } } } }";
 const SEARCH: &str = "query($prefix: String!) { users(search: $prefix, first: 10) { nodes { id name } } }";
-const RENAME: &str = "mutation($id: ID!, $title: String!) { renameDialog(dialogId: $id, title: $title) { id } }";
+const RENAME: &str =
+    "mutation($id: ID!, $title: String!) { renameDialog(dialogId: $id, title: $title) { id } }";
 /// Services that read a replica.
 const SERVICES: [&str; 2] = ["auth", "dialog"];
 

@@ -1,9 +1,11 @@
 //! Reads on a streaming replica. A read gets the answer that the primary could have given: nothing that was
-//! visible anywhere when it arrived is missing, and nothing is shown that the primary does not show yet, so no
-//! later read goes back in time. Where that cannot be said within milliseconds, the primary is read instead.
+//! visible anywhere when it arrived is missing, and nothing is shown that the primary does not show yet, so
+//! no later read goes back in time. Where that cannot be said within milliseconds, the primary is read
+//! instead.
 //!
 //! docs/decisions/0031-reads-of-a-replica.md has the rule, its proof and its cost.
 
+mod identity;
 mod position;
 mod question;
 mod session;
@@ -29,6 +31,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{Db, Error, Pools, Tx, is_postgres};
+use identity::{Identities, StartedAt};
 use position::{History, Primary, admit};
 use question::Question;
 pub(crate) use session::Session;
@@ -39,19 +42,19 @@ use session::Snapshot;
 const PATIENCE: Duration = Duration::from_millis(5);
 /// Delay between two looks at the replica, or two questions to the primary, within [`PATIENCE`].
 const PAUSE: Duration = Duration::from_millis(1);
-/// Time of a question to the primary.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time of a question to the primary, and of a new connection for it.
+const QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time in which a check expects the replica to replay what the primary had.
 const CHECK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// State of the primary. The end of the log is that of what is inserted: a commit without a flush
 /// (`synchronous_commit = off`) is visible before it is flushed.
 const PRIMARY: &str = "select
-    cast((select system_identifier from pg_control_system()) as text) || '/' || cast(d.oid as text) as database,
+    cast(extract(epoch from pg_postmaster_start_time()) * 1000000 as bigint) as started_at,
+    cast(current_database() as text) as database,
     substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as timeline,
     cast(pg_current_wal_insert_lsn() as text) as ends_at,
-    cast(pg_current_snapshot() as text) as running
-    from pg_database d where d.datname = current_database()";
+    cast(pg_current_snapshot() as text) as running";
 
 /// Reason why the replica cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +65,8 @@ pub enum ReplicaFault {
     /// All connections to it are in use.
     #[error("all connections to the replica are in use")]
     Busy,
-    /// It belongs to another cluster, or the URL names another database of it. That does not change by itself.
-    #[error("it is not a replica of this database, but another cluster, or another database of the same one")]
+    /// It belongs to another cluster, or its URL names another database. That does not change by itself.
+    #[error("it is not a replica of this database, but of another cluster, or another database of this one")]
     Foreign,
     /// It does not replay a log: it is a primary, perhaps since a failover.
     #[error("it is not a replica, but a primary")]
@@ -142,12 +145,16 @@ impl From<&ReplicaFault> for Fallback {
 #[derive(Debug)]
 pub(crate) struct Replica {
     pool: PgPool,
-    /// Question for the state of the primary, on a connection of its own.
+    /// Question for the state of the primary.
     primary: Question<Arc<Primary>>,
+    /// Connection of the question.
+    asking: PgPool,
     /// False after a failure and before the first check, until a check succeeds.
     is_usable: AtomicBool,
     /// True while it was late for the last read: reads do not wait for it then.
     is_late: AtomicBool,
+    /// Identities of the primary and the replica.
+    identities: Arc<Identities>,
     tasks: TaskTracker,
 }
 
@@ -156,16 +163,25 @@ impl Replica {
         count_from_zero();
         let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(QUESTION_TIMEOUT);
         let asking = PgPoolOptions::new().max_connections(1).acquire_timeout(QUESTION_TIMEOUT);
-        let asking = asking.test_before_acquire(false).connect_lazy_with((*primary.connect_options()).clone());
-        let primary = Question::new(tasks.clone(), move || {
+        let asking =
+            asking.test_before_acquire(false).connect_lazy_with((*primary.connect_options()).clone());
+        let identities = Arc::new(Identities::default());
+        let primary = Question::new(tasks.clone(), {
             let asking = asking.clone();
-            Box::pin(async move { ask_primary(&asking).await })
+            let identities = Arc::clone(&identities);
+            move || {
+                let asking = asking.clone();
+                let identities = Arc::clone(&identities);
+                Box::pin(async move { ask_primary(&asking, &identities).await })
+            }
         });
         Self {
             pool: pool.connect_lazy_with(options),
             primary,
+            asking,
             is_usable: AtomicBool::new(false),
             is_late: AtomicBool::new(false),
+            identities,
             tasks,
         }
     }
@@ -175,19 +191,26 @@ impl Replica {
         if !self.is_usable.load(Ordering::Relaxed) {
             return Err(Fallback::Away);
         }
+        // The order of the two does not matter: both are asked after the read has arrived.
         let answer = self.primary.ask();
-        let opened = tokio::join!(Session::open(&self.pool, &self.tasks), answer);
-        let mut session = opened.0.map_err(|fault| Fallback::from(&fault))?;
-        let primary = opened.1.ok().flatten().ok_or(Fallback::Position)?;
+        let opened = async {
+            let mut session = Session::open(&self.pool, &self.identities, &self.tasks).await?;
+            let snapshot = session.begin().await.map_err(ReplicaFault::Away)?;
+            Ok((session, snapshot))
+        };
+        let (opened, primary) = tokio::join!(opened, answer);
+        let (mut session, snapshot) = opened.map_err(|fault: ReplicaFault| Fallback::from(&fault))?;
+        let primary = primary.ok().flatten().ok_or(Fallback::Position)?;
         let patience = if self.is_late.load(Ordering::Relaxed) { Duration::ZERO } else { PATIENCE };
-        let snapshot = catch_up(&mut session, &primary, patience).await;
+        let snapshot = catch_up(&mut session, snapshot, &primary, patience).await;
         self.is_late.store(matches!(snapshot, Err(ReplicaFault::Late)), Ordering::Relaxed);
         let snapshot = snapshot.map_err(|fault| Fallback::from(&fault))?;
         Ok((session, snapshot, primary.history.clone()))
     }
 
+    /// Closes the connections.
     pub(crate) async fn close(&self) {
-        self.pool.close().await;
+        tokio::join!(self.pool.close(), self.asking.close());
     }
 
     /// Counts a read of the primary, and stops using a replica that does not answer or is none.
@@ -210,13 +233,17 @@ fn count_from_zero() {
 }
 
 /// Asks the primary for its state. A connection that was closed is replaced once.
-async fn ask_primary(pool: &PgPool) -> Option<Arc<Primary>> {
-    let ask = async || match sqlx::query(PRIMARY).fetch_one(pool).await {
-        Ok(row) => Ok(row),
-        Err(_) => sqlx::query(PRIMARY).fetch_one(pool).await,
+async fn ask_primary(pool: &PgPool, identities: &Identities) -> Option<Arc<Primary>> {
+    let ask = async {
+        let row = match sqlx::query(PRIMARY).fetch_one(pool).await {
+            Ok(row) => row,
+            Err(_) => sqlx::query(PRIMARY).fetch_one(pool).await?,
+        };
+        let identity = identities.of(StartedAt(row.try_get("started_at")?), pool).await?;
+        Ok::<_, sqlx::Error>(parse_primary(&row, identity.cluster))
     };
-    match timeout(QUESTION_TIMEOUT, ask()).await {
-        Ok(Ok(row)) => parse_primary(&row).map(Arc::new),
+    match timeout(QUESTION_TIMEOUT, ask).await {
+        Ok(Ok(primary)) => primary.map(Arc::new),
         Ok(Err(error)) => {
             tracing::debug!(%error, "the primary did not tell its position");
             None
@@ -225,10 +252,11 @@ async fn ask_primary(pool: &PgPool) -> Option<Arc<Primary>> {
     }
 }
 
-fn parse_primary(row: &PgRow) -> Option<Primary> {
+fn parse_primary(row: &PgRow, cluster: String) -> Option<Primary> {
     let text = |name| row.try_get::<String, _>(name).ok();
     Some(Primary {
         history: History {
+            cluster,
             database: text("database")?,
             timeline: u32::from_str_radix(&text("timeline")?, 16).ok()?,
         },
@@ -237,15 +265,15 @@ fn parse_primary(row: &PgRow) -> Option<Primary> {
     })
 }
 
-/// Takes snapshots until one is as new as the primary was.
+/// Takes snapshots after a first one, until one is as new as the primary was.
 async fn catch_up(
     session: &mut Session,
+    mut snapshot: Snapshot,
     primary: &Primary,
     patience: Duration,
 ) -> Result<Snapshot, ReplicaFault> {
     let deadline = Instant::now() + patience;
     loop {
-        let snapshot = session.begin().await.map_err(ReplicaFault::Away)?;
         match admit(primary, &snapshot.standby) {
             Ok(()) => return Ok(snapshot),
             Err(ReplicaFault::Late) if Instant::now() < deadline => {}
@@ -253,12 +281,14 @@ async fn catch_up(
         }
         session.end().await.map_err(ReplicaFault::Away)?;
         sleep(PAUSE).await;
+        snapshot = session.begin().await.map_err(ReplicaFault::Away)?;
     }
 }
 
 impl Db {
-    /// Lets reads that ask for it ([`Db::replica`], [`Query::read`](crate::Query::read)) use a streaming replica
-    /// at a `postgres:` URL. Does not connect: the replica is used once [`Db::check_replica`] has succeeded.
+    /// Makes reads that ask for it ([`Db::replica`], [`Query::read`](crate::Query::read)) use a streaming
+    /// replica at a `postgres:` URL. Does not connect: the replica is used once [`Db::check_replica`] has
+    /// succeeded.
     ///
     /// # Errors
     /// [`Error::ReplicaUrl`] if the URL is malformed or has another scheme, and on SQLite.
@@ -308,13 +338,15 @@ impl Db {
 
 impl Replica {
     async fn check(&self) -> Result<(), ReplicaFault> {
+        self.identities.forget();
         // Without the primary nothing is read at all.
         let Ok(Some(primary)) = self.primary.ask().await else { return Err(no_answer()) };
         let caught_up = async {
             let deadline = Instant::now() + CHECK_PATIENCE;
             loop {
-                let mut session = Session::open(&self.pool, &self.tasks).await?;
-                match catch_up(&mut session, &primary, Duration::ZERO).await {
+                let mut session = Session::open(&self.pool, &self.identities, &self.tasks).await?;
+                let snapshot = session.begin().await.map_err(ReplicaFault::Away)?;
+                match catch_up(&mut session, snapshot, &primary, Duration::ZERO).await {
                     Err(ReplicaFault::Late) if Instant::now() < deadline => sleep(PATIENCE).await,
                     checked => return checked.map(drop),
                 }
@@ -347,8 +379,8 @@ impl ReplicaRead {
         &mut self.tx
     }
 
-    /// Returns the result of the read, success or not, once the primary shows all that the snapshot has. `None`
-    /// if a statement failed, or if the primary takes too long.
+    /// Returns the result of the read, success or not, once the primary shows all that the snapshot has.
+    /// `None` if a statement failed, or if the primary takes too long.
     pub async fn confirm<T>(mut self, result: T) -> Option<T> {
         match self.settle().await {
             Ok(()) => {

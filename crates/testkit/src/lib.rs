@@ -1,6 +1,6 @@
 //! Helpers shared by the tests of all crates: a database per test, a fake gRPC service, Redis servers, a
-//! PostgreSQL primary with a replica, free ports, invalid access tokens, and [`eventually`], which waits for a
-//! condition instead of sleeping.
+//! PostgreSQL primary with a replica, free ports, invalid access tokens, and [`eventually`], which waits for
+//! a condition instead of sleeping.
 
 mod fake_grpc;
 pub mod invalid_tokens;

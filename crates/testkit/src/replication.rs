@@ -113,7 +113,8 @@ impl PostgresServer {
         let data = self.data.display().to_string();
         let log = self.data.join("server.log").display().to_string();
         let options = format!("-p {}", self.port);
-        let arguments = ["start", "--silent", "--wait", "--pgdata", &data, "--log", &log, "--options", &options];
+        let arguments =
+            ["start", "--silent", "--wait", "--pgdata", &data, "--log", &log, "--options", &options];
         run(postgres("pg_ctl").args(arguments));
     }
 

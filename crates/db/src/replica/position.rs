@@ -26,7 +26,9 @@ impl FromStr for Lsn {
 /// History that a server's data belongs to. Positions and transaction ids are comparable within one only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct History {
-    /// Identifier of the cluster and of the database in it.
+    /// Identifier of the cluster.
+    pub cluster: String,
+    /// Name of the database in the cluster.
     pub database: String,
     /// Incremented when a replica is promoted.
     pub timeline: u32,
@@ -51,7 +53,8 @@ pub(crate) struct Standby {
 
 /// Returns an error unless the replica has replayed all that the primary showed.
 pub(crate) fn admit(primary: &Primary, standby: &Standby) -> Result<(), ReplicaFault> {
-    if standby.history.database != primary.history.database {
+    let same = |of: fn(&History) -> &str| of(&standby.history) == of(&primary.history);
+    if !same(|history| &history.cluster) || !same(|history| &history.database) {
         return Err(ReplicaFault::Foreign);
     }
     let Some(replayed) = standby.replayed else { return Err(ReplicaFault::Promoted) };
@@ -105,17 +108,17 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn history(database: &str, timeline: u32) -> History {
-        History { database: database.to_owned(), timeline }
+    fn history(cluster: &str, database: &str, timeline: u32) -> History {
+        History { cluster: cluster.to_owned(), database: database.to_owned(), timeline }
     }
 
     fn primary(end: &str) -> Primary {
         let running = Running { next: 20, ids: vec![10, 14] };
-        Primary { history: history("a", 2), end: lsn(end), running }
+        Primary { history: history("1", "a", 2), end: lsn(end), running }
     }
 
     fn standby(replayed: Option<&str>) -> Standby {
-        Standby { history: history("a", 2), replayed: replayed.map(lsn) }
+        Standby { history: history("1", "a", 2), replayed: replayed.map(lsn) }
     }
 
     #[test]
@@ -130,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_replica_that_has_replayed_the_end_of_the_log_is_admitted() {
-        for (replayed, is_admitted) in [("1/F", false), ("1/10", true), ("1/11", true), ("0/FFFFFFFF", false)] {
+        for (replayed, is_admitted) in [("1/F", false), ("1/10", true), ("1/11", true), ("0/FFFFFFFF", false)]
+        {
             let admitted = admit(&primary("1/10"), &standby(Some(replayed)));
             assert_eq!(admitted.is_ok(), is_admitted, "{replayed}: {admitted:?}");
             assert!(is_admitted || matches!(admitted, Err(ReplicaFault::Late)));
@@ -140,10 +144,12 @@ mod tests {
     #[test]
     fn a_server_of_another_history_is_refused_wherever_it_is() {
         let ahead = standby(Some("F/0"));
-        let foreign = Standby { history: history("b", 2), ..ahead.clone() };
-        assert!(matches!(admit(&primary("1/0"), &foreign), Err(ReplicaFault::Foreign)));
+        for foreign in [history("2", "a", 2), history("1", "b", 2)] {
+            let foreign = Standby { history: foreign, ..ahead.clone() };
+            assert!(matches!(admit(&primary("1/0"), &foreign), Err(ReplicaFault::Foreign)));
+        }
         for timeline in [1, 3] {
-            let other = Standby { history: history("a", timeline), ..ahead.clone() };
+            let other = Standby { history: history("1", "a", timeline), ..ahead.clone() };
             let refused = admit(&primary("1/0"), &other);
             assert!(matches!(refused, Err(ReplicaFault::Timeline { primary: 2, .. })), "{refused:?}");
         }

@@ -10,9 +10,9 @@ use tokio_util::task::TaskTracker;
 type Asked<T> = Pin<Box<dyn Future<Output = Option<T>> + Send>>;
 
 /// Question with its waiters. Cheap to clone; clones share them.
-pub(crate) struct Question<T>(Arc<Shared<T>>);
+pub(crate) struct Question<T>(Arc<Asker<T>>);
 
-struct Shared<T> {
+struct Asker<T> {
     ask: Box<dyn Fn() -> Asked<T> + Send + Sync>,
     waiters: Mutex<Waiters<T>>,
     tasks: TaskTracker,
@@ -30,7 +30,7 @@ impl<T: Clone + Send + 'static> Question<T> {
     /// is no answer.
     pub(crate) fn new(tasks: TaskTracker, ask: impl Fn() -> Asked<T> + Send + Sync + 'static) -> Self {
         let waiters = Mutex::new(Waiters { next: Vec::new(), is_asking: false });
-        Self(Arc::new(Shared { ask: Box::new(ask), waiters, tasks }))
+        Self(Arc::new(Asker { ask: Box::new(ask), waiters, tasks }))
     }
 
     /// Asks the question from now on, whether or not the receiver is polled.
@@ -40,14 +40,14 @@ impl<T: Clone + Send + 'static> Question<T> {
         waiters.next.push(sender);
         if !waiters.is_asking {
             waiters.is_asking = true;
-            let shared = Arc::clone(&self.0);
-            self.0.tasks.spawn(async move { shared.run().await });
+            let asker = Arc::clone(&self.0);
+            self.0.tasks.spawn(async move { asker.run().await });
         }
         receiver
     }
 }
 
-impl<T: Clone> Shared<T> {
+impl<T: Clone> Asker<T> {
     /// Asks until there are no waiters.
     async fn run(&self) {
         while let Some(waiters) = self.take() {

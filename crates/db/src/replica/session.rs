@@ -1,38 +1,42 @@
 //! Read-only transaction on a connection to the replica.
 
-use std::{future::Future, sync::OnceLock, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use sqlx::{
-    Postgres, Row, pool::PoolConnection,
+    Postgres, Row,
+    pool::PoolConnection,
     postgres::{PgArguments, PgConnection, PgPool, PgRow},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Fallback, ReplicaFault, no_answer,
+    Fallback, ReplicaFault,
+    identity::{Identities, StartedAt},
+    no_answer,
     position::{History, Standby},
 };
 use crate::Error;
 
-/// Time of a read on the replica, from the wait for a connection to the last row.
-const READ_TIMEOUT: Duration = Duration::from_millis(250);
+/// Time of a statement on the replica, and of a new connection to it.
+const STATEMENT_TIMEOUT: Duration = Duration::from_millis(250);
+/// Time that a read waits for a connection while all are in use.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(5);
 /// Time for the end of a transaction, after which its connection is closed.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Asks for the state of the server, then begins a transaction and takes its snapshot. In this order: a
 /// position that is asked in the transaction, even by its first statement, is newer than the snapshot. One
 /// message, so that a balancer or a pooler in between cannot give the parts to different servers.
-///
-/// A replica's timeline is that of its last restart point or of the pages that it has written since: both
-/// follow the one that it replays.
 const BEGIN: &str = "begin read only;
-    select cast((select system_identifier from pg_control_system()) as text) || '/' || cast(d.oid as text)
-               as database,
-           cast(greatest((select timeline_id from pg_control_checkpoint()),
-                         (select min_recovery_end_timeline from pg_control_recovery())) as bigint) as timeline,
-           case when pg_is_in_recovery() then cast(pg_last_wal_replay_lsn() as text) end as replayed
-    from pg_database d where d.datname = current_database();
+    select cast(extract(epoch from pg_postmaster_start_time()) * 1000000 as bigint) as started_at,
+           cast(current_database() as text) as database,
+           case when pg_is_in_recovery() then cast(pg_last_wal_replay_lsn() as text) end as replayed;
     commit;
     begin isolation level repeatable read read only;
     select cast(pg_snapshot_xmax(pg_current_snapshot()) as text) as next";
@@ -47,9 +51,9 @@ const COMMITTED: &str = "select cast(id as text) as id from unnest(string_to_arr
 pub(crate) struct Session {
     /// Absent after the drop only.
     connection: Option<PoolConnection<Postgres>>,
-    deadline: Instant,
-    /// First failure.
+    /// First failure. Statements after it fail at once.
     fault: OnceLock<Fallback>,
+    identities: Arc<Identities>,
     tasks: TaskTracker,
 }
 
@@ -64,26 +68,38 @@ pub(crate) struct Snapshot {
 
 impl Session {
     /// Waits for a connection to the replica.
-    pub(crate) async fn open(pool: &PgPool, tasks: &TaskTracker) -> Result<Self, ReplicaFault> {
-        let deadline = Instant::now() + READ_TIMEOUT;
-        let connection = match timeout_at(deadline, pool.acquire()).await {
+    pub(crate) async fn open(
+        pool: &PgPool,
+        identities: &Arc<Identities>,
+        tasks: &TaskTracker,
+    ) -> Result<Self, ReplicaFault> {
+        let is_busy = pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
+        let patience = if is_busy { BUSY_TIMEOUT } else { STATEMENT_TIMEOUT };
+        let connection = match timeout(patience, pool.acquire()).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(ReplicaFault::Away(error.into())),
-            // All connections are in use, or a new one cannot be opened in time.
-            Err(_) if pool.size() >= pool.options().get_max_connections() => return Err(ReplicaFault::Busy),
+            Err(_) if is_busy => return Err(ReplicaFault::Busy),
             Err(_) => return Err(no_answer()),
         };
-        let fault = OnceLock::new();
-        Ok(Self { connection: Some(connection), deadline, fault, tasks: tasks.clone() })
+        Ok(Self {
+            connection: Some(connection),
+            fault: OnceLock::new(),
+            identities: Arc::clone(identities),
+            tasks: tasks.clone(),
+        })
     }
 
     /// Begins the transaction, after the end of the one before.
     pub(crate) async fn begin(&mut self) -> Result<Snapshot, Error> {
         let rows = self.run(async |connection| sqlx::raw_sql(BEGIN).fetch_all(connection).await).await?;
         let [state, snapshot] = rows.as_slice() else { return Err(malformed()) };
+        let server = StartedAt(state.try_get("started_at")?);
+        let identities = Arc::clone(&self.identities);
+        let identity = self.run(async |connection| identities.of(server, connection).await).await?;
         let history = History {
+            cluster: identity.cluster,
             database: state.try_get("database")?,
-            timeline: u32::try_from(state.try_get::<i64, _>("timeline")?).map_err(|_| malformed())?,
+            timeline: identity.timeline,
         };
         let replayed: Option<String> = state.try_get("replayed")?;
         let replayed = replayed.map(|text| text.parse()).transpose().map_err(|_| malformed())?;
@@ -121,8 +137,9 @@ impl Session {
         &mut self,
         call: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
-        let connection = self.connection.as_mut().expect("it is taken by the drop only");
-        let result = match timeout_at(self.deadline, call(connection)).await {
+        let connection = self.connection.as_mut().filter(|_| self.fault.get().is_none());
+        let connection = connection.ok_or(Error::Unavailable(sqlx::Error::WorkerCrashed))?;
+        let result = match timeout(STATEMENT_TIMEOUT, call(connection)).await {
             Ok(result) => result.map_err(Error::from),
             Err(_) => Err(Error::Unavailable(sqlx::Error::PoolTimedOut)),
         };
@@ -137,7 +154,7 @@ impl Drop for Session {
     /// is closed: the next read would be in the transaction of this one.
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        let end: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        let end: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let ended = timeout(END_TIMEOUT, sqlx::raw_sql(END).execute(&mut *connection)).await;
             if !matches!(ended, Ok(Ok(_))) {
                 connection.close_on_drop();

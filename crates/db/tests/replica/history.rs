@@ -117,7 +117,8 @@ async fn read(db: Db, world: Arc<World>, reader: u64) {
 
 /// Reads the numbers of all rows, and 1 at the end if the replica has answered.
 async fn shown(db: &Db, may_use_replica: bool) -> [i64; ROWS + 1] {
-    let select = query("select n, cast(cast(pg_is_in_recovery() as int) as bigint) as source from c order by id");
+    let select =
+        query("select n, cast(cast(pg_is_in_recovery() as int) as bigint) as source from c order by id");
     let rows = if may_use_replica { select.read(db).await } else { select.all(db).await }.unwrap();
     let mut shown = [rows[0].get("source").unwrap(); ROWS + 1];
     for (shown, row) in shown.iter_mut().zip(&rows) {

@@ -94,8 +94,8 @@ balancer:
 engine-tests:
 	@: $${TEST_POSTGRES_URL:?} $${TEST_REDIS_URL:?} $${TEST_KAFKA_URL:?}
 	@status=0; export CARGO="$(CARGO)"; \
-	tests/run $(LOCKED) --workspace --lib --test databases --test kafka --test local --test service -- --test-threads=2 --skip kernel:: || status=$$?; \
-	tests/run $(LOCKED) --workspace --test stories -- --nocapture engines:: maintenance::engines_ backup::engines_ upgrade::engines_ balancer:: cache:: refresh:: devices:: sessions:: registration_and_login:: users:: restore:: revocation:: traces:: || status=$$?; \
+	tests/run $(LOCKED) --workspace --lib --test databases --test replica --test kafka --test local --test service -- --test-threads=2 --skip kernel:: || status=$$?; \
+	tests/run $(LOCKED) --workspace --test stories -- --nocapture engines:: replica:: maintenance::engines_ backup::engines_ upgrade::engines_ balancer:: cache:: refresh:: devices:: sessions:: registration_and_login:: users:: restore:: revocation:: traces:: || status=$$?; \
 	exit $$status
 
 # The load generator starts what it measures, on engines of its own. bench/load/run names the settings.

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Maximum number of PostgreSQL connections per role.
-const CONNECTIONS_MAX: u32 = 16;
+pub const CONNECTIONS_MAX: u32 = 16;
 /// Interval of connection attempts at startup and of the checks for `/readyz`.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay between two tries of a write to a database that accepts them. Each costs a write to the disk.

@@ -22,6 +22,7 @@ mod operations_doc;
 mod private_folder;
 mod process;
 mod progress;
+mod replica;
 mod roles;
 mod serve;
 mod settings;

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use crate::{
     discovery, engine,
     process::{Process, listen},
+    replica,
     settings::{self, Cluster},
     wiring,
 };
@@ -46,6 +47,7 @@ pub async fn auth(settings: settings::Auth, identity: &Identity) -> anyhow::Resu
     let path = &settings.signing_key_file;
     let signing = SigningKeys::load(path).with_context(|| format!("SIGNING_KEY_FILE {}", path.display()))?;
     let mut service = start("auth", identity, &settings.service, AUTH_PORTS, &auth::MIGRATIONS).await?;
+    replica::attach(&mut service.process, "auth", &service.db, &settings.replica).await?;
     let access_ttl = settings.tokens.access_token_ttl.unwrap_or(ACCESS_TOKEN_TTL);
     let app = wiring::auth(
         &mut service.process,
@@ -65,6 +67,7 @@ pub async fn auth(settings: settings::Auth, identity: &Identity) -> anyhow::Resu
 /// Fails if a setting is invalid, a port cannot be bound, a migration fails, or a background task ends early.
 pub async fn dialog(settings: settings::Dialog, identity: &Identity) -> anyhow::Result<()> {
     let mut service = start("dialog", identity, &settings.service, DIALOG_PORTS, &dialog::MIGRATIONS).await?;
+    replica::attach(&mut service.process, "dialog", &service.db, &settings.replica).await?;
     let auth = connect(&mut service.process, "AUTH_URL", &settings.auth_url)?;
     let counter = connect(&mut service.process, "COUNTER_URL", &settings.counter_url)?;
     let guard = wiring::guard(&auth, &service.token, &settings.token_issuer);

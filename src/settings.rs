@@ -21,7 +21,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use self::{
     demo::{Demo, PublicUrl},
-    engines::{Databases, Kafka, Redis},
+    engines::{Databases, Kafka, Redis, Replica},
     events::{Dead, EventLog, Events, EventsCommand, Follow, LogDatabases, Redrive, Saga, TopicName},
     gateway::Gateway,
     maintenance::{Explain, Rebuild, Reconcile, System},
@@ -270,6 +270,8 @@ pub struct Cluster {
 pub struct Auth {
     #[command(flatten)]
     pub service: Service,
+    #[command(flatten)]
+    pub replica: Replica,
     /// File of the Ed25519 keys that sign access tokens, in PEM (PKCS#8): one or two, newest first; mode
     /// 0600 or stricter, or 0640 if it belongs to root. Read at startup
     #[arg(long, env = "SIGNING_KEY_FILE", value_name = "FILE")]
@@ -283,6 +285,8 @@ pub struct Auth {
 pub struct Dialog {
     #[command(flatten)]
     pub service: Service,
+    #[command(flatten)]
+    pub replica: Replica,
     /// URLs of the auth service: http://HOST:PORT, comma-separated. Calls are balanced over all
     /// addresses that they resolve to
     #[arg(long, env = "AUTH_URL", value_name = "URL,…")]

@@ -70,6 +70,8 @@ direct_url() { printf '%s/%s\n' "${TEST_POSTGRES_URL%/*}" "$(database "$1")"; }
 database_url() {
     if [ "$production" = 1 ]; then printf '%s/%s\n' "$(pgbouncer_url "$1")" "$(database "$1")"; else direct_url "$1"; fi
 }
+# Prints the URL of the replica that a process of auth or dialog reads: another one for each.
+replica_url() { printf 'postgres://postgres@127.0.0.1:%s/%s\n' "$(postgres_port_of "replica${1: -1}")" "$(database "$(service "$1")")"; }
 cache_url() {
     local server=$TEST_REDIS_URL
     if [ "$production" = 1 ]; then server=redis://127.0.0.1:$(cache_port); fi

@@ -26,7 +26,10 @@ start_role() {
             RATE_LIMIT_REQUESTS="${RATE_LIMIT_REQUESTS:-100/s:200}" RATE_LIMIT_SIGN_IN="${RATE_LIMIT_SIGN_IN:-30/m,10/m}")
     else
         settings=(INSTANCE="$name" DATABASE_URL="$(database_url "$service")")
-        if [ "$production" = 1 ]; then settings+=(DATABASE_DIRECT_URL="$(direct_url "$service")"); fi
+        if [ "$production" = 1 ]; then
+            settings+=(DATABASE_DIRECT_URL="$(direct_url "$service")")
+            if [ "$service" != counter ]; then settings+=(DATABASE_REPLICA_URL="$(replica_url "$name")"); fi
+        fi
         case $service in
             auth) settings+=(SIGNING_KEY_FILE="$stack_dir/signing-key.pem") ;;
             dialog) settings+=(${SAGA_DEADLINE:+SAGA_DEADLINE="$SAGA_DEADLINE"}) ;;

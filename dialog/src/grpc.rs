@@ -100,7 +100,7 @@ impl Dialogs for App {
         let (caller, _, request) = self.authenticate_user(request).await?;
         at_most(IDS_MAX, request.ids.len())?;
         let ids = parse(DialogId::parse_all(&request.ids))?;
-        let dialogs = store::dialog::by_ids(&self.db, caller, ids).await.map_err(Error::from)?;
+        let dialogs = store::dialog::read_by_ids(&self.db, caller, ids).await.map_err(Error::from)?;
         Ok(Response::new(GetReply { dialogs: convert_all(dialogs) }))
     }
 

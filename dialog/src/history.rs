@@ -1,6 +1,6 @@
 //! History: pages of messages in both directions, many per call, from one snapshot. One statement finds
 //! the dialogs that the caller takes part in, one reads each page, and one more checks for messages on
-//! the far side of all pages.
+//! the far side of all pages. The snapshot may be of a replica.
 
 use db::{Db, Tx};
 use proto::UserId;
@@ -33,6 +33,12 @@ pub(crate) struct History {
 /// [`Error::Database`].
 #[tracing::instrument(name = "dialog.history", skip_all, fields(user_id = %caller, pages = pages.len()))]
 pub(crate) async fn history(db: &Db, caller: UserId, pages: &[Page]) -> Result<Vec<Option<History>>, Error> {
+    if let Some(mut replica) = db.replica().await {
+        let histories = load_pages(replica.tx(), caller, pages).await;
+        if let Some(histories) = replica.confirm(histories).await {
+            return histories;
+        }
+    }
     let mut tx = db.snapshot().await?;
     let histories = load_pages(&mut tx, caller, pages).await?;
     tx.rollback().await?;

@@ -38,6 +38,16 @@ pub struct Databases {
     pub counter_database_url: Option<Url>,
 }
 
+/// Replica of the database of auth and dialog.
+#[derive(Debug, Clone, Args)]
+pub struct Replica {
+    /// Streaming replica of the database, in the form of DATABASE_URL: PostgreSQL only. Histories, dialogs,
+    /// searches and users are read there while it shows what DATABASE_URL shows. At most 16 connections are
+    /// opened, and one more to DATABASE_URL [default: all reads use DATABASE_URL]
+    #[arg(long, env = "DATABASE_REPLICA_URL", value_name = "URL", hide_env_values = true)]
+    pub database_replica_url: Option<Url>,
+}
+
 /// Event log of `serve` and `migrate`.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Engines")]

@@ -51,6 +51,7 @@ mod proxy;
 mod rate_limits;
 mod raw_http;
 mod refusals;
+mod replica;
 mod restore;
 mod revocation;
 mod secrets;

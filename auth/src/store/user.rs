@@ -1,4 +1,4 @@
-//! Statements that look up and search users.
+//! Statements that look up and search users. They may read a replica.
 
 use db::{Db, Error, query};
 use proto::UserId;
@@ -14,7 +14,7 @@ pub(crate) async fn list(db: &Db, ids: &[UserId]) -> Result<Vec<User>, Error> {
          where id in (select r.id from rows($1: id uuid) as r)",
     );
     let ids = ids.iter().map(|id| json!({ "id": id.uuid() })).collect();
-    select.bind(serde_json::Value::Array(ids)).all(db).await?.iter().map(user_from_row).collect()
+    select.bind(serde_json::Value::Array(ids)).read(db).await?.iter().map(user_from_row).collect()
 }
 
 /// Returns at most `limit` users whose login or lower-case name starts with the prefix, ordered by
@@ -37,7 +37,7 @@ pub(crate) async fn search(db: &Db, prefix: &Prefix, after: &str, limit: i64) ->
          order by login limit $4",
     );
     let select = select.bind(prefix.low()).bind(prefix.high()).bind(after).bind(limit);
-    select.all(db).await?.iter().map(user_from_row).collect()
+    select.read(db).await?.iter().map(user_from_row).collect()
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ pub enum Error {
     /// The URL is malformed or has another scheme.
     #[error("invalid database URL: it must start with sqlite: or postgres:")]
     Url,
+    /// A replica of a SQLite database, or a URL of a replica that is malformed or has another scheme.
+    #[error("only a PostgreSQL database has replicas, with URLs that start with postgres:")]
+    ReplicaUrl,
     /// A schema migration failed.
     #[error("migration failed: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),

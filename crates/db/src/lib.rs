@@ -4,13 +4,15 @@
 //!
 //! Guarantees: a write transaction completes even if its request is cancelled ([`Db::detach`]); the
 //! variants of [`Error`] tell the caller how to react; every commit notifies this process
-//! ([`Db::commits`], [`Db::announcements`]).
+//! ([`Db::commits`], [`Db::announcements`]); a read on a replica shows what the primary shows
+//! ([`Query::read`], [`Db::replica`]).
 
 mod database_file;
 mod error;
 pub mod failpoint;
 mod migrate;
 mod query;
+mod replica;
 mod rows;
 mod sqlite;
 mod statements;
@@ -22,7 +24,7 @@ use std::{
     path::Path,
     pin::Pin,
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -39,10 +41,12 @@ pub use database_file::{Claim, claim};
 pub use error::Error;
 pub use migrate::{MIGRATIONS, Migrations};
 pub use query::{Executor, Query, Row, query};
+pub use replica::{ReplicaFault, ReplicaRead};
 pub use rows::hexadecimal;
 pub use tx::Tx;
 pub use value::{Column, Value};
 
+use replica::Replica;
 use sqlite::Sqlite;
 use statements::Statements;
 use tx::Signals;
@@ -76,6 +80,7 @@ pub struct Db(Arc<Database>);
 #[derive(Debug)]
 struct Database {
     pools: Pools,
+    replica: OnceLock<Replica>,
     /// Commits and failures of this process.
     signals: Signals,
     /// Tasks of [`Db::detach`].
@@ -100,7 +105,7 @@ impl Db {
     /// [`Error::Url`] if the URL is malformed, has another scheme, or names a SQLite database without a file;
     /// [`Error::Unavailable`] if the database does not answer.
     pub async fn open(url: &str, connections_max: u32) -> Result<Self, Error> {
-        if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        if is_postgres(url) {
             let options = PgConnectOptions::from_str(url).map_err(|_| Error::Url)?;
             let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE_TIMEOUT);
             let pool = pool.after_release(|connection, _| {
@@ -132,6 +137,7 @@ impl Db {
         let statements = Statements::default();
         Self(Arc::new(Database {
             pools,
+            replica: OnceLock::new(),
             signals: Signals::default(),
             writes: TaskTracker::new(),
             statements,
@@ -277,11 +283,18 @@ impl Db {
     pub async fn close(&self) {
         self.0.writes.close();
         self.0.writes.wait().await;
+        if let Some(replica) = self.0.replica.get() {
+            replica.close().await;
+        }
         match &self.0.pools {
             Pools::Sqlite(sqlite) => sqlite.close().await,
             Pools::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres:") || url.starts_with("postgresql:")
 }
 
 /// Begins a transaction in its own task, so that `begin` is never cancelled: sqlx 0.9 returns the

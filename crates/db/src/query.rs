@@ -90,6 +90,10 @@ impl Query {
                         tx.run(&statement, self.values).await.map(|outcome| outcome.changes)
                     }
                     tx::Transaction::Postgres(tx) => self.execute_postgres(&statement, tx).await,
+                    // Its transaction is read-only.
+                    tx::Transaction::Replica(session) => {
+                        session.all(self.postgres(&statement)).await.map(|_| 0)
+                    }
                 };
                 tx.inspect(statement.counted(result))
             }
@@ -120,6 +124,9 @@ impl Query {
                 let result = match &mut tx.transaction {
                     tx::Transaction::Sqlite(tx) => tx.run(&statement, self.values).await.map(sqlite_rows),
                     tx::Transaction::Postgres(tx) => self.all_postgres(&statement, tx).await,
+                    tx::Transaction::Replica(session) => {
+                        session.all(self.postgres(&statement)).await.map(postgres_rows)
+                    }
                 };
                 tx.inspect(statement.counted(result))
             }
@@ -153,6 +160,21 @@ impl Query {
         self.optional(on).await?.ok_or_else(Error::row_missing)
     }
 
+    /// Executes a statement that only reads, and returns all rows: on the replica if it is as new as the
+    /// primary, else on the database itself.
+    ///
+    /// # Errors
+    /// As [`Query::execute`].
+    pub async fn read(self, db: &Db) -> Result<Vec<Row>, Error> {
+        if let Some(mut replica) = db.replica().await {
+            let rows = self.clone().all(replica.tx()).await;
+            if let Some(rows) = replica.confirm(rows).await {
+                return rows;
+            }
+        }
+        self.all(db).await
+    }
+
     async fn execute_postgres(
         self,
         statement: &Statement,
@@ -166,8 +188,7 @@ impl Query {
         statement: &Statement,
         connection: &mut PgConnection,
     ) -> Result<Vec<Row>, Error> {
-        let rows = self.postgres(statement).fetch_all(connection).await?;
-        Ok(rows.into_iter().map(|row| Row(RowOf::Postgres(row))).collect())
+        Ok(postgres_rows(self.postgres(statement).fetch_all(connection).await?))
     }
 
     // `AssertSqlSafe` is sound: the text is a constant of the program, and values are only ever bound.
@@ -195,6 +216,10 @@ async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
 /// Records the time until a query had a connection, or until a transaction had begun.
 pub(crate) fn record_wait(start: Instant) {
     metrics::histogram!("database_connection_wait_seconds").record(start.elapsed().as_secs_f64());
+}
+
+fn postgres_rows(rows: Vec<PgRow>) -> Vec<Row> {
+    rows.into_iter().map(|row| Row(RowOf::Postgres(row))).collect()
 }
 
 fn sqlite_rows(outcome: sqlite::Outcome) -> Vec<Row> {

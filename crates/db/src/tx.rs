@@ -6,7 +6,12 @@ use parking_lot::RwLock;
 use sqlx::Postgres;
 use tokio::sync::watch;
 
-use crate::{Db, Dialect, Error, failpoint, query, sqlite, statements::Statement};
+use crate::{
+    Db, Dialect, Error, failpoint, query,
+    replica::{Fallback, Session},
+    sqlite,
+    statements::Statement,
+};
 
 /// Open transaction. Dropping it without a commit rolls it back.
 #[derive(Debug)]
@@ -55,6 +60,8 @@ impl Signals {
 pub(crate) enum Transaction {
     Sqlite(sqlite::Transaction),
     Postgres(sqlx::Transaction<'static, Postgres>),
+    /// On a replica of a PostgreSQL database, read-only.
+    Replica(Session),
 }
 
 impl Tx {
@@ -72,6 +79,28 @@ impl Tx {
         Self { transaction: Transaction::Postgres(transaction), db: db.clone(), channels: Vec::new() }
     }
 
+    pub(crate) fn replica(db: &Db, session: Session) -> Self {
+        Self { transaction: Transaction::Replica(session), db: db.clone(), channels: Vec::new() }
+    }
+
+    /// Returns the reason why a statement on the replica failed.
+    pub(crate) fn replica_fault(&self) -> Option<Fallback> {
+        match &self.transaction {
+            Transaction::Replica(session) => session.fault(),
+            Transaction::Sqlite(_) | Transaction::Postgres(_) => None,
+        }
+    }
+
+    /// Returns those of the transactions that have committed on the replica by now.
+    pub(crate) async fn committed_on_replica(&mut self, ids: &[u64]) -> Result<Vec<u64>, Fallback> {
+        match &mut self.transaction {
+            Transaction::Replica(session) => {
+                session.committed(ids).await.map_err(|error| Fallback::of(&error))
+            }
+            Transaction::Sqlite(_) | Transaction::Postgres(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Returns a statement in the dialect of the database.
     pub(crate) fn statement(&self, sql: &'static str) -> Arc<Statement> {
         self.db.statement(sql)
@@ -79,14 +108,18 @@ impl Tx {
 
     /// Reports the result of a statement.
     pub(crate) fn inspect<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        result.inspect_err(|error| self.db.0.signals.inspect(error))
+        match self.transaction {
+            // The primary may be well.
+            Transaction::Replica(_) => result,
+            _ => result.inspect_err(|error| self.db.0.signals.inspect(error)),
+        }
     }
 
     /// Returns the SQL dialect of the database.
     pub fn dialect(&self) -> Dialect {
         match self.transaction {
             Transaction::Sqlite(_) => Dialect::Sqlite,
-            Transaction::Postgres(_) => Dialect::Postgres,
+            Transaction::Postgres(_) | Transaction::Replica(_) => Dialect::Postgres,
         }
     }
 
@@ -126,6 +159,7 @@ impl Tx {
                 tx.commit().await?;
                 committed();
             }
+            Transaction::Replica(session) => drop(session),
         }
         failpoint::pass("committed");
         Ok(())
@@ -141,6 +175,7 @@ impl Tx {
         match self.transaction {
             Transaction::Sqlite(tx) => drop(tx),
             Transaction::Postgres(tx) => tx.rollback().await?,
+            Transaction::Replica(session) => drop(session),
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
-//! Helpers shared by the tests of all crates: a database per test, a fake gRPC service, Redis servers,
-//! free ports, invalid access tokens, and [`eventually`], which waits for a condition instead of sleeping.
+//! Helpers shared by the tests of all crates: a database per test, a fake gRPC service, Redis servers, a
+//! PostgreSQL primary with a replica, free ports, invalid access tokens, and [`eventually`], which waits for
+//! a condition instead of sleeping.
 
 mod fake_grpc;
 pub mod invalid_tokens;
 mod ports;
 mod redis;
+mod replication;
 
 use std::{future::Future, process::Command, time::Duration};
 
@@ -14,6 +16,7 @@ use tempfile::TempDir;
 pub use fake_grpc::{CallState, FakeCall, FakeGrpc, FakeRequest, fake_request};
 pub use ports::{free_address, free_port};
 pub use redis::{RedisServer, redis_url};
+pub use replication::{PostgresServer, Replication};
 
 /// Sends a signal such as `-TERM` to a process.
 ///

@@ -1,7 +1,7 @@
 //! Statements on table `dialog`. A page of dialogs, with participants and newest messages, is read by
 //! one statement.
 
-use db::{Db, Error, Executor, Row, Tx, query};
+use db::{Db, Error, Executor, Query, Row, Tx, query};
 use proto::{DialogId, UserId};
 
 use super::{message, set};
@@ -96,7 +96,7 @@ pub(crate) async fn versions(
 }
 
 /// Returns at most `limit` dialogs of a user after a cursor, newest activity first, each with at most this
-/// many participants.
+/// many participants. May read a replica.
 pub(crate) async fn list(
     db: &Db,
     user: UserId,
@@ -112,7 +112,7 @@ pub(crate) async fn list(
     ));
     let select = select.bind(user.uuid()).bind(after.last_activity_us).bind(after.dialog_id.uuid());
     let select = select.bind(limit).bind(participants.get());
-    select.all(db).await?.iter().map(dialog_from_row).collect()
+    select.read(db).await?.iter().map(dialog_from_row).collect()
 }
 
 /// Returns those of the dialogs that the user takes part in.
@@ -121,13 +121,21 @@ pub(crate) async fn by_ids(
     user: UserId,
     ids: impl IntoIterator<Item = DialogId>,
 ) -> Result<Vec<Dialog>, Error> {
+    select_by_ids(user, ids).all(on).await?.iter().map(dialog_from_row).collect()
+}
+
+/// Returns the same as [`by_ids`]. May read a replica.
+pub(crate) async fn read_by_ids(db: &Db, user: UserId, ids: Vec<DialogId>) -> Result<Vec<Dialog>, Error> {
+    select_by_ids(user, ids).read(db).await?.iter().map(dialog_from_row).collect()
+}
+
+fn select_by_ids(user: UserId, ids: impl IntoIterator<Item = DialogId>) -> Query {
     let select = query(dialogs!(
         "select d.* from membership p join dialog d on d.id = p.dialog_id
          where p.user_id = $1 and not p.has_left and p.dialog_id in (select id from rows($2: id uuid) as r)",
         participants ""
     ));
-    let rows = select.bind(user.uuid()).bind(set(ids.into_iter().map(DialogId::uuid))).all(on).await?;
-    rows.iter().map(dialog_from_row).collect()
+    select.bind(user.uuid()).bind(set(ids.into_iter().map(DialogId::uuid)))
 }
 
 fn dialog_from_row(row: &Row) -> Result<Dialog, Error> {

@@ -306,6 +306,21 @@ async function sessions() {
     await ann.signIn('ann');
     await ann.tab.getByRole('button', { name: 'Account: Ann Lee' }).waitFor();
   });
+  await step('the list of sessions shows every device, and ends one of them', async () => {
+    await bobSecond.tab.getByRole('button', { name: 'Account' }).click();
+    const { sessions } = (await bobApi.execute('{ me { sessions { id current } } }')).me;
+    const rows = bobSecond.tab.locator('.sessions li');
+    await until('every session is shown', () => rows.count(), (count) => count === sessions.length);
+    await bobSecond.tab.getByText('this device').waitFor();
+    await bobSecond.accessible('the sessions');
+    bob.mayBeAway = true;
+    // The newest use first: this device, then the other one.
+    await bobSecond.tab.getByRole('button', { name: /^Sign out Mozilla/ }).first().click();
+    await bob.tab.getByText('Your session has ended').waitFor();
+    await until('it is gone from the list', () => rows.count(), (count) => count === sessions.length - 1);
+    await bobSecond.tab.keyboard.press('Escape');
+    await bob.signIn(bobApi.login);
+  });
   await step('signing out everywhere on one device signs the other out at once', async () => {
     for (const device of [bob, bobSecond]) device.mayBeAway = true;
     await bob.tab.getByRole('button', { name: 'Account' }).click();

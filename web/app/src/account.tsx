@@ -1,9 +1,10 @@
 // The account: display name, sign-out here and everywhere, and the way to the tools for developers.
-import { useApolloClient } from '@apollo/client/react';
+import { useApolloClient, useQuery } from '@apollo/client/react';
 import { useState, type FormEvent } from 'react';
 import { endIfRejected } from './connection';
 import { Field, Modal, Problem, useAction } from './fields';
-import { LogoutDocument, UpdateMeDocument, type PersonFragment } from './generated';
+import { EndSessionDocument, LogoutDocument, SessionsDocument, UpdateMeDocument, type PersonFragment } from './generated';
+import { shortTime } from './people';
 import { beginSignOut, renamed, signedOut } from './session';
 import { texts } from './texts';
 
@@ -61,11 +62,46 @@ function Account({ user }: { user: PersonFragment }) {
         <button disabled={busy} onClick={() => void signOut(false)}>{texts.account.signOut}</button>
         <button className="danger" disabled={busy} onClick={() => void signOut(true)}>{texts.account.everywhere}</button>
       </p>
+      <Sessions />
       <h3>{texts.account.tools}</h3>
       <p className="row">
         <a href="/graphiql">{texts.account.graphiql}</a>
         <a href="/playground">{texts.account.playground}</a>
       </p>
+    </>
+  );
+}
+
+/** The devices on which the user is signed in. */
+function Sessions() {
+  const client = useApolloClient();
+  const { data, refetch } = useQuery(SessionsDocument, { fetchPolicy: 'network-only' });
+  const { busy, error, run } = useAction();
+  const end = (id: string) =>
+    run(async () => {
+      await client.mutate({ mutation: EndSessionDocument, variables: { id } });
+      await refetch();
+    });
+  return (
+    <>
+      <h3>{texts.account.sessions}</h3>
+      <Problem error={error} />
+      <ul className="sessions">
+        {data?.me?.sessions?.map(({ id, deviceName, userAgent, lastUsedAt, current }) => {
+          const device = deviceName ?? userAgent ?? texts.account.unknownDevice;
+          return (
+            <li key={id}>
+              <span dir="auto">{device}</span>{' '}
+              <small>{current ? texts.account.thisDevice : texts.account.lastUsed(shortTime(lastUsedAt))}</small>
+              {!current && (
+                <button className="plain" disabled={busy} aria-label={texts.account.endLabel(device)} onClick={() => void end(id)}>
+                  {texts.account.end}
+                </button>
+              )}
+            </li>
+          );
+        })}
+      </ul>
     </>
   );
 }

@@ -63,7 +63,9 @@ fn is_allocator(name: &str) -> bool {
         "memalign",
     ];
     ENTRIES.contains(&name)
-        || ["prof_", "_rjem_", "<tikv_jemallocator::"].iter().any(|start| name.starts_with(start))
+        || ["prof_", "_rjem_", "<tikv_jemallocator::", "__rustc::__rust_"]
+            .iter()
+            .any(|start| name.starts_with(start))
 }
 
 /// Returns the number of bytes between two samples.
@@ -90,9 +92,7 @@ mod tests {
         ] {
             assert!(is_allocator(name), "{name}");
         }
-        for name in
-            ["sqlite3Malloc", "alloc::alloc::alloc", "__rustc::__rust_alloc", "profiles::heap::record"]
-        {
+        for name in ["sqlite3Malloc", "alloc::alloc::alloc", "profiles::heap::record"] {
             assert!(!is_allocator(name), "{name}");
         }
     }

@@ -43,7 +43,13 @@ async fn one_device_ends_the_other(endpoint: &Endpoint, elsewhere: &Endpoint) {
     let laptop = Caller::login_on(endpoint, "ann", "Laptop", LAPTOP).await;
     let phone = Caller::login_on(elsewhere, "ann", "Ann's phone", PHONE).await;
     first.data("mutation { logout }", json!({})).await;
-    let listed = sessions(&laptop).await;
+    let listed = both_are_listed(&laptop, &phone).await;
+    the_phone_is_ended(&laptop, &phone, &listed).await;
+}
+
+/// Asserts that both devices are listed with their last use, and returns the first list of the laptop.
+async fn both_are_listed(laptop: &Caller, phone: &Caller) -> Vec<Value> {
+    let listed = sessions(laptop).await;
     let devices: Vec<_> =
         listed.iter().map(|it| [&it["deviceName"], &it["userAgent"], &it["current"]]).collect();
     let expected = [
@@ -55,28 +61,32 @@ async fn one_device_ends_the_other(endpoint: &Endpoint, elsewhere: &Endpoint) {
         assert_eq!(session["createdAt"], session["lastUsedAt"], "{session}");
     }
 
-    let refreshed = refresh(&laptop).await;
+    let refreshed = refresh(laptop).await;
     assert!(refreshed["data"]["refreshSession"]["accessToken"].is_string(), "{refreshed}");
-    let used = sessions(&phone).await;
+    let used = sessions(phone).await;
     assert_eq!((&used[0]["id"], &used[0]["deviceName"]), (&listed[1]["id"], &json!("Laptop")));
     assert!(used[0]["lastUsedAt"].as_str() > listed[0]["lastUsedAt"].as_str(), "the refresh is a use");
     assert_eq!((&used[0]["current"], &used[1]["current"]), (&json!(false), &json!(true)));
     assert_eq!(used[1]["lastUsedAt"], listed[0]["lastUsedAt"], "a query is none");
+    listed
+}
 
-    let mut stolen = SocketClient::watch_unread(&phone, None).await;
-    let mut own = SocketClient::watch_unread(&laptop, None).await;
+/// Ends the session of the phone and then that of the laptop, on the laptop.
+async fn the_phone_is_ended(laptop: &Caller, phone: &Caller, listed: &[Value]) {
+    let mut stolen = SocketClient::watch_unread(phone, None).await;
+    let mut own = SocketClient::watch_unread(laptop, None).await;
     stolen.frame("u", "unread").await;
     own.frame("u", "unread").await;
     let id = &listed[0]["id"];
     assert_eq!(laptop.data(END, json!({"id": id})).await["endSession"], true);
     assert_eq!(stolen.wait_for_close().await.0, 4401);
     let here = Caller { url: laptop.url.clone(), ..phone.clone() };
-    for there in [&here, &phone] {
+    for there in [&here, phone] {
         assert_eq!(code(&there.execute("{ __typename }", json!({})).await), "UNAUTHENTICATED");
     }
-    assert_eq!(code(&refresh(&phone).await), "UNAUTHENTICATED");
+    assert_eq!(code(&refresh(phone).await), "UNAUTHENTICATED");
     assert_eq!(laptop.error_code(END, json!({"id": id})).await, "NOT_FOUND", "it has ended");
-    let left = sessions(&laptop).await;
+    let left = sessions(laptop).await;
     assert_eq!(left.len(), 1, "{left:?}");
     assert_eq!((&left[0]["id"], &left[0]["current"]), (&listed[1]["id"], &json!(true)));
 

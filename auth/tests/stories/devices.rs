@@ -157,7 +157,7 @@ async fn a_user_ends_another_session_and_then_the_own_one() {
             assert_eq!(reply.session_id, ended.session_id, "{}", service.name);
             assert!(reply.expires_at_us >= ended.expires_at_us, "{}", service.name);
             let Kind::SessionRevoked(event) = &service.events(1).await[0] else { panic!("another event") };
-            assert_eq!(event.session_ids, [ended.session_id.clone()], "{}", service.name);
+            assert_eq!(event.session_ids, std::slice::from_ref(&ended.session_id), "{}", service.name);
             assert_eq!(code(service.refresh(&ended.refresh_token).await), Code::Unauthenticated);
             let (code, message) = error_of(list(&service, ended).await);
             assert_eq!(

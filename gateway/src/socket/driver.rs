@@ -324,7 +324,7 @@ async fn start(
             None => Ok(()),
         };
         let outcome = match renewed {
-            Ok(()) => execute(&sockets, request, client, call, mutations).await,
+            Ok(()) => Box::pin(execute(&sockets, request, client, call, mutations)).await,
             Err(error) => Outcome::rejected(&[error.into_server_error(&call.request_id)]),
         };
         let seconds = started.elapsed().as_secs_f64();

@@ -1,6 +1,10 @@
 //! Reads on a real streaming replica that lags, pauses, dies and is promoted.
 
-#![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failed setup fails the test; measurements are printed"
+)]
 
 mod fixture;
 mod history;

@@ -1,7 +1,7 @@
 //! Device of a session: the name that the user gives it, and the user agent of its client. Both are shown to
 //! the user in the list of sessions, and nothing else depends on them.
 
-use visible_text::{has_bidi_control, is_visible};
+use visible_text::{is_bidi_control, is_label, is_visible};
 
 use crate::Error;
 
@@ -39,11 +39,7 @@ impl DeviceName {
     /// [`Error::Invalid`] for a wrong length, for a name without a visible character, and for a control
     /// character, also a bidirectional one.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let is_valid = is_visible(text)
-            && !has_bidi_control(text)
-            && text.chars().nth(NAME_MAX).is_none()
-            && !text.chars().any(char::is_control);
-        is_valid.then(|| Self(text.to_owned())).ok_or(Error::Invalid(
+        is_label(text, NAME_MAX).then(|| Self(text.to_owned())).ok_or(Error::Invalid(
             "a deviceName has 1 to 64 characters, one of them visible, and no control characters",
         ))
     }
@@ -66,7 +62,7 @@ impl UserAgent {
     /// Cleans the text of a header: removes control characters, also bidirectional ones, and cuts off what
     /// is too long. Returns `None` if nothing visible is left.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let allowed = |char: &char| !char.is_control() && !has_bidi_control(char.encode_utf8(&mut [0; 4]));
+        let allowed = |char: &char| !char.is_control() && !is_bidi_control(*char);
         let kept: String = text.chars().filter(allowed).take(USER_AGENT_MAX).collect();
         is_visible(&kept).then_some(Self(kept))
     }

@@ -2,7 +2,7 @@
 //! either.
 
 use proto::UserId;
-use visible_text::{has_bidi_control, is_visible};
+use visible_text::is_label;
 
 use crate::{App, Error, store};
 
@@ -55,10 +55,8 @@ impl Name {
         let name = text.trim();
         // The last code point of Unicode is excluded: it marks the end of a prefix's range, see
         // `Prefix::high`.
-        let is_valid = is_visible(name)
-            && !has_bidi_control(name)
-            && name.chars().nth(NAME_MAX).is_none()
-            && !text.chars().any(|char| char.is_control() || char == char::MAX);
+        let is_valid =
+            is_label(name, NAME_MAX) && !text.chars().any(|char| char.is_control() || char == char::MAX);
         is_valid.then(|| Self(name.to_owned())).ok_or(Error::Invalid(
             "a name has 1 to 64 characters, one of them visible, and no control characters",
         ))

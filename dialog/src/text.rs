@@ -4,7 +4,7 @@
 use std::fmt;
 
 use sha2::{Digest, Sha256};
-use visible_text::{has_bidi_control, is_visible};
+use visible_text::{is_label, is_visible};
 
 use crate::Error;
 
@@ -69,11 +69,7 @@ impl Title {
     /// [`Error::Invalid`] for a wrong length, for a title without a visible character, and for a control
     /// character, also a bidirectional one.
     pub(crate) fn parse(text: String) -> Result<Self, Error> {
-        let is_valid = has_length(&text, TITLE_MAX)
-            && is_visible(&text)
-            && !has_bidi_control(&text)
-            && !text.chars().any(char::is_control);
-        is_valid.then_some(Self(text)).ok_or(Error::Invalid(
+        is_label(&text, TITLE_MAX).then_some(Self(text)).ok_or(Error::Invalid(
             "a title has 1 to 64 characters, one of them visible, and no control characters",
         ))
     }

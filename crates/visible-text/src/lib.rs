@@ -7,10 +7,19 @@ pub fn is_visible(text: &str) -> bool {
     text.chars().any(|char| !char.is_whitespace() && !char.is_control() && !is_blank(char))
 }
 
-/// Returns true if the text has a bidirectional embedding, override or isolate (UAX #9). An unclosed one
-/// reverses the text that follows a name or title. The marks U+061C, U+200E and U+200F are harmless.
-pub fn has_bidi_control(text: &str) -> bool {
-    text.chars().any(|char| matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+/// Returns true for a text that may be a name or title: 1 to `chars_max` characters, at least one of them
+/// visible. No control characters, which include line breaks, and no bidirectional ones. Reads at most
+/// `chars_max + 1` characters of a longer text.
+pub fn is_label(text: &str, chars_max: usize) -> bool {
+    text.chars().nth(chars_max).is_none()
+        && is_visible(text)
+        && !text.chars().any(|char| char.is_control() || is_bidi_control(char))
+}
+
+/// Returns true for a bidirectional embedding, override or isolate (UAX #9). An unclosed one reverses the
+/// text that follows a name or title. The marks U+061C, U+200E and U+200F are harmless.
+pub fn is_bidi_control(char: char) -> bool {
+    matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Returns true for the code points with the property Default_Ignorable_Code_Point (Unicode 17), which
@@ -84,12 +93,24 @@ mod tests {
     #[test]
     fn embeddings_overrides_and_isolates_are_bidirectional_controls() {
         for char in ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
-            assert!(has_bidi_control(&format!("a{char}b")), "{char:?}");
+            assert!(is_bidi_control(char), "{char:?}");
+            assert!(!is_label(&format!("a{char}b"), 3), "{char:?}");
         }
         for text in
-            ["", "ann", "אב", "\u{200e}a\u{200f}", "\u{61c}", "\u{2029}", "\u{202f}", "\u{2065}", "\u{206a}"]
+            ["ann", "אב", "\u{200e}a\u{200f}", "\u{61c}a", "\u{2029}a", "\u{202f}a", "\u{2065}a", "\u{206a}a"]
         {
-            assert!(!has_bidi_control(text), "{text:?}");
+            assert!(!text.chars().any(is_bidi_control), "{text:?}");
+            assert!(is_label(text, 3), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_label_has_a_visible_character_and_is_one_line_of_limited_length() {
+        for good in ["a", "🐎🐎🐎", " a "] {
+            assert!(is_label(good, 3), "{good:?}");
+        }
+        for bad in ["", " ", "\u{200b}", "aaaa", "a\n", "a\0", "\u{7f}a", "a\u{85}"] {
+            assert!(!is_label(bad, 3), "{bad:?}");
         }
     }
 }

@@ -324,6 +324,7 @@ async fn start(
             None => Ok(()),
         };
         let outcome = match renewed {
+            // Boxed: its state is larger than the 16 kB that a future may have in place.
             Ok(()) => Box::pin(execute(&sockets, request, client, call, mutations)).await,
             Err(error) => Outcome::rejected(&[error.into_server_error(&call.request_id)]),
         };

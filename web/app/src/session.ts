@@ -1,16 +1,23 @@
 // The session of this browser: in localStorage, shared by its tabs.
 import { useSyncExternalStore } from 'react';
-import { SharedSession } from './client/shared-session.mjs';
+import { KEY, SharedSession } from './client/shared-session.mjs';
 import type { PersonFragment, SessionPartsFragment } from './generated';
 
 export const URL_OF_API = `${location.origin}/graphql`;
-const KEY = 'tidings.session';
 const changed = new EventTarget();
 
 /** Why the page shows the sign-in form: the session ended on the server, or the user signed out here. */
 export type Ending = 'ended' | 'signedOut';
 let ending: Ending | null = null;
 let isSigningOut = false;
+
+function stored(): SessionPartsFragment | null {
+  try {
+    return JSON.parse(localStorage.getItem(KEY) ?? 'null');
+  } catch {
+    return null;
+  }
+}
 
 function announce() {
   changed.dispatchEvent(new Event('change'));
@@ -49,12 +56,8 @@ function subscribe(listener: () => void) {
 
 /** Returns the JSON of the signed-in user, or null. A text, because it is compared; new tokens do not change it. */
 function snapshot(): string | null {
-  try {
-    const stored = JSON.parse(localStorage.getItem(KEY) ?? 'null') as SessionPartsFragment | null;
-    return stored && JSON.stringify(stored.user);
-  } catch {
-    return null;
-  }
+  const session = stored();
+  return session && JSON.stringify(session.user);
 }
 
 /** Returns the user who is signed in, in every tab alike. */
@@ -64,8 +67,8 @@ export function useSignedInUser(): PersonFragment | null {
 }
 
 export function renamed(user: PersonFragment) {
-  const stored = JSON.parse(localStorage.getItem(KEY) ?? 'null');
-  if (stored) localStorage.setItem(KEY, JSON.stringify({ ...stored, user }));
+  const session = stored();
+  if (session) localStorage.setItem(KEY, JSON.stringify({ ...session, user }));
   announce();
 }
 

@@ -6,13 +6,11 @@ export const texts = {
   title: 'Tidings',
   loading: 'Loading…',
   close: 'Close',
-  cancel: 'Cancel',
   retry: 'Try again',
   more: 'Show more',
   failed: (reason: string) => `That did not work: ${reason}`,
   noAnswer: 'The server does not answer. Trying again.',
   signIn: {
-    title: 'Sign in',
     lead: 'Unread counts that are exact and live. Sign in with two names in two windows, and watch the badges.',
     login: 'Login',
     loginHint: '3 to 32 of the characters a–z, 0–9, _ . -',
@@ -79,7 +77,6 @@ export const texts = {
   },
   members: {
     title: 'Members',
-    open: (n: number) => count(n, 'member', 'members'),
     show: 'Members',
     add: 'Add people',
     addChosen: 'Add',

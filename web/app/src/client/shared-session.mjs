@@ -1,6 +1,6 @@
 import { Session } from './session.mjs';
 
-const KEY = 'tidings.session';
+export const KEY = 'tidings.session';
 
 /** A session that all tabs of a browser share: one of them refreshes the tokens, the others read the new ones. */
 export class SharedSession extends Session {
